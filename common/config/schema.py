@@ -1,0 +1,78 @@
+"""The whole configuration: one frozen tree, validated before anything is loaded or started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import field_validator, model_validator
+
+from common.config.fields import Section, setting
+from common.config.services import (
+    ActorsSection,
+    CheckpointSection,
+    DisplaySection,
+    EvaluationSection,
+    LearnerSection,
+    RaySection,
+    RewardServiceSection,
+    RewardSpec,
+    RunSection,
+    TrackerSection,
+)
+from common.config.training import (
+    DataSection,
+    LoraPolicy,
+    ModelSection,
+    ObjectiveSection,
+    OptimizerSection,
+    PolicySection,
+    PromptsSection,
+    SamplingSection,
+)
+
+
+class Config(Section):
+    """One PRDP run."""
+
+    model: ModelSection
+    prompts: PromptsSection
+    rewards: dict[str, RewardSpec] = setting(..., "", "Rewards trained on: the weighted sum of raw scores, by name.")
+    gold: dict[str, RewardSpec] = setting({}, "", "Rewards that only evaluate.")
+    policy: PolicySection = setting(LoraPolicy(), "", "What is trained: kind lora or full.")
+    run: RunSection = RunSection()
+    sampling: SamplingSection = SamplingSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    data: DataSection = DataSection()
+    actors: ActorsSection = ActorsSection()
+    learner: LearnerSection = LearnerSection()
+    reward_service: RewardServiceSection = RewardServiceSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    ray: RaySection = RaySection()
+    tracker: TrackerSection = TrackerSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    display: DisplaySection = DisplaySection()
+
+    @field_validator("rewards")
+    @classmethod
+    def _at_least_one(cls, value: dict[str, RewardSpec]) -> dict[str, RewardSpec]:
+        if not value:
+            raise ValueError("name at least one reward, e.g. {clip: {scorer: clip, options: {path: FOLDER}}}")
+        return value
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Config:
+        both = sorted(set(self.rewards) & set(self.gold))
+        if both:
+            raise ValueError(f"{both} named in both rewards and gold; give them different names")
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.run.folder) / self.run.name
+
+    @property
+    def trajectories_per_epoch(self) -> int:
+        """N x B."""
+        return self.sampling.prompts_per_epoch * self.sampling.images_per_prompt
