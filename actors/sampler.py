@@ -1,0 +1,94 @@
+"""Sample one prompt's denoising trajectories. Pure: tensors in, data classes out; no Ray, no configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.conditioning import PromptCondition
+from common.diffusion import StepDistribution
+from common.noise import group_noise
+from common.policy import Denoiser, Policy
+from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
+
+
+@torch.no_grad()
+def denoise(
+    policy: Denoiser, distribution: StepDistribution, noise: Tensor, condition: PromptCondition
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old).
+
+    noise: (B, T_s+1, C, H, W), draw 0 is x_T. Returns the latents x_T..x_0, T+1 of (B, C, H, W), and the T step means.
+    """
+    latents, means = [noise[:, 0]], []
+    draws = {step: draw for draw, step in enumerate(distribution.stochastic_steps, start=1)}
+    for step in range(distribution.num_steps):
+        steps = torch.full((noise.shape[0],), step, device=noise.device)
+        timesteps = distribution.timesteps.to(noise.device)[steps]
+        output = policy.predict(latents[-1], timesteps, condition)
+        mean = distribution.mean(latents[-1], output, steps)
+        means.append(mean)
+        latents.append(distribution.sample(mean, noise[:, draws[step]], steps) if step in draws else mean)
+    return latents, means
+
+
+@torch.no_grad()
+def log_probs(distribution: StepDistribution, latents: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
+    """log pi_old of the stochastic steps, MEAN over C H W, float64 (B, T_s)."""
+    columns = []
+    for step in distribution.stochastic_steps:
+        steps = torch.full((latents[0].shape[0],), step, device=latents[0].device)
+        columns.append(distribution.log_prob(latents[step + 1], means[step], steps))
+    return torch.stack(columns, dim=1)
+
+
+@torch.no_grad()
+def reference_log_ratios(
+    reference: Denoiser,
+    distribution: StepDistribution,
+    latents: Sequence[Tensor],
+    means: Sequence[Tensor],
+    condition: PromptCondition,
+) -> Tensor:
+    """log pi_old - log pi_ref of the stochastic steps (paper eq. 19 at theta = old), MEAN over C H W, float32 (B, T_s).
+
+    The reference predicts at the sampler's own batch shape, so equal weights give exactly 0 on any device.
+    """
+    columns = []
+    for step in distribution.stochastic_steps:
+        steps = torch.full((latents[0].shape[0],), step, device=latents[0].device)
+        output = reference.predict(latents[step], distribution.timesteps.to(steps.device)[steps], condition)
+        reference_mean = distribution.mean(latents[step], output, steps)
+        columns.append(distribution.log_ratio(latents[step + 1], means[step], reference_mean, steps))
+    return torch.stack(columns, dim=1)
+
+
+def sample_group(
+    task: PromptTask, policy: Policy, reference: Denoiser, distribution: StepDistribution
+) -> tuple[TrajectoryGroup, ImageGroup]:
+    """B trajectories of the task's prompt and their pictures. The policy must hold the weights that the task names."""
+    family = policy.family
+    draws = len(distribution.stochastic_steps) + 1
+    noise = torch.from_numpy(group_noise(task.noise, task.images, draws, family.latent_shape)).to(family.device)
+    condition = policy.embed(task.prompt)
+    latents, means = denoise(policy, distribution, noise, condition)
+    ratios = (
+        reference_log_ratios(reference, distribution, latents, means, condition)
+        if task.with_reference
+        else torch.zeros(task.images, draws - 1)
+    )
+    trajectory = TrajectoryGroup(
+        prompt=task.prompt,
+        noise=task.noise,
+        stamp=task.stamp,
+        latents=torch.stack(latents, dim=1).cpu().numpy(),
+        timesteps=distribution.timesteps.numpy(),
+        stochastic_steps=np.array(distribution.stochastic_steps, dtype=np.int64),
+        log_prob=log_probs(distribution, latents, means).cpu().numpy(),
+        log_ratio=ratios.cpu().numpy(),
+        schedule=distribution.fingerprint(policy.guided.guidance_scale),
+    )
+    return trajectory, ImageGroup(task.prompt, task.noise, task.stamp, family.decode(latents[-1]))

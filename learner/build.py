@@ -1,0 +1,63 @@
+"""From the configuration to a Learner."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from common.config.schema import Config
+from common.config.training import ObjectiveSection
+from common.loading import load_policy
+from learner.experience import Experience, Offline, Online
+from learner.learner import Learner, LearnerSettings
+from learner.objectives import Objective
+from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
+from learner.ranks import Ranks
+
+
+def build_objective(section: ObjectiveSection, latent_elements: int) -> Objective:
+    """The objective of the configuration. latent_elements: C * H * W."""
+    return Prdp(
+        kl_weight=section.kl_weight,
+        clip_range=section.clip_range if section.clip else math.inf,
+        latent_scale={"mean": 1.0, "sum": float(latent_elements)}[section.latent_reduction],
+        step_reduction=STEP_REDUCTIONS[section.step_reduction],
+        counted=PAIR_WEIGHTINGS[section.pair_weighting],
+    )
+
+
+def build_experience(config: Config) -> Experience:
+    """Online or offline. An online learner remembers the versions that tasks in flight can name."""
+    remembered = (config.data.max_staleness + 1) * config.objective.updates_per_epoch + 1
+    return {"online": Online(remembered), "offline": Offline()}[config.data.mode]
+
+
+def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
+    """Load the model and make it ready to learn. Raises ModelError."""
+    policy, distribution = load_policy(config)
+    if config.learner.gradient_checkpointing:
+        policy.guided.unet.enable_gradient_checkpointing()
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        policy.trainable.parameters().values(),
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+    return Learner(
+        policy=policy,
+        distribution=distribution,
+        objective=build_objective(config.objective, math.prod(policy.family.latent_shape)),
+        optimizer=optimizer,
+        experience=build_experience(config),
+        ranks=ranks,
+        settings=LearnerSettings(
+            run_id=run_id,
+            micro_batch=config.learner.micro_batch_size,
+            max_gradient_norm=settings.max_gradient_norm,
+            ema_decay=settings.ema_decay,
+            keep_groups=config.objective.updates_per_epoch > 1,
+        ),
+    )

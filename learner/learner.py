@@ -1,0 +1,220 @@
+"""The learner: a plain class that turns scored groups into the next version of the weights.
+
+consumes: ScoredGroup. produces: UpdateReport, WeightBlob, LearnerState. waits for: its peers, inside finish_update.
+unblocked by: the driver, which hands over groups in prompt order so that sums have one order of addition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.diffusion import StepDistribution
+from common.errors import WeightsError
+from common.policy import Policy
+from common.trajectory import PolicyStamp, ScoredGroup
+from common.weights import Tensors, WeightBlob, pack
+from learner.experience import Experience
+from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient, evaluate_log_prob
+from learner.objectives import Objective, ObjectiveResult
+from learner.ranks import Ranks
+from learner.report import Tally, UpdateReport, summarise
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Plain numbers. micro_batch: image-steps a pass. max_gradient_norm: L2. ema_decay: 0 = off. keep_groups: K > 1."""
+
+    run_id: str
+    micro_batch: int
+    max_gradient_norm: float
+    ema_decay: float
+    keep_groups: bool
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A group that updates 2..K use again. log_prob_old float64 (B, T_s), log_ratio_old float64 (B, T_s)."""
+
+    tensors: TrajectoryTensors
+    differences: Tensor
+    log_prob_old: Tensor
+    log_ratio_old: Tensor
+
+
+class Learner:
+    """Applies proximal reward difference updates to the policy (Algorithm 1, lines of the inner loop)."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        distribution: StepDistribution,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        experience: Experience,
+        ranks: Ranks,
+        settings: LearnerSettings,
+    ) -> None:
+        self._policy = policy
+        self._distribution = distribution
+        self._objective = objective
+        self._optimizer = optimizer
+        self._experience = experience
+        self._ranks = ranks
+        self._settings = settings
+        self._parameters = policy.trainable.parameters()
+        self._ema = {name: value.detach().clone() for name, value in self._parameters.items()} if settings.ema_decay else {}
+        self._schedule = distribution.fingerprint(policy.guided.guidance_scale)
+        self._version = 0
+        self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
+        self._kept: list[_Kept] = []
+        self._tally = Tally.zero()
+
+    @property
+    def version(self) -> int:
+        """Optimizer updates so far."""
+        return self._version
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained tensors, live."""
+        return self._parameters
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """Exponential moving averages by name; empty where ema_decay is 0."""
+        return self._ema
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over the trained tensors, in the order of `parameters`."""
+        return self._optimizer
+
+    def publish(self) -> WeightBlob:
+        """The current weights, stamped; trajectories sampled with them are accepted from now on."""
+        blob = pack(self._parameters, self._version, self._settings.run_id)
+        self._stamp = blob.stamp
+        self._experience.published(blob.stamp)
+        return blob
+
+    def accumulate(self, group: ScoredGroup) -> None:
+        """Add one prompt's gradient for the epoch's first update. Raises WeightsError on a foreign group."""
+        started = time.perf_counter()
+        trajectory, device = group.trajectory, self._policy.family.device
+        self._check(group)
+        tensors = TrajectoryTensors(
+            latents=torch.from_numpy(trajectory.latents.copy()).to(device), condition=self._policy.embed(trajectory.prompt)
+        )
+        differences = torch.from_numpy(group.score.differences.copy())
+        behaviour = (torch.from_numpy(trajectory.log_prob.copy()), torch.from_numpy(trajectory.log_ratio.copy()).double())
+        on_policy = trajectory.stamp == self._stamp
+        log_prob, log_ratio = behaviour if on_policy else self._off_policy(tensors, behaviour)
+        log_prob_old, log_ratio_old = self._experience.anchor(behaviour, (log_prob, log_ratio))
+        coefficients, result = self._differentiate(log_ratio, log_ratio_old, differences)
+        own, norms = self._first_gradient(tensors, coefficients)
+        kept = _Kept(tensors, differences, own if on_policy else log_prob_old, log_ratio_old)
+        self._kept.extend([kept] if self._settings.keep_groups else [])
+        mismatch = float((own - behaviour[0]).abs().max()) if on_policy else 0.0
+        self._tally = self._tally.with_group(result, log_ratio, mismatch, norms, time.perf_counter() - started)
+
+    def repeat_update(self) -> UpdateReport:
+        """Update 2..K of an epoch: the same groups under the weights as they are now. Needs keep_groups."""
+        started = time.perf_counter()
+        for kept in self._kept:
+            log_prob = evaluate_log_prob(self._policy, self._distribution, kept.tensors, self._settings.micro_batch)
+            log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
+            coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
+            # The clip leaves many pairs without a gradient: their items need no backward pass.
+            accumulate_gradient(
+                self._policy, self._distribution, kept.tensors, coefficients, coefficients != 0, self._settings.micro_batch
+            )
+            self._tally = self._tally.with_group(result, log_ratio, 0.0, torch.zeros(0), time.perf_counter() - started)
+            started = time.perf_counter()
+        return self.finish_update()
+
+    def finish_update(self) -> UpdateReport:
+        """Sum over ranks, divide by the number of pairs, clip, step. A non-finite or empty gradient is skipped and counted."""
+        started = time.perf_counter()
+        for value in self._parameters.values():
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad
+        gradients = [value.grad for value in self._parameters.values() if value.grad is not None]
+        totals = self._tally.totals.to(gradients[0].device)
+        self._ranks.sum_([*gradients, totals])
+        norm = self._scale_and_clip(gradients, float(totals[1]))
+        applied = bool(totals[1] > 0) and bool(torch.isfinite(norm))
+        if applied:
+            self._optimizer.step()
+            self._version += 1
+            self._average()
+        self._optimizer.zero_grad(set_to_none=True)
+        report = summarise(self._tally, totals.cpu(), float(norm), applied, self._version, time.perf_counter() - started)
+        self._tally = Tally.zero()
+        return report
+
+    def end_epoch(self) -> None:
+        """Forget the epoch's groups."""
+        self._kept = []
+
+    def restore(self, parameters: Tensors, averages: Tensors, version: int) -> None:
+        """Take over the weights of a checkpoint. The optimizer's state is restored by learner.state."""
+        self._policy.load(parameters)
+        self._version = version
+        if set(averages) != set(self._ema):
+            raise WeightsError("The checkpoint's moving averages do not fit optimizer.ema_decay: keep it as it was.")
+        for name, value in averages.items():
+            self._ema[name].copy_(value)
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the current weights as plain diffusers reads them."""
+        self._policy.trainable.save(folder)
+
+    def _check(self, group: ScoredGroup) -> None:
+        self._experience.check(group.trajectory.stamp)
+        if group.trajectory.schedule != self._schedule:
+            raise WeightsError(
+                f"A trajectory of prompt {group.trajectory.prompt!r} was sampled from another step distribution or guidance "
+                "than the learner's: steps, eta, stochastic steps, guidance scale and scheduler must agree."
+            )
+
+    def _off_policy(self, tensors: TrajectoryTensors, behaviour: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        log_prob = evaluate_log_prob(self._policy, self._distribution, tensors, self._settings.micro_batch)
+        return log_prob, behaviour[1] + (log_prob - behaviour[0])
+
+    def _differentiate(self, log_ratio: Tensor, old: Tensor, differences: Tensor) -> tuple[Tensor, ObjectiveResult]:
+        """c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
+        leaf = log_ratio.detach().clone().requires_grad_(True)
+        result = self._objective(leaf, old, differences)
+        (coefficients,) = torch.autograd.grad(result.loss_sum, leaf)
+        return coefficients, result
+
+    def _first_gradient(self, tensors: TrajectoryTensors, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of all items; for the update's first group step by step, which gives the norms of the steps for free."""
+        if self._tally.is_empty:
+            return accumulate_by_step(
+                self._policy,
+                self._distribution,
+                tensors,
+                coefficients,
+                self._settings.micro_batch,
+                list(self._parameters.values()),
+            )
+        everything = torch.ones_like(coefficients, dtype=torch.bool)
+        own = accumulate_gradient(
+            self._policy, self._distribution, tensors, coefficients, everything, self._settings.micro_batch
+        )
+        return own, torch.zeros(0)
+
+    def _scale_and_clip(self, gradients: Sequence[Tensor], pairs: float) -> Tensor:
+        for gradient in gradients:
+            gradient.div_(max(pairs, 1.0))
+        return nn.utils.clip_grad_norm_(list(self._parameters.values()), self._settings.max_gradient_norm)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for name, average in self._ema.items():
+            average.lerp_(self._parameters[name], 1 - self._settings.ema_decay)

@@ -1,0 +1,102 @@
+"""What an update did: sums that every rank can add up, and the report made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from learner.objectives import ObjectiveResult
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """One optimizer update.
+
+    version: after it. applied: False where it was skipped (no untied pair, or a non-finite gradient).
+    loss: mean over counted pairs. gradient_norm: L2, before clipping. clip_share, tie_share: of counted and of all pairs.
+    tied_groups: prompts whose images all had the same reward. log_ratio_mean: mean over trajectories of the SUM over steps
+    of log pi_theta - log pi_ref, MEAN over C H W, before the update. log_ratio_mismatch: largest deviation of the learner's
+    log-probs from the actors' at unchanged weights. step_gradient_norms: of the first group's own mean-over-pairs gradient, one a stochastic
+    step (empty for updates 2..K). busy_s: this rank's seconds of work.
+    """
+
+    version: int
+    applied: bool
+    loss: float
+    gradient_norm: float
+    clip_share: float
+    tie_share: float
+    tied_groups: int
+    groups: int
+    log_ratio_mean: float
+    log_ratio_mismatch: float
+    step_gradient_norms: tuple[float, ...]
+    busy_s: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums of one rank since the last update.
+
+    totals: float64 (8,): loss sum, counted pairs, clipped, tied, pairs, tied groups, trajectories, sum of log ratios.
+    """
+
+    totals: Tensor
+    groups: int
+    mismatch: float
+    step_norms: Tensor
+    busy_s: float
+
+    @staticmethod
+    def zero() -> Tally:
+        """Nothing yet."""
+        return Tally(torch.zeros(8, dtype=torch.float64), 0, 0.0, torch.zeros(0), 0.0)
+
+    @property
+    def is_empty(self) -> bool:
+        """True before the first group."""
+        return self.groups == 0
+
+    def with_group(
+        self, result: ObjectiveResult, log_ratio: Tensor, mismatch: float, step_norms: Tensor, busy_s: float
+    ) -> Tally:
+        """One more group. log_ratio: (B, T_s), MEAN over C H W."""
+        own = [
+            float(result.loss_sum.detach()),
+            result.weight,
+            float(result.clipped),
+            float(result.tied),
+            float(result.pairs),
+            float(result.tied == result.pairs),
+            float(log_ratio.shape[0]),
+            float(log_ratio.sum()),
+        ]
+        return replace(
+            self,
+            totals=self.totals + torch.tensor(own, dtype=torch.float64),
+            groups=self.groups + 1,
+            mismatch=max(self.mismatch, mismatch),
+            step_norms=step_norms / max(result.weight, 1.0) if self.is_empty else self.step_norms,
+            busy_s=self.busy_s + busy_s,
+        )
+
+
+def summarise(tally: Tally, totals: Tensor, norm: float, applied: bool, version: int, busy_s: float) -> UpdateReport:
+    """The report of an update. totals: summed over ranks; tally: this rank's own."""
+    loss, counted, clipped, tied, pairs, tied_groups, trajectories, log_ratio = totals.tolist()
+    return UpdateReport(
+        version=version,
+        applied=applied,
+        loss=loss / max(counted, 1.0),
+        gradient_norm=norm,
+        clip_share=clipped / max(counted, 1.0),
+        tie_share=tied / max(pairs, 1.0),
+        tied_groups=int(tied_groups),
+        groups=tally.groups,
+        log_ratio_mean=log_ratio / max(trajectories, 1.0),
+        log_ratio_mismatch=tally.mismatch,
+        step_gradient_norms=tuple(tally.step_norms.tolist()),
+        busy_s=tally.busy_s + busy_s,
+    )

@@ -1,0 +1,83 @@
+"""The learner's part of a checkpoint, as named files: everything an exact continuation needs, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from common.errors import CheckpointError
+from learner.learner import Learner
+
+Files = dict[str, bytes]
+POLICY_FOLDER = "policy"
+AVERAGED_FOLDER = "policy_ema"
+
+
+def export_state(learner: Learner) -> Files:
+    """Contents by relative file name.
+
+    trainable, optimizer and ema .safetensors hold exact float32 tensors; policy/ (and policy_ema/ where ema_decay is on)
+    is what plain diffusers loads.
+    """
+    files = {
+        "learner.json": json.dumps({"version": learner.version}).encode(),
+        "trainable.safetensors": _pack(learner.parameters),
+        "optimizer.safetensors": _pack(_optimizer_tensors(learner)),
+        "ema.safetensors": _pack(learner.averages),
+    }
+    files |= _policy_files(learner, POLICY_FOLDER)
+    if learner.averages:
+        own = {name: value.detach().clone() for name, value in learner.parameters.items()}
+        _copy_into(learner, learner.averages)
+        files |= _policy_files(learner, AVERAGED_FOLDER)
+        _copy_into(learner, own)
+    return files
+
+
+def restore_state(learner: Learner, files: Mapping[str, bytes]) -> None:
+    """Continue from export_state's files. Raises CheckpointError, WeightsError."""
+    try:
+        version = int(json.loads(files["learner.json"])["version"])
+        trainable, optimizer, averages = (
+            safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("trainable", "optimizer", "ema")
+        )
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"The learner's part of the checkpoint is incomplete or damaged: {error}") from error
+    learner.restore(trainable, averages, version)
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, name in enumerate(learner.parameters):
+        own = {key.rsplit("|", 1)[1]: value for key, value in optimizer.items() if key.rsplit("|", 1)[0] == name}
+        state |= {index: own} if own else {}
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _pack(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
+    """AdamW's state by "parameter name|state name"."""
+    return {
+        f"{name}|{key}": torch.as_tensor(value)
+        for name, parameter in learner.parameters.items()
+        for key, value in learner.optimizer.state[parameter].items()
+    }
+
+
+def _policy_files(learner: Learner, folder: str) -> Files:
+    with tempfile.TemporaryDirectory() as temporary:
+        learner.save_policy(Path(temporary))
+        return {f"{folder}/{path.name}": path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+
+
+def _copy_into(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in learner.parameters.items():
+            value.copy_(tensors[name])
