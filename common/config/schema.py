@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import field_validator, model_validator
@@ -36,7 +37,7 @@ class Config(Section):
 
     model: ModelSection
     prompts: PromptsSection
-    rewards: dict[str, RewardSpec] = setting(..., "", "Rewards trained on: the weighted sum of raw scores, by name.")
+    rewards: dict[str, RewardSpec] = setting(..., "", "Rewards trained on, by name: their weighted sum.")
     gold: dict[str, RewardSpec] = setting({}, "", "Rewards that only evaluate.")
     policy: PolicySection = setting(LoraPolicy(), "", "What is trained: kind lora or full.")
     run: RunSection = RunSection()
@@ -58,6 +59,16 @@ class Config(Section):
     def _at_least_one(cls, value: dict[str, RewardSpec]) -> dict[str, RewardSpec]:
         if not value:
             raise ValueError("name at least one reward, e.g. {clip: {scorer: clip, options: {path: FOLDER}}}")
+        return value
+
+    @field_validator("rewards", "gold")
+    @classmethod
+    def _metric_names(cls, value: dict[str, RewardSpec]) -> dict[str, RewardSpec]:
+        bad = [name for name in value if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", name)]
+        if bad:
+            raise ValueError(f"{bad} cannot be names of metrics; use up to 60 letters, digits, '_' and '-'")
+        if "reward" in value:
+            raise ValueError("'reward' is the name of the weighted sum; give this one another name")
         return value
 
     @model_validator(mode="after")

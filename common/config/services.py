@@ -9,13 +9,15 @@ from pydantic import field_validator, model_validator
 
 from common.config.fields import Section, setting
 
+LARGEST_SEED = 2**32 - 1
+
 
 class RunSection(Section):
     """The run as a whole."""
 
     name: str = setting("prdp", "", "Name of the run: its folder under `folder` and its name in the tracker.")
-    folder: str = setting("runs", "", "Parent of the run folder.")
-    seed: int = setting(0, "", "Seed of prompts order and of all noise.", ge=0)
+    folder: str = setting("runs", "", "Parent of the run folder.", min_length=1)
+    seed: int = setting(0, "", "Seed of the order of prompts and of all noise.", ge=0, le=LARGEST_SEED)
     epochs: int = setting(100, "epochs", "E: epochs in all, those of a continued run included.", ge=1)
 
     @field_validator("name")
@@ -30,7 +32,10 @@ class RaySection(Section):
     """The Ray cluster."""
 
     address: str = setting(
-        "local", "", "local = start one on this machine and stop it at the end; auto = the cluster this machine belongs to."
+        "local",
+        "",
+        "local = start one on this machine and stop it at the end; auto = the cluster this machine is in.",
+        min_length=1,
     )
     dashboard: bool = setting(True, "", "Start the dashboard (address local only).")
     object_store_gb: float = setting(1.0, "GB", "Object store size (address local only).", gt=0.07)
@@ -42,15 +47,26 @@ class PlacementSection(Section):
     cpus: float = setting(1.0, "CPUs", "CPUs Ray reserves for each process.", ge=0.0)
     gpus: float = setting(0.0, "GPUs", "GPUs, or a share of one, for each process.", ge=0.0)
     threads: int = setting(1, "threads", "CPU threads of each process (torch and OpenMP).", ge=1)
-    labels: dict[str, str] = setting({}, "", "Node labels each process must be placed on, e.g. {role: actor}.")
+    labels: dict[str, str] = setting({}, "", "Labels of the nodes to be placed on, e.g. {role: actor}.")
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"got {value}; above 1 a process takes whole GPUs")
+        return value
 
 
 class ActorsSection(PlacementSection):
     """The pool that samples trajectories."""
 
     count: int = setting(2, "processes", "Actors in the pool.", ge=1)
-    tasks_in_flight: int = setting(2, "tasks", "Tasks (prompts) an actor holds at once: one in work, the rest waiting.", ge=1)
-    task_retries: int = setting(3, "tries", "How often a task is redone when its actor dies, before the run stops.", ge=0)
+    tasks_in_flight: int = setting(
+        2, "tasks", "Tasks (prompts) an actor holds at once: one in work, the rest waiting.", ge=1
+    )
+    task_retries: int = setting(
+        3, "tries", "How often a task is redone when its actor dies, before the run stops.", ge=0
+    )
     restarts: int = setting(10, "restarts", "How often a dead actor is replaced, before the run stops.", ge=0)
     timeout_s: float = setting(600.0, "s", "Longest wait for any task to finish.", gt=0.0)
 
@@ -60,7 +76,7 @@ class LearnerSection(PlacementSection):
 
     workers: int = setting(1, "processes", "Ranks; groups are split among them and gradients summed.", ge=1)
     micro_batch_size: int = setting(
-        32, "image-steps", "(image, step) pairs in one forward and backward pass: bounds the learner's memory.", ge=1
+        32, "image-steps", "(image, step) pairs in one forward and backward pass: bounds its memory.", ge=1
     )
     gradient_checkpointing: bool = setting(False, "", "Recompute UNet activations in the backward pass.")
     timeout_s: float = setting(1800.0, "s", "Longest wait for one learner call.", gt=0.0)
@@ -69,9 +85,11 @@ class LearnerSection(PlacementSection):
 class RewardSpec(Section):
     """One reward of a weighted mix."""
 
-    scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.")
+    scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
     weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
-    options: dict[str, str | int | float | bool] = setting({}, "", "Keyword arguments of the scorer, e.g. {path: folder}.")
+    options: dict[str, str | int | float | bool] = setting(
+        {}, "", "Keyword arguments of the scorer, e.g. {path: folder}."
+    )
 
 
 class RewardServiceSection(PlacementSection):
@@ -93,9 +111,13 @@ class EvaluationSection(Section):
 
     prompts: int = setting(32, "prompts", "Prompts of each kind, seen and unseen.", ge=2)
     images_per_prompt: int = setting(2, "images", "Images of each prompt.", ge=1)
-    every_epochs: int = setting(5, "epochs", "Evaluate each so many epochs; always before the first and after the last.", ge=1)
+    every_epochs: int = setting(
+        5, "epochs", "Evaluate each so many epochs; always before the first and after the last.", ge=1
+    )
     grid_prompts: int = setting(6, "prompts", "Unseen prompts shown in the picture grid.", ge=1)
-    seed: int = setting(1234, "", "Seed of the choice of prompts and of their noise.", ge=0)
+    seed: int = setting(
+        1234, "", "Seed of the choice of prompts and of their noise.", ge=0, le=LARGEST_SEED
+    )
 
     @model_validator(mode="after")
     def _grid_is_evaluated(self) -> EvaluationSection:
@@ -108,14 +130,16 @@ class TrackerSection(Section):
     """MLflow."""
 
     uri: str = setting("", "", "Tracking URI; empty = an SQLite store and local artifacts in run.folder.")
-    experiment: str = setting("prdp", "", "Experiment name.")
+    experiment: str = setting("prdp", "", "Experiment name.", min_length=1)
     save_checkpoint: bool = setting(True, "", "Log the final policy folder as an artifact.")
 
 
 class CheckpointSection(Section):
     """What a run needs to go on."""
 
-    every_epochs: int = setting(10, "epochs", "Save each so many epochs; always after the last and when stopped.", ge=1)
+    every_epochs: int = setting(
+        10, "epochs", "Save each so many epochs; always after the last and when stopped.", ge=1
+    )
     keep: int = setting(2, "checkpoints", "Checkpoints kept besides the last.", ge=0)
 
 

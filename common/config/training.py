@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from common.config.fields import Section, setting
 
@@ -12,14 +12,16 @@ from common.config.fields import Section, setting
 class ModelSection(Section):
     """The pretrained text-to-image pipeline."""
 
-    path: str = setting(..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x or 2.x).")
+    path: str = setting(
+        ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x or 2.x).", min_length=1
+    )
     revision: str = setting("main", "", "Hub revision; ignored for a folder.")
     variant: str = setting("", "", "Hub weight variant such as fp16; empty = the default files.")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "", "Where actors and learner compute; auto = CUDA where the process has a GPU."
     )
     precision: Literal["float32", "bfloat16"] = setting(
-        "float32", "", "Autocast type of the UNet's forward pass. Latents and log-probs are float32 or better."
+        "float32", "", "Autocast type of the UNet's forward pass. Latents, log-probs: float32 or better."
     )
 
 
@@ -30,7 +32,7 @@ class LoraPolicy(Section):
     rank: int = setting(16, "", "Rank of the adapter matrices.", ge=1)
     alpha: int = setting(16, "", "LoRA scale = alpha / rank.", ge=1)
     target_modules: tuple[str, ...] = setting(
-        ("to_q", "to_k", "to_v", "to_out.0"), "", "Names of the UNet modules that get an adapter."
+        ("to_q", "to_k", "to_v", "to_out.0"), "", "Names of UNet modules that get an adapter.", min_length=1
     )
 
 
@@ -44,10 +46,17 @@ PolicySection = Annotated[LoraPolicy | FullPolicy, Field(discriminator="kind")]
 
 
 class PromptSource(Section):
-    """A prompt set: .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or the id of a data set on the hub."""
+    """A prompt set: .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or the id of a data set on the hub.
 
-    path: str = setting(..., "", "File, or hub data set id such as org/name.")
-    column: str = setting("", "", "Column holding the prompt; empty = prompt, text, Prompt or caption, whichever is there.")
+    A text in its place is its path.
+    """
+
+    shorthand: ClassVar[str] = "path"
+
+    path: str = setting(..., "", "File, or hub data set id such as org/name.", min_length=1)
+    column: str = setting(
+        "", "", "Column holding the prompt; empty = the first there is of prompt, text, Prompt, caption."
+    )
     revision: str = setting("main", "", "Hub revision; ignored for a file.")
 
 
@@ -59,47 +68,57 @@ class SamplingSection(Section):
     steps: int = setting(50, "steps", "T: denoising steps.", ge=1, le=1000)
     eta: float = setting(1.0, "", "Noise of a step relative to DDPM's.", gt=0.0, le=1.0)
     guidance_scale: float = setting(
-        5.0, "", "Classifier-free guidance; the guided prediction defines the policy. 1 = one UNet pass a step.", ge=1.0
+        5.0,
+        "",
+        "Classifier-free guidance; the guided prediction defines the policy. 1 = one UNet pass a step.",
+        ge=1.0,
     )
     stochastic_steps: Literal["all_but_last", "all"] | tuple[int, ...] = setting(
         "all_but_last",
         "",
-        "Steps that draw noise and enter the objective (0 = the noisiest); the others are DDIM steps with eta 0.",
+        "Steps that draw noise and enter the objective (0 = the noisiest); the others take eta 0.",
     )
 
     @model_validator(mode="after")
     def _steps_exist(self) -> SamplingSection:
         if not self.stochastic_step_indices:
             raise ValueError(
-                f"stochastic_steps {self.stochastic_steps!r} with steps {self.steps} leaves no stochastic step, so no "
-                "log-probability to train on; use more steps, or 'all'"
+                f"stochastic_steps {self.stochastic_steps!r} with steps {self.steps} leaves no stochastic step, "
+                "so no log-probability to train on; use more steps, or 'all'"
             )
         chosen = self.stochastic_step_indices
         if min(chosen) < 0 or max(chosen) >= self.steps or list(chosen) != sorted(set(chosen)):
-            raise ValueError(f"stochastic_steps must be increasing positions from 0 to {self.steps - 1}, got {chosen}")
+            allowed = f"increasing positions from 0 to {self.steps - 1}"
+            raise ValueError(f"stochastic_steps must be {allowed}, got {chosen}")
         return self
 
     @property
     def stochastic_step_indices(self) -> tuple[int, ...]:
         """Positions 0..T-1 of the stochastic steps, increasing."""
         named = {"all_but_last": tuple(range(self.steps - 1)), "all": tuple(range(self.steps))}
-        return named[self.stochastic_steps] if isinstance(self.stochastic_steps, str) else self.stochastic_steps
+        chosen = self.stochastic_steps
+        return named[chosen] if isinstance(chosen, str) else chosen
 
 
 class ObjectiveSection(Section):
     """The PRDP loss (paper eqs. 10-21) with its open points as settings."""
 
     kl_weight: float = setting(
-        3e-5, "reward per nat", "beta: weight of the KL to the reference, on the reductions chosen below.", gt=0.0
+        3e-5,
+        "reward per nat",
+        "beta: weight of the KL to the reference, on the reductions chosen below.",
+        gt=0.0,
     )
-    clip: bool = setting(True, "", "Proximal clipping (eqs. 17-21). Cannot act at the first update of an epoch.")
-    clip_range: float = setting(1e-4, "nats", "eps: clip range of a step's log ratio, on latent_reduction's scale.", gt=0.0)
+    clip: bool = setting(True, "", "Clip (eqs. 17-21). Cannot act at the first update of an epoch.")
+    clip_range: float = setting(
+        1e-4, "nats", "eps: clip range of a step's log ratio, on latent_reduction's scale.", gt=0.0
+    )
     latent_reduction: Literal["mean", "sum"] = setting("mean", "", "Reduction of log-probs over C H W.")
     step_reduction: Literal["mean", "sum"] = setting(
-        "mean", "", "Reduction of log ratios over the stochastic steps (authors' code: mean; their equations: sum)."
+        "mean", "", "Reduction of log ratios over the stochastic steps (authors' code: mean; equations: sum)."
     )
     pair_weighting: Literal["untied", "all"] = setting(
-        "untied", "", "untied = the mean over pairs with different rewards (authors' code); all = over all pairs."
+        "untied", "", "untied = mean over pairs of different rewards (authors' code); all = over all pairs."
     )
     updates_per_epoch: int = setting(1, "updates", "K: gradient steps on each epoch's trajectories.", ge=1)
 
@@ -114,7 +133,11 @@ class OptimizerSection(Section):
     weight_decay: float = setting(1e-4, "", "AdamW's decoupled weight decay.", ge=0.0)
     max_gradient_norm: float = setting(1.0, "", "Gradients of larger L2 norm are scaled down to it.", gt=0.0)
     ema_decay: float = setting(
-        0.0, "", "Decay of an exponential moving average of the weights, saved and evaluated at the end; 0 = off.", ge=0.0, lt=1.0
+        0.0,
+        "",
+        "Decay of an exponential moving average of the weights, saved and evaluated at the end; 0 = off.",
+        ge=0.0,
+        lt=1.0,
     )
 
 
@@ -122,12 +145,16 @@ class DataSection(Section):
     """Where trajectories come from."""
 
     mode: Literal["online", "offline"] = setting(
-        "online", "", "online = sampled by actors from the current policy; offline = replayed from recorded files."
+        "online", "", "online = sampled by actors from the current policy; offline = replayed from files."
     )
     folder: str = setting("", "", "Folder of recorded trajectories; required for offline.")
-    record: bool = setting(False, "", "Write every scored trajectory to Parquet in the run folder (online only).")
+    record: bool = setting(False, "", "Write scored trajectories to Parquet in the run folder (online only).")
     max_staleness: int = setting(
-        0, "epochs", "How many epochs actors may run ahead of the learner; 0 = the paper's synchronous loop.", ge=0, le=8
+        0,
+        "epochs",
+        "How many epochs actors may run ahead of the learner; 0 = the paper's synchronous loop.",
+        ge=0,
+        le=8,
     )
 
     @model_validator(mode="after")
@@ -135,7 +162,7 @@ class DataSection(Section):
         if self.mode == "offline" and not self.folder:
             raise ValueError("mode offline needs folder, the folder of recorded trajectories")
         if self.mode == "offline" and (self.record or self.max_staleness):
-            raise ValueError("mode offline replays what was recorded: record must be false and max_staleness 0")
+            raise ValueError("mode offline replays a recording: record must be false and max_staleness 0")
         return self
 
 
@@ -144,8 +171,3 @@ class PromptsSection(Section):
 
     train: PromptSource
     unseen: PromptSource
-
-    @field_validator("train", "unseen", mode="before")
-    @classmethod
-    def _path_alone(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
