@@ -6,6 +6,7 @@ waits for: nothing (every method returns references). unblocked by: the driver.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ import ray
 import torch
 
 from common.config.schema import Config
-from common.config.services import PlacementSection
 from common.loading import choose_device
+from common.placement import process_options
 from common.trajectory import GroupScore, ScoredGroup, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.build import build_learner
@@ -24,47 +25,49 @@ from learner.report import UpdateReport
 from learner.state import Files, export_state, restore_state
 
 
-def process_options(placement: PlacementSection) -> dict[str, Any]:
-    """Ray options of a process that computes: its resources, labels, and no more OpenMP threads than stated."""
-    threads = str(placement.threads)
-    return {
-        "num_cpus": placement.cpus,
-        "num_gpus": placement.gpus,
-        "label_selector": dict(placement.labels),
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
-    }
+class Rendezvous:
+    """A small process where rank 0 leaves its address and the other ranks wait for it."""
+
+    def __init__(self) -> None:
+        self._offered: asyncio.Future[tuple[str, int]] = asyncio.Future()
+
+    async def offer(self, address: str, port: int) -> None:
+        """Rank 0 listens here."""
+        self._offered.set_result((address, port))
+
+    async def address(self) -> tuple[str, int]:
+        """Where rank 0 listens, once it has said so."""
+        return await asyncio.shield(self._offered)
 
 
 def free_address() -> tuple[str, int]:
-    """This node's address and a port that is free now, where the ranks meet."""
+    """This node's address and a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
 
 
+def join_ranks(config: Config, rank: int, rendezvous: Any) -> Ranks:
+    """Meet the other ranks. Waits at most learner.timeout_s."""
+    if config.learner.workers == 1:
+        return SingleRank()
+    limit = config.learner.timeout_s
+    if rank == 0:
+        ray.get(rendezvous.offer.remote(*free_address()), timeout=limit)
+    address, port = ray.get(rendezvous.address.remote(), timeout=limit)
+    device = choose_device(config.model.device)
+    return TorchRanks.join(rank, config.learner.workers, address, port, device, limit)
+
+
 class LearnerRank:
     """One rank's process. Thin: every method is the Learner's."""
 
-    def __init__(self, config: Config, run_id: str, rank: int) -> None:
+    def __init__(self, config: Config, run_id: str, rank: int, rendezvous: Any) -> None:
         torch.set_num_threads(config.learner.threads)
-        self._config = config
-        self._run_id = run_id
-        self._rank = rank
+        self._learner = build_learner(config, run_id, join_ranks(config, rank, rendezvous))
 
-    def address(self) -> tuple[str, int]:
-        """Where the other ranks can meet this one."""
-        return free_address()
-
-    def start(self, address: str, port: int) -> None:
-        """Meet the other ranks and load the model."""
-        count = self._config.learner.workers
-        device = choose_device(self._config.model.device)
-        ranks: Ranks = (
-            SingleRank()
-            if count == 1
-            else TorchRanks.join(self._rank, count, address, port, device, self._config.learner.timeout_s)
-        )
-        self._learner = build_learner(self._config, self._run_id, ranks)
+    def ready(self) -> None:
+        """Answers once the constructor is through."""
 
     def accumulate(self, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """See Learner.accumulate."""
@@ -102,13 +105,15 @@ class LearnerGroup:
         self._ranks = list(ranks)
 
     @staticmethod
-    def start(config: Config, run_id: str) -> tuple[LearnerGroup, list[ray.ObjectRef]]:
-        """Create the ranks. Returns the group and the references that are ready when the models are loaded."""
-        remote = ray.remote(LearnerRank)
-        options = process_options(config.learner)
-        ranks = [remote.options(**options).remote(config, run_id, rank) for rank in range(config.learner.workers)]
-        address, port = ray.get(ranks[0].address.remote(), timeout=config.learner.timeout_s)
-        return LearnerGroup(ranks), [rank.start.remote(address, port) for rank in ranks]
+    def start(config: Config, run_id: str) -> LearnerGroup:
+        """Create the ranks' processes. They are usable at once; `ready` says when their models are loaded."""
+        remote = ray.remote(LearnerRank).options(**process_options(config.learner))
+        rendezvous = ray.remote(Rendezvous).options(num_cpus=0).remote()
+        return LearnerGroup([remote.remote(config, run_id, rank, rendezvous) for rank in range(config.learner.workers)])
+
+    def ready(self) -> list[ray.ObjectRef]:
+        """One reference a rank, ready when its model is loaded."""
+        return [rank.ready.remote() for rank in self._ranks]
 
     def accumulate(self, position: int, trajectory: ray.ObjectRef, score: GroupScore) -> ray.ObjectRef:
         """Hand over the epoch's group number `position`; groups go round the ranks."""

@@ -1,0 +1,18 @@
+"""Where a process of ours runs on Ray: plain options, so that this module needs no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.config.services import PlacementSection
+
+
+def process_options(placement: PlacementSection) -> dict[str, Any]:
+    """Ray options of a process that computes: its resources, labels, and no more OpenMP threads than stated."""
+    threads = str(placement.threads)
+    return {
+        "num_cpus": placement.cpus,
+        "num_gpus": placement.gpus,
+        "label_selector": dict(placement.labels),
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+    }

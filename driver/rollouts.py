@@ -1,0 +1,153 @@
+"""Sampling and scoring in flight: the one place where the driver waits.
+
+consumes: tasks with the reference of their weights. produces: each epoch's groups, scored, in prompt order.
+waits for: actors, the reward service and, on request, the learner: always for all of them at once, so that groups move on
+while anybody works. unblocked by: whichever answers first. Every wait is cut into short ones, between which deadlines are
+looked at, and stop requests while groups are collected: a learner that has begun an epoch's updates finishes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from actors.actor import SampleReport
+from actors.pool import ActorPool, Sampled
+from common.errors import PrdpError, RewardError, StuckError
+from common.trajectory import GroupScore, NoiseKey, PromptTask
+from reward_service.client import RewardClient
+from reward_service.ledger import PendingScore
+from reward_service.service import RewardFailure
+
+WAIT_SLICE_S = 0.5
+
+
+@dataclass(frozen=True)
+class ScoredReference:
+    """A scored group as the driver holds it: references to what is big, and the score."""
+
+    task: PromptTask
+    trajectory: ray.ObjectRef
+    images: ray.ObjectRef
+    score: GroupScore
+    report: SampleReport
+
+
+Outcome = ScoredReference | RewardFailure
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tasks of one epoch or one evaluation. with_gold: score by the gold rewards too."""
+
+    tasks: tuple[PromptTask, ...]
+    with_gold: bool
+
+
+class Rollouts:
+    """Moves groups from actors to rewards. Bounded by what is submitted: at most max_staleness + 1 epochs."""
+
+    def __init__(
+        self, pool: ActorPool, rewards: RewardClient, max_dropped_share: float, check_stop: Callable[[], None]
+    ) -> None:
+        self._pool = pool
+        self._rewards = rewards
+        self._max_dropped_share = max_dropped_share
+        self._check_stop = check_stop
+        self._batches: dict[NoiseKey, Batch] = {}
+        self._unsent: deque[Sampled] = deque()
+        self._scoring: dict[PendingScore, Sampled] = {}
+        self._outcomes: dict[NoiseKey, Outcome] = {}
+        self._images_done = 0
+
+    @property
+    def images_done(self) -> int:
+        """Images sampled and scored since the start."""
+        return self._images_done
+
+    def begin(self, batch: Batch, weights: ray.ObjectRef) -> None:
+        """Queue all tasks of a batch."""
+        for task in batch.tasks:
+            self._batches[task.noise] = batch
+            self._pool.submit(task, weights)
+
+    def collect(self, batch: Batch) -> Iterator[ScoredReference]:
+        """The batch's groups in prompt order, each as soon as it and those before it are scored.
+
+        Groups whose score failed are left out. Raises RewardError once more than max_dropped_share were.
+        """
+        dropped: list[RewardFailure] = []
+        for task in batch.tasks:
+            while task.noise not in self._outcomes:
+                self._check_stop()
+                self._turn([])
+            outcome = self._outcomes.pop(task.noise)
+            del self._batches[task.noise]
+            if isinstance(outcome, ScoredReference):
+                yield outcome
+                continue
+            dropped.append(outcome)
+            if len(dropped) > self._max_dropped_share * len(batch.tasks):
+                raise RewardError(
+                    f"{len(dropped)} of {len(batch.tasks)} groups could not be scored, more than "
+                    f"reward_service.max_dropped_share = {self._max_dropped_share} allows. The last: {outcome.reason}"
+                )
+
+    def wait(self, references: Sequence[ray.ObjectRef], what: str, limit_s: float) -> list[Any]:
+        """The values of references, while groups move on. Raises StuckError after limit_s, naming `what`."""
+        deadline = time.monotonic() + limit_s
+        missing = list(references)
+        while missing:
+            if time.monotonic() > deadline:
+                raise StuckError(f"Waited {limit_s:.0f} s for {what}, in vain. Raise the limit, or look at its logs.")
+            ready = self._turn(missing)
+            missing = [reference for reference in missing if reference not in ready]
+        return [_value(reference) for reference in references]
+
+    def _turn(self, extra: Sequence[ray.ObjectRef]) -> set[ray.ObjectRef]:
+        """Wait a moment for anything at all, and move on what is ready. Returns the ready ones of `extra`."""
+        self._pool.check_deadlines()
+        references = [*self._pool.references, *self._rewards.refs(), *extra]
+        limit = min(WAIT_SLICE_S, self._rewards.poll_s())
+        ready, _ = ray.wait(references, num_returns=1, timeout=limit, fetch_local=False)
+        if ready:
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        sampled = set(self._pool.references)
+        for reference in ready:
+            if reference in sampled:
+                self._unsent.extend(self._pool.complete(reference))
+        self._take_scores()
+        self._send_to_rewards()
+        return set(ready) & set(extra)
+
+    def _send_to_rewards(self) -> None:
+        while self._unsent and self._rewards.room:
+            sampled = self._unsent.popleft()
+            with_gold = self._batches[sampled.task.noise].with_gold
+            self._scoring[self._rewards.submit(sampled.task.prompt, sampled.images, with_gold)] = sampled
+
+    def _take_scores(self) -> None:
+        for pending, answer in self._rewards.collect():
+            sampled = self._scoring.pop(pending)
+            self._images_done += sampled.task.images
+            self._outcomes[sampled.task.noise] = (
+                answer
+                if isinstance(answer, RewardFailure)
+                else ScoredReference(sampled.task, sampled.trajectory, sampled.images, answer, sampled.report)
+            )
+
+
+def _value(reference: ray.ObjectRef) -> Any:
+    """ray.get, raising our own error where the process raised one."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, PrdpError):
+            raise error.cause from error
+        raise

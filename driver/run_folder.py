@@ -1,0 +1,87 @@
+"""The run's folder: who may write into it, and whether there is a run to go on with."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.load import config_differences, config_from_yaml_text
+from common.config.schema import Config
+from common.errors import RunFolderError
+from learner.checkpoint import Checkpoint, latest_checkpoint
+
+LOCK_FILE = ".lock"
+
+# Settings that may differ when a run goes on: they change neither the data nor the updates of an epoch.
+FREE_SECTIONS = ("actors.", "checkpoint.", "display.", "evaluation.every_epochs", "ray.", "reward_service.", "tracker.")
+FREE_SETTINGS = ("run.epochs", "run.folder", "learner.", "model.device", "data.record")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a run begins. checkpoint: none for a new run, one to go on from."""
+
+    run_id: str
+    epoch: int
+    checkpoint: tuple[Checkpoint, ...]
+
+    @property
+    def tracker_run(self) -> str:
+        """The tracker's run to go on with; empty for a new one."""
+        return self.checkpoint[0].state.tracker_run if self.checkpoint else ""
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process. Raises RunFolderError where it is in use or cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunFolderError(f"The run folder {folder} cannot be written ({error}). Set run.folder elsewhere.") from error
+    try:
+        try:
+            # The lock dies with the process, so a killed run leaves none behind.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(handle, 100, 0).decode(errors="replace").strip()
+            raise RunFolderError(
+                f"Another process ({holder}) is training in {folder}. Wait for it, or choose another run.name."
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"pid {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def find_beginning(config: Config) -> Beginning:
+    """A new run, or the continuation of the one in the folder.
+
+    Raises RunFolderError where the folder holds a finished run or one of another configuration, CheckpointError where its
+    checkpoints are damaged.
+    """
+    found = latest_checkpoint(config.run_folder)
+    if not found:
+        return Beginning(run_id=secrets.token_hex(6), epoch=0, checkpoint=())
+    (checkpoint,) = found
+    earlier = config_from_yaml_text(checkpoint.config_yaml, str(checkpoint.folder / "config.yaml"))
+    differences = [line for line in config_differences(earlier, config) if not line.startswith((*FREE_SECTIONS, *FREE_SETTINGS))]
+    if differences:
+        raise RunFolderError(
+            f"{config.run_folder} holds a run of another configuration (its value against yours):\n  "
+            + "\n  ".join(differences)
+            + "\nChoose another run.name, or set these as they were to go on with that run."
+        )
+    epoch = checkpoint.state.epoch
+    if epoch >= config.run.epochs:
+        raise RunFolderError(
+            f"{config.run_folder} holds a finished run of {epoch} epochs. To go on, raise run.epochs "
+            f"(run.epochs={2 * epoch}); to start anew, choose another run.name or delete the folder."
+        )
+    return Beginning(run_id=checkpoint.state.run_id, epoch=epoch, checkpoint=(checkpoint,))

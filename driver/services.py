@@ -1,0 +1,79 @@
+"""Start Ray, the actors, the learner and the reward service; end exactly what was started."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from actors.pool import ActorPool
+from common.config.schema import Config
+from common.errors import PrdpError, StuckError
+from learner.group import LearnerGroup
+from reward_service.client import RewardClient
+
+START_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """What runs on Ray. actors and learner may still be loading their models: `await_models`."""
+
+    pool: ActorPool
+    learner: LearnerGroup
+    rewards: RewardClient
+
+
+@contextmanager
+def ray_cluster(config: Config) -> Iterator[None]:
+    """Connect to the cluster, or start one on this machine and stop it at the end."""
+    section = config.ray
+    own = {"object_store_memory": int(section.object_store_gb * 1e9), "include_dashboard": section.dashboard}
+    ray.init(
+        address=section.address,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        namespace="prdp",
+        **(own if section.address == "local" else {}),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def services(config: Config, run_id: str) -> Iterator[Services]:
+    """Start all three, side by side, and end them whatever happens."""
+    with ExitStack() as stack:
+        learner = LearnerGroup.start(config, run_id)
+        stack.callback(learner.shutdown)
+        pool = ActorPool.start(config)
+        stack.callback(pool.shutdown)
+        rewards = RewardClient.start(config.rewards, config.gold, config.reward_service)
+        stack.callback(rewards.shutdown)
+        started = Services(pool, learner, rewards)
+        await_models(started)
+        yield started
+
+
+def await_models(started: Services) -> None:
+    """Wait until every actor and learner rank has loaded its model. Raises their own error, or StuckError."""
+    waits = {"the actors": started.pool.ready(), "the learner": started.learner.ready()}
+    for who, references in waits.items():
+        try:
+            ray.get(references, timeout=START_LIMIT_S)
+        except GetTimeoutError as error:
+            raise StuckError(
+                f"Waited {START_LIMIT_S:.0f} s for {who} to load the model. Does the cluster have the CPUs, GPUs and labels that "
+                f"the configuration asks for? Resources: {ray.cluster_resources()}"
+            ) from error
+        except (RayActorError, RayTaskError) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(cause, PrdpError):
+                raise cause from error
+            raise StuckError(f"{who.capitalize()} could not start: {error}") from error
