@@ -1,0 +1,8 @@
+"""The scorers that ship with the project, one file each."""
+
+SHIPPED: dict[str, str] = {
+    "clip": "reward_service.scorers.clip:ClipScorer",
+    "jpeg_compressibility": "reward_service.scorers.jpeg:JpegCompressibility",
+    "jpeg_incompressibility": "reward_service.scorers.jpeg:JpegIncompressibility",
+}
+"""Short name in the configuration -> module:class."""

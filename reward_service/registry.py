@@ -1,0 +1,130 @@
+"""From the configuration's reward to a scorer: what can be checked is checked before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from common.config.services import RewardSpec
+from common.errors import RewardError
+from reward_service.contract import AnyScorer
+from reward_service.scorers import SHIPPED
+
+
+@runtime_checkable
+class ChecksOptions(Protocol):
+    """A scorer class may have this static method, to refuse options before it is built and Ray started."""
+
+    @staticmethod
+    def check_options(**options: Any) -> None:
+        """Raises RewardError where the options cannot work. Must not load weights."""
+
+
+def check_rewards(rewards: Mapping[str, RewardSpec], gold: Mapping[str, RewardSpec]) -> None:
+    """Check every reward of a configuration without loading weights.
+
+    Raises RewardError naming the reward, what was given and what is allowed.
+    """
+    for name, spec in {**rewards, **gold}.items():
+        try:
+            check_spec(spec)
+        except RewardError as error:
+            raise RewardError(f"Reward {name!r}: {error}") from error
+    weights = {name: spec.weight for name, spec in rewards.items()}
+    if not any(weights.values()):
+        raise RewardError(f"Every reward has weight 0 ({weights}), so there is nothing to train on.")
+
+
+def check_spec(spec: RewardSpec) -> type[AnyScorer]:
+    """The scorer's class, once its name, interface, weight and options are checked without loading weights.
+
+    Raises RewardError saying what was given, what is allowed and how to mend it.
+    """
+    if not math.isfinite(spec.weight):
+        raise RewardError(f"weight must be a finite number, got {spec.weight}.")
+    scorer = _import_class(_import_path(spec.scorer))
+    _check_interface(scorer, spec.scorer)
+    _check_arguments(scorer, spec)
+    if isinstance(scorer, ChecksOptions):
+        scorer.check_options(**spec.options)
+    return scorer
+
+
+def build_scorer(spec: RewardSpec) -> AnyScorer:
+    """A scorer as configured. Shipped scorers read their weights at first use.
+
+    Raises RewardError where check_spec refuses, the constructor raises, or version or digest is no text.
+    """
+    scorer_class = check_spec(spec)
+    try:
+        scorer = scorer_class(**spec.options)
+    except Exception as error:  # a user's constructor may raise anything
+        raise RewardError(
+            f"{spec.scorer} with options {spec.options} raised {error!r} when built."
+        ) from error
+    for field in ("version", "digest"):
+        value = getattr(scorer, field, None)
+        if not isinstance(value, str):
+            raise RewardError(
+                f"{spec.scorer} needs the attribute {field}, a text (digest may be empty), got {value!r}."
+            )
+    return scorer
+
+
+def _import_path(name: str) -> str:
+    if ":" in name:
+        return name
+    if name in SHIPPED:
+        return SHIPPED[name]
+    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise RewardError(
+        f"no scorer named {name!r}; shipped: {sorted(SHIPPED)}.{hint} "
+        "Your own is given as my_package.my_module:MyScorer."
+    )
+
+
+def _import_class(path: str) -> type:
+    module_name, _, class_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything when imported
+        raise RewardError(
+            f"scorer {path!r}: cannot import {module_name!r}: {error!r}. "
+            "Start the run where the module is importable, or install its package."
+        ) from error
+    found = vars(module).get(class_name)
+    if not inspect.isclass(found):
+        classes = sorted(name for name, value in vars(module).items() if inspect.isclass(value))
+        near = difflib.get_close_matches(class_name, classes, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Its classes: {classes}."
+        raise RewardError(f"scorer {path!r}: {module_name} has no class {class_name!r}.{hint}")
+    return found
+
+
+def _check_interface(scorer: type, name: str) -> None:
+    methods = [method for method in ("score", "compare") if callable(getattr(scorer, method, None))]
+    if len(methods) != 1:
+        raise RewardError(
+            f"{name} must have either score(prompts, images), one number an image, or "
+            f"compare(prompt, images), a matrix of differences; it has {' and '.join(methods) or 'neither'}."
+        )
+    set_when_built = any("__init__" in vars(base) for base in scorer.__mro__[:-1])
+    missing = [field for field in ("version", "digest") if not hasattr(scorer, field)]
+    if missing and not set_when_built:
+        raise RewardError(f"{name} lacks {' and '.join(missing)}: texts that name its code and its weights.")
+
+
+def _check_arguments(scorer: type, spec: RewardSpec) -> None:
+    signature = inspect.signature(scorer)
+    try:
+        signature.bind(**spec.options)
+    except TypeError as error:
+        accepted = ", ".join(str(parameter) for parameter in signature.parameters.values()) or "none"
+        raise RewardError(
+            f"{spec.scorer} cannot take options {spec.options}: {error}. Accepted: {accepted}."
+        ) from error

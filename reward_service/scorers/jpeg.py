@@ -1,0 +1,42 @@
+"""Rewards without a model: how large a picture is as a JPEG file."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from reward_service.digest import digest_settings
+
+QUALITY = 95
+
+
+def jpeg_kilobytes(pixels: NDArray[np.uint8]) -> float:
+    """Size of a picture, uint8 (height, width, 3) RGB, as a JPEG of quality 95, in kilobytes (1000 bytes)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=QUALITY)
+    return buffer.tell() / 1000.0
+
+
+class JpegIncompressibility:
+    """Plus the kilobytes of each picture as a JPEG of quality 95: rewards detail and noise."""
+
+    version = "1"
+    digest = digest_settings({"quality": QUALITY, "sign": 1})
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """images: uint8 (M, height, width, 3) RGB -> float64 (M,) in kilobytes. Prompts do not matter."""
+        return np.array([jpeg_kilobytes(pixels) for pixels in images], dtype=np.float64)
+
+
+class JpegCompressibility:
+    """Minus the kilobytes of each picture as a JPEG of quality 95: rewards smooth, plain pictures."""
+
+    version = "1"
+    digest = digest_settings({"quality": QUALITY, "sign": -1})
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """images: uint8 (M, height, width, 3) RGB -> float64 (M,), minus kilobytes. Prompts do not matter."""
+        return -np.array([jpeg_kilobytes(pixels) for pixels in images], dtype=np.float64)
