@@ -54,12 +54,12 @@ class EpochTally:
             nbytes=self.nbytes + group.nbytes,
         )
 
-    def metrics(self, reports: Reports, faults: dict[str, float], seconds: float, elements: int) -> dict[str, float]:
-        """Every metric of the epoch. seconds: its wall time; elements: C * H * W of the latents."""
+    def metrics(self, reports: Reports, faults: dict[str, float], seconds: float) -> dict[str, float]:
+        """Every metric of the epoch. seconds: its wall time."""
         first = [report for report in reports[0]]
         every = [update[0] for update in reports]
         steps = len(self.config.sampling.stochastic_step_indices)
-        log_ratio = first[0].log_ratio_mean
+        log_ratio, elements = first[0].log_ratio_mean, first[0].latent_elements
         section = self.config.objective
         scale = {"mean": 1.0, "sum": float(elements)}[section.latent_reduction]
         reduce = {"mean": 1.0 / steps, "sum": 1.0}[section.step_reduction]

@@ -64,12 +64,12 @@ class Rollouts:
         self._unsent: deque[Sampled] = deque()
         self._scoring: dict[PendingScore, Sampled] = {}
         self._outcomes: dict[NoiseKey, Outcome] = {}
-        self._images_done = 0
+        self._dropped = 0
 
     @property
-    def images_done(self) -> int:
-        """Images sampled and scored since the start."""
-        return self._images_done
+    def dropped(self) -> int:
+        """Groups left out since the start, because they could not be scored."""
+        return self._dropped
 
     def begin(self, batch: Batch, weights: ray.ObjectRef) -> None:
         """Queue all tasks of a batch."""
@@ -93,6 +93,7 @@ class Rollouts:
                 yield outcome
                 continue
             dropped.append(outcome)
+            self._dropped += 1
             if len(dropped) > self._max_dropped_share * len(batch.tasks):
                 raise RewardError(
                     f"{len(dropped)} of {len(batch.tasks)} groups could not be scored, more than "
@@ -135,7 +136,6 @@ class Rollouts:
     def _take_scores(self) -> None:
         for pending, answer in self._rewards.collect():
             sampled = self._scoring.pop(pending)
-            self._images_done += sampled.task.images
             self._outcomes[sampled.task.noise] = (
                 answer
                 if isinstance(answer, RewardFailure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
@@ -14,8 +14,10 @@ from common.evaluation import Evaluation
 from common.recording import TrajectoryWriter
 from common.trajectory import PolicyStamp, ScoredGroup
 from common.weights import WeightBlob
+from driver.display_state import Phase
 from driver.epoch import EpochTally
 from driver.evaluating import PromptSets, evaluate
+from driver.faults import FaultCounter
 from driver.observer import Observer
 from driver.rollouts import Rollouts
 from driver.source import Group, Source
@@ -36,7 +38,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. pool_restarts and reward_retries read counters of faults."""
+    """What a run is made of."""
 
     learner: LearnerGroup
     rollouts: Rollouts
@@ -44,7 +46,7 @@ class Parts:
     prompt_sets: PromptSets
     observer: Observer
     stop: StopFlag
-    faults: Callable[[], dict[str, float]]
+    faults: FaultCounter
 
 
 class Training:
@@ -85,19 +87,19 @@ class Training:
         parts, started = self._parts, time.perf_counter()
         parts.source.prepare(epoch, published.stamp, published.reference)
         tally = EpochTally.start(self._config, published.nbytes)
-        parts.observer.phase(epoch, "sampling", self._config.trajectories_per_epoch)
+        parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
         pending = []
         for position, group in enumerate(self._groups(epoch)):
             pending.append(parts.learner.accumulate(position, group.trajectory, group.score))
             tally = tally.with_group(group, published.stamp)
             parts.observer.progress(tally.trajectories)
-        parts.observer.phase(epoch, "learning", self._config.objective.updates_per_epoch)
+        parts.observer.phase(Phase.LEARNING, self._config.objective.updates_per_epoch, "updates")
         self._wait(pending, "the learner to take in the epoch's groups")
         reports = self._updates()
-        parts.observer.phase(epoch, "publishing", 1)
+        parts.observer.phase(Phase.PUBLISHING, 0)
         renewed = self._publish()
         parts.observer.epoch_done(
-            epoch + 1, tally.metrics(reports, parts.faults(), time.perf_counter() - started, renewed.stamp)
+            epoch + 1, tally.metrics(reports, parts.faults.since_last(), time.perf_counter() - started)
         )
         return renewed
 
@@ -141,7 +143,7 @@ class Training:
     def _evaluate(self, finished: int, published: Published) -> Evaluation:
         parts, started = self._parts, time.perf_counter()
         total = sum(len(prompts) for prompts in parts.prompt_sets.values()) * self._config.evaluation.images_per_prompt
-        parts.observer.phase(finished, "evaluating", total)
+        parts.observer.phase(Phase.EVALUATING, total)
         evaluation = evaluate(
             self._config, parts.rollouts, parts.prompt_sets, finished, published.stamp, published.reference
         )
@@ -153,7 +155,7 @@ class Training:
         finished = self._finished
         if finished in self._saved:
             return
-        self._parts.observer.phase(finished, "checkpointing", 1)
+        self._parts.observer.phase(Phase.CHECKPOINTING, 0)
         files = self._wait([self._parts.learner.export_state()], "the learner's state for a checkpoint")[0]
         state = RunState(self._run_id, finished, self._parts.source.cursor(finished), self._tracker_run)
         write_checkpoint(self._config.run_folder, state, self._config_yaml, files)

@@ -26,7 +26,8 @@ class Experience(Protocol):
     def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
         """(log pi_old, log pi_old - log pi_ref), each (B, T_s), of the policy that the clip holds on to.
 
-        behaviour: of the policy that sampled; current: of the learner's policy at the first update of the epoch.
+        behaviour: of the policy that sampled; current: of the learner's policy at the first update of the
+        epoch.
         """
         ...
 
@@ -46,7 +47,9 @@ class Online:
         """Raise WeightsError unless the learner published exactly these weights, recently enough."""
         if stamp not in self._stamps:
             known = "; ".join(str(own) for own in self._stamps)
-            raise WeightsError(f"A trajectory was sampled with {stamp}, which the learner did not publish. It knows: {known}.")
+            raise WeightsError(
+                f"A trajectory was sampled with {stamp}, which the learner did not publish. It knows: {known}."
+            )
 
     def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
         """The behaviour policy."""

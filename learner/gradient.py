@@ -37,7 +37,9 @@ def _log_prob(
     return distribution.log_prob(previous, distribution.mean(latents, output, steps), steps)
 
 
-def _items(chosen: Tensor, distribution: StepDistribution, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _items(
+    chosen: Tensor, distribution: StepDistribution, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Image index, step position and column of each True in chosen (B, T_s), step by step so that a batch shares steps."""
     columns, images = torch.nonzero(chosen.T, as_tuple=True)
     steps = torch.tensor(distribution.stochastic_steps)[columns]
@@ -69,8 +71,9 @@ def accumulate_gradient(
 ) -> Tensor:
     """Add sum c_it d log pi_theta,it / dtheta to the parameters' .grad.
 
-    coefficients: c, float64 (B, T_s); chosen: bool (B, T_s), the items to pass through. Returns log pi_theta of the
-    chosen items (0 elsewhere), MEAN over C H W, float64 (B, T_s): the same pass gives both (identity 7).
+    coefficients: c, float64 (B, T_s); chosen: bool (B, T_s), the items to pass through. Returns log pi_theta
+    of the chosen items (0 elsewhere), MEAN over C H W, float64 (B, T_s): the same pass gives both (identity
+    7).
     """
     device = group.latents.device
     images, steps, columns = _items(chosen, distribution, device)
@@ -94,7 +97,8 @@ def accumulate_by_step(
 ) -> tuple[Tensor, Tensor]:
     """accumulate_gradient over all items, one step at a time, with the L2 norm of each step's own gradient.
 
-    Returns (log pi_theta (B, T_s), norms float64 (T_s,)). Takes one more copy of the gradients: for diagnosis.
+    Returns (log pi_theta (B, T_s), norms float64 (T_s,)). Takes one more copy of the gradients: for
+    diagnosis.
     """
     result, norms = torch.zeros_like(coefficients), []
     for column, chosen in _one_step_at_a_time(coefficients):

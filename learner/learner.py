@@ -1,11 +1,13 @@
 """The learner: a plain class that turns scored groups into the next version of the weights.
 
-consumes: ScoredGroup. produces: UpdateReport, WeightBlob, LearnerState. waits for: its peers, inside finish_update.
-unblocked by: the driver, which hands over groups in prompt order so that sums have one order of addition.
+consumes: ScoredGroup. produces: UpdateReport, WeightBlob, LearnerState. waits for: its peers, inside
+finish_update. unblocked by: the driver, which hands over groups in prompt order so that sums have one order
+of addition.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +70,11 @@ class Learner:
         self._ranks = ranks
         self._settings = settings
         self._parameters = policy.trainable.parameters()
-        self._ema = {name: value.detach().clone() for name, value in self._parameters.items()} if settings.ema_decay else {}
+        self._ema = (
+            {name: value.detach().clone() for name, value in self._parameters.items()}
+            if settings.ema_decay
+            else {}
+        )
         self._schedule = distribution.fingerprint(policy.guided.guidance_scale)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
@@ -108,10 +114,14 @@ class Learner:
         trajectory, device = group.trajectory, self._policy.family.device
         self._check(group)
         tensors = TrajectoryTensors(
-            latents=torch.from_numpy(trajectory.latents.copy()).to(device), condition=self._policy.embed(trajectory.prompt)
+            latents=torch.from_numpy(trajectory.latents.copy()).to(device),
+            condition=self._policy.embed(trajectory.prompt),
         )
         differences = torch.from_numpy(group.score.differences.copy())
-        behaviour = (torch.from_numpy(trajectory.log_prob.copy()), torch.from_numpy(trajectory.log_ratio.copy()).double())
+        behaviour = (
+            torch.from_numpy(trajectory.log_prob.copy()),
+            torch.from_numpy(trajectory.log_ratio.copy()).double(),
+        )
         on_policy = trajectory.stamp == self._stamp
         log_prob, log_ratio = behaviour if on_policy else self._off_policy(tensors, behaviour)
         log_prob_old, log_ratio_old = self._experience.anchor(behaviour, (log_prob, log_ratio))
@@ -120,20 +130,31 @@ class Learner:
         kept = _Kept(tensors, differences, own if on_policy else log_prob_old, log_ratio_old)
         self._kept.extend([kept] if self._settings.keep_groups else [])
         mismatch = float((own - behaviour[0]).abs().max()) if on_policy else 0.0
-        self._tally = self._tally.with_group(result, log_ratio, mismatch, norms, time.perf_counter() - started)
+        self._tally = self._tally.with_group(
+            result, log_ratio, mismatch, norms, time.perf_counter() - started
+        )
 
     def repeat_update(self) -> UpdateReport:
         """Update 2..K of an epoch: the same groups under the weights as they are now. Needs keep_groups."""
         started = time.perf_counter()
         for kept in self._kept:
-            log_prob = evaluate_log_prob(self._policy, self._distribution, kept.tensors, self._settings.micro_batch)
+            log_prob = evaluate_log_prob(
+                self._policy, self._distribution, kept.tensors, self._settings.micro_batch
+            )
             log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
             coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
             # The clip leaves many pairs without a gradient: their items need no backward pass.
             accumulate_gradient(
-                self._policy, self._distribution, kept.tensors, coefficients, coefficients != 0, self._settings.micro_batch
+                self._policy,
+                self._distribution,
+                kept.tensors,
+                coefficients,
+                coefficients != 0,
+                self._settings.micro_batch,
             )
-            self._tally = self._tally.with_group(result, log_ratio, 0.0, torch.zeros(0), time.perf_counter() - started)
+            self._tally = self._tally.with_group(
+                result, log_ratio, 0.0, torch.zeros(0), time.perf_counter() - started
+            )
             started = time.perf_counter()
         return self.finish_update()
 
@@ -152,7 +173,15 @@ class Learner:
             self._version += 1
             self._average()
         self._optimizer.zero_grad(set_to_none=True)
-        report = summarise(self._tally, totals.cpu(), float(norm), applied, self._version, time.perf_counter() - started)
+        report = summarise(
+            self._tally,
+            totals.cpu(),
+            float(norm),
+            applied,
+            self._version,
+            math.prod(self._policy.family.latent_shape),
+            time.perf_counter() - started,
+        )
         self._tally = Tally.zero()
         return report
 
@@ -165,7 +194,9 @@ class Learner:
         self._policy.load(parameters)
         self._version = version
         if set(averages) != set(self._ema):
-            raise WeightsError("The checkpoint's moving averages do not fit optimizer.ema_decay: keep it as it was.")
+            raise WeightsError(
+                "The checkpoint's moving averages do not fit optimizer.ema_decay: keep it as it was."
+            )
         for name, value in averages.items():
             self._ema[name].copy_(value)
 
@@ -181,11 +212,15 @@ class Learner:
                 "than the learner's: steps, eta, stochastic steps, guidance scale and scheduler must agree."
             )
 
-    def _off_policy(self, tensors: TrajectoryTensors, behaviour: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _off_policy(
+        self, tensors: TrajectoryTensors, behaviour: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         log_prob = evaluate_log_prob(self._policy, self._distribution, tensors, self._settings.micro_batch)
         return log_prob, behaviour[1] + (log_prob - behaviour[0])
 
-    def _differentiate(self, log_ratio: Tensor, old: Tensor, differences: Tensor) -> tuple[Tensor, ObjectiveResult]:
+    def _differentiate(
+        self, log_ratio: Tensor, old: Tensor, differences: Tensor
+    ) -> tuple[Tensor, ObjectiveResult]:
         """c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
         leaf = log_ratio.detach().clone().requires_grad_(True)
         result = self._objective(leaf, old, differences)

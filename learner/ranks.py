@@ -37,7 +37,9 @@ class TorchRanks:
         self.rank = rank
 
     @staticmethod
-    def join(rank: int, count: int, address: str, port: int, device: torch.device, timeout_s: float) -> TorchRanks:
+    def join(
+        rank: int, count: int, address: str, port: int, device: torch.device, timeout_s: float
+    ) -> TorchRanks:
         """Meet the other ranks at tcp://address:port. Every later sum waits at most timeout_s."""
         backend = {"cuda": "nccl"}.get(device.type, "gloo")
         dist.init_process_group(

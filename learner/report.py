@@ -15,11 +15,12 @@ class UpdateReport:
     """One optimizer update.
 
     version: after it. applied: False where it was skipped (no untied pair, or a non-finite gradient).
-    loss: mean over counted pairs. gradient_norm: L2, before clipping. clip_share, tie_share: of counted and of all pairs.
-    tied_groups: prompts whose images all had the same reward. log_ratio_mean: mean over trajectories of the SUM over steps
-    of log pi_theta - log pi_ref, MEAN over C H W, before the update. log_ratio_mismatch: largest deviation of the learner's
-    log-probs from the actors' at unchanged weights. step_gradient_norms: of the first group's own mean-over-pairs gradient, one a stochastic
-    step (empty for updates 2..K). busy_s: this rank's seconds of work.
+    loss: mean over counted pairs. gradient_norm: L2, before clipping. clip_share, tie_share: of counted and
+    of all pairs. tied_groups: prompts whose images all had the same reward. log_ratio_mean: mean over
+    trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over C H W, before the update.
+    latent_elements: C * H * W. log_ratio_mismatch: largest deviation of the learner's log-probs from the
+    actors' at unchanged weights. step_gradient_norms: of the first group's own mean-over-pairs gradient, one
+    a stochastic step (empty for updates 2..K). busy_s: this rank's seconds of work.
     """
 
     version: int
@@ -31,6 +32,7 @@ class UpdateReport:
     tied_groups: int
     groups: int
     log_ratio_mean: float
+    latent_elements: int
     log_ratio_mismatch: float
     step_gradient_norms: tuple[float, ...]
     busy_s: float
@@ -40,7 +42,8 @@ class UpdateReport:
 class Tally:
     """Sums of one rank since the last update.
 
-    totals: float64 (8,): loss sum, counted pairs, clipped, tied, pairs, tied groups, trajectories, sum of log ratios.
+    totals: float64 (8,): loss sum, counted pairs, clipped, tied, pairs, tied groups, trajectories, sum of log
+    ratios.
     """
 
     totals: Tensor
@@ -83,7 +86,15 @@ class Tally:
         )
 
 
-def summarise(tally: Tally, totals: Tensor, norm: float, applied: bool, version: int, busy_s: float) -> UpdateReport:
+def summarise(
+    tally: Tally,
+    totals: Tensor,
+    norm: float,
+    applied: bool,
+    version: int,
+    latent_elements: int,
+    busy_s: float,
+) -> UpdateReport:
     """The report of an update. totals: summed over ranks; tally: this rank's own."""
     loss, counted, clipped, tied, pairs, tied_groups, trajectories, log_ratio = totals.tolist()
     return UpdateReport(
@@ -96,6 +107,7 @@ def summarise(tally: Tally, totals: Tensor, norm: float, applied: bool, version:
         tied_groups=int(tied_groups),
         groups=tally.groups,
         log_ratio_mean=log_ratio / max(trajectories, 1.0),
+        latent_elements=latent_elements,
         log_ratio_mismatch=tally.mismatch,
         step_gradient_norms=tuple(tally.step_norms.tolist()),
         busy_s=tally.busy_s + busy_s,

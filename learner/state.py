@@ -22,8 +22,8 @@ AVERAGED_FOLDER = "policy_ema"
 def export_state(learner: Learner) -> Files:
     """Contents by relative file name.
 
-    trainable, optimizer and ema .safetensors hold exact float32 tensors; policy/ (and policy_ema/ where ema_decay is on)
-    is what plain diffusers loads.
+    trainable, optimizer and ema .safetensors hold exact float32 tensors; policy/ (and policy_ema/ where
+    ema_decay is on) is what plain diffusers loads.
     """
     files = {
         "learner.json": json.dumps({"version": learner.version}).encode(),
@@ -48,18 +48,24 @@ def restore_state(learner: Learner, files: Mapping[str, bytes]) -> None:
             safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("trainable", "optimizer", "ema")
         )
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"The learner's part of the checkpoint is incomplete or damaged: {error}") from error
+        raise CheckpointError(
+            f"The learner's part of the checkpoint is incomplete or damaged: {error}"
+        ) from error
     learner.restore(trainable, averages, version)
     state: dict[int, dict[str, Tensor]] = {}
     for index, name in enumerate(learner.parameters):
-        own = {key.rsplit("|", 1)[1]: value for key, value in optimizer.items() if key.rsplit("|", 1)[0] == name}
+        own = {
+            key.rsplit("|", 1)[1]: value for key, value in optimizer.items() if key.rsplit("|", 1)[0] == name
+        }
         state |= {index: own} if own else {}
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _pack(tensors: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    return safetensors.torch.save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    )
 
 
 def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:

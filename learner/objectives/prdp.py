@@ -1,7 +1,7 @@
 """Proximal Reward Difference Prediction (Deng et al., CVPR 2024): equations (10) to (21) of the paper.
 
-rhat_i = sum or mean over the steps of log pi_theta - log pi_ref. The loss of a pair asks that the difference of rhat
-predicts the difference of the rewards: (rhat_i - rhat_j - (r_i - r_j) / beta)^2.
+rhat_i = sum or mean over the steps of log pi_theta - log pi_ref. The loss of a pair asks that the difference
+of rhat predicts the difference of the rewards: (rhat_i - rhat_j - (r_i - r_j) / beta)^2.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ PAIR_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"untied": untied_pairs
 class Prdp:
     """The PRDP loss of one prompt's group.
 
-    kl_weight: beta. clip_range: eps, math.inf = no clipping. latent_scale: 1 for the mean over C H W, C*H*W for the sum.
-    step_reduction: sum or mean over the stochastic steps. counted: which pairs enter the mean.
+    kl_weight: beta. clip_range: eps, math.inf = no clipping. latent_scale: 1 for the mean over C H W, C*H*W
+    for the sum. step_reduction: sum or mean over the stochastic steps. counted: which pairs enter the mean.
     """
 
     kl_weight: float

@@ -1,0 +1,29 @@
+"""What went wrong and was mended since the last epoch."""
+
+from __future__ import annotations
+
+from actors.pool import ActorPool
+from driver.rollouts import Rollouts
+from reward_service.client import RewardClient
+
+
+class FaultCounter:
+    """Differences of the services' running counts, so that each fault is reported in one epoch."""
+
+    def __init__(self, pool: ActorPool, rewards: RewardClient, rollouts: Rollouts) -> None:
+        self._pool = pool
+        self._rewards = rewards
+        self._rollouts = rollouts
+        self._reported: dict[str, int] = {}
+
+    def since_last(self) -> dict[str, float]:
+        """Counts since the last call, by metric."""
+        totals = {
+            "faults/actor_restarts": self._pool.restarts,
+            "faults/redone_tasks": self._pool.redone,
+            "faults/retried_groups": self._rewards.retried,
+            "faults/dropped_groups": self._rollouts.dropped,
+        }
+        grown = {name: float(total - self._reported.get(name, 0)) for name, total in totals.items()}
+        self._reported = totals
+        return grown

@@ -1,0 +1,126 @@
+"""One training run from a validated configuration: check, start, train, show what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from common.config.load import config_to_yaml
+from common.config.schema import Config
+from common.errors import ConfigError
+from common.pipelines import check_model_folder
+from common.prompts import PromptSet, PromptStream, open_prompts
+from common.recording import Recording, open_recording
+from driver.display import open_display
+from driver.evaluating import choose_prompts
+from driver.evaluation_store import load_evaluations
+from driver.faults import FaultCounter
+from driver.finish import show_result
+from driver.gauges import RayGauges
+from driver.observer import Observer, first_state
+from driver.rollouts import Rollouts
+from driver.run_folder import Beginning, claim, find_beginning
+from driver.services import Services, ray_cluster, services
+from driver.source import OfflineSource, OnlineSource, Source
+from driver.stop import StopFlag, StopRequested
+from driver.tracker import Tracker, open_tracker
+from driver.training import Parts, Training
+from reward_service.registry import check_rewards
+
+STOPPED = 130
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the configuration names, opened and checked before Ray starts. recordings: one where the run is offline."""
+
+    train: PromptSet
+    unseen: PromptSet
+    recordings: tuple[Recording, ...]
+
+
+def check_inputs(config: Config) -> Inputs:
+    """Open and check everything that can be checked without Ray. Raises the error of whatever is wrong."""
+    check_model_folder(config.model.path)
+    check_rewards(config.rewards, config.gold)
+    train, unseen = open_prompts(config.prompts.train), open_prompts(config.prompts.unseen)
+    for name, prompts in {"prompts.train": train, "prompts.unseen": unseen}.items():
+        if len(prompts) < config.evaluation.prompts:
+            raise ConfigError(
+                f"{name} has {len(prompts)} prompts, fewer than evaluation.prompts = {config.evaluation.prompts}. "
+                "Lower the one or give more of the other."
+            )
+    offline = config.data.mode == "offline"
+    return Inputs(train, unseen, (open_recording(config.data.folder),) if offline else ())
+
+
+def train(config: Config, console: Console) -> int:
+    """Run to the end, or until stopped. Returns the process's exit status: 0 finished, 130 stopped with a checkpoint."""
+    inputs = check_inputs(config)
+    with claim(config.run_folder), StopFlag() as stop:
+        beginning = find_beginning(config)
+        earlier = load_evaluations(config.run_folder) if beginning.epoch else []
+        state = first_state(config, beginning.epoch, earlier)
+        with closing(open_display(config.display, console)) as display:
+            display.start(config.run.epochs)
+            display.update(state)
+            try:
+                with tracked(config, beginning) as tracker, ray_cluster(config):
+                    observer = Observer(config, display, tracker, RayGauges(config.run.name), state, earlier)
+                    with services(config, beginning.run_id) as started:
+                        run_epochs(config, inputs, beginning, started, observer, stop)
+                    display.close()
+                    show_result(config, observer, tracker, console)
+            except StopRequested:
+                display.close()
+                console.print(f"Stopped with a checkpoint in {config.run_folder}; the same command goes on from there.")
+                return STOPPED
+    return 0
+
+
+@contextmanager
+def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
+    """The tracker's run, closed with the status that fits how the training ended."""
+    tracker = open_tracker(config.tracker, config.run.name, config.run_folder.parent, beginning.tracker_run)
+    status = "FAILED"
+    try:
+        tracker.log_config(config.model_dump(mode="json"), config_to_yaml(config))
+        yield tracker
+        status = "FINISHED"
+    except (StopRequested, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def run_epochs(
+    config: Config, inputs: Inputs, beginning: Beginning, started: Services, observer: Observer, stop: StopFlag
+) -> None:
+    """Introduce the parts to each other and train."""
+    stream = PromptStream(inputs.train, config.run.seed)
+    rollouts = Rollouts(started.pool, started.rewards, config.reward_service.max_dropped_share, stop.check)
+    for checkpoint in beginning.checkpoint:
+        restored = started.learner.restore_state(checkpoint.files)
+        rollouts.wait(restored, "the learner to take over the checkpoint", config.learner.timeout_s)
+        observer.note(f"Going on after epoch {beginning.epoch} from {checkpoint.folder}.")
+    parts = Parts(
+        learner=started.learner,
+        rollouts=rollouts,
+        source=make_source(config, inputs, stream, rollouts),
+        prompt_sets=choose_prompts(config, stream, inputs.unseen),
+        observer=observer,
+        stop=stop,
+        faults=FaultCounter(started.pool, started.rewards, rollouts),
+    )
+    Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning.epoch)
+
+
+def make_source(config: Config, inputs: Inputs, stream: PromptStream, rollouts: Rollouts) -> Source:
+    """Online, or offline from the one recording that was opened."""
+    for recording in inputs.recordings:
+        return OfflineSource(recording)
+    return OnlineSource(config, stream, rollouts)

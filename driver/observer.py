@@ -1,0 +1,131 @@
+"""Everything that looks at a run: the progress display, the tracker, Ray's metrics, and the run folder's evaluations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL.Image import Image
+
+from common.config.schema import Config
+from common.evaluation import Evaluation, PromptSetEvaluation
+from driver.display_state import Display, DisplayState, Phase
+from driver.evaluation_store import save_evaluation
+from driver.gauges import RayGauges
+from driver.pictures import before_after_grid
+from driver.report import evaluation_metrics
+from driver.tracker import Tracker
+
+Evaluations = tuple[Evaluation, ...]
+Metrics = Mapping[str, float]
+
+
+class Observer:
+    """Told by the loop what happens; shows and keeps it. Never steers."""
+
+    def __init__(
+        self,
+        config: Config,
+        display: Display,
+        tracker: Tracker,
+        gauges: RayGauges,
+        state: DisplayState,
+        evaluations: Sequence[Evaluation],
+    ) -> None:
+        self._config = config
+        self._display = display
+        self._tracker = tracker
+        self._gauges = gauges
+        self._state = state
+        self._evaluations: Evaluations = tuple(evaluations)
+        self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
+        self._epoch_started = time.perf_counter()
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """All evaluations of the run, those before a continuation included, oldest first."""
+        return self._evaluations
+
+    @property
+    def epochs(self) -> tuple[tuple[int, dict[str, float]], ...]:
+        """Number and metrics of each epoch finished by this process."""
+        return self._epochs
+
+    @property
+    def tracker_run(self) -> str:
+        """The tracker's id of this run, for checkpoints."""
+        return self._tracker.run_id
+
+    def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
+        """Something new is being done, `total` units of it."""
+        self._show(replace(self._state, phase=phase, done=0, total=total, unit=unit))
+
+    def progress(self, done: int) -> None:
+        """So much of the phase is done."""
+        self._show(replace(self._state, done=done))
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+        self._display.note(text)
+
+    def epoch_done(self, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch is finished and its weights are published."""
+        self._epochs = (*self._epochs, (epoch, metrics))
+        self._tracker.log_metrics(metrics, epoch)
+        self._gauges.publish(metrics)
+        now = time.perf_counter()
+        self._show(
+            replace(
+                self._state,
+                epoch=epoch,
+                rewards=(*self._state.rewards, metrics["reward/mean"]),
+                images_per_s=metrics["throughput/images_per_s"],
+                epoch_seconds=(*self._state.epoch_seconds, now - self._epoch_started),
+                dropped=self._state.dropped + int(metrics["faults/dropped_groups"]),
+            )
+        )
+        self._epoch_started = now
+
+    def evaluated(self, evaluation: Evaluation, seconds: float) -> None:
+        """A policy version has been evaluated."""
+        self._evaluations = (*self._evaluations, evaluation)
+        save_evaluation(self._config.run_folder, evaluation)
+        metrics = {**evaluation_metrics(evaluation), "time/evaluation_s": seconds}
+        self._tracker.log_metrics(metrics, evaluation.epoch)
+        self._gauges.publish(metrics)
+        self._tracker.log_picture("unseen_prompts_before_after", self.grid(), evaluation.epoch)
+        score = metrics[f"eval/unseen/{self._state.unseen_name}"]
+        self._show(replace(self._state, unseen=(*self._state.unseen, score)))
+
+    def grid(self) -> Image:
+        """Before and now, on unseen prompts."""
+        return before_after_grid(unseen(self._evaluations[0]), unseen(self._evaluations[-1]))
+
+    def _show(self, state: DisplayState) -> None:
+        self._state = replace(state, epoch_elapsed_s=time.perf_counter() - self._epoch_started)
+        self._display.update(self._state)
+
+
+def unseen(evaluation: Evaluation) -> PromptSetEvaluation:
+    """The evaluation of the prompts never trained on."""
+    (found,) = (own for own in evaluation.sets if own.name == "unseen")
+    return found
+
+
+def shown_score(config: Config) -> str:
+    """The score that the display shows of unseen prompts: the first gold reward, or the trained sum without one."""
+    return next(iter(config.gold), "reward")
+
+
+def first_state(config: Config, finished: int, evaluations: Sequence[Evaluation]) -> DisplayState:
+    """What the display shows at the start."""
+    name = shown_score(config)
+    means = tuple(float(unseen(evaluation).scores[name].mean()) for evaluation in evaluations)
+    return DisplayState(epoch=finished, epochs=config.run.epochs, unseen=means, unseen_name=name)
+
+
+def picture_file(config: Config) -> Path:
+    """Where the before/after grid is written at the end."""
+    return config.run_folder / "before_after.png"
