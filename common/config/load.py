@@ -55,19 +55,23 @@ def config_to_yaml(config: Config) -> str:
 
 def config_differences(a: Config, b: Config) -> list[str]:
     """One line a setting that differs, "key: value in a against value in b", in the order of the schema."""
-    in_a, in_b = _shown_leaves(a.model_dump(mode="json")), _shown_leaves(b.model_dump(mode="json"))
+    in_a, in_b = _leaves(a.model_dump(mode="json")), _leaves(b.model_dump(mode="json"))
     return [
-        f"{key}: {in_a.get(key, 'not set')} against {in_b.get(key, 'not set')}"
+        f"{key}: {_shown(in_a, key)} against {_shown(in_b, key)}"
         for key in dict.fromkeys((*in_a, *in_b))
         if in_a.get(key) != in_b.get(key)
     ]
 
 
-def _shown_leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    leaves: dict[str, str] = {}
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return show(leaves[key], longest=200) if key in leaves else "not set"
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
     for name, item in value.items():
         key = prefix + name
-        leaves |= _shown_leaves(item, f"{key}.") if isinstance(item, dict) else {key: show(item)}
+        leaves |= _leaves(item, f"{key}.") if isinstance(item, dict) else {key: item}
     return leaves
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,16 +54,32 @@ class Sources:
         return f"{key} (command line)" if key in self.from_command_line else key
 
 
-def show(value: Any) -> str:
-    """A value as one would write it in YAML, cut where long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+def show(value: Any, longest: int = _LONGEST_VALUE) -> str:
+    """A value as one would write it in YAML, in at most so many characters and about as much work."""
+    if isinstance(value, dict):
+        text = _show_items("{", ((f"{name}: ", item) for name, item in value.items()), longest) + "}"
+    elif isinstance(value, list | tuple):
+        text = _show_items("[", (("", item) for item in value), longest) + "]"
+    else:
+        start = value[: longest + 1] if isinstance(value, str) else value
+        text = json.dumps(start, ensure_ascii=False, default=str)
+    return text if len(text) <= longest else text[: max(longest - 1, 0)] + "…"
+
+
+def _show_items(text: str, items: Iterable[tuple[str, Any]], longest: int) -> str:
+    for position, (name, item) in enumerate(items):
+        if len(text) > longest:
+            break
+        text += (", " if position else "") + name
+        text += show(item, max(longest - len(text), 0))
+    return text
 
 
 def unknown_key(root: Group, parts: tuple[str, ...], rest: tuple[str, ...], siblings: Collection[str]) -> str:
     """The line of a key that does not exist, with the nearest that does. rest: the keys given below it."""
     whole = (*parts, *rest)
-    near = correct(root, whole) or correct(root, parts) or " or ".join(keys_named(root, whole[-1]))
+    elsewhere = " or ".join(keys_named(root, whole[-1])) if len(whole) == 1 else ""
+    near = elsewhere or correct(root, whole) or correct(root, parts)
     hint = f"did you mean {near}?" if near else f"allowed there: {', '.join(sorted(siblings))}"
     return f"{'.'.join(whole)}: unknown key; {hint}"
 

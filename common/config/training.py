@@ -83,8 +83,8 @@ class SamplingSection(Section):
     def _steps_exist(self) -> SamplingSection:
         if not self.stochastic_step_indices:
             raise ValueError(
-                f"stochastic_steps {self.stochastic_steps!r} with steps {self.steps} leaves no stochastic step, "
-                "so no log-probability to train on; use more steps, or 'all'"
+                f"stochastic_steps {self.stochastic_steps!r} with steps {self.steps} leaves no stochastic "
+                "step, so no log-probability to train on; use more steps, or 'all'"
             )
         chosen = self.stochastic_step_indices
         if min(chosen) < 0 or max(chosen) >= self.steps or list(chosen) != sorted(set(chosen)):

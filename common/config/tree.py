@@ -103,7 +103,8 @@ def _words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return _either([str(value) for value in arguments])
     if _is_union(annotation):
-        return _either([_words(part) for part in arguments])
+        parts = [get_args(part) if get_origin(part) is Literal else (_words(part),) for part in arguments]
+        return _either([str(word) for part in parts for word in part])
     return f"list of {_PLURALS[arguments[0]]}"
 
 

@@ -72,6 +72,12 @@ class _Writer(yaml.SafeDumper):
         return True
 
 
+def _represent_text(writer: _Writer, text: str) -> yaml.ScalarNode:
+    unusual_breaks = "\x85" in text or "\u2028" in text or "\u2029" in text
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if unusual_breaks else None)
+
+
+_Writer.add_representer(str, _represent_text)
 for _tag, _pattern, _first in _RESOLVERS:
     _Reader.add_implicit_resolver(_tag, _pattern, _first)
     _Writer.add_implicit_resolver(_tag, _pattern, _first)

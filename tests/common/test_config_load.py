@@ -1,0 +1,204 @@
+"""Loading: what a file and overrides come to, the round trip, and the differences of two configurations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.config.load import config_differences, config_from_yaml_text, config_to_yaml, load_config
+from common.config.schema import Config
+from common.config.training import FullPolicy, LoraPolicy
+from common.errors import ConfigError
+
+MINIMAL = """
+model: {path: models/tiny}
+prompts: {train: seen.txt, unseen: {path: unseen.parquet, column: text}}
+rewards: {clip: {scorer: clip}}
+"""
+
+
+def load(*overrides: str, text: str = "") -> Config:
+    return config_from_yaml_text(MINIMAL + text, "run.yaml", overrides)
+
+
+def test_a_minimal_file_takes_every_default() -> None:
+    config = load()
+    assert config.prompts.train.path == "seen.txt"
+    assert config.prompts.unseen.column == "text"
+    assert config.policy == LoraPolicy()
+    assert config.sampling.steps == 50
+
+
+def test_a_number_in_exponent_form_without_a_point_is_a_number() -> None:
+    config = load("objective.kl_weight=3e-6", text="optimizer: {learning_rate: 1e-4}\n")
+    assert config.optimizer.learning_rate == 1e-4
+    assert config.objective.kl_weight == 3e-6
+
+
+@pytest.mark.parametrize("word", ["no", "on", "yes", "010", "1:30", "2024-01-01", "1_000"])
+def test_words_that_yaml_1_1_turns_into_something_else_stay_as_they_look(word: str) -> None:
+    config = load(text=f"actors: {{labels: {{zone: '{word}'}}}}\ngold: {{g: {{scorer: {word}x}}}}\n")
+    assert config.actors.labels == {"zone": word}
+    assert config_from_yaml_text(config_to_yaml(config)) == config
+
+
+def test_the_unquoted_word_no_is_text_and_010_is_ten() -> None:
+    config = load(text="actors: {labels: {zone: no}, threads: 010}\n")
+    assert config.actors.labels == {"zone": "no"}
+    assert config.actors.threads == 10
+
+
+def test_an_empty_section_means_its_defaults() -> None:
+    assert load(text="sampling:\n").sampling.steps == 50
+
+
+class TestOverrides:
+    def test_replace_nested_values_and_the_last_one_wins(self) -> None:
+        config = load("sampling.steps=5", "sampling.steps=7", text="sampling: {steps: 3, eta: 0.5}\n")
+        assert (config.sampling.steps, config.sampling.eta) == (7, 0.5)
+
+    def test_create_entries_of_a_table(self) -> None:
+        config = load("rewards.clip.weight=2", "rewards.size.scorer=jpeg", "rewards.size.options.quality=80")
+        assert config.rewards["clip"].weight == 2.0
+        assert config.rewards["clip"].scorer == "clip"
+        assert config.rewards["size"].options == {"quality": 80}
+
+    def test_replace_a_whole_table(self) -> None:
+        config = load("rewards={other: {scorer: jpeg, weight: -1}}")
+        assert set(config.rewards) == {"other"}
+        assert config.rewards["other"].weight == -1.0
+
+    def test_a_name_in_a_table_of_single_settings_may_hold_dots(self) -> None:
+        assert load("actors.labels.ray.io/zone=eu").actors.labels == {"ray.io/zone": "eu"}
+
+    def test_a_text_setting_takes_the_characters_as_they_are(self) -> None:
+        config = load("run.name=007", "tracker.uri=", "tracker.experiment='1e-4'", "model.path=a: b #c")
+        assert config.run.name == "007"
+        assert config.tracker.uri == ""
+        assert config.tracker.experiment == "1e-4"
+        assert config.model.path == "a: b #c"
+
+    def test_extend_a_prompt_set_given_by_its_path_alone(self) -> None:
+        config = load("prompts.train.column=caption", "prompts.unseen=other.txt")
+        assert (config.prompts.train.path, config.prompts.train.column) == ("seen.txt", "caption")
+        assert (config.prompts.unseen.path, config.prompts.unseen.column) == ("other.txt", "")
+
+    def test_lists(self) -> None:
+        config = load("sampling.stochastic_steps=[0, 1, 4]", "policy.target_modules=[to_q]")
+        assert config.sampling.stochastic_step_indices == (0, 1, 4)
+        assert config.policy == LoraPolicy(target_modules=("to_q",))
+
+    def test_do_not_change_a_mapping_that_an_anchor_shares(self) -> None:
+        text = "actors: &pool {threads: 3}\nlearner: *pool\n"
+        config = load("actors.threads=1", text=text)
+        assert (config.actors.threads, config.learner.threads) == (1, 3)
+
+
+class TestKinds:
+    def test_the_default_kind_need_not_be_named(self) -> None:
+        assert load(text="policy: {rank: 4}\n").policy == LoraPolicy(rank=4)
+        assert load("policy.rank=4").policy == LoraPolicy(rank=4)
+
+    def test_switching_the_kind_drops_what_the_file_gives_for_the_other(self) -> None:
+        assert load("policy.kind=full", text="policy: {kind: lora, rank: 4}\n").policy == FullPolicy()
+
+    def test_a_key_of_the_other_kind_given_on_the_command_line_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"policy\.rank.*belongs to policy\.kind lora.*is full"):
+            load("policy.rank=4", "policy.kind=full")
+
+    def test_a_key_of_the_other_kind_in_the_file_is_refused_where_the_file_names_the_kind(self) -> None:
+        with pytest.raises(ConfigError, match=r"policy\.rank"):
+            load(text="policy: {kind: full, rank: 4}\n")
+
+    def test_the_kind_can_be_switched_in_a_resolved_configuration(self) -> None:
+        resolved = config_to_yaml(load())
+        assert config_from_yaml_text(resolved, overrides=["policy.kind=full"]).policy == FullPolicy()
+
+
+_text = st.text(st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=12)
+_value = _text | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    options=st.dictionaries(_text, _value, max_size=4),
+    labels=st.dictionaries(_text, _text, max_size=3),
+    rate=st.floats(min_value=1e-300, max_value=1e300),
+    experiment=st.sampled_from(["no", "1e-4", "null", "~", "on", "1:30", "2024-01-01", "0x1f", "1_0", "<<"]),
+)
+def test_round_trip(options: dict, labels: dict, rate: float, experiment: str) -> None:
+    config = Config.model_validate(
+        {
+            "model": {"path": "m"},
+            "prompts": {"train": "a.txt", "unseen": "b.txt"},
+            "rewards": {"r": {"scorer": experiment, "options": options}},
+            "actors": {"labels": labels},
+            "optimizer": {"learning_rate": rate},
+            "tracker": {"experiment": experiment},
+        }
+    )
+    again = config_from_yaml_text(config_to_yaml(config))
+    assert again == config
+    assert list(map(type, again.rewards["r"].options.values())) == list(map(type, options.values()))
+
+
+class TestDifferences:
+    def test_none_between_equals(self) -> None:
+        assert config_differences(load(), load()) == []
+
+    def test_each_with_both_values(self) -> None:
+        other = load("sampling.steps=7", "policy.kind=full", "rewards.b.scorer=jpeg")
+        assert config_differences(load(), other) == [
+            'policy.kind: "lora" against "full"',
+            "policy.rank: 16 against not set",
+            "policy.alpha: 16 against not set",
+            'policy.target_modules: ["to_q", "to_k", "to_v", "to_out.0"] against not set',
+            "sampling.steps: 50 against 7",
+            'rewards.b.scorer: not set against "jpeg"',
+            "rewards.b.weight: not set against 1.0",
+        ]
+
+    def test_long_texts_that_differ_at_their_end(self) -> None:
+        a, b = (load(f"model.path={'x' * 300}{end}") for end in "ab")
+        assert len(config_differences(a, b)) == 1
+
+
+class TestFiles:
+    def test_a_file_with_a_byte_order_mark_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.yaml"
+        path.write_text(MINIMAL, encoding="utf-8-sig")
+        assert load_config(path, ["run.seed=3"]).run.seed == 3
+
+    def test_a_missing_file_suggests_near_names(self, tmp_path: Path) -> None:
+        (tmp_path / "quickstart.yaml").write_text(MINIMAL)
+        with pytest.raises(ConfigError, match=r"quikstart\.yaml; did you mean .*quickstart\.yaml"):
+            load_config(tmp_path / "quikstart.yaml", [])
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"folder .*nowhere does not exist"):
+            load_config(tmp_path / "nowhere" / "run.yaml", [])
+
+    def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="Cannot read"):
+            load_config(tmp_path, [])
+
+    def test_bytes_that_are_no_text_name_the_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.yaml"
+        path.write_bytes(b"a: 1\nb: \xff\n")
+        with pytest.raises(ConfigError, match="line 2: not UTF-8"):
+            load_config(path, [])
+
+
+def test_loading_needs_nothing_heavy() -> None:
+    code = (
+        "import sys, common.config.load\n"
+        "heavy = {'torch', 'ray', 'pandas', 'mlflow', 'numpy', 'pyarrow'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
