@@ -19,7 +19,10 @@ from common.weights import WeightBlob, digest_tensors, unpack
 
 @dataclass(frozen=True)
 class SampleReport:
-    """What the driver learns of a finished task. busy_s: seconds of work; nbytes: bytes of trajectories and pictures."""
+    """What the driver learns of a finished task.
+
+    busy_s: seconds of work; nbytes: bytes of trajectories and pictures.
+    """
 
     stamp: PolicyStamp
     images: int
@@ -28,7 +31,10 @@ class SampleReport:
 
 
 class Actor:
-    """Samples trajectories. Holds one version of the weights at a time; a task of another version loads it first."""
+    """Samples trajectories.
+
+    Holds one version of the weights at a time; a task of another version loads it first.
+    """
 
     def __init__(self, policy: Policy, reference: Denoiser, distribution: StepDistribution) -> None:
         self._policy = policy
@@ -37,7 +43,10 @@ class Actor:
         self._loaded: frozenset[PolicyStamp] = frozenset()
 
     def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
-        """Do one task. Raises WeightsError where the weights are not, before or after loading, what the task names."""
+        """Do one task.
+
+        Raises WeightsError where the weights are not, before or after loading, what the task names.
+        """
         started = time.perf_counter()
         if task.stamp not in self._loaded:
             self._load(blob, task.stamp)

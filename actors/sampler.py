@@ -1,4 +1,7 @@
-"""Sample one prompt's denoising trajectories. Pure: tensors in, data classes out; no Ray, no configuration."""
+"""Sample one prompt's denoising trajectories.
+
+Pure: tensors in, data classes out; no Ray, no configuration.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ def denoise(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old).
 
-    noise: (B, T_s+1, C, H, W), draw 0 is x_T. Returns the latents x_T..x_0, T+1 of (B, C, H, W), and the T step means.
+    noise: (B, T_s+1, C, H, W), draw 0 is x_T. Returns the latents x_T..x_0, T+1 of (B, C, H, W), and the T
+    step means.
     """
     latents, means = [noise[:, 0]], []
     draws = {step: draw for draw, step in enumerate(distribution.stochastic_steps, start=1)}
@@ -38,11 +42,12 @@ def denoise(
 @torch.no_grad()
 def log_probs(distribution: StepDistribution, latents: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
     """log pi_old of the stochastic steps, MEAN over C H W, float64 (B, T_s)."""
-    columns = []
-    for step in distribution.stochastic_steps:
-        steps = torch.full((latents[0].shape[0],), step, device=latents[0].device)
-        columns.append(distribution.log_prob(latents[step + 1], means[step], steps))
-    return torch.stack(columns, dim=1)
+    images, device = latents[0].shape[0], latents[0].device
+    result = torch.zeros(images, len(distribution.stochastic_steps), dtype=torch.float64, device=device)
+    for column, step in enumerate(distribution.stochastic_steps):
+        steps = torch.full((images,), step, device=device)
+        result[:, column] = distribution.log_prob(latents[step + 1], means[step], steps)
+    return result
 
 
 @torch.no_grad()
@@ -53,26 +58,33 @@ def reference_log_ratios(
     means: Sequence[Tensor],
     condition: PromptCondition,
 ) -> Tensor:
-    """log pi_old - log pi_ref of the stochastic steps (paper eq. 19 at theta = old), MEAN over C H W, float32 (B, T_s).
+    """log pi_old - log pi_ref of the stochastic steps (eq. 19 at theta = old), MEAN over C H W.
 
-    The reference predicts at the sampler's own batch shape, so equal weights give exactly 0 on any device.
+    Returns float32 (B, T_s). The reference predicts at the sampler's own batch shape, so equal weights give
+    exactly 0 on any device.
     """
-    columns = []
-    for step in distribution.stochastic_steps:
-        steps = torch.full((latents[0].shape[0],), step, device=latents[0].device)
+    images, device = latents[0].shape[0], latents[0].device
+    result = torch.zeros(images, len(distribution.stochastic_steps), device=device)
+    for column, step in enumerate(distribution.stochastic_steps):
+        steps = torch.full((images,), step, device=device)
         output = reference.predict(latents[step], distribution.timesteps.to(steps.device)[steps], condition)
         reference_mean = distribution.mean(latents[step], output, steps)
-        columns.append(distribution.log_ratio(latents[step + 1], means[step], reference_mean, steps))
-    return torch.stack(columns, dim=1)
+        result[:, column] = distribution.log_ratio(latents[step + 1], means[step], reference_mean, steps)
+    return result
 
 
 def sample_group(
     task: PromptTask, policy: Policy, reference: Denoiser, distribution: StepDistribution
 ) -> tuple[TrajectoryGroup, ImageGroup]:
-    """B trajectories of the task's prompt and their pictures. The policy must hold the weights that the task names."""
+    """B trajectories of the task's prompt and their pictures.
+
+    The policy must hold the weights that the task names.
+    """
     family = policy.family
     draws = len(distribution.stochastic_steps) + 1
-    noise = torch.from_numpy(group_noise(task.noise, task.images, draws, family.latent_shape)).to(family.device)
+    noise = torch.from_numpy(group_noise(task.noise, task.images, draws, family.latent_shape)).to(
+        family.device
+    )
     condition = policy.embed(task.prompt)
     latents, means = denoise(policy, distribution, noise, condition)
     ratios = (

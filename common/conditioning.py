@@ -24,7 +24,9 @@ class Conditioning:
 
     def join(self, other: Conditioning) -> Conditioning:
         """These items, then the other's."""
-        return Conditioning({name: torch.cat([value, other.tensors[name]]) for name, value in self.tensors.items()})
+        return Conditioning(
+            {name: torch.cat([value, other.tensors[name]]) for name, value in self.tensors.items()}
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Noise as a pure function of (run seed, stream, epoch, prompt index, image index, step): not of who computes it."""
+"""Noise as a function of (run seed, stream, epoch, prompt index, image index, step), whoever computes it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def image_generator(key: NoiseKey, image_index: int) -> np.random.Generator:
 def group_noise(key: NoiseKey, images: int, draws: int, shape: tuple[int, int, int]) -> Float32:
     """Standard normal noise of one group, float32 (images, draws, C, H, W), drawn on the CPU.
 
-    Draw 0 is x_T, draw k >= 1 the noise of the k-th stochastic step. Each image has a generator of its own, and the
-    device of the policy has no say, so the bits depend on neither the number of images nor the kind of device.
+    Draw 0 is x_T, draw k >= 1 the noise of the k-th stochastic step. Each image has a generator of its own,
+    and the device of the policy has no say, so the bits depend on neither the number of images nor the kind
+    of device.
     """
     return np.stack(
         [

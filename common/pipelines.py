@@ -1,4 +1,7 @@
-"""Pipeline families: how to embed a prompt, predict and decode. SDXL and flow models enter here, one class each."""
+"""Pipeline families: how to embed a prompt, predict and decode.
+
+SDXL and flow models enter here, one class each.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,25 @@ from common.scheduler import check_scheduler
 class PipelineFamily(Protocol):
     """One kind of text-to-image pipeline, loaded. Holds everything but the policy's own logic."""
 
-    unet: nn.Module
-    scheduler_config: dict[str, Any]
-    latent_shape: tuple[int, int, int]
-    device: torch.device
+    @property
+    def unet(self) -> nn.Module:
+        """The denoising network."""
+        ...
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The pipeline's scheduler configuration."""
+        ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
 
     def embed(self, prompts: Sequence[str]) -> Conditioning:
         """Condition of each prompt."""
@@ -44,7 +62,7 @@ class PipelineFamily(Protocol):
 class StableDiffusionFamily:
     """Stable Diffusion 1.x and 2.x: one CLIP text encoder, cross-attention, a KL autoencoder."""
 
-    pipeline: StableDiffusionPipeline
+    pipeline: Any
     unet: nn.Module
     scheduler_config: dict[str, Any]
     latent_shape: tuple[int, int, int]
@@ -55,8 +73,8 @@ class StableDiffusionFamily:
         """Load a folder or hub id in float32, frozen and in evaluation mode. Raises ModelError."""
         try:
             # Older checkpoints on the hub hold a pickled safety checker that nothing here runs.
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                source, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **hub
+            pipeline: Any = StableDiffusionPipeline.from_pretrained(
+                source, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **hub
             )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{source!r} does not load as a Stable Diffusion pipeline: {error}") from error
@@ -107,19 +125,23 @@ FAMILIES: dict[str, type[StableDiffusionFamily]] = {"StableDiffusionPipeline": S
 def check_model_folder(source: str) -> None:
     """Raise ModelError where a local folder is no supported pipeline. Reads only its small JSON files.
 
-    A source that is not a folder is taken for a hub id, which only loading can check; one that looks like a path is refused.
+    A source that is not a folder is taken for a hub id, which only loading can check; one that looks like a
+    path is refused.
     """
     folder = Path(source)
     if not folder.is_dir():
         if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
-            raise ModelError(f"model.path {source!r} is neither a folder nor a hub id of the form owner/name.")
+            raise ModelError(
+                f"model.path {source!r} is neither a folder nor a hub id of the form owner/name."
+            )
         return
     index = _read_json(folder / "model_index.json", "so it is no diffusers pipeline folder")
     family = index.get("_class_name")
     if family not in FAMILIES:
         raise ModelError(f"{source!r} holds a {family}; supported are {', '.join(FAMILIES)}.")
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json", "so its noise schedule is unknown")
-    # The pipeline itself switches clip_sample off when it loads (diffusers' deprecation of clip_sample in latent space).
+    # The pipeline itself switches clip_sample off when it loads (diffusers' deprecation of clip_sample in
+    # latent space).
     check_scheduler(str(scheduler.get("_class_name")), {**scheduler, "clip_sample": False})
 
 
@@ -135,7 +157,9 @@ def _read_json(path: Path, consequence: str) -> dict[str, Any]:
     return content
 
 
-def load_family(source: str, device: torch.device, revision: str = "main", variant: str = "") -> PipelineFamily:
+def load_family(
+    source: str, device: torch.device, revision: str = "main", variant: str = ""
+) -> PipelineFamily:
     """Load the pipeline and check that its family and scheduler are supported. Raises ModelError."""
     check_model_folder(source)
     hub = {} if Path(source).is_dir() else {"revision": revision} | ({"variant": variant} if variant else {})

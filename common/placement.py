@@ -8,7 +8,7 @@ from common.config.services import PlacementSection
 
 
 def process_options(placement: PlacementSection) -> dict[str, Any]:
-    """Ray options of a process that computes: its resources, labels, and no more OpenMP threads than stated."""
+    """Ray options of a process that computes: resources, labels, no more OpenMP threads than stated."""
     threads = str(placement.threads)
     return {
         "num_cpus": placement.cpus,

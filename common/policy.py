@@ -1,7 +1,7 @@
 """The policy pi_theta and its frozen reference: what predicts, what is trained, how it is loaded and saved.
 
-A policy is a pipeline family's UNet under classifier-free guidance: the guided prediction defines the policy, for theta,
-old and reference alike (paper.md, open points).
+A policy is a pipeline family's UNet under classifier-free guidance: the guided prediction defines the policy,
+for theta, old and reference alike (paper.md, open points).
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Denoiser(Protocol):
     """Predicts under guidance. The policy is one, its reference another."""
 
     def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
-        """Guided model output. latents (M, C, H, W), timesteps int64 (M,), one prompt's condition -> (M, C, H, W)."""
+        """Guided model output.
+
+        latents (M, C, H, W), timesteps int64 (M,), one prompt's condition -> (M, C, H, W).
+        """
         ...
 
 
@@ -135,12 +138,17 @@ class FullTrainable:
 
 
 def add_lora(family: PipelineFamily, settings: LoraPolicy) -> LoraTrainable:
-    """Attach a new adapter (B = 0, so the policy starts as the reference). Raises ModelError where it binds to nothing."""
+    """Attach a new adapter (B = 0, so the policy starts as the reference).
+
+    Raises ModelError where it binds to nothing.
+    """
     unet: Any = family.unet
     names = [name for name, _ in unet.named_modules()]
     for target in settings.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ModelError(f"policy.target_modules names {target!r}, which no module of the UNet is called.")
+            raise ModelError(
+                f"policy.target_modules names {target!r}, which no module of the UNet is called."
+            )
     # The adapter's A matrices are drawn: a fork with a fixed seed keeps every process and every run equal.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -204,16 +212,22 @@ class Policy:
         return PromptCondition(both.rows(index[:1]), both.rows(index[1:]))
 
     def load(self, tensors: Tensors) -> None:
-        """Copy trained weights in. Raises WeightsError on a missing or extra name, or another shape or type."""
+        """Copy trained weights in.
+
+        Raises WeightsError on a missing or extra name, or another shape or type.
+        """
         own = self.trainable.parameters()
         missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
         if missing or extra:
-            raise WeightsError(f"Weights do not fit the policy: missing {missing[:3]}, not in the policy {extra[:3]}.")
+            raise WeightsError(
+                f"Weights do not fit the policy: missing {missing[:3]}, not in the policy {extra[:3]}."
+            )
         with torch.no_grad():
             for name, value in own.items():
                 given = tensors[name]
                 if given.shape != value.shape or given.dtype != value.dtype:
                     raise WeightsError(
-                        f"Weight {name} is {given.dtype} {tuple(given.shape)}, the policy's {value.dtype} {tuple(value.shape)}."
+                        f"Weight {name} is {given.dtype} {tuple(given.shape)}, "
+                        f"the policy's {value.dtype} {tuple(value.shape)}."
                     )
                 value.copy_(given)

@@ -1,7 +1,7 @@
 """Policy weights as they travel: one safetensors blob in the object store, proved by a digest of the tensors.
 
-The digest is over names, types, shapes and bytes of the tensors, not over the container, so an actor can compute it
-again from the module after loading: it proves what the policy samples with, not what was sent.
+The digest is over names, types, shapes and bytes of the tensors, not over the container, so an actor can
+compute it again from the module after loading: it proves what the policy samples with, not what was sent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def digest_tensors(tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        total.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
@@ -50,7 +50,8 @@ def pack(tensors: Tensors, version: int, run_id: str) -> WeightBlob:
 def unpack(blob: WeightBlob, expected: PolicyStamp) -> dict[str, torch.Tensor]:
     """The tensors of a blob.
 
-    Raises WeightsError where the blob is not the expected version, is damaged, or its digest does not match its stamp.
+    Raises WeightsError where the blob is not the expected version, is damaged, or its digest does not match
+    its stamp.
     """
     if blob.stamp != expected:
         raise WeightsError(f"Asked to sample with {expected} but the weights object holds {blob.stamp}.")
@@ -60,5 +61,7 @@ def unpack(blob: WeightBlob, expected: PolicyStamp) -> dict[str, torch.Tensor]:
         raise WeightsError(f"The weights object of {expected} is damaged: {error}") from error
     digest = digest_tensors(tensors)
     if digest != expected.digest:
-        raise WeightsError(f"The weights object of {expected} has been altered: its tensors' digest is {digest[:12]}.")
+        raise WeightsError(
+            f"The weights object of {expected} has been altered: its tensors' digest is {digest[:12]}."
+        )
     return tensors

@@ -30,7 +30,8 @@ def build_objective(section: ObjectiveSection, latent_elements: int) -> Objectiv
 def build_experience(config: Config) -> Experience:
     """Online or offline. An online learner remembers the versions that tasks in flight can name."""
     remembered = (config.data.max_staleness + 1) * config.objective.updates_per_epoch + 1
-    return {"online": Online(remembered), "offline": Offline()}[config.data.mode]
+    modes: dict[str, Experience] = {"online": Online(remembered), "offline": Offline()}
+    return modes[config.data.mode]
 
 
 def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:

@@ -48,7 +48,8 @@ class Online:
         if stamp not in self._stamps:
             known = "; ".join(str(own) for own in self._stamps)
             raise WeightsError(
-                f"A trajectory was sampled with {stamp}, which the learner did not publish. It knows: {known}."
+                f"A trajectory was sampled with {stamp}, which the learner did not publish. "
+                f"It knows: {known}."
             )
 
     def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
@@ -57,7 +58,7 @@ class Online:
 
 
 class Offline:
-    """Recorded trajectories of any policy on the same reference; old is the policy at the start of the epoch."""
+    """Recorded trajectories of any policy on the same reference; old is the policy as the epoch starts."""
 
     def published(self, stamp: PolicyStamp) -> None:
         """Nothing to remember: recorded stamps are of other runs."""
@@ -66,5 +67,8 @@ class Offline:
         """Every recorded stamp is accepted; the recording's reader has checked the file."""
 
     def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
-        """The policy at the start of the epoch: the recorded one falls behind for good, and a clip around it would stop."""
+        """The policy as the epoch starts.
+
+        The recorded one falls behind for good, and a clip around it would stop the training.
+        """
         return current

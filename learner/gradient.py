@@ -22,7 +22,10 @@ from common.policy import Denoiser
 
 @dataclass(frozen=True)
 class TrajectoryTensors:
-    """A group's trajectories as tensors. latents: (B, T+1, C, H, W), float32 or float64. condition: the prompt's."""
+    """A group's trajectories as tensors.
+
+    latents: (B, T+1, C, H, W), float32 or float64. condition: the prompt's.
+    """
 
     latents: Tensor
     condition: PromptCondition
@@ -31,7 +34,7 @@ class TrajectoryTensors:
 def _log_prob(
     policy: Denoiser, distribution: StepDistribution, group: TrajectoryTensors, images: Tensor, steps: Tensor
 ) -> Tensor:
-    """log pi_theta of the items (images[m], steps[m]), MEAN over C H W, float64 (M,), with a graph where enabled."""
+    """log pi_theta of the items (images[m], steps[m]), MEAN over C H W, float64 (M,), maybe with a graph."""
     latents, previous = group.latents[images, steps], group.latents[images, steps + 1]
     output = policy.predict(latents, distribution.timesteps.to(steps.device)[steps], group.condition)
     return distribution.log_prob(previous, distribution.mean(latents, output, steps), steps)
@@ -40,7 +43,7 @@ def _log_prob(
 def _items(
     chosen: Tensor, distribution: StepDistribution, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Image index, step position and column of each True in chosen (B, T_s), step by step so that a batch shares steps."""
+    """Image index, step position and column of each True in chosen (B, T_s), ordered by step."""
     columns, images = torch.nonzero(chosen.T, as_tuple=True)
     steps = torch.tensor(distribution.stochastic_steps)[columns]
     return images.to(device), steps.to(device), columns.to(device)

@@ -30,7 +30,10 @@ from learner.report import Tally, UpdateReport, summarise
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Plain numbers. micro_batch: image-steps a pass. max_gradient_norm: L2. ema_decay: 0 = off. keep_groups: K > 1."""
+    """Plain numbers.
+
+    micro_batch: image-steps a pass. max_gradient_norm: L2. ema_decay: 0 = off. keep_groups: K > 1.
+    """
 
     run_id: str
     micro_batch: int
@@ -159,7 +162,10 @@ class Learner:
         return self.finish_update()
 
     def finish_update(self) -> UpdateReport:
-        """Sum over ranks, divide by the number of pairs, clip, step. A non-finite or empty gradient is skipped and counted."""
+        """Sum over ranks, divide by the number of pairs, clip, step.
+
+        A non-finite or empty gradient is skipped and counted.
+        """
         started = time.perf_counter()
         for value in self._parameters.values():
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
@@ -208,8 +214,9 @@ class Learner:
         self._experience.check(group.trajectory.stamp)
         if group.trajectory.schedule != self._schedule:
             raise WeightsError(
-                f"A trajectory of prompt {group.trajectory.prompt!r} was sampled from another step distribution or guidance "
-                "than the learner's: steps, eta, stochastic steps, guidance scale and scheduler must agree."
+                f"A trajectory of prompt {group.trajectory.prompt!r} was sampled from another step "
+                "distribution or guidance than the learner's: steps, eta, stochastic steps, guidance scale "
+                "and scheduler must agree."
             )
 
     def _off_policy(
@@ -228,7 +235,7 @@ class Learner:
         return coefficients, result
 
     def _first_gradient(self, tensors: TrajectoryTensors, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of all items; for the update's first group step by step, which gives the norms of the steps for free."""
+        """Gradient of all items; of the update's first group step by step, which also gives their norms."""
         if self._tally.is_empty:
             return accumulate_by_step(
                 self._policy,

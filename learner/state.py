@@ -1,4 +1,4 @@
-"""The learner's part of a checkpoint, as named files: everything an exact continuation needs, nothing pickled."""
+"""The learner's part of a checkpoint, as named files: what an exact continuation needs, nothing pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration for tests: the tiny pipeline, a reward without a model, a few prompts, one CPU thread each."""
+"""A configuration for tests: the tiny pipeline, a reward without a model, a few prompts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UNSEEN_PROMPTS = ("a fish", "three green cups", "a house", "the moon")
 def make_config(pipeline: Path, folder: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """A small run of the pipeline folder, writing under `folder`.
 
-    overrides: values by dotted key, e.g. {"sampling.steps": 3, "policy": {"kind": "full"}}; a section given whole
-    replaces the one here.
+    overrides: values by dotted key, e.g. {"sampling.steps": 3, "policy": {"kind": "full"}}; a section
+    given whole replaces the one here.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "train.txt").write_text("\n".join(TRAIN_PROMPTS) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -90,14 +91,14 @@ def _scheduler(prediction_type: str) -> DDIMScheduler:
 
 
 def make_tiny_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """Write a StableDiffusionPipeline folder: 64 x 64 pixels, 4 x 8 x 8 latents, a few ten thousand random weights.
+    """Write a StableDiffusionPipeline folder: 64 x 64 pixels, 4 x 8 x 8 latents, random weights.
 
     prediction_type: epsilon, v_prediction or sample; seed: of the weights. Returns `folder`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = _tokenizer()
-        pipeline = StableDiffusionPipeline(
+        pipeline: Any = StableDiffusionPipeline(
             vae=_vae(),
             text_encoder=_text_encoder(tokenizer),
             tokenizer=tokenizer,

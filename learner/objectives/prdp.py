@@ -31,7 +31,7 @@ def clipped_log_ratio(log_ratio: Tensor, log_ratio_old: Tensor, clip_range: floa
 
 
 def untied_pairs(differences: Tensor) -> Tensor:
-    """True for pairs with different rewards (the authors' printed loss counts no others). (B, B) -> (B, B)."""
+    """True for pairs with different rewards: the authors' loss counts no others. (B, B) -> (B, B)."""
     return differences != 0
 
 
@@ -58,7 +58,7 @@ class Prdp:
     counted: Callable[[Tensor], Tensor]
 
     def __call__(self, log_ratio: Tensor, log_ratio_old: Tensor, differences: Tensor) -> ObjectiveResult:
-        """Sum over unordered pairs of max(l, l_clipped) (eq. 18), the branch chosen per pair after the reduction over steps."""
+        """Sum over unordered pairs of max(l, l_clipped), eq. 18: chosen per pair, after the steps."""
         now, old = self.latent_scale * log_ratio, self.latent_scale * log_ratio_old
         free = pair_losses(self.step_reduction(now), differences, self.kl_weight)
         held_ratio = clipped_log_ratio(now, old, self.clip_range)
