@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ray import serve
 
 from common.config.services import RewardServiceSection, RewardSpec
 from common.errors import RewardError
+from common.placement import process_options
 from common.trajectory import GroupScore, ImageGroup, ScorerStamp
 from reward_service.service import RewardFailure, RewardService, build_service
 
@@ -39,6 +40,14 @@ class ScoreRequest:
     with_gold: bool
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a replica answers. busy_s: this group's share of the seconds that scorers took for its batch."""
+
+    outcome: Outcome
+    busy_s: float
+
+
 class RewardReplica:
     """A replica: builds the service, checks each scorer's contract, then answers in batches.
 
@@ -56,10 +65,11 @@ class RewardReplica:
             max_batch_size=section.max_batch_groups, batch_wait_timeout_s=section.batch_wait_s
         )(self._score_batch)
 
-    async def score(self, prompt: str, images: ImageGroup, with_gold: bool) -> Outcome:
+    async def score(self, prompt: str, images: ImageGroup, with_gold: bool) -> Reply:
         """The score of one group. `images` is passed to the handle as an object reference."""
         if images.prompt != prompt:
-            return RewardFailure(f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}.")
+            wrong = f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}."
+            return Reply(RewardFailure(wrong), busy_s=0.0)
         return await self._score_batched(ScoreRequest(prompt, images.pixels, with_gold))
 
     async def stamps(self, with_gold: bool) -> tuple[ScorerStamp, ...]:
@@ -80,7 +90,7 @@ class RewardReplica:
         if self._work.idle_s() > PROBE_AFTER_IDLE_S:
             await self._work.run(self._service.probe)
 
-    async def _score_batch(self, requests: list[ScoreRequest]) -> list[Outcome]:
+    async def _score_batch(self, requests: list[ScoreRequest]) -> list[Reply]:
         return await self._work.run(lambda: _score_requests(self._service, requests))
 
 
@@ -118,17 +128,10 @@ class _ScoringThread:
 
 def build_app(rewards: Specs, gold: Specs, section: RewardServiceSection) -> serve.Application:
     """The Serve application for a configuration: replicas, their resources, threads, labels and limits."""
-    options: dict[str, Any] = {
-        "num_cpus": section.cpus,
-        "num_gpus": section.gpus,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(section.threads)}},
-    }
-    if section.labels:
-        options["label_selector"] = dict(section.labels)
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=section.replicas,
-        ray_actor_options=options,
+        ray_actor_options=process_options(section),
         max_ongoing_requests=groups_at_a_replica(section),
         max_queued_requests=section.queue_groups,
         health_check_period_s=HEALTH_PERIOD_S,
@@ -146,10 +149,12 @@ def groups_at_a_replica(section: RewardServiceSection) -> int:
     return 2 * section.max_batch_groups
 
 
-def _score_requests(service: RewardService, requests: list[ScoreRequest]) -> list[Outcome]:
+def _score_requests(service: RewardService, requests: list[ScoreRequest]) -> list[Reply]:
+    started = time.monotonic()
     outcomes: dict[int, Outcome] = {}
     for with_gold in (False, True):
         rows = [row for row, request in enumerate(requests) if request.with_gold is with_gold]
         groups = [(requests[row].prompt, requests[row].pixels) for row in rows]
         outcomes.update(zip(rows, service.score_groups(groups, with_gold), strict=True))
-    return [outcomes[row] for row in range(len(requests))]
+    share = (time.monotonic() - started) / len(requests)
+    return [Reply(outcomes[row], share) for row in range(len(requests))]

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import ray
@@ -18,10 +18,10 @@ from common.config.services import RewardServiceSection, RewardSpec
 from common.errors import StuckError
 from common.trajectory import ScorerStamp
 from reward_service import deployment
-from reward_service.app import build_app, groups_at_a_replica
+from reward_service.app import Reply, build_app, groups_at_a_replica
 from reward_service.ledger import Ledger, PendingScore
 from reward_service.registry import check_rewards
-from reward_service.rewards import Answer
+from reward_service.rewards import Answer, RewardCounters
 from reward_service.service import RewardFailure
 
 APP_NAME = "rewards"
@@ -58,8 +58,8 @@ class RewardClient:
 
     Groups go to the replicas a few at a time, so a group's time limit (reward_service.timeout_s) starts when
     a replica takes it and does not count the queue here. A group that fails, or has no answer in time, is
-    sent again up to reward_service.retries times and then answered with a RewardFailure: it is dropped. An answer
-    by other scorers than those the application was started with is a failure.
+    sent again up to reward_service.retries times and then answered with a RewardFailure: it is dropped. An
+    answer by other scorers than those the application was started with is a failure.
 
     A driver that also waits for other work puts `refs()` into its own ray.wait, for at most `poll_s()`
     seconds, and calls `collect()` after it.
@@ -81,6 +81,7 @@ class RewardClient:
             section.replicas * groups_at_a_replica(section), section.queue_groups, section.retries
         )
         self._numbers = itertools.count()
+        self._counters = RewardCounters()
         self._jobs: dict[PendingScore, _Job] = {}
         self._sent: dict[PendingScore, _Sent] = {}
         self._scoring: dict[PendingScore, _Scoring] = {}
@@ -120,6 +121,11 @@ class RewardClient:
     def stamps(self, with_gold: bool = False) -> tuple[ScorerStamp, ...]:
         """Which scorers the application was started with."""
         return self._stamps[with_gold]
+
+    @property
+    def counters(self) -> RewardCounters:
+        """What has happened since the start."""
+        return self._counters
 
     def submit(self, prompt: str, images: ray.ObjectRef, with_gold: bool = False) -> PendingScore:
         """Ask for the score of one group. images: reference of an ImageGroup of that prompt.
@@ -208,16 +214,19 @@ class RewardClient:
     def _read(self, pending: PendingScore) -> list[Answer]:
         ref = self._scoring.pop(pending).ref
         try:
-            outcome = ray.get(ref, timeout=self._section.timeout_s)
+            reply: Reply = ray.get(ref, timeout=self._section.timeout_s)
         except RayActorError as error:
             return self._failed(pending, f"The replica that scored it died: {error}", lost=True)
         except RayError as error:
             return self._failed(pending, f"The replica failed: {error}", lost=False)
+        outcome = reply.outcome
+        self._counters = replace(self._counters, busy_s=self._counters.busy_s + reply.busy_s)
         if isinstance(outcome, RewardFailure):
             return self._failed(pending, outcome.reason, lost=False)
         expected = self._stamps[self._jobs[pending].with_gold]
         if outcome.scorers != expected:
             return self._failed(pending, f"Answered by {outcome.scorers}, not by {expected}.", lost=False)
+        self._counters = replace(self._counters, scored=self._counters.scored + 1)
         self._ledger.answered(pending)
         del self._jobs[pending]
         return [(pending, outcome)]
@@ -232,7 +241,9 @@ class RewardClient:
 
     def _failed(self, pending: PendingScore, reason: str, lost: bool) -> list[Answer]:
         if self._ledger.failed(pending, lost):
+            self._counters = replace(self._counters, retries=self._counters.retries + 1)
             return []
+        self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
         del self._jobs[pending]
         tries = self._section.retries + 1
         return [

@@ -35,8 +35,15 @@ class PairwiseScorer(Protocol):
                 return wins - wins.T
     """
 
-    version: str
-    digest: str
+    @property
+    def version(self) -> str:
+        """Names the code or settings; an attribute will do."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of weights and settings, or empty; an attribute will do."""
+        ...
 
     def compare(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (B, height, width, 3) RGB -> float64 (B, B), antisymmetric: by how much i beats j."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
+from dataclasses import replace
 
 from common.trajectory import ImageGroup, ScorerStamp
 from reward_service.ledger import PendingScore
-from reward_service.rewards import Answer
-from reward_service.service import RewardService
+from reward_service.rewards import Answer, RewardCounters
+from reward_service.service import RewardFailure, RewardService
 
 
 class LocalRewards:
@@ -17,6 +19,7 @@ class LocalRewards:
         self._service = service
         self._numbers = itertools.count()
         self._answers: list[Answer] = []
+        self._counters = RewardCounters()
 
     @property
     def room(self) -> int:
@@ -28,10 +31,23 @@ class LocalRewards:
         """Groups submitted and not yet collected."""
         return len(self._answers)
 
+    @property
+    def counters(self) -> RewardCounters:
+        """What has happened since the start."""
+        return self._counters
+
     def submit(self, prompt: str, images: ImageGroup, with_gold: bool = False) -> PendingScore:
         """Score one group now."""
+        started = time.monotonic()
         pending = PendingScore(next(self._numbers), prompt)
         (outcome,) = self._service.score_groups([(prompt, images.pixels)], with_gold)
+        failed = isinstance(outcome, RewardFailure)
+        self._counters = replace(
+            self._counters,
+            scored=self._counters.scored + (not failed),
+            dropped=self._counters.dropped + failed,
+            busy_s=self._counters.busy_s + time.monotonic() - started,
+        )
         self._answers.append((pending, outcome))
         return pending
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,12 +39,10 @@ def check_rewards(rewards: Mapping[str, RewardSpec], gold: Mapping[str, RewardSp
 
 
 def check_spec(spec: RewardSpec) -> type[AnyScorer]:
-    """The scorer's class, once its name, interface, weight and options are checked without loading weights.
+    """The scorer's class, once its name, interface and options are checked without loading weights.
 
     Raises RewardError saying what was given, what is allowed and how to mend it.
     """
-    if not math.isfinite(spec.weight):
-        raise RewardError(f"weight must be a finite number, got {spec.weight}.")
     scorer = _import_class(_import_path(spec.scorer))
     _check_interface(scorer, spec.scorer)
     _check_arguments(scorer, spec)

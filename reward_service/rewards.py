@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from common.trajectory import GroupScore, ScorerStamp
@@ -12,6 +13,19 @@ Answer = tuple[PendingScore, GroupScore | RewardFailure]
 """A group's receipt with its score, or with the reason why it was dropped."""
 
 Images = TypeVar("Images", contravariant=True)
+
+
+@dataclass(frozen=True)
+class RewardCounters:
+    """What has happened since the start.
+
+    scored, dropped: groups. retries: groups sent again after a failure. busy_s: seconds that scorers worked.
+    """
+
+    scored: int = 0
+    dropped: int = 0
+    retries: int = 0
+    busy_s: float = 0.0
 
 
 class Rewards(Protocol[Images]):
@@ -25,6 +39,11 @@ class Rewards(Protocol[Images]):
     @property
     def outstanding(self) -> int:
         """Groups submitted and not yet collected."""
+        ...
+
+    @property
+    def counters(self) -> RewardCounters:
+        """What has happened since the start."""
         ...
 
     def submit(self, prompt: str, images: Images, with_gold: bool = False) -> PendingScore:

@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -170,10 +172,18 @@ def _load(folder: Path) -> _Clip:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     transformers_logging.disable_progress_bar()
     try:
-        model = CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
         tokenizer = CLIPTokenizer.from_pretrained(folder)
         processor = CLIPImageProcessorPil.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RewardError(f"Cannot load the CLIP model in {folder}: {error}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise RewardError(
+            f"The weights in {folder} lack {len(missing)} tensors of a CLIPModel, e.g. {missing[:3]}."
+        )
     length = int(model.text_model.config.max_position_embeddings)
     return _Clip(model.eval().requires_grad_(False).to(device), tokenizer, processor, length)

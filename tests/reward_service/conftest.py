@@ -1,0 +1,51 @@
+"""A tiny CLIP folder with random weights, and made-up groups."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIPModel of two layers a tower, random weights, a letter-level tokenizer, 32x32 preprocessing."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = string.ascii_lowercase + string.digits + ".,"
+    words = [letter + end for letter in letters for end in ("", "</w>")] + [START, END]
+    CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[]).save_pretrained(
+        folder
+    )
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+    config = CLIPConfig(
+        text_config={**tower, **ends, "vocab_size": len(words), "max_position_embeddings": 40},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[[int, int], NDArray[np.uint8]]:
+    """pictures(seed, B) -> uint8 (B, 48, 48, 3), each with its own mean colour."""
+
+    def make(seed: int, count: int) -> NDArray[np.uint8]:
+        generator = np.random.default_rng(seed)
+        tint = generator.integers(0, 200, (count, 1, 1, 3))
+        return (tint + generator.integers(0, 56, (count, 48, 48, 3))).astype(np.uint8)
+
+    return make

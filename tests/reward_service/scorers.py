@@ -1,0 +1,119 @@
+"""Scorers for the tests, importable by a replica as tests.reward_service.scorers:Name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+Numbers = NDArray[np.float64]
+
+
+class Redness:
+    """Mean of the red channel, 0..1."""
+
+    version = "1"
+    digest = ""
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        return images[..., 0].mean(axis=(1, 2)) / 255.0
+
+
+class PromptLength:
+    """Letters of the prompt times a scale, plus the image's blueness."""
+
+    version = "2"
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.digest = f"scale-{scale}"
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        blue = images[..., 2].mean(axis=(1, 2)) / 255.0
+        return self.scale * np.array([len(prompt) for prompt in prompts]) + blue
+
+
+class GreenDuel:
+    """A judge that compares pictures only: tanh of the difference of their greenness."""
+
+    version = "1"
+    digest = ""
+
+    def compare(self, prompt: str, images: Images) -> Numbers:
+        green = images[..., 1].mean(axis=(1, 2)) / 32.0
+        return np.tanh(green[:, None] - green[None, :])
+
+
+class Slow(Redness):
+    """Redness, after a while for each picture."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        time.sleep(self._seconds * len(prompts))
+        return super().score(prompts, images)
+
+
+class Moody(Redness):
+    """Redness, except where the prompt says what shall go wrong: raise, nan, hang or die.
+
+    With a folder, each such prompt goes wrong once only: a file in the folder remembers it.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = folder
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        rewards = super().score(prompts, images)
+        for row, prompt in enumerate(prompts):
+            mood = prompt.split()[0]
+            if mood in _MOODS and self._first_time(prompt):
+                rewards[row] = _MOODS[mood]()
+        return rewards
+
+    def _first_time(self, prompt: str) -> bool:
+        if not self._folder:
+            return True
+        mark = Path(self._folder) / prompt.replace(" ", "_")
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
+
+
+class Unbuildable(Redness):
+    """Raises when it is built."""
+
+    def __init__(self) -> None:
+        raise OSError("no such model on this machine")
+
+
+class Careless(Redness):
+    """Breaks its contract: scores relative to the other pictures of the call."""
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        rewards = super().score(prompts, images)
+        return rewards - rewards.mean()
+
+
+def _raise() -> float:
+    raise RuntimeError("the judge is out")
+
+
+def _hang() -> float:
+    time.sleep(120.0)
+    return 0.0
+
+
+def _die() -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+_MOODS = {"raise": _raise, "nan": lambda: float("nan"), "hang": _hang, "die": _die}
