@@ -1,0 +1,48 @@
+"""Evaluate policies in this process, without Ray: what evaluate.py does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.progress import Progress
+
+from common.config.schema import Config
+from common.evaluation import Evaluation, PromptSetEvaluation
+from common.errors import RewardError
+from driver.evaluating import TOTAL, PromptSets
+from driver.pretrained import LoadedPolicy
+from driver.tasks import evaluation_batch
+from reward_service.service import RewardFailure, RewardService
+
+
+def measure(
+    config: Config, loaded: LoadedPolicy, service: RewardService, prompt_sets: PromptSets, progress: Progress, title: str
+) -> Evaluation:
+    """Sample and score every prompt set, with the noise that training's own evaluations have. Raises RewardError."""
+    sets = []
+    for name, prompts in prompt_sets.items():
+        batch = evaluation_batch(config, name, prompts, loaded.stamp)
+        groups = [
+            loaded.images(task.prompt, task.images, task.noise)
+            for task in progress.track(batch.tasks, description=f"{title}, {name} prompts")
+        ]
+        scores = [_score(service, group.prompt, group.pixels) for group in groups]
+        sets.append(
+            PromptSetEvaluation(
+                name=name,
+                prompts=tuple(group.prompt for group in groups),
+                scores={key: np.stack([score[key] for score in scores]) for key in scores[0]},
+                pixels=np.stack([group.pixels[0] for group in groups[: config.evaluation.grid_prompts]]),
+            )
+        )
+    return Evaluation(epoch=loaded.stamp.version, stamp=loaded.stamp, sets=tuple(sets))
+
+
+def _score(service: RewardService, prompt: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    (outcome,) = service.score_groups([(prompt, pixels)], with_gold=True)
+    if isinstance(outcome, RewardFailure):
+        raise RewardError(f"The pictures of {prompt!r} could not be scored: {outcome.reason}")
+    return {TOTAL: outcome.rewards, **outcome.parts}
+
+

@@ -1,0 +1,95 @@
+"""A policy without Ray: the pretrained model, or one of its checkpoints, for evaluate.py and sample.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors.torch
+
+from actors.sampler import sample_group
+from common.config.load import config_from_yaml_text, load_config
+from common.config.schema import Config
+from common.diffusion import StepDistribution
+from common.errors import CheckpointError, ConfigError
+from common.loading import load_policy
+from common.policy import Policy
+from common.trajectory import ImageGroup, NoiseKey, PolicyStamp, PromptTask
+from common.weights import digest_tensors
+from learner.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint
+
+PRETRAINED = PolicyStamp(version=0, digest="", run_id="pretrained")
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A policy with the weights that `stamp` names, and its step distribution."""
+
+    policy: Policy
+    distribution: StepDistribution
+    stamp: PolicyStamp
+
+    def images(self, prompt: str, images: int, noise: NoiseKey) -> ImageGroup:
+        """Pictures of one prompt, the same bits as an actor's for the same noise key and number of images."""
+        task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
+        _, group = sample_group(task, self.policy, self.policy, self.distribution)
+        return group
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the command line chose: a configuration, and one checkpoint or none."""
+
+    config: Config
+    checkpoints: tuple[Path, ...]
+
+    def load(self) -> LoadedPolicy:
+        """The checkpoint's policy, or the pretrained one."""
+        for folder in self.checkpoints:
+            return load_checkpoint(self.config, folder)
+        return load_pretrained(self.config)
+
+
+def choose(flags: Mapping[str, str], overrides: Sequence[str]) -> Chosen:
+    """From --checkpoint FOLDER (its own configuration unless --config is given too) or --config FILE alone.
+
+    Raises ConfigError where neither is given, CheckpointError where the folder is no checkpoint.
+    """
+    checkpoints = tuple(Path(flags[name]) for name in ("--checkpoint",) if name in flags)
+    if "--config" in flags:
+        return Chosen(load_config(Path(flags["--config"]), overrides), checkpoints)
+    for folder in checkpoints:
+        return Chosen(checkpoint_config(folder, overrides), checkpoints)
+    raise ConfigError("Name a policy: --checkpoint FOLDER, or --config FILE for the pretrained model.")
+
+
+def checkpoint_config(folder: Path, overrides: Sequence[str]) -> Config:
+    """The configuration that a checkpoint was trained with, with overrides. Raises CheckpointError, ConfigError."""
+    path = folder / CONFIG_FILE
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} is no checkpoint: {path} cannot be read ({error}). Checkpoints lie in RUN_FOLDER/checkpoints/epoch_…"
+        ) from error
+    return config_from_yaml_text(text, str(path), overrides)
+
+
+def load_pretrained(config: Config) -> LoadedPolicy:
+    """The model as it was before training."""
+    policy, distribution = load_policy(config)
+    stamp = replace(PRETRAINED, digest=digest_tensors(policy.trainable.parameters()))
+    return LoadedPolicy(policy, distribution, stamp)
+
+
+def load_checkpoint(config: Config, folder: Path) -> LoadedPolicy:
+    """The policy of a checkpoint; its moving average where it has one. Raises CheckpointError, WeightsError."""
+    checkpoint: Checkpoint = read_checkpoint(folder)
+    loaded = load_pretrained(config)
+    averages = safetensors.torch.load(checkpoint.files["ema.safetensors"])
+    tensors = averages or safetensors.torch.load(checkpoint.files["trainable.safetensors"])
+    loaded.policy.load(tensors)
+    digest = digest_tensors(loaded.policy.trainable.parameters())
+    stamp = PolicyStamp(version=checkpoint.state.epoch, digest=digest, run_id=checkpoint.state.run_id)
+    return replace(loaded, stamp=stamp)

@@ -1,0 +1,30 @@
+"""Finetune a text-to-image diffusion model on black-box rewards: python train.py CONFIG.yaml [key=value ...]
+
+The run itself is driver/training.py, which reads as Algorithm 1 of the paper.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from driver.command_line import Arguments, fail, parse_arguments
+
+USAGE = "python train.py CONFIG.yaml [key=value ...]"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status: 0 finished, 130 stopped with a checkpoint, 2 an error that the text explains."""
+    with fail():
+        given: Arguments = parse_arguments(arguments, USAGE, flags={})
+        # Ray and torch are imported only after the configuration has been found to be sound.
+        from rich.console import Console
+
+        from driver.main import train
+
+        return train(given.config(), Console())
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
