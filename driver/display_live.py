@@ -49,8 +49,7 @@ class Spark:
 def _phase_row(state: DisplayState) -> tuple[RenderableType, ...]:
     if not state.total:
         return state.phase.value, ProgressBar(total=None, pulse=True), ""
-    rate = f"  {state.images_per_s:.3g}/s" if state.images_per_s else ""
-    counted = f"{state.done}/{state.total} {state.unit}{rate}"
+    counted = f"{state.done}/{state.total} {state.unit}"
     return state.phase.value, ProgressBar(total=state.total, completed=state.done), counted
 
 
@@ -61,8 +60,9 @@ def panel_of(state: DisplayState, title: str) -> Panel:
     table.add_column(ratio=1)
     table.add_column(no_wrap=True)
     left = f"  {format_seconds(state.seconds_left)} left" if state.seconds_left else ""
+    rate = f"  {state.images_per_s:.3g} images/s" if state.images_per_s else ""
     whole = ProgressBar(total=max(state.epochs, 1), completed=state.epoch)
-    table.add_row("epoch", whole, f"{state.epoch_in_work}/{state.epochs}{left}")
+    table.add_row("epoch", whole, f"{state.epoch_in_work}/{state.epochs}{rate}{left}")
     table.add_row(*_phase_row(state))
     table.add_row(
         "reward, train", Spark(state.rewards, "cyan"), format_change(state.rewards) or "not known yet"

@@ -121,7 +121,7 @@ def test_panel_fits_and_shows_everything(width: int) -> None:
         "2:30 left",
         "sampling",
         "96/128 images",
-        "14.2/s",
+        "14.2 images/s",
         "0.612 (+0.104)",
     ):
         assert shown in text
