@@ -1,0 +1,1 @@
+"""The recipe that makes the embedded model, rewards and prompts: ``python -m models.train_tiny --help``."""

@@ -1,0 +1,122 @@
+"""Architectures and settings of the two rewards: CLIP models in miniature, unlike each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from models.tokenizer import MAX_LENGTH, save_tokenizer
+from models.train_tiny.paths import GOLD_FOLDER, PROXY_FOLDER
+
+MEAN, STD = 0.5, 0.25
+
+
+@dataclass(frozen=True)
+class RewardPlan:
+    """What sets one reward apart: architecture, seed and augmentation strengths (pixels in 0..1)."""
+
+    folder: Path
+    seed: int
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    text_width: int
+    text_layers: int
+    noise: float
+    blur: float
+    shift: int
+    contrast: float
+    learning_rate: float
+    vae_from: int  # the step from which pictures also go through the autoencoder
+
+
+PLANS: dict[str, RewardPlan] = {
+    "proxy": RewardPlan(
+        PROXY_FOLDER,
+        21,
+        64,
+        8,
+        128,
+        4,
+        4,
+        96,
+        3,
+        noise=0.06,
+        blur=1.0,
+        shift=2,
+        contrast=0.1,
+        learning_rate=1e-3,
+        vae_from=1150,
+    ),
+    "gold": RewardPlan(
+        GOLD_FOLDER,
+        47,
+        56,
+        7,
+        160,
+        4,
+        5,
+        128,
+        2,
+        noise=0.1,
+        blur=0.7,
+        shift=3,
+        contrast=0.2,
+        learning_rate=8e-4,
+        vae_from=300,
+    ),
+}
+
+
+def make_clip(plan: RewardPlan, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A fresh CLIP model of the plan's size."""
+    vision = {
+        "hidden_size": plan.width,
+        "intermediate_size": 3 * plan.width,
+        "num_hidden_layers": plan.layers,
+        "num_attention_heads": plan.heads,
+        "image_size": plan.image_size,
+        "patch_size": plan.patch_size,
+        "projection_dim": 128,
+        "hidden_act": "gelu",
+        "initializer_factor": 1.0,
+    }
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": plan.text_width,
+        "intermediate_size": 3 * plan.text_width,
+        "num_hidden_layers": plan.text_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_LENGTH,
+        "projection_dim": 128,
+        "hidden_act": "gelu",
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=128))
+
+
+def make_processor(plan: RewardPlan) -> CLIPProcessor:
+    """Write the plan's processor (tokenizer and picture settings) to its folder and return it."""
+    tokenizer = save_tokenizer(plan.seed, plan.folder)
+    pictures = CLIPImageProcessor(
+        size={"shortest_edge": plan.image_size},
+        crop_size={"height": plan.image_size, "width": plan.image_size},
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+    )
+    processor = CLIPProcessor(image_processor=pictures, tokenizer=tokenizer)
+    processor.save_pretrained(plan.folder)
+    return processor
+
+
+def save_clip(model: CLIPModel, folder: Path) -> None:
+    """Write the model's float16 weights and configuration."""
+    half = CLIPModel(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)

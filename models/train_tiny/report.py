@@ -1,0 +1,138 @@
+"""Stage ``report``: measure the committed weights and draw ``models/samples.png``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from models.compose import compose_many
+from models.scenes import Scene, prompt_of
+from models.train_tiny.data import random_scene
+from models.train_tiny.measure import Quality, Reward, load_pipeline, measure, sample
+from models.train_tiny.paths import GOLD_FOLDER, MODELS, PROXY_FOLDER, SD_FOLDER
+
+SEED = 1234
+GUIDANCE = 3.0
+_COLUMNS, _ROWS, _CELL, _CAPTION = 6, 4, 128, 40
+
+
+def _row(name: str, quality: Quality) -> str:
+    return f"| {name} | {quality.cosine:.3f} | {quality.attributes:.1%} | {quality.all_right:.1%} |"
+
+
+def _attribute_rows(columns: dict[str, Quality]) -> list[str]:
+    names = list(dict.fromkeys(name for quality in columns.values() for name in quality.accuracy))
+    rows = ["| attribute | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    return rows + [
+        f"| {name} | " + " | ".join(f"{quality.accuracy[name]:.1%}" for quality in columns.values()) + " |"
+        for name in names
+    ]
+
+
+def milliseconds(call: Callable[[], object], images: int, repeats: int = 10) -> float:
+    """Wall time of ``call`` per image in milliseconds, after one warm-up, best of ``repeats``."""
+    call()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return 1000 * best / images
+
+
+@torch.no_grad()
+def measure_costs(pipeline: StableDiffusionPipeline, rewards: dict[str, Reward]) -> list[str]:
+    """One line a cost: milliseconds per image on one thread at batch 8."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    latents, states, times = torch.randn(8, 16, 8, 8), torch.randn(8, 20, 128), torch.full((8,), 500)
+    pictures = np.zeros((8, 64, 64, 3), dtype=np.uint8)
+    calls: dict[str, Callable[[], object]] = {
+        "UNet forward": lambda: pipeline.unet(latents, times, states),
+        "VAE decode": lambda: pipeline.vae.decode(latents),
+    }
+    for name, reward in rewards.items():
+        calls[f"{name} pass (preprocessing, picture and prompt)"] = lambda reward=reward: (
+            reward.images(pictures),
+            reward.texts(["a big cat to the left of a small dog on a blue background"] * 8),
+        )
+    lines = [f"| {name} | {milliseconds(call, 8):.1f} |" for name, call in calls.items()]
+    torch.set_num_threads(threads)
+    return lines
+
+
+def draw_samples(pictures: NDArray[np.uint8], prompts: list[str]) -> None:
+    """Write a grid of ``pictures``, each above its prompt, to ``models/samples.png``."""
+    sheet = Image.new("RGB", (_COLUMNS * _CELL, _ROWS * (_CELL + _CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
+        left, top = index % _COLUMNS * _CELL, index // _COLUMNS * (_CELL + _CAPTION)
+        enlarged = Image.fromarray(picture).resize((_CELL - 6, _CELL - 6), Image.Resampling.LANCZOS)
+        sheet.paste(enlarged, (left + 3, top + 3))
+        draw.multiline_text((left + 4, top + _CELL), _wrapped(prompt), fill="black", font=font, spacing=1)
+    sheet.quantize(128).save(MODELS / "samples.png", optimize=True)
+
+
+def _wrapped(text: str, width: int = 24) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _pictures(
+    pipeline: StableDiffusionPipeline, splits: dict[str, list[Scene]], rng: np.random.Generator
+) -> dict[tuple[str, str], NDArray[np.uint8]]:
+    rows = {}
+    for split, scenes in splits.items():
+        prompts = [prompt_of(scene) for scene in scenes]
+        rows["real", split] = compose_many(scenes, rng)
+        rows["base, no guidance", split] = sample(pipeline, prompts, 0.0, SEED)
+        rows[f"base, guidance {GUIDANCE:g}", split] = sample(pipeline, prompts, GUIDANCE, SEED)
+    return rows
+
+
+def run(pictures: int) -> None:
+    """Print the quality and cost tables in Markdown, with ``pictures`` pictures a row; write samples.png."""
+    rng = np.random.default_rng(SEED)
+    pipeline = load_pipeline(SD_FOLDER)
+    rewards = {"proxy": Reward.load(PROXY_FOLDER), "gold": Reward.load(GOLD_FOLDER)}
+    splits = {
+        "train": [random_scene(rng) for _ in range(pictures)],
+        "held-out": [random_scene(rng, heldout=True) for _ in range(pictures)],
+    }
+    rows = _pictures(pipeline, splits, rng)
+    found = {
+        (name, row): measure(reward, shown, splits[row[1]])
+        for name, reward in rewards.items()
+        for row, shown in rows.items()
+    }
+    for name in rewards:
+        print(f"\n| pictures, judged by {name} | cosine | attributes right | all right |")
+        print("| --- | --- | --- | --- |")
+        print("\n".join(_row(" / ".join(row), found[name, row]) for row in rows))
+        print()
+        print(
+            "\n".join(
+                _attribute_rows({" / ".join(row): found[name, row] for row in rows if row[1] == "held-out"})
+            )
+        )
+    print("\n| pictures | proxy and gold agree on 'all right' |\n| --- | --- |")
+    for row in rows:
+        agreement = (found["proxy", row].right == found["gold", row].right).mean()
+        print(f"| {' / '.join(row)} | {agreement:.1%} |")
+    print(
+        "\n| cost on one core | ms an image |\n| --- | --- |\n" + "\n".join(measure_costs(pipeline, rewards))
+    )
+    shown = splits["held-out"][: _COLUMNS * _ROWS // 2]
+    prompts = [prompt_of(scene) for scene in shown]
+    both = [rows["base, no guidance", "held-out"], rows[f"base, guidance {GUIDANCE:g}", "held-out"]]
+    draw_samples(np.concatenate([part[: len(shown)] for part in both]), prompts * 2)
