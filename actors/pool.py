@@ -6,6 +6,7 @@ waits for: nothing itself; the driver waits on `references` and hands back what 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -39,8 +40,9 @@ class ActorProcess:
         torch.set_num_threads(config.actors.threads)
         self._actor = build_actor(config)
 
-    def ready(self) -> None:
-        """Answers once the constructor is through."""
+    def ready(self) -> int:
+        """This process's id, once the constructor is through."""
+        return os.getpid()
 
     def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
@@ -94,7 +96,7 @@ class ActorPool:
         return ActorPool(config, [_start_process(config) for _ in range(config.actors.count)])
 
     def ready(self) -> list[ray.ObjectRef]:
-        """One reference an actor, ready when its model is loaded."""
+        """One reference an actor, ready when its model is loaded: its process id."""
         return [process.ready.remote() for process in self._seats.values()]
 
     @property

@@ -26,7 +26,7 @@ from driver.run_folder import Beginning, claim, find_beginning
 from driver.services import Services, ray_cluster, services
 from driver.source import OfflineSource, OnlineSource, Source
 from driver.stop import StopFlag, StopRequested
-from driver.tracker import Tracker, open_tracker
+from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
 from reward_service.registry import check_rewards
 
@@ -85,16 +85,16 @@ def train(config: Config, console: Console) -> int:
 def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
     """The tracker's run, closed with the status that fits how the training ended."""
     tracker = open_tracker(config.tracker, config.run.name, config.run_folder.parent, beginning.tracker_run)
-    status = "FAILED"
+    end = RunEnd.FAILED
     try:
-        tracker.log_config(config.model_dump(mode="json"), config_to_yaml(config))
+        tracker.log_config(flat_params(config.model_dump(mode="json")), config_to_yaml(config))
         yield tracker
-        status = "FINISHED"
+        end = RunEnd.FINISHED
     except (StopRequested, KeyboardInterrupt):
-        status = "KILLED"
+        end = RunEnd.STOPPED
         raise
     finally:
-        tracker.finish(status)
+        tracker.finish(end)
 
 
 def run_epochs(

@@ -76,6 +76,8 @@ class Config(Section):
         both = sorted(set(self.rewards) & set(self.gold))
         if both:
             raise ValueError(f"{both} named in both rewards and gold; give them different names")
+        if "reward" in {*self.rewards, *self.gold}:
+            raise ValueError("'reward' is what the weighted sum is called; give that reward another name")
         return self
 
     @property

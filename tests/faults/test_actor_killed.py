@@ -1,0 +1,103 @@
+"""Kill real actor processes while they sample: the run goes on and its result is the same bits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from actors.pool import ActorPool, Sampled
+from common.config.schema import Config
+from common.errors import StuckError, WeightsError
+from common.loading import load_policy
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
+from common.weights import pack
+from tests.tiny_config import make_config
+
+pytestmark = pytest.mark.faults
+
+LIMIT_S = 120.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def config(tiny_pipeline: Path, tmp_path: Path) -> Config:
+    return make_config(
+        tiny_pipeline, tmp_path, {"actors.count": 2, "sampling.steps": 30, "actors.cpus": 0.5, "actors.restarts": 3}
+    )
+
+
+def tasks(stamp: PolicyStamp, count: int) -> list[PromptTask]:
+    """Some prompts' tasks."""
+    return [PromptTask(f"a cat {number}", 4, NoiseKey(7, "train", 0, number), stamp, True) for number in range(count)]
+
+
+def finish(pool: ActorPool, count: int) -> dict[int, Sampled]:
+    """Wait for `count` tasks, by prompt index."""
+    done: dict[int, Sampled] = {}
+    while len(done) < count:
+        ready, _ = ray.wait(pool.references, num_returns=1, timeout=LIMIT_S)
+        assert ready, "no task finished in time"
+        for reference in ready:
+            done |= {sampled.task.noise.prompt_index: sampled for sampled in pool.complete(reference)}
+    return done
+
+
+def test_tasks_of_a_killed_actor_are_redone_to_the_same_bits(config: Config) -> None:
+    policy, _ = load_policy(config)
+    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
+    weights = ray.put(blob)
+    results = []
+    for kill in (False, True):
+        pool = ActorPool.start(config)
+        victim, _ = ray.get(pool.ready(), timeout=LIMIT_S)
+        for task in tasks(blob.stamp, 8):
+            pool.submit(task, weights)
+        if kill:
+            os.kill(victim, signal.SIGKILL)
+        done = finish(pool, 8)
+        assert pool.restarts == int(kill)
+        assert (pool.redone > 0) == kill
+        results.append({index: ray.get(sampled.trajectory) for index, sampled in done.items()})
+        pool.shutdown()
+    for index, first in results[0].items():
+        second = results[1][index]
+        np.testing.assert_array_equal(first.latents, second.latents)
+        np.testing.assert_array_equal(first.log_prob, second.log_prob)
+        np.testing.assert_array_equal(first.log_ratio, second.log_ratio)
+
+
+def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Config) -> None:
+    limited = config.model_copy(update={"actors": config.actors.model_copy(update={"count": 1, "restarts": 0})})
+    policy, _ = load_policy(limited)
+    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
+    pool = ActorPool.start(limited)
+    (victim,) = ray.get(pool.ready(), timeout=LIMIT_S)
+    pool.submit(tasks(blob.stamp, 1)[0], ray.put(blob))
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(StuckError, match=r"actors\.restarts = 0"):
+        finish(pool, 1)
+    pool.shutdown()
+
+
+def test_an_actor_refuses_weights_that_its_task_does_not_name(config: Config) -> None:
+    policy, _ = load_policy(config)
+    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
+    wrong = PolicyStamp(version=2, digest=blob.stamp.digest, run_id="run")
+    pool = ActorPool.start(config)
+    pool.submit(tasks(wrong, 1)[0], ray.put(blob))
+    with pytest.raises(WeightsError, match="Asked to sample with version 2"):
+        finish(pool, 1)
+    pool.shutdown()

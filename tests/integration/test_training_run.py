@@ -1,0 +1,166 @@
+"""Whole runs on real Ray, real Serve, real MLflow, with the tiny random pipeline."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from rich.console import Console
+
+from common.errors import RunFolderError
+from common.recording import open_recording
+from driver.main import train
+from driver.pretrained import load_checkpoint, load_pretrained
+from learner.checkpoint import checkpoint_folder, read_checkpoint
+from tests.tiny_config import make_config
+
+pytestmark = pytest.mark.integration
+
+
+def run(pipeline: Path, folder: Path, **overrides: Any) -> tuple[Any, str]:
+    """Train; returns the configuration and what the terminal showed."""
+    config = make_config(pipeline, folder, {key.replace("__", "."): value for key, value in overrides.items()})
+    text = io.StringIO()
+    assert train(config, Console(file=text, width=110)) == 0
+    return config, text.getvalue()
+
+
+def weights_of(config: Any, epoch: int) -> dict[str, torch.Tensor]:
+    """The trained tensors of a checkpoint."""
+    files = read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files
+    return safetensors.torch.load(files["trainable.safetensors"])
+
+
+def assert_equal_checkpoints(first: Any, second: Any, epoch: int) -> None:
+    """Weights, optimizer state and averages, bit for bit."""
+    one, two = (read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files for config in (first, second))
+    for name in ("trainable.safetensors", "optimizer.safetensors", "ema.safetensors", "learner.json"):
+        assert one[name] == two[name], name
+
+
+@pytest.fixture(scope="module")
+def lora_run(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
+    """Two epochs with LoRA and K = 2 updates, recorded."""
+    folder = tmp_path_factory.mktemp("lora")
+    return run(tiny_pipeline, folder, objective__updates_per_epoch=2, data__record=True, checkpoint__every_epochs=1)
+
+
+def test_a_run_shows_table_pictures_and_next_commands(lora_run: tuple[Any, str]) -> None:
+    config, shown = lora_run
+    assert "unseen" in shown
+    assert "sample.py" in shown
+    assert "mlflow" in shown
+    assert (config.run_folder / "before_after.png").stat().st_size > 1000
+
+
+def test_tracker_holds_config_metrics_pictures_and_weights(lora_run: tuple[Any, str]) -> None:
+    config, _ = lora_run
+    state = read_checkpoint(checkpoint_folder(config.run_folder, 2)).state
+    client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
+    tracked = client.get_run(state.tracker_run)
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["sampling.steps"] == "4"
+    for name in (
+        "reward/mean",
+        "objective/loss",
+        "policy/log_ratio_mismatch_max",
+        "optimizer/gradient_norm_step_0",
+        "time/reward_idle_share",
+        "eval/unseen/reward",
+        "transport/bytes_moved",
+    ):
+        assert np.isfinite(tracked.data.metrics[name]), name
+    assert tracked.data.metrics["policy/log_ratio_mismatch_max"] < 1e-5
+    assert tracked.data.metrics["policy/version"] == 4
+    assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == 2
+    artifacts = {item.path for item in client.list_artifacts(state.tracker_run)}
+    assert {"config.yaml", "images", "checkpoint"} <= artifacts
+
+
+def test_weights_changed_and_load_with_plain_diffusers(lora_run: tuple[Any, str], tiny_pipeline: Path) -> None:
+    config, _ = lora_run
+    tensors = weights_of(config, 2)
+    assert any(bool((value != 0).any()) for name, value in tensors.items() if "lora_B" in name)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
+    pipeline.load_lora_weights(checkpoint_folder(config.run_folder, 2) / "policy")
+    loaded = {name: value for name, value in pipeline.unet.named_parameters() if "lora_" in name}
+    assert sum(value.numel() for value in loaded.values()) == sum(value.numel() for value in tensors.values())
+
+
+def test_the_recording_replays_offline(lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path) -> None:
+    config, _ = lora_run
+    recording = open_recording(config.run_folder / "trajectories")
+    assert len(recording.epochs) == 2
+    replayed, _ = run(
+        tiny_pipeline,
+        tmp_path,
+        data={"mode": "offline", "folder": str(config.run_folder / "trajectories")},
+        run__epochs=1,
+        objective__updates_per_epoch=2,
+    )
+    # The first recorded epoch is on-policy data of the pretrained policy, so replaying it is the same first epoch.
+    online, offline = weights_of(config, 1), weights_of(replayed, 1)
+    for name, value in online.items():
+        torch.testing.assert_close(offline[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_checkpoint_samples_like_the_actors(lora_run: tuple[Any, str]) -> None:
+    config, _ = lora_run
+    loaded = load_checkpoint(config, checkpoint_folder(config.run_folder, 2))
+    stamps = {group.trajectory.stamp for group in open_recording(config.run_folder / "trajectories").read_epoch(1)}
+    assert loaded.stamp.digest not in {stamp.digest for stamp in stamps}
+    assert loaded.stamp.digest != load_pretrained(config).stamp.digest
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path) -> None:
+    whole, _ = lora_run
+    settings = {"objective__updates_per_epoch": 2, "data__record": True, "checkpoint__every_epochs": 1}
+    run(tiny_pipeline, tmp_path, run__epochs=1, **settings)
+    continued, _ = run(tiny_pipeline, tmp_path, **settings)
+    assert_equal_checkpoints(whole, continued, 2)
+    state = read_checkpoint(checkpoint_folder(continued.run_folder, 2)).state
+    client = mlflow.MlflowClient(f"sqlite:///{continued.run_folder.parent.resolve()}/mlflow.db")
+    assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == 2
+
+
+def test_a_finished_run_and_another_configuration_are_refused(lora_run: tuple[Any, str], tiny_pipeline: Path) -> None:
+    config, _ = lora_run
+    with pytest.raises(RunFolderError, match=r"finished run of 2 epochs.*run\.epochs"):
+        train(config, Console(file=io.StringIO()))
+    other = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.5})})
+    with pytest.raises(RunFolderError, match=r"optimizer\.learning_rate"):
+        train(other, Console(file=io.StringIO()))
+    assert weights_of(config, 2)
+
+
+def test_full_finetuning_with_staleness_ema_two_ranks_and_guidance(tiny_pipeline: Path, tmp_path: Path) -> None:
+    config, _ = run(
+        tiny_pipeline,
+        tmp_path,
+        policy={"kind": "full"},
+        data={"max_staleness": 1},
+        optimizer__ema_decay=0.9,
+        optimizer__learning_rate=1e-4,
+        learner__workers=2,
+        sampling__guidance_scale=3.0,
+        run__epochs=3,
+    )
+    folder = checkpoint_folder(config.run_folder, 3)
+    plain = UNet2DConditionModel.from_pretrained(folder / "policy")
+    for name, value in weights_of(config, 3).items():
+        assert torch.equal(plain.get_parameter(name).data, value), name
+    averaged = UNet2DConditionModel.from_pretrained(folder / "policy_ema")
+    assert not torch.equal(averaged.conv_in.weight, plain.conv_in.weight)
+    state = read_checkpoint(folder).state
+    client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
+    ages = [metric.value for metric in client.get_metric_history(state.tracker_run, "policy/age_epochs")]
+    assert ages == [0.0, 1.0, 1.0]
+    assert json.loads(read_checkpoint(folder).files["learner.json"])["version"] == 3
