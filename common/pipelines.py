@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from common.conditioning import Conditioning
@@ -76,16 +77,15 @@ class StableDiffusionFamily:
             pipeline: Any = StableDiffusionPipeline.from_pretrained(
                 source, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **hub
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{source!r} does not load as a Stable Diffusion pipeline: {error}") from error
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval().to(device)
-        size = pipeline.unet.config.sample_size
         return StableDiffusionFamily(
             pipeline=pipeline,
             unet=pipeline.unet,
             scheduler_config=dict(pipeline.scheduler.config),
-            latent_shape=(pipeline.unet.config.in_channels, size, size),
+            latent_shape=_latent_shape(source, pipeline.unet.config, pipeline.vae.config),
             device=device,
         )
 
@@ -118,8 +118,35 @@ class StableDiffusionFamily:
         return (unit * 255).round().to(torch.uint8).cpu().numpy()
 
 
+def _latent_shape(source: str, unet: Any, vae: Any) -> tuple[int, int, int]:
+    """C, H, W of the latents. Raises ModelError where UNet and VAE do not share them."""
+    channels = {unet.in_channels, unet.out_channels, vae.latent_channels}
+    if len(channels) != 1:
+        raise ModelError(
+            f"{source!r}: the UNet takes {unet.in_channels} channels and gives {unet.out_channels}, the VAE "
+            f"has {vae.latent_channels}; they must be equal (inpainting and learned-variance UNets are not "
+            "supported)."
+        )
+    size = unet.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise ModelError(
+            f"{source!r}: unet/config.json has sample_size {size!r}; it must say the latents' size."
+        )
+    return unet.in_channels, height, width
+
+
 # By the class name in the pipeline's model_index.json.
 FAMILIES: dict[str, type[StableDiffusionFamily]] = {"StableDiffusionPipeline": StableDiffusionFamily}
+
+
+# Files of which each part needs at least one. Without its own, a tokenizer would silently load empty.
+PARTS: dict[str, tuple[str, ...]] = {
+    "unet": ("config.json",),
+    "vae": ("config.json",),
+    "text_encoder": ("config.json",),
+    "tokenizer": ("tokenizer.json", "vocab.json"),
+}
 
 
 def check_model_folder(source: str) -> None:
@@ -139,6 +166,9 @@ def check_model_folder(source: str) -> None:
     family = index.get("_class_name")
     if family not in FAMILIES:
         raise ModelError(f"{source!r} holds a {family}; supported are {', '.join(FAMILIES)}.")
+    for part, files in PARTS.items():
+        if not any((folder / part / name).is_file() for name in files):
+            raise ModelError(f"{source!r} is incomplete: {part}/ holds no {' or '.join(files)}.")
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json", "so its noise schedule is unknown")
     # The pipeline itself switches clip_sample off when it loads (diffusers' deprecation of clip_sample in
     # latent space).
