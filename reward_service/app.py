@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from common.placement import process_options
 from common.trajectory import GroupScore, ImageGroup, ScorerStamp
 from reward_service.service import RewardFailure, RewardService, build_service
 
+LOGGER = logging.getLogger("ray.serve")
 DEPLOYMENT = "RewardReplica"
 HEALTH_PERIOD_S = 2.0
 PROBE_AFTER_IDLE_S = 30.0
@@ -51,8 +54,9 @@ class Reply:
 class RewardReplica:
     """A replica: builds the service, checks each scorer's contract, then answers in batches.
 
-    Scorers run in one thread of their own, so the replica answers health checks while they work. A scorer
-    that works longer than `timeout_s` on one batch makes the replica unhealthy, and Serve replaces it.
+    Scorers run in one thread of their own, so the replica answers Serve while they work. A thread that hangs
+    cannot be stopped, so a replica whose scorers work longer than `timeout_s` on one batch ends its process,
+    and Serve starts another.
     """
 
     def __init__(self, rewards: Specs, gold: Specs, section: RewardServiceSection) -> None:
@@ -91,7 +95,12 @@ class RewardReplica:
             await self._work.run(self._service.probe)
 
     async def _score_batch(self, requests: list[ScoreRequest]) -> list[Reply]:
-        return await self._work.run(lambda: _score_requests(self._service, requests))
+        prompts = [request.prompt for request in requests]
+        alarm = asyncio.get_running_loop().call_later(self._timeout_s, _end_process, self._timeout_s, prompts)
+        try:
+            return await self._work.run(lambda: _score_requests(self._service, requests))
+        finally:
+            alarm.cancel()
 
 
 class _ScoringThread:
@@ -124,6 +133,12 @@ class _ScoringThread:
             return call()
         finally:
             self._busy, self._since = False, time.monotonic()
+
+
+def _end_process(timeout_s: float, prompts: list[str]) -> None:
+    """End this replica at once. Its callers see it die and send their groups again."""
+    LOGGER.error("Scorers have worked for more than %g s on %s; the replica ends.", timeout_s, prompts)
+    os._exit(1)
 
 
 def build_app(rewards: Specs, gold: Specs, section: RewardServiceSection) -> serve.Application:

@@ -27,6 +27,7 @@ from reward_service.service import RewardFailure
 APP_NAME = "rewards"
 START_LIMIT_S = 600.0
 _TAKE_WAIT_S = 0.02
+_GRACE_S = 5.0
 _IDLE_POLL_S = 60.0
 
 
@@ -50,16 +51,17 @@ class _Scoring:
 
     response: DeploymentResponse
     ref: ray.ObjectRef
-    deadline: float
+    taken_at: float
 
 
 class RewardClient:
     """The reward application on Ray Serve, seen from one driver.
 
-    Groups go to the replicas a few at a time, so a group's time limit (reward_service.timeout_s) starts when
-    a replica takes it and does not count the queue here. A group that fails, or has no answer in time, is
-    sent again up to reward_service.retries times and then answered with a RewardFailure: it is dropped. An
-    answer by other scorers than those the application was started with is a failure.
+    Groups go to the replicas a few at a time: a batch in work and the next one at each. A replica whose scorers
+    work longer than reward_service.timeout_s on a batch ends itself; one that answers nothing is given twice
+    that. A group without a score is sent again up to reward_service.retries times and then answered with a
+    RewardFailure: it is dropped. An answer by other scorers than those the application was started with is no
+    score.
 
     A driver that also waits for other work puts `refs()` into its own ray.wait, for at most `poll_s()`
     seconds, and calls `collect()` after it.
@@ -77,6 +79,7 @@ class RewardClient:
         self._section = section
         self._stamps = stamps
         self._start_limit_s = start_limit_s
+        self._limit_s = 2.0 * section.timeout_s + _GRACE_S
         self._ledger = Ledger(
             section.replicas * groups_at_a_replica(section), section.queue_groups, section.retries
         )
@@ -147,7 +150,8 @@ class RewardClient:
         if self._sent:
             return _TAKE_WAIT_S
         now = time.monotonic()
-        return min([max(0.0, scoring.deadline - now) for scoring in self._scoring.values()] + [_IDLE_POLL_S])
+        left = [scoring.taken_at + self._limit_s - now for scoring in self._scoring.values()]
+        return max(0.0, min([*left, _IDLE_POLL_S]))
 
     def collect(self) -> list[Answer]:
         """Scores, and RewardFailures of dropped groups, that are there now. Sends groups that wait here.
@@ -189,8 +193,8 @@ class RewardClient:
 
     def _take(self, pending: PendingScore, wait_s: float) -> None:
         ref = self._sent[pending].response._to_object_ref_sync(_timeout_s=wait_s)
-        deadline = time.monotonic() + self._section.timeout_s
-        self._scoring[pending] = _Scoring(self._sent.pop(pending).response, ref, deadline)
+        taken_at = time.monotonic()
+        self._scoring[pending] = _Scoring(self._sent.pop(pending).response, ref, taken_at)
 
     def _note_taken(self) -> list[Answer]:
         answers = []
@@ -212,11 +216,16 @@ class RewardClient:
         return [answer for ref in ready for answer in self._read(of_ref[ref])]
 
     def _read(self, pending: PendingScore) -> list[Answer]:
-        ref = self._scoring.pop(pending).ref
+        scoring = self._scoring.pop(pending)
         try:
-            reply: Reply = ray.get(ref, timeout=self._section.timeout_s)
+            reply: Reply = ray.get(scoring.ref, timeout=self._section.timeout_s)
         except RayActorError as error:
-            return self._failed(pending, f"The replica that scored it died: {error}", lost=True)
+            held_s = time.monotonic() - scoring.taken_at
+            reason = (
+                f"Its replica died {held_s:.1f} s after taking it; scorers may work {self._section.timeout_s:g} s "
+                f"(reward_service.timeout_s) on a batch. {error}"
+            )
+            return self._failed(pending, reason, lost=True)
         except RayError as error:
             return self._failed(pending, f"The replica failed: {error}", lost=False)
         outcome = reply.outcome
@@ -233,11 +242,13 @@ class RewardClient:
 
     def _note_late(self) -> list[Answer]:
         now = time.monotonic()
-        late = [pending for pending, scoring in self._scoring.items() if scoring.deadline <= now]
+        late = [
+            pending for pending, scoring in self._scoring.items() if scoring.taken_at + self._limit_s <= now
+        ]
         for pending in late:
             self._scoring.pop(pending).response.cancel()
-        limit = f"No answer within reward_service.timeout_s ({self._section.timeout_s:g} s)."
-        return [answer for pending in late for answer in self._failed(pending, limit, lost=True)]
+        reason = f"No answer {self._limit_s:g} s after a replica took it."
+        return [answer for pending in late for answer in self._failed(pending, reason, lost=True)]
 
     def _failed(self, pending: PendingScore, reason: str, lost: bool) -> list[Answer]:
         if self._ledger.failed(pending, lost):

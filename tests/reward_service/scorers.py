@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
@@ -49,21 +50,10 @@ class GreenDuel:
         return np.tanh(green[:, None] - green[None, :])
 
 
-class Slow(Redness):
-    """Redness, after a while for each picture."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def score(self, prompts: list[str], images: Images) -> Numbers:
-        time.sleep(self._seconds * len(prompts))
-        return super().score(prompts, images)
-
-
 class Moody(Redness):
-    """Redness, except where the prompt says what shall go wrong: raise, nan, hang or die.
+    """Redness, except where a prompt's first word says otherwise: slow, raise, nan, hang or die.
 
-    With a folder, each such prompt goes wrong once only: a file in the folder remembers it.
+    Where its second word is `once`, it does so only the first time: a file in the folder remembers it.
     """
 
     def __init__(self, folder: str = "") -> None:
@@ -73,12 +63,12 @@ class Moody(Redness):
         rewards = super().score(prompts, images)
         for row, prompt in enumerate(prompts):
             mood = prompt.split()[0]
-            if mood in _MOODS and self._first_time(prompt):
-                rewards[row] = _MOODS[mood]()
+            if mood in _MOODS and self._is_due(prompt):
+                rewards[row] += _MOODS[mood]()
         return rewards
 
-    def _first_time(self, prompt: str) -> bool:
-        if not self._folder:
+    def _is_due(self, prompt: str) -> bool:
+        if prompt.split()[1] != "once":
             return True
         mark = Path(self._folder) / prompt.replace(" ", "_")
         if mark.exists():
@@ -102,6 +92,13 @@ class Careless(Redness):
         return rewards - rewards.mean()
 
 
+class Threads(Redness):
+    """The number of threads that torch and OpenMP may use here, as torch + OpenMP / 100."""
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        return np.full(len(prompts), torch.get_num_threads() + int(os.environ["OMP_NUM_THREADS"]) / 100)
+
+
 def _raise() -> float:
     raise RuntimeError("the judge is out")
 
@@ -116,4 +113,9 @@ def _die() -> float:
     return 0.0
 
 
-_MOODS = {"raise": _raise, "nan": lambda: float("nan"), "hang": _hang, "die": _die}
+def _wait() -> float:
+    time.sleep(0.05)
+    return 0.0
+
+
+_MOODS = {"slow": _wait, "raise": _raise, "nan": lambda: float("nan"), "hang": _hang, "die": _die}

@@ -81,7 +81,6 @@ def test_options_reach_the_constructor() -> None:
         (f"{__name__}:NoDigest", {}, "lacks digest"),
         (f"{SCORERS}:PromptLength", {"scael": 1.0}, r"'scael'.*Accepted: scale: .*float.* = 1.0"),
         (f"{SCORERS}:Redness", {"scale": 1.0}, "Accepted: none"),
-        (f"{SCORERS}:Slow", {}, "missing a required argument: 'seconds'"),
         (f"{__name__}:Picky", {"temperature": 0.0}, "must be above 0"),
         ("clip", {}, "missing a required argument: 'path'"),
         ("clip", {"path": "/no/such/folder"}, "neither a folder nor a hub id"),
