@@ -143,7 +143,7 @@ def _first_object_keys(path: Path) -> list[str]:
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """(line number, object) of each line that is not blank; raises PromptSetError at the first that is none."""
+    """(line number, object) of each line that is not blank; PromptSetError at the first that is none."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if len(line) > _BLOCK:
@@ -217,7 +217,7 @@ def _check_rows(path: Path, delimiter: str, quote: str) -> None:
             for row in rows:
                 width = width or len(row)
                 if row and len(row) != width:
-                    hint = "a field that holds a comma must be in quotes" if quote else "separate fields by tabs"
+                    hint = "put a field that holds a comma in quotes" if quote else "separate fields by tabs"
                     wrong = f"{len(row)} fields where the header has {width}; {hint}"
                     raise PromptSetError(f"{path}, line {line + 1}: {wrong}")
                 line = rows.line_num

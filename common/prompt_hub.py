@@ -38,11 +38,11 @@ def _fetch(data_set: str, revision: str, pattern: str) -> list[tuple[str, Path]]
     from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 
     patterns = [pattern + suffix for suffix in _FORMATS]
-    wanted = f"There is no file {data_set}, and the data set {data_set} (revision {revision})"
+    wanted = f"There is no file {data_set}, and the data set {data_set} at {revision}"
     try:
         where = snapshot_download(data_set, repo_type="dataset", revision=revision, allow_patterns=patterns)
     except LocalEntryNotFoundError as error:
-        raise PromptSetError(f"{wanted} is neither in the cache nor can the hub be reached: {error}") from error
+        raise PromptSetError(f"{wanted} is not in the cache, and the hub not reached: {error}") from error
     except (HFValidationError, OSError, HTTPError) as error:
         raise PromptSetError(f"{wanted} cannot be had from the hub: {error}") from error
     folder = Path(where)

@@ -130,14 +130,15 @@ def _node(annotation: Any, info: FieldInfo) -> Node:
 
 
 @cache
-def _children(model: type[Section]) -> dict[str, Node]:
+def children(model: type[Section]) -> dict[str, Node]:
+    """The nodes of a section's fields, by name, in order."""
     return {name: _node(info.annotation, info) for name, info in model.model_fields.items()}
 
 
 def child(group: Group, name: str, tag: str | None = None) -> Node | None:
     """The node of a field, or None where no variant (or not the tagged one) has it."""
     models = group.variants.values() if tag is None else (group.variants[tag],)
-    return next((_children(model)[name] for model in models if name in model.model_fields), None)
+    return next((children(model)[name] for model in models if name in model.model_fields), None)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

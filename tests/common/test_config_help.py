@@ -1,0 +1,93 @@
+"""--help: every setting of the tree, readable in 110 columns, and quickly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from common.config.help import help_text
+from common.config.load import ROOT
+from common.config.schema import Config
+from common.config.services import RewardSpec
+from common.config.training import FullPolicy, LoraPolicy
+
+TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint": "folder of a checkpoint"})
+
+
+def _settings(model: type[BaseModel], prefix: str) -> dict[str, Any]:
+    """Fields by dotted key, found without the code under test; the four sections that nest are spelt out."""
+    nested = {"policy", "rewards", "gold"}
+    found: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found |= _settings(info.annotation, f"{prefix}{name}.")
+        elif name not in nested:
+            found[prefix + name] = info
+    return found
+
+
+EVERY = {
+    **_settings(Config, ""),
+    **_settings(LoraPolicy, "policy."),
+    **_settings(FullPolicy, "policy."),
+    **_settings(RewardSpec, "rewards.NAME."),
+    **_settings(RewardSpec, "gold.NAME."),
+}
+
+
+def test_the_search_for_settings_found_them() -> None:
+    assert len(EVERY) > 70
+    assert set(ROOT.fields()) == {key.split(".")[0] for key in EVERY}
+
+
+@pytest.mark.parametrize("key", EVERY)
+def test_every_setting_is_there_with_default_unit_limits_and_meaning(key: str) -> None:
+    info = EVERY[key]
+    name = f"{key}.NAME" if "dict" in str(info.annotation) else key
+    lines = TEXT.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if line.startswith(f"  {name} ")]
+    shown = " ".join(line.strip() for line in lines[place : place + 4])
+    if info.is_required():
+        assert f"{name} required" in shown
+    elif isinstance(info.default, bool):
+        assert f"{name} = {str(info.default).lower()}" in shown
+    elif isinstance(info.default, int | float):
+        assert f"{name} = {info.default}" in shown
+    unit = (info.json_schema_extra or {}).get("unit", "")
+    assert not unit or f"[{unit}]" in shown
+    assert not info.description or info.description.split(";")[0][:60] in shown
+    for limit in info.metadata:
+        if type(limit).__name__ in ("Ge", "Gt", "Le", "Lt"):
+            (value,) = (getattr(limit, word) for word in ("ge", "gt", "le", "lt") if hasattr(limit, word))
+            assert str(value) in shown
+
+
+def test_choices_kinds_usage_and_flags() -> None:
+    assert TEXT.startswith("Usage: python train.py CONFIG.yaml [key=value ...]\n")
+    assert "  --checkpoint      folder of a checkpoint\n" in TEXT
+    assert "  data.mode = online  (online or offline)\n" in TEXT
+    assert "  policy.kind = lora  (lora or full)\n" in TEXT
+    assert "    full: Train every UNet weight" in TEXT
+
+
+def test_it_fits_the_terminal() -> None:
+    assert max(map(len, TEXT.splitlines())) <= 110
+
+
+def test_the_command_prints_it_in_under_a_second() -> None:
+    command = [sys.executable, "train.py", "--help"]
+    root = Path(__file__).parents[2]
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+        assert "sampling.steps = 50 [steps]" in done.stdout
+    assert min(seconds) < 1.0
