@@ -95,6 +95,22 @@ class AdapterOff:
 
 
 @dataclass(frozen=True)
+class FrozenCopy:
+    """The reference of a fully trained policy: a copy of the UNet that nothing updates.
+
+    Its weights keep the policy's requires_grad: torch chooses kernels by it, and frozen ones would round
+    otherwise.
+    """
+
+    guided: GuidedUnet
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
+        """See Denoiser."""
+        return self.guided.predict(latents, timesteps, condition)
+
+
+@dataclass(frozen=True)
 class LoraTrainable:
     """A PEFT LoRA adapter."""
 
@@ -129,8 +145,8 @@ class FullTrainable:
         return dict(self.unet.named_parameters())
 
     def untrained(self, guided: GuidedUnet) -> Denoiser:
-        """A frozen copy of the UNet as it is now."""
-        return replace(guided, unet=copy.deepcopy(self.unet).requires_grad_(False))
+        """A copy of the UNet as it is now."""
+        return FrozenCopy(replace(guided, unet=copy.deepcopy(self.unet)))
 
     def save(self, folder: Path) -> None:
         """A UNet folder, read by UNet2DConditionModel.from_pretrained(folder)."""

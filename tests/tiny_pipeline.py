@@ -47,19 +47,20 @@ def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def tiny_unet(cross_attention_dim: int = WIDTH, channels: int = 8) -> UNet2DConditionModel:
-    """A conditional UNet on 8 x 8 latents of 4 channels."""
+def tiny_unet(linear_projection: bool = False) -> UNet2DConditionModel:
+    """A conditional UNet on 8 x 8 latents of 4 channels. linear_projection: as in Stable Diffusion 2.x."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(channels, 2 * channels),
+        block_out_channels=(8, 16),
         layers_per_block=1,
         norm_num_groups=4,
-        cross_attention_dim=cross_attention_dim,
+        cross_attention_dim=WIDTH,
         attention_head_dim=2,
+        use_linear_projection=linear_projection,
     )
 
 
@@ -102,7 +103,7 @@ def make_tiny_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int
             vae=_vae(),
             text_encoder=_text_encoder(tokenizer),
             tokenizer=tokenizer,
-            unet=tiny_unet(),
+            unet=tiny_unet(linear_projection=prediction_type == "v_prediction"),
             scheduler=_scheduler(prediction_type),
             safety_checker=None,
             feature_extractor=None,
