@@ -196,8 +196,8 @@ def before_after_grid(
     )
 
 
-def sample_grid(images: Pixels, captions: Sequence[str], title: str = "") -> Image.Image:
-    """images: uint8 (M, h, w, 3), M >= 1, each with its caption below; no captions = none.
+def sample_grid(images: Pixels | Sequence[Pixels], captions: Sequence[str], title: str = "") -> Image.Image:
+    """images: M >= 1 of uint8 (h, w, 3), each with its caption below; no captions = none.
 
     Raises ValueError where there are captions, but not one an image.
     """

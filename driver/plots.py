@@ -6,7 +6,6 @@ Figures are made without pyplot, so nothing is global and no window or display i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from common.evaluation import Evaluation
 from common.metrics import definition_of
+from common.trajectory import Float64
+from driver.report import Interval, score_intervals
 
 TRAIN, UNSEEN, THIRD = "#0969da", "#1a7f37", "#9a6700"
 ROLE_COLOURS = {"actors": TRAIN, "reward": THIRD, "learner": UNSEEN}
 PIXELS_PER_INCH = 120
+STEP_NORM = definition_of("optimizer/gradient_norm_step_0")
 
 EpochMetrics = Sequence[tuple[int, Mapping[str, float]]]
 """Epochs finished, and the metrics reported then."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A score measured after so many epochs. half_width: of its 95 % interval, 0 where it is not known."""
-
-    epoch: int
-    mean: float
-    half_width: float
+RECENT_EPOCHS = 10
+"""Epochs whose mean the gradient plot shows; one epoch alone is noisy."""
 
 
 def _axes(figure: Figure, title: str, horizontal: str, vertical: str) -> Axes:
@@ -45,69 +43,70 @@ def _axes(figure: Figure, title: str, horizontal: str, vertical: str) -> Axes:
     return axes
 
 
-def measured(epochs: EpochMetrics, set_name: str, score: str) -> list[Measured]:
-    """The evaluations among reported metrics, of one prompt set and score."""
-    mean, half_width = f"eval/{set_name}/{score}", f"eval/{set_name}_ci95/{score}"
-    return [
-        Measured(epoch, found[mean], found.get(half_width, 0.0)) for epoch, found in epochs if mean in found
-    ]
-
-
-def training_curve(
-    rewards: Sequence[tuple[int, float]], unseen: Sequence[Measured], unseen_name: str
+def training_figure(
+    rewards: Sequence[tuple[int, float]], unseen: Sequence[tuple[int, Interval]], unseen_name: str
 ) -> Figure:
     """Mean training reward of each epoch, and a score on unseen prompts with its 95 % band.
 
-    rewards: (epochs finished, mean reward).
+    Both are (epochs finished, value); each has an axis of its own, because their units may differ.
     """
     figure = Figure(figsize=(8.0, 4.2), layout="constrained", dpi=PIXELS_PER_INCH)
-    axes = _axes(figure, "Reward in training, score on prompts never trained on", "epochs", "training reward")
-    axes.plot(*_columns(rewards), color=TRAIN, marker=".", label="reward, training prompts")
+    title = "Reward in training, and score on prompts never trained on"
+    axes = _axes(figure, title, "epochs", "reward, training prompts")
+    numbers, values = _columns(rewards)
+    axes.plot(numbers, values, color=TRAIN, marker=".", label="reward, training prompts")
     axes.yaxis.label.set_color(TRAIN)
     right = axes.twinx()
     right.spines["top"].set_visible(False)
     right.set_ylabel(f"{unseen_name}, unseen prompts", color=UNSEEN)
-    epochs = np.array([point.epoch for point in unseen], dtype=float)
-    means = np.array([point.mean for point in unseen], dtype=float)
-    widths = np.array([point.half_width for point in unseen], dtype=float)
-    right.fill_between(epochs, means - widths, means + widths, color=UNSEEN, alpha=0.15, linewidth=0)
-    right.plot(epochs, means, color=UNSEEN, marker="o", label=f"{unseen_name}, unseen prompts, 95 % interval")
+    numbers, means = _columns([(epoch, interval.mean) for epoch, interval in unseen])
+    _, widths = _columns([(epoch, interval.half_width) for epoch, interval in unseen])
+    widths = np.where(np.isfinite(widths), widths, 0.0)
+    right.fill_between(numbers, means - widths, means + widths, color=UNSEEN, alpha=0.15, linewidth=0)
+    right.plot(
+        numbers, means, color=UNSEEN, marker="o", label=f"{unseen_name}, unseen prompts, 95 % interval"
+    )
     handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [epoch for epoch, _ in points], [value for _, value in points]
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[Float64, Float64]:
+    return np.array([epoch for epoch, _ in points], dtype=float), np.array(
+        [value for _, value in points], dtype=float
+    )
 
 
-def gradient_per_step(norms: Mapping[int, float], epoch: int) -> Figure:
-    """A bar for each denoising step: the L2 norm of the gradient from it; 0 = the noisiest step."""
+def step_norms(epochs: EpochMetrics) -> dict[int, float]:
+    """optimizer/gradient_norm_step_<step>, mean over the given epochs, by step."""
+    found: dict[int, list[float]] = {}
+    for _, metrics in epochs:
+        for name in metrics:
+            if STEP_NORM.covers(name):
+                found.setdefault(int(STEP_NORM.values_in(name)["step"]), []).append(metrics[name])
+    return {step: sum(norms) / len(norms) for step, norms in sorted(found.items())}
+
+
+def gradient_figure(norms: Mapping[int, float], epochs: str) -> Figure:
+    """A bar for each denoising step: the L2 norm of the gradient from it; 0 = the noisiest step.
+
+    epochs: which ones, for the title.
+    """
     figure = Figure(figsize=(8.0, 3.4), layout="constrained", dpi=PIXELS_PER_INCH)
-    title = f"Gradient from each denoising step, epoch {epoch}"
+    title = f"Gradient from each denoising step, {epochs}"
     axes = _axes(figure, title, "denoising step (0 = noisiest)", "L2 norm")
     axes.bar(list(norms), list(norms.values()), color=TRAIN, width=0.8)
     return figure
 
 
-def step_norms(metrics: Mapping[str, float]) -> dict[int, float]:
-    """optimizer/gradient_norm_step_<step> of an epoch's metrics, by step."""
-    prefix = "optimizer/gradient_norm_step_"
-    return {
-        int(name.removeprefix(prefix)): value for name, value in metrics.items() if name.startswith(prefix)
-    }
-
-
-def time_per_role(epochs: EpochMetrics) -> Figure:
+def time_figure(epochs: EpochMetrics) -> Figure:
     """Seconds that each role worked, stacked, and the epoch's wall time; above it, roles worked at once."""
     figure = Figure(figsize=(8.0, 3.8), layout="constrained", dpi=PIXELS_PER_INCH)
     axes = _axes(figure, "Where the time goes", "epoch", "seconds")
     numbers = np.array([epoch for epoch, _ in epochs], dtype=float)
     bottom = np.zeros(len(numbers))
     for role, colour in ROLE_COLOURS.items():
-        name = f"time/{role}_busy_s"
-        definition_of(name)
-        busy = np.array([metrics.get(name, 0.0) for _, metrics in epochs])
+        busy = np.array([metrics.get(f"time/{role}_busy_s", 0.0) for _, metrics in epochs])
         axes.bar(
             numbers,
             busy,
@@ -126,6 +125,33 @@ def time_per_role(epochs: EpochMetrics) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+def training_curve(
+    path: Path, epochs: EpochMetrics, evaluations: Sequence[Evaluation], score: str = "reward"
+) -> Path:
+    """Write training_figure as PNG. score: the one shown of the set "unseen"."""
+    rewards = [(epoch, metrics["reward/mean"]) for epoch, metrics in epochs]
+    unseen = [
+        (evaluation.epoch, score_intervals(evaluated)[score])
+        for evaluation in evaluations
+        for evaluated in evaluation.sets
+        if evaluated.name == "unseen"
+    ]
+    return _written(training_figure(rewards, unseen, score), path)
+
+
+def step_gradient_norms(path: Path, epochs: EpochMetrics) -> Path:
+    """Write gradient_figure of the last epochs as PNG."""
+    recent = epochs[-RECENT_EPOCHS:]
+    numbers = [epoch for epoch, _ in recent]
+    shown = f"mean of epochs {numbers[0]} to {numbers[-1]}" if numbers else "no epoch"
+    return _written(gradient_figure(step_norms(recent), shown), path)
+
+
+def role_times(path: Path, epochs: EpochMetrics) -> Path:
+    """Write time_figure as PNG."""
+    return _written(time_figure(epochs), path)
+
+
+def _written(figure: Figure, path: Path) -> Path:
     figure.savefig(path, format="png")
+    return path

@@ -22,7 +22,6 @@ from common.metrics import check_metrics, metrics_markdown
 from driver.tracker_store import OpenRun, TrackerError, call_store, open_run
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 WAITS_S = (1.0, 3.0)
@@ -106,10 +105,11 @@ class Tracker:
             f"the picture {name}", lambda: self._client.log_image(self.run_id, picture, key=name, step=epoch)
         )
 
-    def log_figure(self, name: str, figure: Figure) -> None:
-        """A plot as plots/<name>.png, replaced each time."""
+    def log_file(self, file: Path, artifact_path: str = "") -> None:
+        """A file such as a plot, in the artifact folder of that name (empty = at the top)."""
         self._write(
-            f"the plot {name}", lambda: self._client.log_figure(self.run_id, figure, f"plots/{name}.png")
+            f"the file {file}",
+            lambda: self._client.log_artifact(self.run_id, str(file), artifact_path or None),
         )
 
     def log_text(self, file: str, text: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from common.config.services import TrackerSection
@@ -101,15 +100,18 @@ def test_an_undefined_metric_is_refused(tracker: Tracker) -> None:
 def test_pictures_plots_texts_and_folders_are_kept(client, tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "adapter.safetensors").write_bytes(b"weights")
     tracker.log_picture("unseen prompts", Image.new("RGB", (40, 30), "red"), 5)
-    tracker.log_figure("training_curve", Figure(figsize=(2, 1)))
+    Image.new("RGB", (20, 10)).save(tmp_path / "curve.png")
+    tracker.log_file(tmp_path / "curve.png", "plots")
+    tracker.log_file(tmp_path / "curve.png")
     tracker.log_text("notes/summary.md", "# Result")
     tracker.log_folder(tmp_path, "policy")
     names = {Path(found.path).name for found in client.list_artifacts(tracker.run_id, "images")}
     assert len(names) == 2
     assert all(name.startswith("unseen prompts+step+5+") for name in names)
     assert client.get_run(tracker.run_id).data.tags["mlflow.loggedImages"] == "True"
-    with Image.open(artifact(client, tracker, "plots/training_curve.png")) as plot:
-        assert plot.width > plot.height
+    with Image.open(artifact(client, tracker, "plots/curve.png")) as plot:
+        assert plot.size == (20, 10)
+    assert artifact(client, tracker, "curve.png").is_file()
     assert artifact(client, tracker, "notes/summary.md").read_text() == "# Result"
     assert artifact(client, tracker, "policy/adapter.safetensors").read_bytes() == b"weights"
     assert tracker.lost_writes == 0
