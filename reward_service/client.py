@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from common.config.services import RewardServiceSection, RewardSpec
-from common.errors import StuckError
+from common.errors import RewardError, StuckError
 from common.trajectory import ScorerStamp
 from reward_service import deployment
 from reward_service.app import Reply, build_app, groups_at_a_replica
@@ -57,10 +57,10 @@ class _Scoring:
 class RewardClient:
     """The reward application on Ray Serve, seen from one driver.
 
-    Groups go to the replicas a few at a time: a batch in work and the next one at each. A replica whose scorers
-    work longer than reward_service.timeout_s on a batch ends itself; one that answers nothing is given twice
-    that. A group without a score is sent again up to reward_service.retries times and then answered with a
-    RewardFailure: it is dropped. An answer by other scorers than those the application was started with is no
+    Groups go to the replicas a few at a time: at each a batch in work and the next one. A replica whose
+    scorers work longer than reward_service.timeout_s on a batch ends itself; one that answers nothing is given
+    twice that. A group without a score is sent again up to reward_service.retries times and then answered with
+    a RewardFailure: it is dropped. An answer by other scorers than those the application was started with is no
     score.
 
     A driver that also waits for other work puts `refs()` into its own ray.wait, for at most `poll_s()`
@@ -97,18 +97,21 @@ class RewardClient:
         section: RewardServiceSection,
         app_name: str = APP_NAME,
         start_limit_s: float = START_LIMIT_S,
+        stop_serve: bool = True,
     ) -> RewardClient:
         """Deploy the rewards on the Ray cluster of this process and wait until they are healthy.
 
-        Raises RewardError where a reward is wrongly configured or cannot be built, StuckError past
+        stop_serve: let `shutdown` end Serve where Serve is started here; false where Ray itself ends right
+        after. Raises RewardError where a reward is wrongly configured or cannot be built, StuckError past
         start_limit_s seconds.
         """
         check_rewards(rewards, gold)
-        running = deployment.deploy(build_app(rewards, gold, section), app_name, start_limit_s)
-        stamps = {
-            with_gold: running.handle.stamps.remote(with_gold).result(timeout_s=section.timeout_s)
-            for with_gold in (False, True)
-        }
+        app = build_app(rewards, gold, section)
+        running = deployment.deploy(app, app_name, start_limit_s, stop_serve)
+        with contextlib.ExitStack() as undo:
+            undo.callback(deployment.end, running)
+            stamps = {flag: _ask_stamps(running.handle, flag, section.timeout_s) for flag in (False, True)}
+            undo.pop_all()
         return cls(running, section, stamps, start_limit_s)
 
     @property
@@ -177,7 +180,7 @@ class RewardClient:
                 time.sleep(min(left, self.poll_s()))
 
     def shutdown(self) -> None:
-        """Delete the application; shut Serve down only where `start` started it."""
+        """Delete the application; shut Serve down only where `start` started it, unless told not to."""
         deployment.end(self._running)
 
     def _send(self) -> None:
@@ -219,12 +222,8 @@ class RewardClient:
         scoring = self._scoring.pop(pending)
         try:
             reply: Reply = ray.get(scoring.ref, timeout=self._section.timeout_s)
-        except RayActorError as error:
-            held_s = time.monotonic() - scoring.taken_at
-            reason = (
-                f"Its replica died {held_s:.1f} s after taking it; scorers may work {self._section.timeout_s:g} s "
-                f"(reward_service.timeout_s) on a batch. {error}"
-            )
+        except RayActorError:
+            reason = _why_died(time.monotonic() - scoring.taken_at, self._section.timeout_s)
             return self._failed(pending, reason, lost=True)
         except RayError as error:
             return self._failed(pending, f"The replica failed: {error}", lost=False)
@@ -267,3 +266,19 @@ class RewardClient:
                 f"No replica of the reward service has taken a group for {self._start_limit_s:.0f} s: "
                 f"{deployment.describe(self._running.name)}"
             )
+
+
+def _ask_stamps(handle: DeploymentHandle, with_gold: bool, limit_s: float) -> tuple[ScorerStamp, ...]:
+    try:
+        stamps: tuple[ScorerStamp, ...] = handle.stamps.remote(with_gold).result(timeout_s=limit_s)
+    except (TimeoutError, RayError, RayServeException) as error:
+        raise RewardError(f"The reward service started but does not name its scorers: {error}") from error
+    return stamps
+
+
+def _why_died(held_s: float, timeout_s: float) -> str:
+    if held_s >= timeout_s:
+        return (
+            f"Its scorers worked longer than reward_service.timeout_s ({timeout_s:g} s); the replica ended."
+        )
+    return "The replica that scored it died: killed, out of memory, or a crash in native code."

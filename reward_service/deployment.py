@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import ray
@@ -14,25 +15,27 @@ from ray.serve.schema import ApplicationStatus
 from common.errors import RewardError, StuckError
 
 _POLL_S = 0.1
+_OUR_ERROR = f"{RewardError.__module__}.{RewardError.__name__}: "
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A running application. owns_serve: Serve itself was started for it."""
+    """A running application. stop_serve: Serve itself ends with it."""
 
     name: str
     handle: DeploymentHandle
-    owns_serve: bool
+    stop_serve: bool
 
 
-def deploy(app: serve.Application, name: str, limit_s: float) -> Deployment:
+def deploy(app: serve.Application, name: str, limit_s: float, stop_serve: bool) -> Deployment:
     """Start Serve where it does not run, without its HTTP proxy, deploy `app`, and wait until it is healthy.
 
-    An application of that name that is there already is replaced. Raises RewardError with the replica's own
-    error where it cannot be built, and StuckError after `limit_s` seconds; nothing stays running then.
+    An application of that name that is there already is replaced. stop_serve: let Serve end with the
+    application where Serve is started here. Raises RewardError with the replica's own error where it cannot be
+    built, and StuckError after `limit_s` seconds; nothing stays running then.
     """
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    owns_serve = not _serve_runs()
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    started_here = not _serve_runs()
     serve.start(
         proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False}
     )
@@ -41,31 +44,31 @@ def deploy(app: serve.Application, name: str, limit_s: float) -> Deployment:
     (handle,) = serve.run_many(
         [serve.RunTarget(app, name=name, route_prefix=None)], wait_for_applications_running=False
     )
-    deployment = Deployment(name, handle, owns_serve)
-    try:
+    deployment = Deployment(name, handle, stop_serve and started_here)
+    with ExitStack() as undo:
+        undo.callback(end, deployment)
         _wait_until_running(name, limit_s)
-    except (RewardError, StuckError):
-        end(deployment)
-        raise
+        undo.pop_all()
     return deployment
 
 
 def end(deployment: Deployment) -> None:
-    """Delete the application, and shut Serve down where it was started for it."""
-    if deployment.owns_serve:
-        serve.shutdown()
-    elif deployment.name in serve.status().applications:
+    """Delete the application, and shut Serve down where that was agreed on."""
+    if deployment.name in serve.status().applications:
         serve.delete(deployment.name)
+    if deployment.stop_serve:
+        serve.shutdown()
 
 
 def describe(name: str) -> str:
-    """The application's state in words, with the replicas' last error."""
+    """The application's state in words, with its replicas' last error."""
     application = serve.status().applications.get(name)
     if application is None:
-        return f"Serve has no application {name!r}"
-    messages = [application.message, *(state.message for state in application.deployments.values())]
-    told = " ".join(message for message in dict.fromkeys(messages) if message)
-    return f"application {name!r} is {application.status.value}. {told}".strip()
+        return f"Serve has no application {name!r}."
+    told = _last_words(application.message)
+    for state in application.deployments.values():
+        told = _last_words(state.message) or told
+    return f"Serve's application {name!r} is {application.status.value}. {told}".strip()
 
 
 def _wait_until_running(name: str, limit_s: float) -> None:
@@ -75,12 +78,26 @@ def _wait_until_running(name: str, limit_s: float) -> None:
         if status == ApplicationStatus.RUNNING:
             return
         if status == ApplicationStatus.DEPLOY_FAILED:
-            raise RewardError(f"The reward service cannot start: {describe(name)}")
+            raise RewardError(f"The reward service cannot start. {describe(name)}")
         time.sleep(_POLL_S)
     raise StuckError(
-        f"The reward service was not ready after {limit_s:.0f} s: {describe(name)} It waits for the CPUs, "
-        "GPUs and labels of reward_service to be free, or for scorers to load."
+        f"The reward service was not ready after {limit_s:g} s. {describe(name)} Either scorers take long to "
+        "load, or the CPUs, GPUs and labels that the reward_service section asks for are not free. Free in the "
+        f"cluster: {_compute(ray.available_resources())}, of {_compute(ray.cluster_resources())}."
     )
+
+
+def _last_words(message: str) -> str:
+    """What a person can act on: our own error's text out of a traceback, or else its last line."""
+    _, ours, text = message.rpartition(_OUR_ERROR)
+    if ours:
+        return text.strip()
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _compute(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU"))
 
 
 def _serve_runs() -> bool:

@@ -187,7 +187,7 @@ def test_a_hanging_scorer_costs_its_group_only_and_in_time(moody: RewardClient) 
     good = submit(moody, [f"prompt {row}" for row in range(10)])
     answers = collect_all(moody)
     assert time.monotonic() - started < 40.0
-    assert_dropped(answers[hanging], "2 s (reward_service.timeout_s)")
+    assert_dropped(answers[hanging], "longer than reward_service.timeout_s (2 s)")
     assert_scored({pending: answers[pending] for pending in good}, RED)
 
 
@@ -204,7 +204,7 @@ def test_a_group_that_kills_every_replica_is_dropped_alone(moody: RewardClient) 
     (deadly,) = submit(moody, ["die now"])
     good = submit(moody, ["a cat", "a dog"])
     answers = collect_all(moody)
-    assert_dropped(answers[deadly], "died")
+    assert_dropped(answers[deadly], "The replica that scored it died")
     assert_scored({pending: answers[pending] for pending in good}, RED)
 
 
