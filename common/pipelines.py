@@ -81,8 +81,8 @@ class StableDiffusionFamily:
             raise ModelError(f"{source!r} does not load as a Stable Diffusion pipeline: {error}") from error
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval().to(device)
-            # Weights mapped from a file lie unaligned in memory, and CPU kernels round by alignment: copied, they
-            # agree to the bit with the reference, which is a copy too.
+            # Weights mapped from a file lie unaligned in memory, and CPU kernels round by alignment: copied,
+            # they agree to the bit with the reference, which is a copy too.
             for value in module.parameters():
                 value.data = value.data.clone()
         return StableDiffusionFamily(
