@@ -1,0 +1,134 @@
+"""An actor samples with exactly the weights its task names, whoever it is and whatever it did before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.actor import Actor
+from common.errors import WeightsError
+from common.loading import load_policy
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
+from common.weights import WeightBlob, pack
+from tests.tiny_config import make_config
+
+
+def _actor(pipeline: Path, tmp_path: Path, steps: int = 4) -> Actor:
+    config = make_config(pipeline, tmp_path, {"sampling.steps": steps, "sampling.guidance_scale": 2.0})
+    policy, distribution = load_policy(config)
+    return Actor(policy, policy.reference(), distribution)
+
+
+@pytest.fixture(scope="module")
+def blobs(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> list[WeightBlob]:
+    """Versions 0 (the pretrained policy), 1 and 2."""
+    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path_factory.mktemp("config")))
+    generator = torch.Generator().manual_seed(0)
+    published = []
+    for version in range(3):
+        published.append(pack(policy.trainable.parameters(), version, "run"))
+        with torch.no_grad():
+            for value in policy.trainable.parameters().values():
+                value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return published
+
+
+def _task(stamp: PolicyStamp, prompt_index: int = 0, images: int = 2) -> PromptTask:
+    return PromptTask("a cat", images, NoiseKey(0, "train", 0, prompt_index), stamp, with_reference=True)
+
+
+def _same(first: TrajectoryGroup, second: TrajectoryGroup) -> bool:
+    return all(
+        np.array_equal(a, b)
+        for a, b in (
+            (first.latents, second.latents),
+            (first.log_prob, second.log_prob),
+            (first.log_ratio, second.log_ratio),
+        )
+    )
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10])
+def test_any_actor_redoes_a_task_to_the_bit(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob], steps: int
+) -> None:
+    busy, fresh = _actor(tiny_pipeline, tmp_path, steps), _actor(tiny_pipeline, tmp_path, steps)
+    for index, blob in enumerate((blobs[0], blobs[2])):
+        busy.sample(_task(blob.stamp, index + 1), blob)
+    expected, images, _ = busy.sample(_task(blobs[1].stamp), blobs[1])
+    again, pictures, _ = fresh.sample(_task(blobs[1].stamp), blobs[1])
+    assert _same(expected, again)
+    assert np.array_equal(images.pixels, pictures.pixels)
+
+
+def test_versions_may_alternate(tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]) -> None:
+    actor = _actor(tiny_pipeline, tmp_path)
+    groups = {version: actor.sample(_task(blobs[version].stamp), blobs[version])[0] for version in range(3)}
+    assert len({groups[version].log_prob.tobytes() for version in range(3)}) == 3
+    for version in (1, 0, 2, 0, 1, 1):
+        again, _, report = actor.sample(_task(blobs[version].stamp), blobs[version])
+        assert _same(again, groups[version])
+        assert again.stamp == report.stamp == blobs[version].stamp
+    assert not groups[0].log_ratio.any()
+    assert groups[1].log_ratio.any()
+
+
+def test_a_report_counts_images_bytes_and_seconds(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
+) -> None:
+    group, images, report = _actor(tiny_pipeline, tmp_path).sample(_task(blobs[0].stamp, images=3), blobs[0])
+    assert report.images == 3
+    assert report.nbytes == group.nbytes + images.pixels.nbytes
+    assert group.nbytes == 4 * 3 * 5 * 256 + 3 * 3 * (8 + 4)
+    assert report.busy_s > 0
+
+
+def test_weights_of_another_version_are_refused(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
+) -> None:
+    actor = _actor(tiny_pipeline, tmp_path)
+    expected, _, _ = actor.sample(_task(blobs[1].stamp), blobs[1])
+    with pytest.raises(WeightsError, match=r"Asked to sample with version 2 .* holds version 0"):
+        actor.sample(_task(blobs[2].stamp), blobs[0])
+    assert _same(actor.sample(_task(blobs[1].stamp), blobs[1])[0], expected)
+
+
+def test_a_stamp_with_another_digest_is_refused(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
+) -> None:
+    forged = replace(blobs[1], stamp=replace(blobs[1].stamp, digest="0" * 64))
+    with pytest.raises(WeightsError, match="has been altered"):
+        _actor(tiny_pipeline, tmp_path).sample(_task(forged.stamp), forged)
+
+
+def test_a_policy_that_does_not_hold_what_was_loaded_is_refused(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
+) -> None:
+    """Weights that bind to nothing, or to something else, must not look healthy."""
+    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path))
+
+    class Deaf(type(policy)):  # type: ignore[misc]
+        def load(self, tensors: object) -> None:
+            """Takes nothing over."""
+
+    deaf = Deaf(policy.family, policy.trainable, policy.guided)
+    actor = Actor(deaf, policy.reference(), distribution)
+    with pytest.raises(WeightsError, match=r"After loading version 1 .* weights have digest"):
+        actor.sample(_task(blobs[1].stamp), blobs[1])
+
+
+def test_a_failed_load_is_not_taken_for_a_success(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
+) -> None:
+    """After a refused blob the earlier version is loaded again, not assumed."""
+    actor = _actor(tiny_pipeline, tmp_path)
+    expected, _, _ = actor.sample(_task(blobs[1].stamp), blobs[1])
+    foreign = pack({"other": torch.zeros(2)}, 5, "run")
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="do not fit the policy"):
+            actor.sample(_task(foreign.stamp), foreign)
+    assert _same(actor.sample(_task(blobs[1].stamp), blobs[1])[0], expected)

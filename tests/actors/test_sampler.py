@@ -1,0 +1,206 @@
+"""Sampling against diffusers' own loop, and log-probs against the Gaussian density written out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from actors.sampler import sample_group
+from common.diffusion import StepDistribution
+from common.loading import load_policy
+from common.noise import group_noise
+from common.policy import Denoiser, Policy
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
+from tests.tiny_config import make_config
+
+KEY = NoiseKey(run_seed=0, stream="train", epoch=1, prompt_index=5)
+STAMP = PolicyStamp(version=0, digest="", run_id="test")
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("tiny_pipeline", {"policy": {"kind": "lora", "rank": 2, "alpha": 2}, "sampling.guidance_scale": 3.0}),
+    ("tiny_pipeline", {"policy": {"kind": "full"}}),
+    ("tiny_pipeline_v", {"policy": {"kind": "lora", "rank": 2, "alpha": 2}, "sampling.eta": 0.5}),
+    ("tiny_pipeline_v", {"policy": {"kind": "full"}, "sampling.guidance_scale": 3.0}),
+]
+every_setting = pytest.mark.parametrize(("model", "overrides"), SETTINGS)
+
+
+def _task(images: int = 3, with_reference: bool = True) -> PromptTask:
+    return PromptTask("a red cat", images, KEY, STAMP, with_reference)
+
+
+def _load(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> tuple[Policy, Denoiser, StepDistribution]:
+    policy, distribution = load_policy(make_config(request.getfixturevalue(model), tmp_path, overrides))
+    return policy, policy.reference(), distribution
+
+
+def _perturb(policy: Policy, size: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for value in policy.trainable.parameters().values():
+            value.add_(size * torch.randn(value.shape, generator=generator))
+
+
+def _slow_log_probs(
+    denoiser: Denoiser, policy: Policy, group: TrajectoryGroup, eta: float
+) -> list[list[float]]:
+    """log p(x_{t-1} | x_t) of each image and stochastic step: diffusers' scheduler and the density, in float64."""
+    scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
+    scheduler.set_timesteps(len(group.timesteps))
+    condition = policy.embed(group.prompt)
+    table = []
+    for image in range(group.num_images):
+        row = []
+        for step in group.stochastic_steps.tolist():
+            timestep = int(scheduler.timesteps[step])
+            now, following = (
+                torch.from_numpy(group.latents[image : image + 1, at]) for at in (step, step + 1)
+            )
+            with torch.no_grad():
+                output = denoiser.predict(now, torch.tensor([timestep]), condition).double()
+            zero, one = torch.zeros_like(output), torch.ones_like(output)
+            mean: Tensor = scheduler.step(output, timestep, now.double(), eta=eta, variance_noise=zero)[0]
+            above: Tensor = scheduler.step(output, timestep, now.double(), eta=eta, variance_noise=one)[0]
+            variance = float((above - mean).mean()) ** 2
+            squares = (following.double() - mean).square() / (2 * variance)
+            row.append(-float(squares.mean()) - 0.5 * math.log(2 * math.pi * variance))
+        table.append(row)
+    return table
+
+
+@every_setting
+def test_log_ratio_is_exactly_zero_at_version_0(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> None:
+    """Identity 4 of the paper's notes: at epoch 0 the policy is the reference."""
+    policy, reference, distribution = _load(request, tmp_path, model, overrides)
+    group, _ = sample_group(_task(), policy, reference, distribution)
+    assert np.array_equal(group.log_ratio, np.zeros((3, 3), dtype=np.float32))
+
+
+@every_setting
+def test_log_probs_are_those_of_the_density(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> None:
+    policy, reference, distribution = _load(request, tmp_path, model, overrides)
+    _perturb(policy, 0.05)
+    group, _ = sample_group(_task(), policy, reference, distribution)
+    eta = overrides.get("sampling.eta", 1.0)
+    own = np.array(_slow_log_probs(policy, policy, group, eta))
+    other = np.array(_slow_log_probs(reference, policy, group, eta))
+    assert group.log_prob.dtype == np.float64
+    np.testing.assert_allclose(group.log_prob, own, rtol=0, atol=2e-6)
+    assert np.abs(own - other).max() > 1e-3
+    np.testing.assert_allclose(group.log_ratio, own - other, rtol=1e-4, atol=4e-6)
+
+
+@every_setting
+@pytest.mark.parametrize("steps", [2, 5])
+def test_latents_are_those_of_diffusers_loop(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any], steps: int
+) -> None:
+    policy, reference, distribution = _load(request, tmp_path, model, {**overrides, "sampling.steps": steps})
+    _perturb(policy, 0.05)
+    group, images = sample_group(_task(), policy, reference, distribution)
+    noise = torch.from_numpy(group_noise(KEY, 3, steps, policy.family.latent_shape))
+    scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
+    scheduler.set_timesteps(steps)
+    scale, eta = overrides.get("sampling.guidance_scale", 1.0), overrides.get("sampling.eta", 1.0)
+    states = policy.family.embed([""] * 3 + [group.prompt] * 3).tensors["encoder_hidden_states"]
+    latents = noise[:, 0]
+    for step, timestep in enumerate(scheduler.timesteps):
+        assert int(timestep) == group.timesteps[step]
+        np.testing.assert_allclose(group.latents[:, step], latents.numpy(), rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            output = policy.family.unet(torch.cat([latents] * 2), timestep, states).sample
+        empty, guided = output.chunk(2)
+        last = step == steps - 1
+        latents = scheduler.step(
+            empty + scale * (guided - empty),
+            timestep,
+            latents,
+            eta=0.0 if last else eta,
+            variance_noise=noise[:, 0 if last else step + 1],
+        ).prev_sample
+    np.testing.assert_allclose(group.latents[:, steps], latents.numpy(), rtol=1e-4, atol=1e-4)
+    clean = torch.from_numpy(group.latents[:, steps])
+    assert np.array_equal(images.pixels, policy.family.decode(clean))
+
+
+def test_a_group_says_what_it_is(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    policy, reference, distribution = _load(
+        request, tmp_path, "tiny_pipeline", {"sampling.steps": 6, "sampling.stochastic_steps": (1, 2, 4)}
+    )
+    task = _task(images=2)
+    group, images = sample_group(task, policy, reference, distribution)
+    assert (group.prompt, group.noise, group.stamp) == (task.prompt, task.noise, task.stamp)
+    assert (images.prompt, images.noise, images.stamp) == (task.prompt, task.noise, task.stamp)
+    assert group.latents.shape == (2, 7, 4, 8, 8)
+    assert group.latents.dtype == np.float32
+    assert group.log_prob.shape == group.log_ratio.shape == (2, 3)
+    assert group.log_ratio.dtype == np.float32
+    assert group.stochastic_steps.tolist() == [1, 2, 4]
+    assert group.schedule == distribution.fingerprint(1.0)
+    assert images.pixels.shape == (2, 64, 64, 3)
+    assert images.pixels.dtype == np.uint8
+    assert images.pixels.std() > 1
+
+
+def test_without_reference_only_the_log_ratio_is_left_out(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    policy, reference, distribution = _load(request, tmp_path, *SETTINGS[0])
+    _perturb(policy, 0.05)
+    group, _ = sample_group(_task(), policy, reference, distribution)
+    alone, _ = sample_group(_task(with_reference=False), policy, reference, distribution)
+    assert np.array_equal(alone.latents, group.latents)
+    assert np.array_equal(alone.log_prob, group.log_prob)
+    assert not alone.log_ratio.any()
+    assert alone.log_ratio.shape == group.log_ratio.shape
+    assert group.log_ratio.any()
+
+
+def test_one_stochastic_step_and_none(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    policy, reference, distribution = _load(
+        request, tmp_path, "tiny_pipeline", {"sampling.steps": 1, "sampling.stochastic_steps": "all"}
+    )
+    group, _ = sample_group(_task(), policy, reference, distribution)
+    assert group.latents.shape == (3, 2, 4, 8, 8)
+    assert group.log_prob.shape == (3, 1)
+    assert np.isfinite(group.log_prob).all()
+    silent = StepDistribution(
+        distribution.timesteps,
+        distribution.sample_weight,
+        distribution.output_weight,
+        torch.zeros_like(distribution.std),
+        (),
+    )
+    group, _ = sample_group(_task(), policy, reference, silent)
+    assert group.log_prob.shape == group.log_ratio.shape == (3, 0)
+
+
+def test_bfloat16_forward_gives_float32_latents_and_exact_zero_ratios(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    policy, reference, distribution = _load(
+        request, tmp_path, "tiny_pipeline", {"model.precision": "bfloat16", "sampling.guidance_scale": 2.0}
+    )
+    group, _ = sample_group(_task(), policy, reference, distribution)
+    assert group.latents.dtype == np.float32
+    assert group.log_prob.dtype == np.float64
+    assert not group.log_ratio.any()
+    # The density of the drawn noise comes back to float32's accuracy, which bfloat16 means could not give.
+    noise = group_noise(KEY, 3, 4, policy.family.latent_shape)
+    drawn = np.square(noise[:, 1:].astype(np.float64)).mean((2, 3, 4)) / 2
+    normaliser = np.log(distribution.std.numpy()[:3]) + 0.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(group.log_prob, -drawn - normaliser, rtol=0, atol=1e-5)
