@@ -58,10 +58,10 @@ class RewardClient:
     """The reward application on Ray Serve, seen from one driver.
 
     Groups go to the replicas a few at a time: at each a batch in work and the next one. A replica whose
-    scorers work longer than reward_service.timeout_s on a batch ends itself; one that answers nothing is given
-    twice that. A group without a score is sent again up to reward_service.retries times and then answered with
-    a RewardFailure: it is dropped. An answer by other scorers than those the application was started with is no
-    score.
+    scorers work longer than reward_service.timeout_s on a batch ends itself; one that answers nothing is
+    given twice that. A group without a score is sent again up to reward_service.retries times and then
+    answered with a RewardFailure: it is dropped. An answer by other scorers than those the application was
+    started with is no score.
 
     A driver that also waits for other work puts `refs()` into its own ray.wait, for at most `poll_s()`
     seconds, and calls `collect()` after it.

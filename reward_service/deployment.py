@@ -31,8 +31,8 @@ def deploy(app: serve.Application, name: str, limit_s: float, stop_serve: bool) 
     """Start Serve where it does not run, without its HTTP proxy, deploy `app`, and wait until it is healthy.
 
     An application of that name that is there already is replaced. stop_serve: let Serve end with the
-    application where Serve is started here. Raises RewardError with the replica's own error where it cannot be
-    built, and StuckError after `limit_s` seconds; nothing stays running then.
+    application where Serve is started here. Raises RewardError with the replica's own error where it cannot
+    be built, and StuckError after `limit_s` seconds; nothing stays running then.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     started_here = not _serve_runs()
@@ -82,8 +82,8 @@ def _wait_until_running(name: str, limit_s: float) -> None:
         time.sleep(_POLL_S)
     raise StuckError(
         f"The reward service was not ready after {limit_s:g} s. {describe(name)} Either scorers take long to "
-        "load, or the CPUs, GPUs and labels that the reward_service section asks for are not free. Free in the "
-        f"cluster: {_compute(ray.available_resources())}, of {_compute(ray.cluster_resources())}."
+        "load, or the CPUs, GPUs and labels that the reward_service section asks for are not free. Free "
+        f"now: {_compute(ray.available_resources())}, of {_compute(ray.cluster_resources())}."
     )
 
 

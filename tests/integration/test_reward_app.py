@@ -218,15 +218,6 @@ def test_an_answer_by_other_scorers_is_refused(moody: RewardClient) -> None:
     assert_dropped(failure, "Answered by")
 
 
-def test_a_scorer_that_cannot_start_tells_why_and_nothing_stays() -> None:
-    with (
-        pytest.raises(RewardError, match="no such model on this machine"),
-        running({"bad": spec("Unbuildable")}),
-    ):
-        pass
-    assert "rewards" not in serve.status().applications
-
-
 def test_resources_that_are_not_there_are_named_in_time() -> None:
     section = RewardServiceSection(cpus=64.0)
     started = time.monotonic()
@@ -240,3 +231,16 @@ def test_a_wrong_reward_is_refused_before_anything_starts() -> None:
     with pytest.raises(RewardError, match="Did you mean 'clip'"):
         RewardClient.start({"red": RewardSpec(scorer="clib")}, {}, RewardServiceSection())
     assert "rewards" not in serve.status().applications
+
+
+def test_what_cannot_start_tells_why_and_leaves_nothing_not_even_serve() -> None:
+    ray.get_actor(
+        "SERVE_CONTROLLER_ACTOR", namespace="serve"
+    )  # The applications above have left Serve alone.
+    serve.shutdown()
+    with pytest.raises(RewardError) as caught:
+        RewardClient.start({"bad": spec("Unbuildable")}, {}, RewardServiceSection(), start_limit_s=60.0)
+    assert "OSError('no such model on this machine')" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    with pytest.raises(ValueError, match="Failed to look up actor"):
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
