@@ -106,14 +106,15 @@ def score_intervals(evaluated: PromptSetEvaluation) -> dict[str, Interval]:
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The evaluation as metrics: eval/<set>/<score> and, where finite, eval/<set>_ci95/<score>."""
-    metrics = {}
-    for evaluated in evaluation.sets:
-        for score, interval in score_intervals(evaluated).items():
-            metrics[f"eval/{evaluated.name}/{score}"] = interval.mean
-            if math.isfinite(interval.half_width):
-                metrics[f"eval/{evaluated.name}_ci95/{score}"] = interval.half_width
-    return metrics
+    """The evaluation as metrics: eval/<set>/<score> and, where finite, eval_ci95/<set>/<score>.
+
+    Means come first and unseen prompts before others, because the tracker's page keeps this order.
+    """
+    sets = sorted(evaluation.sets, key=lambda evaluated: evaluated.name != "unseen")
+    found = {f"{s.name}/{score}": interval for s in sets for score, interval in score_intervals(s).items()}
+    means = {f"eval/{name}": interval.mean for name, interval in found.items()}
+    widths = {f"eval_ci95/{name}": interval.half_width for name, interval in found.items()}
+    return means | {name: width for name, width in widths.items() if math.isfinite(width)}
 
 
 def compare(before: Evaluation, after: Evaluation) -> tuple[ScoreChange, ...]:

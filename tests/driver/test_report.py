@@ -144,7 +144,7 @@ def test_one_evaluation_as_metrics_and_tables() -> None:
     metrics = evaluation_metrics(measured)
     check_metrics(metrics)
     assert metrics["eval/unseen/reward"] == pytest.approx(8 / 3)
-    assert metrics["eval/seen_ci95/gold"] == 0.0
+    assert metrics["eval_ci95/seen/gold"] == 0.0
     assert len(metrics) == 8
     assert evaluation_table(measured).row_count == 4
     assert "| 3 unseen | reward | 2.7 ± 2.9 |" in evaluation_markdown(measured)
