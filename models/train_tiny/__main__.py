@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.train_tiny import base, emoji, prompts, refine, report, rewards, vae
+from models.train_tiny import base, emoji, prompts, report, rewards, vae
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,9 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "emoji": Stage("rasterise the emoji of the npm package into sprites.png", lambda _: emoji.run()),
     "prompts": Stage("write every prompt with its attributes to prompts/", lambda _: prompts.run()),
-    "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps)),
-    "refine": Stage(
-        "train the autoencoder's decoder on, the encoder fixed", lambda a: refine.run(a.refine_steps)
-    ),
-    "proxy": Stage("train the reward to finetune on", lambda a: rewards.run("proxy", a.proxy_steps)),
-    "gold": Stage("train the reward that only evaluates", lambda a: rewards.run("gold", a.gold_steps)),
+    "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps, a.vae_minutes)),
+    "proxy": Stage("train the reward to finetune on", lambda _: rewards.run("proxy")),
+    "gold": Stage("train the reward that only evaluates", lambda _: rewards.run("gold")),
     "base": Stage("train the text encoder and the UNet", lambda a: base.run(a.base_steps, a.base_minutes)),
     "report": Stage("measure the committed weights, draw samples.png", lambda a: report.run(a.pictures)),
 }
@@ -47,18 +44,13 @@ def make_parser() -> argparse.ArgumentParser:
         "stages", nargs="+", choices=[*STAGES, "all"], metavar="STAGE", help="stages, or 'all'"
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--vae-steps", type=int, default=4200, help="batches of 8 pictures (default 4200)")
-    parser.add_argument("--refine-steps", type=int, default=3000, help="batches of 8 pictures (default 3000)")
-    parser.add_argument(
-        "--proxy-steps", type=int, default=1700, help="batches of 108 pictures (default 1700)"
-    )
-    parser.add_argument("--gold-steps", type=int, default=1500, help="batches of 108 pictures (default 1500)")
-    parser.add_argument(
-        "--base-steps", type=int, default=12000, help="batches of 96 pictures (default 12000)"
-    )
-    parser.add_argument(
-        "--base-minutes", type=float, default=40.0, help="end the base stage by this time (default 40)"
-    )
+    for stage, steps, minutes, batch in (("vae", 6000, 15.0, 8), ("base", 20000, 34.0, 64)):
+        parser.add_argument(
+            f"--{stage}-steps", type=int, default=steps, help=f"batches of {batch} pictures (default {steps})"
+        )
+        parser.add_argument(
+            f"--{stage}-minutes", type=float, default=minutes, help=f"its time at most (default {minutes:g})"
+        )
     parser.add_argument(
         "--pictures", type=int, default=200, help="pictures a row of the report (default 200)"
     )

@@ -13,6 +13,7 @@ from torch.nn import functional
 from models.compose import compose, paint, place
 from models.scenes import OBJECTS, Scene
 from models.train_tiny.clip import MEAN, STD, RewardPlan
+from models.train_tiny.code import patch_code
 
 
 def _blur(pictures: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -50,11 +51,8 @@ def through_vae(pictures: torch.Tensor, vae: AutoencoderKL, share: float, noise:
     chosen = torch.nonzero(torch.rand(len(pictures)) < share).flatten()
     if len(chosen) == 0:
         return pictures
-    latents = vae.encode(pictures[chosen]).latent_dist.mode()
-    latents = (
-        latents
-        + torch.randn_like(latents) * torch.rand(len(chosen), 1, 1, 1) * noise / vae.config.scaling_factor
-    )
+    latents = patch_code().encode(pictures[chosen])
+    latents = latents + torch.randn_like(latents) * torch.rand(len(chosen), 1, 1, 1) * noise
     output = pictures.clone()
     output[chosen] = vae.decode(latents).sample.clamp(-1, 1)
     return output

@@ -31,7 +31,6 @@ class RewardPlan:
     shift: int
     contrast: float
     learning_rate: float
-    vae_from: int  # the step from which pictures also go through the autoencoder
 
 
 PLANS: dict[str, RewardPlan] = {
@@ -50,7 +49,6 @@ PLANS: dict[str, RewardPlan] = {
         shift=2,
         contrast=0.1,
         learning_rate=1e-3,
-        vae_from=1150,
     ),
     "gold": RewardPlan(
         GOLD_FOLDER,
@@ -67,7 +65,6 @@ PLANS: dict[str, RewardPlan] = {
         shift=3,
         contrast=0.2,
         learning_rate=8e-4,
-        vae_from=300,
     ),
 }
 

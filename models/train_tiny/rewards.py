@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from models.train_tiny.augment import augment, ghost, pixel_values, through_vae
 from models.train_tiny.clip import PLANS, RewardPlan, make_clip, make_processor, save_clip
 from models.train_tiny.data import random_scene, to_tensor
 from models.train_tiny.paths import SD_FOLDER
-from models.train_tiny.vae import learning_rate
+from models.train_tiny.schedule import learning_rate, set_rate
 
 GROUPS = 16
 GROUP_SIZE = 6
@@ -146,40 +147,71 @@ def make_batch(
     return scenes, pixel_values(augment(pictures, plan, rng), plan)
 
 
-def run(name: str, steps: int) -> None:
-    """Train the reward ``name`` ("proxy" or "gold") for ``steps`` batches of 108 pictures."""
-    plan = PLANS[name]
-    torch.manual_seed(plan.seed)
-    rng = np.random.default_rng(plan.seed)
-    tokenizer = make_processor(plan).tokenizer
-    model, head, vae = make_clip(plan, tokenizer), FactHead(), None
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: its steps, the step at which the rate would end, and the use of the VAE."""
+
+    steps: int
+    decay_steps: int
+    rate_factor: float
+    round_trip: bool
+
+
+# Plain pictures first; then also pictures that went through the decoder, the rate falling to its end.
+PHASES: dict[str, Phase] = {
+    "plain": Phase(500, 1700, 1.0, round_trip=False),
+    "hardened": Phase(550, 550, 0.7, round_trip=True),
+}
+
+
+def _loss(
+    model: CLIPModel, head: FactHead, tokenizer: CLIPTokenizer, scenes: list[Scene], pixels: torch.Tensor
+) -> tuple[torch.Tensor, str]:
+    """The training loss of a batch, and a line about it."""
+    targets = torch.tensor([facts(scene) for scene in scenes])
+    names = [canonical(scene) for scene in scenes]
+    same = torch.tensor([[one == other for other in names] for one in names])
+    images, texts = embed_images(model, pixels), embed_texts(model, tokenizer, scenes)
+    loss = contrast(images, texts, model.logit_scale, same)
+    known = head(images[: len(scenes)], targets) + head(texts, targets)
+    right = (images[: len(scenes)] @ texts.T).argmax(1) == torch.arange(len(scenes))
+    line = f"contrast {loss.item():.3f} facts {known.item():.3f} right {right.float().mean().item():.3f}"
+    return loss + FACT_WEIGHT * known, line
+
+
+def run_phase(name: str, plan: RewardPlan, phase: Phase, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+    """Train ``model`` through ``phase`` and write it to the plan's folder."""
+    rng = np.random.default_rng([plan.seed, phase.steps])
+    vae = None
+    if phase.round_trip:
+        vae = AutoencoderKL.from_pretrained(SD_FOLDER / "vae", torch_dtype=torch.float32).eval()
+    head = FactHead()
     parameters = [*model.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+    peak = plan.learning_rate * phase.rate_factor
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     start = time.monotonic()
-    for step in range(steps):
-        if step == plan.vae_from:
-            vae = AutoencoderKL.from_pretrained(SD_FOLDER / "vae", torch_dtype=torch.float32).eval()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, plan.learning_rate)
+    for step in range(phase.steps):
+        set_rate(optimizer, learning_rate(step, phase.decay_steps, peak))
         scenes, pixels = make_batch(plan, vae, rng)
-        targets = torch.tensor([facts(scene) for scene in scenes])
-        names = [canonical(scene) for scene in scenes]
-        same = torch.tensor([[one == other for other in names] for one in names])
-        images, texts = embed_images(model, pixels), embed_texts(model, tokenizer, scenes)
-        loss = contrast(images, texts, model.logit_scale, same)
-        known = head(images[: len(scenes)], targets) + head(texts, targets)
+        loss, line = _loss(model, head, tokenizer, scenes, pixels)
         optimizer.zero_grad(set_to_none=True)
-        (loss + FACT_WEIGHT * known).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=3.9)  # e^3.9 = 49: keeps cosines spread out
-        if step % 50 == 0 or step == steps - 1:
-            right = (images[: len(scenes)] @ texts.T).argmax(1) == torch.arange(len(scenes))
-            print(
-                f"{name} step {step} contrast {loss.item():.3f} facts {known.item():.3f} "
-                f"right {right.float().mean().item():.3f} {time.monotonic() - start:.0f} s",
-                flush=True,
-            )
-        if step % 500 == 499 or step == steps - 1:
-            save_clip(model, plan.folder)
+        if step % 50 == 0 or step == phase.steps - 1:
+            print(f"{name} step {step} {line} {time.monotonic() - start:.0f} s", flush=True)
+    save_clip(model, plan.folder)
+
+
+def run(name: str, phases: Sequence[str] = tuple(PHASES)) -> None:
+    """Train the reward ``name`` ("proxy" or "gold") through ``phases``; "plain" starts afresh."""
+    plan = PLANS[name]
+    torch.manual_seed(plan.seed)
+    tokenizer = make_processor(plan).tokenizer
+    model = make_clip(plan, tokenizer)
+    if "plain" not in phases:
+        model = CLIPModel.from_pretrained(plan.folder, torch_dtype=torch.float32)
+    for phase in phases:
+        run_phase(f"{name} {phase}", plan, PHASES[phase], model, tokenizer)
