@@ -52,7 +52,7 @@ def _perturb(policy: Policy, size: float) -> None:
 def _slow_log_probs(
     denoiser: Denoiser, policy: Policy, group: TrajectoryGroup, eta: float
 ) -> list[list[float]]:
-    """log p(x_{t-1} | x_t) of each image and stochastic step: diffusers' scheduler and the density, in float64."""
+    """log p(x_{t-1} | x_t) of each image and stochastic step, from diffusers' scheduler and the density."""
     scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
