@@ -27,7 +27,6 @@ from reward_service.service import RewardFailure
 APP_NAME = "rewards"
 START_LIMIT_S = 600.0
 _TAKE_WAIT_S = 0.02
-_GRACE_S = 5.0
 _IDLE_POLL_S = 60.0
 
 
@@ -79,7 +78,7 @@ class RewardClient:
         self._section = section
         self._stamps = stamps
         self._start_limit_s = start_limit_s
-        self._limit_s = 2.0 * section.timeout_s + _GRACE_S
+        self._limit_s = 2.0 * section.timeout_s
         self._ledger = Ledger(
             section.replicas * groups_at_a_replica(section), section.queue_groups, section.retries
         )

@@ -208,14 +208,26 @@ def test_a_group_that_kills_every_replica_is_dropped_alone(moody: RewardClient) 
     assert_scored({pending: answers[pending] for pending in good}, RED)
 
 
+def second_client(app_name: str, stamps: tuple[ScorerStamp, ...], timeout_s: float) -> RewardClient:
+    """Another driver's view of a running application."""
+    section = RewardServiceSection(retries=1, timeout_s=timeout_s)
+    running_app = deployment.Deployment(app_name, serve.get_app_handle(app_name), stop_serve=False)
+    return RewardClient(running_app, section, {False: stamps, True: stamps}, start_limit_s=10.0)
+
+
 def test_an_answer_by_other_scorers_is_refused(moody: RewardClient) -> None:
-    stale = {flag: (ScorerStamp("red", "0", ""),) for flag in (False, True)}
-    section = RewardServiceSection(retries=1)
-    handle = serve.get_app_handle("moody")
-    other = RewardClient(deployment.Deployment("moody", handle, False), section, stale, 10.0)
-    submit(other, ["a cat"])
-    (failure,) = collect_all(other).values()
+    client = second_client("moody", (ScorerStamp("moody", "0", ""),), timeout_s=2.0)
+    submit(client, ["a cat"])
+    (failure,) = collect_all(client).values()
     assert_dropped(failure, "Answered by")
+
+
+def test_a_replica_that_answers_nothing_is_given_up(moody: RewardClient) -> None:
+    client = second_client("moody", moody.stamps(), timeout_s=0.1)
+    (napping,) = submit(client, ["nap now"])
+    assert_dropped(collect_all(client)[napping], "No answer 0.2 s after a replica took it")
+    submit(moody, ["a cat"])
+    assert_scored(collect_all(moody), RED)
 
 
 def test_resources_that_are_not_there_are_named_in_time() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class GreenDuel:
 
 
 class Moody(Redness):
-    """Redness, except where a prompt's first word says otherwise: slow, raise, nan, hang or die.
+    """Redness, except where a prompt's first word says otherwise: slow, nap, raise, nan, hang or die.
 
     Where its second word is `once`, it does so only the first time: a file in the folder remembers it.
     """
@@ -103,19 +104,21 @@ def _raise() -> float:
     raise RuntimeError("the judge is out")
 
 
-def _hang() -> float:
-    time.sleep(120.0)
-    return 0.0
-
-
 def _die() -> float:
     os.kill(os.getpid(), signal.SIGKILL)
     return 0.0
 
 
-def _wait() -> float:
-    time.sleep(0.05)
+def _sleep(seconds: float) -> float:
+    time.sleep(seconds)
     return 0.0
 
 
-_MOODS = {"slow": _wait, "raise": _raise, "nan": lambda: float("nan"), "hang": _hang, "die": _die}
+_MOODS: dict[str, Callable[[], float]] = {
+    "slow": lambda: _sleep(0.05),
+    "nap": lambda: _sleep(1.0),
+    "hang": lambda: _sleep(120.0),
+    "raise": _raise,
+    "nan": lambda: float("nan"),
+    "die": _die,
+}
