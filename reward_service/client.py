@@ -127,7 +127,6 @@ class RewardClient:
         """Which scorers the application was started with."""
         return self._stamps[with_gold]
 
-    @property
     def counters(self) -> RewardCounters:
         """What has happened since the start."""
         return self._counters

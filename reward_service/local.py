@@ -31,7 +31,6 @@ class LocalRewards:
         """Groups submitted and not yet collected."""
         return len(self._answers)
 
-    @property
     def counters(self) -> RewardCounters:
         """What has happened since the start."""
         return self._counters

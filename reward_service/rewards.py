@@ -41,7 +41,6 @@ class Rewards(Protocol[Images]):
         """Groups submitted and not yet collected."""
         ...
 
-    @property
     def counters(self) -> RewardCounters:
         """What has happened since the start."""
         ...

@@ -115,8 +115,8 @@ def test_groups_by_reference_score_as_they_do_without_ray() -> None:
         answers = collect_all(client)
         assert set(answers) == set(pending)
         assert_scored(answers, rewards)
-        assert client.counters.scored == 16
-        assert client.counters.busy_s > 0.0
+        assert client.counters().scored == 16
+        assert client.counters().busy_s > 0.0
 
         (asked,) = submit(client, ["with gold"], with_gold=True)
         score = collect_all(client)[asked]
@@ -150,7 +150,7 @@ def test_a_driver_can_wait_for_scores_and_other_work_at_once(moody: RewardClient
 
 
 def test_only_the_groups_a_scorer_fails_on_are_dropped_with_its_reason(moody: RewardClient) -> None:
-    before = moody.counters
+    before = moody.counters()
     good = submit(moody, ["a cat", "a dog"])
     raising, nan = submit(moody, ["raise now", "nan now"])
     foreign = moody.submit("a cat", ray.put(images_of("a dog")))
@@ -159,7 +159,7 @@ def test_only_the_groups_a_scorer_fails_on_are_dropped_with_its_reason(moody: Re
     assert_dropped(answers[raising], "the judge is out")
     assert_dropped(answers[nan], "not finite")
     assert_dropped(answers[foreign], "'a dog'")
-    assert (moody.counters.dropped - before.dropped, moody.counters.retries - before.retries) == (3, 3)
+    assert (moody.counters().dropped - before.dropped, moody.counters().retries - before.retries) == (3, 3)
 
 
 def test_a_transient_failure_is_scored_at_a_later_try(moody: RewardClient) -> None:
@@ -192,12 +192,12 @@ def test_a_hanging_scorer_costs_its_group_only_and_in_time(moody: RewardClient) 
 
 
 def test_a_killed_replica_is_replaced_and_its_groups_score_the_same(moody: RewardClient) -> None:
-    before = moody.counters
+    before = moody.counters()
     submit(moody, ["a cat", "die once", *(f"prompt {row}" for row in range(10))])
     answers = collect_all(moody)
     assert len(answers) == 12
     assert_scored(answers, RED)
-    assert moody.counters.retries > before.retries
+    assert moody.counters().retries > before.retries
 
 
 def test_a_group_that_kills_every_replica_is_dropped_alone(moody: RewardClient) -> None:

@@ -218,4 +218,4 @@ def test_local_rewards_offer_what_the_client_offers(pictures: Pictures) -> None:
     assert isinstance(score, GroupScore)
     np.testing.assert_array_equal(score.rewards, score.parts["red"])
     assert score.scorers == local.stamps(with_gold=True)
-    assert (local.counters.scored, local.counters.dropped) == (1, 1)
+    assert (local.counters().scored, local.counters().dropped) == (1, 1)
