@@ -1,4 +1,5 @@
-"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint FOLDER [--prompts FILE] [key=value ...]"""
+"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint FOLDER [--prompts FILE]
+[key=value ...]"""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from driver.command_line import Arguments, fail, parse_arguments
 
 USAGE = "python evaluate.py --checkpoint FOLDER [--prompts FILE] [--output FOLDER] [key=value ...]"
 FLAGS = {
-    "--checkpoint": "folder of a checkpoint, RUN_FOLDER/checkpoints/epoch_…, compared with the pretrained model",
-    "--config": "configuration file, instead of the checkpoint's own; without --checkpoint: the pretrained model alone",
+    "--checkpoint": "folder of a checkpoint, RUN_FOLDER/checkpoints/epoch_…, compared with the "
+    "pretrained model",
+    "--config": "configuration file, instead of the checkpoint's own; without --checkpoint: the "
+    "pretrained model alone",
     "--prompts": "prompt set to evaluate, instead of the configuration's seen and unseen prompts",
     "--output": "folder for the table and the picture grid (evaluation)",
 }
@@ -51,13 +54,14 @@ def evaluate(given: Arguments) -> None:
     check_rewards(config.rewards, config.gold)
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
-    wanted = {path: prompt_sets["unseen"] for path in _given(given, "--prompts")} or prompt_sets
+    wanted = dict.fromkeys(_given(given, "--prompts"), prompt_sets["unseen"]) or prompt_sets
     service, console = build_service(config.rewards, config.gold), Console()
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=console) as progress:
         before = measure(config, load_pretrained(config), service, wanted, progress, "Pretrained")
         after = [
-            measure(config, chosen.load(), service, wanted, progress, "Checkpoint") for _ in chosen.checkpoints
+            measure(config, chosen.load(), service, wanted, progress, "Checkpoint")
+            for _ in chosen.checkpoints
         ]
     shown = before.sets[-1]
     if after:

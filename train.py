@@ -8,21 +8,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from driver.command_line import Arguments, fail, parse_arguments
+from driver.command_line import fail, parse_arguments
 
 USAGE = "python train.py CONFIG.yaml [key=value ...]"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status: 0 finished, 130 stopped with a checkpoint, 2 an error that the text explains."""
+    """Returns the exit status: 0 finished, 130 stopped with a checkpoint, 2 an error that the text
+    explains."""
     with fail():
-        given: Arguments = parse_arguments(arguments, USAGE, flags={})
+        config = parse_arguments(arguments, USAGE, flags={}).config()
         # Ray and torch are imported only after the configuration has been found to be sound.
         from rich.console import Console
 
         from driver.main import train
 
-        return train(given.config(), Console())
+        try:
+            return train(config, Console())
+        except KeyboardInterrupt:
+            return 130
     return 2
 
 

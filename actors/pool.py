@@ -1,7 +1,8 @@
 """The Ray edge of the actors: a pool that does tasks, redoes those of dead actors, and holds only references.
 
 consumes: PromptTask with the reference of its weights. produces: Sampled (references and a small report).
-waits for: nothing itself; the driver waits on `references` and hands back what is ready. unblocked by: the driver.
+waits for: nothing itself; the driver waits on `references` and hands back what is ready. unblocked by: the
+driver.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class _Running:
 
 
 class ActorPool:
-    """A pool of actor processes. Tasks wait in a queue here; each actor holds at most tasks_in_flight of them."""
+    """A pool of actor processes. Tasks wait in a queue here; each actor holds at most tasks_in_flight of
+    them."""
 
     def __init__(self, config: Config, processes: Sequence[Any]) -> None:
         self._config = config
@@ -125,9 +127,11 @@ class ActorPool:
         self._feed()
 
     def complete(self, reference: ray.ObjectRef) -> list[Sampled]:
-        """Take in one ready reference: a finished task, or none where its actor died and the task was queued again.
+        """Take in one ready reference: a finished task, or none where its actor died and the task was queued
+        again.
 
-        Raises the task's own error where sampling failed, StuckError where actors die more often than allowed.
+        Raises the task's own error where sampling failed, StuckError where actors die more often than
+        allowed.
         """
         running = self._running.pop(reference)
         try:
@@ -149,7 +153,8 @@ class ActorPool:
         if late:
             prompts = ", ".join(repr(running.job.task.prompt) for running in late[:3])
             raise StuckError(
-                f"{len(late)} sampling tasks have run for more than actors.timeout_s = {self._section.timeout_s} s "
+                f"{len(late)} sampling tasks have run for more than actors.timeout_s = "
+                f"{self._section.timeout_s} s "
                 f"(actors {sorted({running.seat for running in late})}; prompts {prompts}). "
                 "Raise the limit, or look at the actors' logs."
             )
@@ -164,7 +169,7 @@ class ActorPool:
 
     def _feed(self) -> None:
         """Give waiting tasks to the actors with the fewest, up to tasks_in_flight each."""
-        load = {seat: 0 for seat in self._seats}
+        load = dict.fromkeys(self._seats, 0)
         for running in self._running.values():
             load[running.seat] += 1
         while self._queue:
@@ -191,10 +196,12 @@ class ActorPool:
         self._restarts += 1
         if self._restarts > self._section.restarts:
             raise StuckError(
-                f"Actors died {self._restarts} times, more than actors.restarts = {self._section.restarts} allows. "
+                f"Actors died {self._restarts} times, more than actors.restarts = "
+                f"{self._section.restarts} allows. "
                 f"The last: {error}"
             ) from error
-        # An actor that Ray only calls unavailable may live on; two in one seat would compete for its resources.
+        # An actor that Ray only calls unavailable may live on; two in one seat would compete for its
+        # resources.
         ray.kill(running.process)
         self._seats[running.seat] = _start_process(self._config)
 
@@ -202,7 +209,8 @@ class ActorPool:
         if job.tries > self._section.task_retries:
             raise StuckError(
                 f"The task of prompt {job.task.prompt!r} lost its actor {job.tries} times, more than "
-                f"actors.task_retries = {self._section.task_retries} allows; it may be what kills them. The last: {error}"
+                f"actors.task_retries = {self._section.task_retries} allows; it may be what kills them. "
+                f"The last: {error}"
             ) from error
         self._redone += 1
         self._queue.appendleft(job)

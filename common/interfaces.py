@@ -1,4 +1,5 @@
-"""The seams between the parts. Each is a Protocol with more than one implementation, or with one per side of Ray."""
+"""The seams between the parts. Each is a Protocol with more than one implementation, or with one per side of
+Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Scorer(Protocol):
     digest: str
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """images: uint8 (M, height, width, 3) RGB; prompts: M of them, one an image -> float64 (M,), finite."""
+        """images: uint8 (M, height, width, 3) RGB; prompts: M of them, one an image -> float64 (M,),
+        finite."""
         ...
 
 

@@ -18,6 +18,8 @@ from common.errors import PromptSetError
 from common.prompt_files import READERS, known_formats, read_prompts
 from common.prompt_hub import download_files
 
+# Uses of a seed that must not share an order.
+_STREAM, _SAMPLE = 0, 1
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -79,7 +81,7 @@ class PromptStream:
         if number not in self._orders:
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
-            self._orders[number] = shuffled(len(self._prompts), (self._seed, number))
+            self._orders[number] = shuffled(len(self._prompts), self._seed, (_STREAM, number))
         return self._orders[number]
 
 
@@ -113,16 +115,16 @@ def sample_prompts(prompts: PromptSet, count: int, seed: int) -> list[tuple[int,
             f"{prompts.origin} has {len(prompts)} prompts, {count} different ones are asked for; "
             "lower evaluation.prompts or give a larger prompt set"
         )
-    chosen = shuffled(len(prompts), (seed,))[:count]
+    chosen = shuffled(len(prompts), seed, (_SAMPLE,))[:count]
     return [(int(index), prompts[int(index)]) for index in chosen]
 
 
-def shuffled(count: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
-    """0 .. count - 1 in an order that depends on the seed alone, not on numpy's version.
+def shuffled(count: int, seed: int, key: tuple[int, ...]) -> NDArray[np.int64]:
+    """0 .. count - 1 in an order that depends on seed and key alone, not on numpy's version.
 
     (numpy keeps the raw bits of its generators the same for ever, but not what Generator.permutation makes.)
     """
-    bits = np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count)
+    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)).random_raw(count)
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 

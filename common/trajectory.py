@@ -4,8 +4,10 @@
     ImageGroup --reward service--> GroupScore
     TrajectoryGroup + GroupScore = ScoredGroup --learner--> the next PolicyStamp
 
-Letters: B images of one prompt, T denoising steps, T_s <= T of them stochastic (they alone enter the objective),
-C H W channels, height and width of the latents. Arrays are numpy on the CPU, because they travel through the object
+Letters: B images of one prompt, T denoising steps, T_s <= T of them stochastic (they alone enter the
+objective),
+C H W channels, height and width of the latents. Arrays are numpy on the CPU, because they travel through the
+object
 store, where numpy arrays are shared without a copy. No class holds a device, a module or a Ray handle.
 """
 
@@ -55,7 +57,8 @@ class NoiseKey:
 class PromptTask:
     """One unit of an actor's work: sample B trajectories of one prompt with exactly the stamped weights.
 
-    with_reference: also compute the behaviour-to-reference log ratios. False where nobody trains on the trajectories
+    with_reference: also compute the behaviour-to-reference log ratios. False where nobody trains on the
+    trajectories
     (evaluation), or where the policy is the reference and every log ratio is 0 by identity (version 0).
     """
 
@@ -73,7 +76,8 @@ class TrajectoryGroup:
     latents: float32 (B, T+1, C, H, W); latents[:, 0] is x_T (noise), latents[:, T] is x_0.
     timesteps: int64 (T,), the scheduler's timesteps, decreasing.
     stochastic_steps: int64 (T_s,), positions in 0..T-1 of the steps that enter the objective, increasing.
-    log_prob: float64 (B, T_s), log pi_old(x_{t-1} | x_t, c), MEAN over C H W, in nats per latent element. Float64,
+    log_prob: float64 (B, T_s), log pi_old(x_{t-1} | x_t, c), MEAN over C H W, in nats per latent element.
+    Float64,
         because float32 resolves 6e-8 of a value near 1, a sixteenth of the paper's clip range of 1e-6.
     log_ratio: float32 (B, T_s), log pi_old - log pi_ref, MEAN over C H W. Computed in the difference form.
     schedule: fingerprint of the step distribution (common.diffusion.StepDistribution.fingerprint).
@@ -112,7 +116,8 @@ class ImageGroup:
 
 @dataclass(frozen=True)
 class ScorerStamp:
-    """Which reward: name in the configuration, version of its code or settings, SHA-256 (hex) of its weights and settings."""
+    """Which reward: name in the configuration, version of its code or settings, SHA-256 (hex) of its weights
+    and settings."""
 
     name: str
     version: str
@@ -123,7 +128,8 @@ class ScorerStamp:
 class GroupScore:
     """Rewards of one prompt's images, all from the scorers named in `scorers` (one version each).
 
-    rewards: float64 (B,), in the scorer's own raw units, weighted sum over scorers. For a pairwise judge: the least
+    rewards: float64 (B,), in the scorer's own raw units, weighted sum over scorers. For a pairwise judge: the
+    least
         squares rewards, that is the row means of the differences.
     differences: float64 (B, B), antisymmetric; differences[i, j] = how much better image i is than image j.
     parts: unweighted rewards (B,) by reward name.
@@ -135,7 +141,9 @@ class GroupScore:
     scorers: tuple[ScorerStamp, ...]
 
     @staticmethod
-    def pointwise(rewards: Float64, parts: dict[str, Float64], scorers: tuple[ScorerStamp, ...]) -> GroupScore:
+    def pointwise(
+        rewards: Float64, parts: dict[str, Float64], scorers: tuple[ScorerStamp, ...]
+    ) -> GroupScore:
         """The score of a scorer that gives one number an image: differences r_i - r_j."""
         rewards = np.asarray(rewards, dtype=np.float64)
         return GroupScore(rewards, rewards[:, None] - rewards[None, :], parts, scorers)

@@ -1,10 +1,12 @@
-"""What train.py, evaluate.py and sample.py share: arguments, --help, and errors as a person wants to read them.
+"""What train.py, evaluate.py and sample.py share: arguments, --help, and errors as a person wants to read
+them.
 
 Imports nothing heavy, so that --help and a mistyped key answer at once.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ from common.errors import ConfigError, PrdpError
 
 @dataclass(frozen=True)
 class Arguments:
-    """words: what is neither a flag nor key=value; overrides: key=value; flags: the value of each flag that was given."""
+    """words: what is neither a flag nor key=value; overrides: key=value; flags: the value of each flag that
+    was given."""
 
     words: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -30,9 +33,11 @@ class Arguments:
         """The configuration in the one YAML file among the words. Raises ConfigError."""
         if len(self.words) != 1:
             given = f"{len(self.words)} ({', '.join(self.words)})" if self.words else "none"
-            raise ConfigError(f"One configuration file is needed, {given} given.\nUsage: {self.usage}   (--help: every setting)")
+            raise ConfigError(
+                f"One configuration file is needed, {given} given.\nUsage: {self.usage}   (--help: "
+                "every setting)"
+            )
         return load_config(Path(self.words[0]), self.overrides)
-
 
     def whole_number(self, flag: str, default: int, least: int) -> int:
         """The flag's value. Raises ConfigError where it is no whole number of at least `least`."""
@@ -57,7 +62,9 @@ def parse_arguments(arguments: Sequence[str], usage: str, flags: Mapping[str, st
         if word.startswith("--"):
             name, has_value, value = word.partition("=")
             if name not in flags:
-                raise ConfigError(f"Unknown option {name}. There are: {', '.join(['--help', *flags])}.\nUsage: {usage}")
+                raise ConfigError(
+                    f"Unknown option {name}. There are: {', '.join(['--help', *flags])}.\nUsage: {usage}"
+                )
             if not has_value and not rest:
                 raise ConfigError(f"{name} needs a value: {flags[name]}.")
             values[name] = value if has_value else rest.pop(0)
@@ -68,9 +75,19 @@ def parse_arguments(arguments: Sequence[str], usage: str, flags: Mapping[str, st
     return Arguments(tuple(words), tuple(overrides), values, usage)
 
 
+# Read by the libraries when they are imported: their notes and loading bars would tear the progress display.
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
 @contextmanager
 def fail() -> Iterator[None]:
     """Print an error that a person can mend as plain text, not as a traceback; other errors keep theirs."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         yield
     except PrdpError as error:

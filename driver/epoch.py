@@ -20,7 +20,8 @@ Reports = Sequence[Sequence[UpdateReport]]
 class EpochTally:
     """Sums over the epoch's groups so far.
 
-    means, spreads: each group's mean reward and standard deviation over its images. ages: updates between the weights
+    means, spreads: each group's mean reward and standard deviation over its images. ages: updates between the
+    weights
     sampled with and those trained. parts: each group's mean raw score by reward.
     """
 
@@ -50,13 +51,12 @@ class EpochTally:
             parts=(*self.parts, {name: float(values.mean()) for name, values in group.score.parts.items()}),
             ages=(*self.ages, current.version - group.stamp.version),
             actor_busy_s=self.actor_busy_s + group.actor_busy_s,
-            reward_busy_s=self.reward_busy_s + group.reward_busy_s,
             nbytes=self.nbytes + group.nbytes,
         )
 
     def metrics(self, reports: Reports, faults: dict[str, float], seconds: float) -> dict[str, float]:
         """Every metric of the epoch. seconds: its wall time."""
-        first = [report for report in reports[0]]
+        first = list(reports[0])
         every = [update[0] for update in reports]
         steps = len(self.config.sampling.stochastic_step_indices)
         log_ratio, elements = first[0].log_ratio_mean, first[0].latent_elements
@@ -67,7 +67,10 @@ class EpochTally:
         return {
             "reward/mean": float(np.mean(self.means)),
             "reward/within_group_std": float(np.mean(self.spreads)),
-            **{f"reward/{name}/mean": float(np.mean([part[name] for part in self.parts])) for name in self.config.rewards},
+            **{
+                f"reward/{name}/mean": float(np.mean([part[name] for part in self.parts]))
+                for name in self.config.rewards
+            },
             "objective/loss": every[0].loss,
             "objective/clip_share": float(np.mean([report.clip_share for report in every])),
             "objective/tie_share": every[0].tie_share,
@@ -90,7 +93,9 @@ class EpochTally:
     def _step_norms(self, first: Sequence[UpdateReport]) -> dict[str, float]:
         chosen = self.config.sampling.stochastic_step_indices
         norms = first[0].step_gradient_norms
-        return {f"optimizer/gradient_norm_step_{step}": norm for step, norm in zip(chosen, norms, strict=False)}
+        return {
+            f"optimizer/gradient_norm_step_{step}": norm for step, norm in zip(chosen, norms, strict=False)
+        }
 
     def _times(self, reports: Reports, seconds: float) -> dict[str, float]:
         """Busy seconds and idle share of each role, mean over its processes."""
@@ -101,4 +106,8 @@ class EpochTally:
             "learner": math.fsum(report.busy_s for update in reports for report in update) / ranks,
         }
         idle = {f"time/{role}_idle_share": max(0.0, 1.0 - value / seconds) for role, value in busy.items()}
-        return {"time/epoch_s": seconds, **{f"time/{role}_busy_s": value for role, value in busy.items()}, **idle}
+        return {
+            "time/epoch_s": seconds,
+            **{f"time/{role}_busy_s": value for role, value in busy.items()},
+            **idle,
+        }

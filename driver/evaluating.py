@@ -34,12 +34,14 @@ def evaluate(
     stamp: PolicyStamp,
     weights: ray.ObjectRef,
 ) -> Evaluation:
-    """Sample and score every prompt set with the stamped weights. Raises RewardError where too many groups fail."""
+    """Sample and score every prompt set with the stamped weights. Raises RewardError where too many groups
+    fail."""
     batches = {name: evaluation_batch(config, name, prompts, stamp) for name, prompts in prompt_sets.items()}
     for batch in batches.values():
         rollouts.begin(batch, weights)
     sets = tuple(
-        _measure(name, list(rollouts.collect(batch)), config.evaluation.grid_prompts) for name, batch in batches.items()
+        _measure(name, list(rollouts.collect(batch)), config.evaluation.grid_prompts)
+        for name, batch in batches.items()
     )
     return Evaluation(epoch=epoch, stamp=stamp, sets=sets)
 

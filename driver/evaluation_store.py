@@ -6,6 +6,7 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,12 @@ def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
     header = {
         "epoch": evaluation.epoch,
         "stamp": asdict(evaluation.stamp),
-        "sets": [{"name": own.name, "prompts": own.prompts, "scores": sorted(own.scores)} for own in evaluation.sets],
+        "sets": [
+            {"name": own.name, "prompts": own.prompts, "scores": sorted(own.scores)}
+            for own in evaluation.sets
+        ],
     }
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
     for number, own in enumerate(evaluation.sets):
         arrays[f"{number}/pixels"] = own.pixels
         arrays |= {f"{number}/{name}": values for name, values in own.scores.items()}
@@ -59,4 +63,6 @@ def _load(path: Path) -> Evaluation:
             )
             return Evaluation(header["epoch"], PolicyStamp(**header["stamp"]), sets)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"The evaluation {path} is damaged ({error}). Delete it to go on without it.") from error
+        raise CheckpointError(
+            f"The evaluation {path} is damaged ({error}). Delete it to go on without it."
+        ) from error

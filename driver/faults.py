@@ -16,12 +16,17 @@ class FaultCounter:
         self._rollouts = rollouts
         self._reported: dict[str, int] = {}
 
+    @property
+    def reward_busy_s(self) -> float:
+        """Seconds that scorers have worked since the start, over all replicas."""
+        return self._rewards.counters().busy_s
+
     def since_last(self) -> dict[str, float]:
         """Counts since the last call, by metric."""
         totals = {
             "faults/actor_restarts": self._pool.restarts,
             "faults/redone_tasks": self._pool.redone,
-            "faults/retried_groups": self._rewards.retried,
+            "faults/retried_groups": self._rewards.counters().retries,
             "faults/dropped_groups": self._rollouts.dropped,
         }
         grown = {name: float(total - self._reported.get(name, 0)) for name, total in totals.items()}

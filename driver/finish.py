@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.config.schema import Config
-from driver.observer import Observer, picture_file
+from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
 from driver.report import change_markdown, change_table, compare
 from driver.tracker import Tracker
@@ -23,9 +23,7 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
     grid = picture_file(config)
     observer.grid().save(grid)
     checkpoint = checkpoint_folder(config.run_folder, config.run.epochs)
-    tracker.log_file(grid)
-    for plot in write_plots(config.run_folder / "plots", observer):
-        tracker.log_file(plot)
+    tracker.log_folder(write_plots(config.run_folder / "plots", observer, shown_score(config)), "plots")
     tracker.set_description(describe(config, change_markdown(changes)))
     if config.tracker.save_checkpoint:
         for folder in (POLICY_FOLDER, AVERAGED_FOLDER):
@@ -43,14 +41,14 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
         console.print(f"[bold]{title}:[/bold]\n  {text}", soft_wrap=True, highlight=False)
 
 
-def write_plots(folder: Path, observer: Observer) -> list[Path]:
-    """The plots of the epochs that this process trained."""
+def write_plots(folder: Path, observer: Observer, score: str) -> Path:
+    """The plots of the epochs that this process trained. score: the one whose curve on unseen prompts is
+    drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [
-        training_curve(folder / "training_curve.png", observer.epochs, observer.evaluations),
-        step_gradient_norms(folder / "step_gradient_norms.png", observer.epochs),
-        role_times(folder / "role_times.png", observer.epochs),
-    ]
+    training_curve(folder / "training_curve.png", observer.epochs, observer.evaluations, score)
+    step_gradient_norms(folder / "step_gradient_norms.png", observer.epochs)
+    role_times(folder / "role_times.png", observer.epochs)
+    return folder
 
 
 def describe(config: Config, table: str) -> str:
@@ -59,7 +57,8 @@ def describe(config: Config, table: str) -> str:
     mix = " + ".join(f"{weight:g} x {name}" for name, weight in rewards.items())
     return (
         f"# {config.run.name}\n\n"
-        f"`{config.model.path}` finetuned by PRDP ({config.policy.kind}) on **{mix}**: {config.run.epochs} epochs of "
+        f"`{config.model.path}` finetuned by PRDP ({config.policy.kind}) on **{mix}**: "
+        f"{config.run.epochs} epochs of "
         f"{config.sampling.prompts_per_epoch} prompts x {config.sampling.images_per_prompt} images, "
         f"{config.objective.updates_per_epoch} updates an epoch, kl_weight {config.objective.kl_weight:g}, "
         f"learning rate {config.optimizer.learning_rate:g}.\n\n{table}\n"

@@ -35,7 +35,8 @@ STOPPED = 130
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the configuration names, opened and checked before Ray starts. recordings: one where the run is offline."""
+    """What the configuration names, opened and checked before Ray starts. recordings: one where the run is
+    offline."""
 
     train: PromptSet
     unseen: PromptSet
@@ -50,7 +51,8 @@ def check_inputs(config: Config) -> Inputs:
     for name, prompts in {"prompts.train": train, "prompts.unseen": unseen}.items():
         if len(prompts) < config.evaluation.prompts:
             raise ConfigError(
-                f"{name} has {len(prompts)} prompts, fewer than evaluation.prompts = {config.evaluation.prompts}. "
+                f"{name} has {len(prompts)} prompts, fewer than evaluation.prompts = "
+                f"{config.evaluation.prompts}. "
                 "Lower the one or give more of the other."
             )
     offline = config.data.mode == "offline"
@@ -58,9 +60,10 @@ def check_inputs(config: Config) -> Inputs:
 
 
 def train(config: Config, console: Console) -> int:
-    """Run to the end, or until stopped. Returns the process's exit status: 0 finished, 130 stopped with a checkpoint."""
+    """Run to the end, or until stopped. Returns the process's exit status: 0 finished, 130 stopped with a
+    checkpoint."""
     inputs = check_inputs(config)
-    with claim(config.run_folder), StopFlag() as stop:
+    with claim(config.run_folder):
         beginning = find_beginning(config)
         earlier = load_evaluations(config.run_folder) if beginning.epoch else []
         state = first_state(config, beginning.epoch, earlier)
@@ -68,7 +71,7 @@ def train(config: Config, console: Console) -> int:
             display.start(config.run.epochs)
             display.update(state)
             try:
-                with tracked(config, beginning) as tracker, ray_cluster(config):
+                with tracked(config, beginning) as tracker, ray_cluster(config), StopFlag() as stop:
                     observer = Observer(config, display, tracker, RayGauges(config.run.name), state, earlier)
                     with services(config, beginning.run_id) as started:
                         run_epochs(config, inputs, beginning, started, observer, stop)
@@ -76,7 +79,9 @@ def train(config: Config, console: Console) -> int:
                     show_result(config, observer, tracker, console)
             except StopRequested:
                 display.close()
-                console.print(f"Stopped with a checkpoint in {config.run_folder}; the same command goes on from there.")
+                console.print(
+                    f"Stopped with a checkpoint in {config.run_folder}; the same command goes on from there."
+                )
                 return STOPPED
     return 0
 
@@ -98,7 +103,12 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
 
 
 def run_epochs(
-    config: Config, inputs: Inputs, beginning: Beginning, started: Services, observer: Observer, stop: StopFlag
+    config: Config,
+    inputs: Inputs,
+    beginning: Beginning,
+    started: Services,
+    observer: Observer,
+    stop: StopFlag,
 ) -> None:
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
@@ -116,7 +126,8 @@ def run_epochs(
         stop=stop,
         faults=FaultCounter(started.pool, started.rewards, rollouts),
     )
-    Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning.epoch)
+    with stop.deferred():
+        Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning.epoch)
 
 
 def make_source(config: Config, inputs: Inputs, stream: PromptStream, rollouts: Rollouts) -> Source:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from rich.progress import Progress
 
 from common.config.schema import Config
-from common.evaluation import Evaluation, PromptSetEvaluation
 from common.errors import RewardError
+from common.evaluation import Evaluation, PromptSetEvaluation
 from driver.evaluating import TOTAL, PromptSets
 from driver.pretrained import LoadedPolicy
 from driver.tasks import evaluation_batch
@@ -17,9 +15,15 @@ from reward_service.service import RewardFailure, RewardService
 
 
 def measure(
-    config: Config, loaded: LoadedPolicy, service: RewardService, prompt_sets: PromptSets, progress: Progress, title: str
+    config: Config,
+    loaded: LoadedPolicy,
+    service: RewardService,
+    prompt_sets: PromptSets,
+    progress: Progress,
+    title: str,
 ) -> Evaluation:
-    """Sample and score every prompt set, with the noise that training's own evaluations have. Raises RewardError."""
+    """Sample and score every prompt set, with the noise that training's own evaluations have. Raises
+    RewardError."""
     sets = []
     for name, prompts in prompt_sets.items():
         batch = evaluation_batch(config, name, prompts, loaded.stamp)
@@ -44,5 +48,3 @@ def _score(service: RewardService, prompt: str, pixels: np.ndarray) -> dict[str,
     if isinstance(outcome, RewardFailure):
         raise RewardError(f"The pictures of {prompt!r} could not be scored: {outcome.reason}")
     return {TOTAL: outcome.rewards, **outcome.parts}
-
-

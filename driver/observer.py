@@ -1,4 +1,5 @@
-"""Everything that looks at a run: the progress display, the tracker, Ray's metrics, and the run folder's evaluations."""
+"""Everything that looks at a run: the progress display, the tracker, Ray's metrics, and the run folder's
+evaluations."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def unseen(evaluation: Evaluation) -> PromptSetEvaluation:
 
 
 def shown_score(config: Config) -> str:
-    """The score that the display shows of unseen prompts: the first gold reward, or the trained sum without one."""
+    """The score that the display shows of unseen prompts: the first gold reward, or the trained sum without
+    one."""
     return next(iter(config.gold), "reward")
 
 

@@ -65,13 +65,15 @@ def choose(flags: Mapping[str, str], overrides: Sequence[str]) -> Chosen:
 
 
 def checkpoint_config(folder: Path, overrides: Sequence[str]) -> Config:
-    """The configuration that a checkpoint was trained with, with overrides. Raises CheckpointError, ConfigError."""
+    """The configuration that a checkpoint was trained with, with overrides. Raises CheckpointError,
+    ConfigError."""
     path = folder / CONFIG_FILE
     try:
         text = path.read_text()
     except OSError as error:
         raise CheckpointError(
-            f"{folder} is no checkpoint: {path} cannot be read ({error}). Checkpoints lie in RUN_FOLDER/checkpoints/epoch_…"
+            f"{folder} is no checkpoint: {path} cannot be read ({error}). Checkpoints lie in "
+            "RUN_FOLDER/checkpoints/epoch_…"
         ) from error
     return config_from_yaml_text(text, str(path), overrides)
 
@@ -84,7 +86,8 @@ def load_pretrained(config: Config) -> LoadedPolicy:
 
 
 def load_checkpoint(config: Config, folder: Path) -> LoadedPolicy:
-    """The policy of a checkpoint; its moving average where it has one. Raises CheckpointError, WeightsError."""
+    """The policy of a checkpoint; its moving average where it has one. Raises CheckpointError,
+    WeightsError."""
     checkpoint: Checkpoint = read_checkpoint(folder)
     loaded = load_pretrained(config)
     averages = safetensors.torch.load(checkpoint.files["ema.safetensors"])

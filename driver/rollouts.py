@@ -1,9 +1,12 @@
 """Sampling and scoring in flight: the one place where the driver waits.
 
 consumes: tasks with the reference of their weights. produces: each epoch's groups, scored, in prompt order.
-waits for: actors, the reward service and, on request, the learner: always for all of them at once, so that groups move on
-while anybody works. unblocked by: whichever answers first. Every wait is cut into short ones, between which deadlines are
-looked at, and stop requests while groups are collected: a learner that has begun an epoch's updates finishes them.
+waits for: actors, the reward service and, on request, the learner: always for all of them at once, so that
+groups move on
+while anybody works. unblocked by: whichever answers first. Every wait is cut into short ones, between which
+deadlines are
+looked at, and stop requests while groups are collected: a learner that has begun an epoch's updates finishes
+them.
 """
 
 from __future__ import annotations
@@ -97,7 +100,8 @@ class Rollouts:
             if len(dropped) > self._max_dropped_share * len(batch.tasks):
                 raise RewardError(
                     f"{len(dropped)} of {len(batch.tasks)} groups could not be scored, more than "
-                    f"reward_service.max_dropped_share = {self._max_dropped_share} allows. The last: {outcome.reason}"
+                    f"reward_service.max_dropped_share = {self._max_dropped_share} allows. The last: "
+                    f"{outcome.reason}"
                 )
 
     def wait(self, references: Sequence[ray.ObjectRef], what: str, limit_s: float) -> list[Any]:
@@ -106,7 +110,9 @@ class Rollouts:
         missing = list(references)
         while missing:
             if time.monotonic() > deadline:
-                raise StuckError(f"Waited {limit_s:.0f} s for {what}, in vain. Raise the limit, or look at its logs.")
+                raise StuckError(
+                    f"Waited {limit_s:.0f} s for {what}, in vain. Raise the limit, or look at its logs."
+                )
             ready = self._turn(missing)
             missing = [reference for reference in missing if reference not in ready]
         return [_value(reference) for reference in references]

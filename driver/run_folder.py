@@ -18,7 +18,15 @@ from learner.checkpoint import Checkpoint, latest_checkpoint
 LOCK_FILE = ".lock"
 
 # Settings that may differ when a run goes on: they change neither the data nor the updates of an epoch.
-FREE_SECTIONS = ("actors.", "checkpoint.", "display.", "evaluation.every_epochs", "ray.", "reward_service.", "tracker.")
+FREE_SECTIONS = (
+    "actors.",
+    "checkpoint.",
+    "display.",
+    "evaluation.every_epochs",
+    "ray.",
+    "reward_service.",
+    "tracker.",
+)
 FREE_SETTINGS = ("run.epochs", "run.folder", "learner.", "model.device", "data.record")
 
 
@@ -43,7 +51,9 @@ def claim(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise RunFolderError(f"The run folder {folder} cannot be written ({error}). Set run.folder elsewhere.") from error
+        raise RunFolderError(
+            f"The run folder {folder} cannot be written ({error}). Set run.folder elsewhere."
+        ) from error
     try:
         try:
             # The lock dies with the process, so a killed run leaves none behind.
@@ -51,7 +61,8 @@ def claim(folder: Path) -> Iterator[None]:
         except OSError as error:
             holder = os.pread(handle, 100, 0).decode(errors="replace").strip()
             raise RunFolderError(
-                f"Another process ({holder}) is training in {folder}. Wait for it, or choose another run.name."
+                f"Another process ({holder}) is training in {folder}. Wait for it, or choose another "
+                "run.name."
             ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"pid {os.getpid()} on {os.uname().nodename}".encode(), 0)
@@ -63,7 +74,8 @@ def claim(folder: Path) -> Iterator[None]:
 def find_beginning(config: Config) -> Beginning:
     """A new run, or the continuation of the one in the folder.
 
-    Raises RunFolderError where the folder holds a finished run or one of another configuration, CheckpointError where its
+    Raises RunFolderError where the folder holds a finished run or one of another configuration,
+    CheckpointError where its
     checkpoints are damaged.
     """
     found = latest_checkpoint(config.run_folder)
@@ -71,7 +83,11 @@ def find_beginning(config: Config) -> Beginning:
         return Beginning(run_id=secrets.token_hex(6), epoch=0, checkpoint=())
     (checkpoint,) = found
     earlier = config_from_yaml_text(checkpoint.config_yaml, str(checkpoint.folder / "config.yaml"))
-    differences = [line for line in config_differences(earlier, config) if not line.startswith((*FREE_SECTIONS, *FREE_SETTINGS))]
+    differences = [
+        line
+        for line in config_differences(earlier, config)
+        if not line.startswith((*FREE_SECTIONS, *FREE_SETTINGS))
+    ]
     if differences:
         raise RunFolderError(
             f"{config.run_folder} holds a run of another configuration (its value against yours):\n  "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.pool import ActorPool
 from common.config.schema import Config
-from common.errors import PrdpError, StuckError
+from common.errors import ConfigError, PrdpError, StuckError
 from learner.group import LearnerGroup
 from reward_service.client import RewardClient
 
@@ -32,7 +33,10 @@ class Services:
 def ray_cluster(config: Config) -> Iterator[None]:
     """Connect to the cluster, or start one on this machine and stop it at the end."""
     section = config.ray
-    own = {"object_store_memory": int(section.object_store_gb * 1e9), "include_dashboard": section.dashboard}
+    own: dict[str, Any] = {
+        "object_store_memory": int(section.object_store_gb * 1e9),
+        "include_dashboard": section.dashboard,
+    }
     ray.init(
         address=section.address,
         logging_level=logging.ERROR,
@@ -41,9 +45,31 @@ def ray_cluster(config: Config) -> Iterator[None]:
         **(own if section.address == "local" else {}),
     )
     try:
+        if section.address == "local":
+            check_room(config, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
+
+
+def check_room(config: Config, resources: Mapping[str, float]) -> None:
+    """Raise ConfigError where this machine can never hold all processes at once."""
+    pools = {
+        "actors": (config.actors, config.actors.count),
+        "learner": (config.learner, config.learner.workers),
+        "reward_service": (config.reward_service, config.reward_service.replicas),
+    }
+    for unit, attribute in {"CPU": "cpus", "GPU": "gpus"}.items():
+        wanted = {name: count * float(vars(section)[attribute]) for name, (section, count) in pools.items()}
+        there = resources.get(unit, 0.0)
+        if sum(wanted.values()) > there:
+            parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items())
+            raise ConfigError(
+                f"The configuration asks for {sum(wanted.values()):g} {unit}s at once ({parts}); this "
+                "machine has "
+                f"{there:g}. Lower {attribute} (what Ray reserves a process, shares allowed) or the "
+                "number of processes."
+            )
 
 
 @contextmanager
@@ -69,7 +95,8 @@ def await_models(started: Services) -> None:
             ray.get(references, timeout=START_LIMIT_S)
         except GetTimeoutError as error:
             raise StuckError(
-                f"Waited {START_LIMIT_S:.0f} s for {who} to load the model. Does the cluster have the CPUs, GPUs and labels that "
+                f"Waited {START_LIMIT_S:.0f} s for {who} to load the model. Does the cluster have the "
+                "CPUs, GPUs and labels that "
                 f"the configuration asks for? Resources: {ray.cluster_resources()}"
             ) from error
         except (RayActorError, RayTaskError) as error:

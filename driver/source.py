@@ -18,13 +18,12 @@ from driver.tasks import training_batch
 
 @dataclass(frozen=True)
 class Group:
-    """A group for the learner. *_busy_s: seconds an actor and the reward service took; nbytes: put in the object store."""
+    """A group for the learner. actor_busy_s: seconds an actor took; nbytes: bytes put in the object store."""
 
     trajectory: ray.ObjectRef
     score: GroupScore
     stamp: PolicyStamp
     actor_busy_s: float
-    reward_busy_s: float
     nbytes: int
 
 
@@ -70,7 +69,6 @@ class OnlineSource:
                 score=group.score,
                 stamp=group.task.stamp,
                 actor_busy_s=group.report.busy_s,
-                reward_busy_s=group.reward_busy_s,
                 nbytes=group.report.nbytes,
             )
 
@@ -93,7 +91,7 @@ class OfflineSource:
         epochs = self._recording.epochs
         for scored in self._recording.read_epoch(epochs[epoch % len(epochs)]):
             trajectory = scored.trajectory
-            yield Group(ray.put(trajectory), scored.score, trajectory.stamp, 0.0, 0.0, trajectory.nbytes)
+            yield Group(ray.put(trajectory), scored.score, trajectory.stamp, 0.0, trajectory.nbytes)
 
     def cursor(self, epochs: int) -> int:
         """A recording draws no prompts."""

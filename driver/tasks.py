@@ -9,14 +9,18 @@ from common.prompts import PromptStream
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.rollouts import Batch
 
-# The noise of an evaluation does not depend on the epoch, so that pictures before and after differ by the policy alone.
+# The noise of an evaluation does not depend on the epoch, so that pictures before and after differ by the
+# policy alone.
 EVALUATION_EPOCH = 0
 
 
-def training_batch(config: Config, stream: PromptStream, epoch: int, cursor: int, stamp: PolicyStamp) -> Batch:
+def training_batch(
+    config: Config, stream: PromptStream, epoch: int, cursor: int, stamp: PolicyStamp
+) -> Batch:
     """The N tasks of one epoch: the prompts at stream positions cursor .. cursor + N - 1, B images each.
 
-    Version 0 is the reference itself, so its log ratios are 0 without a reference pass (paper.md, identity 4).
+    Version 0 is the reference itself, so its log ratios are 0 without a reference pass (paper.md, identity
+    4).
     """
     prompts = stream.take(cursor, config.sampling.prompts_per_epoch)
     tasks = tuple(
@@ -32,7 +36,9 @@ def training_batch(config: Config, stream: PromptStream, epoch: int, cursor: int
     return Batch(tasks, with_gold=False)
 
 
-def evaluation_batch(config: Config, name: str, prompts: Sequence[tuple[int, str]], stamp: PolicyStamp) -> Batch:
+def evaluation_batch(
+    config: Config, name: str, prompts: Sequence[tuple[int, str]], stamp: PolicyStamp
+) -> Batch:
     """The tasks of one prompt set's evaluation, scored by the gold rewards too."""
     section = config.evaluation
     tasks = tuple(

@@ -1,10 +1,11 @@
-"""Algorithm 1 of the paper over references: sample, score, K proximal updates, publish; then look at what came of it."""
+"""Algorithm 1 of the paper over references: sample, score, K proximal updates, publish; then look at what
+came of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 
@@ -78,13 +79,15 @@ class Training:
                 self._finished = epoch + 1
                 self._after_epoch(published)
         except StopRequested:
-            # A stop is only noticed before an epoch's first update, so the weights are those of the last finished epoch.
+            # A stop is only noticed before an epoch's first update, so the weights are those of the last
+            # finished epoch.
             self._save()
             raise
 
     def _train_epoch(self, epoch: int, published: Published) -> Published:
         """One epoch of Algorithm 1."""
         parts, started = self._parts, time.perf_counter()
+        reward_busy_s = parts.faults.reward_busy_s
         parts.source.prepare(epoch, published.stamp, published.reference)
         tally = EpochTally.start(self._config, published.nbytes)
         parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
@@ -98,9 +101,9 @@ class Training:
         reports = self._updates()
         parts.observer.phase(Phase.PUBLISHING, 0)
         renewed = self._publish()
-        parts.observer.epoch_done(
-            epoch + 1, tally.metrics(reports, parts.faults.since_last(), time.perf_counter() - started)
-        )
+        tally = replace(tally, reward_busy_s=parts.faults.reward_busy_s - reward_busy_s)
+        metrics = tally.metrics(reports, parts.faults.since_last(), time.perf_counter() - started)
+        parts.observer.epoch_done(epoch + 1, metrics)
         return renewed
 
     def _groups(self, epoch: int) -> Iterator[Group]:
@@ -117,7 +120,8 @@ class Training:
         writer.write_epoch(epoch, (ScoredGroup(ray.get(group.trajectory), group.score) for group in kept))
 
     def _updates(self) -> list[list[UpdateReport]]:
-        """K updates: the first on the gradient that has been accumulated, the others on the same groups anew."""
+        """K updates: the first on the gradient that has been accumulated, the others on the same groups
+        anew."""
         learner = self._parts.learner
         reports = [self._wait(learner.finish_update(), "the learner's update 1")]
         for update in range(2, self._config.objective.updates_per_epoch + 1):
@@ -142,7 +146,10 @@ class Training:
 
     def _evaluate(self, finished: int, published: Published) -> Evaluation:
         parts, started = self._parts, time.perf_counter()
-        total = sum(len(prompts) for prompts in parts.prompt_sets.values()) * self._config.evaluation.images_per_prompt
+        total = (
+            sum(len(prompts) for prompts in parts.prompt_sets.values())
+            * self._config.evaluation.images_per_prompt
+        )
         parts.observer.phase(Phase.EVALUATING, total)
         evaluation = evaluate(
             self._config, parts.rollouts, parts.prompt_sets, finished, published.stamp, published.reference

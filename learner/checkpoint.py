@@ -1,10 +1,11 @@
 """Checkpoints on disk: a folder that is whole or not there, with the digest of every file.
 
-    <run folder>/checkpoints/epoch_000012/
-        run.json            epoch, prompt cursor, run id, tracker run, digest of every file
-        config.yaml         the whole configuration
-        learner.json, trainable.safetensors, optimizer.safetensors, ema.safetensors      what an exact continuation needs
-        policy/             what plain diffusers loads (policy_ema/ beside it where optimizer.ema_decay is on)
+<run folder>/checkpoints/epoch_000012/
+    run.json            epoch, prompt cursor, run id, tracker run, digest of every file
+    config.yaml         the whole configuration
+    learner.json, trainable.safetensors, optimizer.safetensors, ema.safetensors      what an exact
+    continuation needs
+    policy/             what plain diffusers loads (policy_ema/ beside it where optimizer.ema_decay is on)
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands. epoch: finished epochs; cursor: next position in the prompt stream; tracker_run: MLflow's id."""
+    """Where a run stands. epoch: finished epochs; cursor: next position in the prompt stream; tracker_run:
+    MLflow's id."""
 
     run_id: str
     epoch: int
@@ -50,7 +52,8 @@ def checkpoint_folder(run_folder: Path, epoch: int) -> Path:
 
 
 def write_checkpoint(run_folder: Path, state: RunState, config_yaml: str, files: Mapping[str, bytes]) -> Path:
-    """Write aside, flush to disk, then rename: a reader sees all of it or nothing. Replaces one of the same epoch.
+    """Write aside, flush to disk, then rename: a reader sees all of it or nothing. Replaces one of the same
+    epoch.
 
     Raises CheckpointError where the disk is full or the folder cannot be written; nothing else is lost then.
     """
@@ -58,7 +61,9 @@ def write_checkpoint(run_folder: Path, state: RunState, config_yaml: str, files:
     aside = folder.with_name(f".{folder.name}.partial")
     content = {**files, CONFIG_FILE: config_yaml.encode()}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    content[RUN_FILE] = json.dumps({"format": FORMAT, "state": asdict(state), "files": digests}, indent=1).encode()
+    content[RUN_FILE] = json.dumps(
+        {"format": FORMAT, "state": asdict(state), "files": digests}, indent=1
+    ).encode()
     try:
         shutil.rmtree(aside, ignore_errors=True)
         for name, data in content.items():
@@ -69,7 +74,9 @@ def write_checkpoint(run_folder: Path, state: RunState, config_yaml: str, files:
         _flush_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"Could not write the checkpoint {folder}: {error}. Free space or mend its rights.") from error
+        raise CheckpointError(
+            f"Could not write the checkpoint {folder}: {error}. Free space or mend its rights."
+        ) from error
     return folder
 
 
@@ -78,14 +85,20 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         header = json.loads((folder / RUN_FILE).read_text())
         if header["format"] != FORMAT:
-            raise CheckpointError(f"{folder} has format {header['format']}; this version reads format {FORMAT}.")
+            raise CheckpointError(
+                f"{folder} has format {header['format']}; this version reads format {FORMAT}."
+            )
         files = {name: (folder / name).read_bytes() for name in header["files"]}
         state = RunState(**header["state"])
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is no checkpoint, or a torn one: {error.filename} is missing.") from error
+        raise CheckpointError(
+            f"{folder} is no checkpoint, or a torn one: {error.filename} is missing."
+        ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} is no checkpoint, or a torn one: {error}") from error
-    altered = [name for name, data in files.items() if hashlib.sha256(data).hexdigest() != header["files"][name]]
+    altered = [
+        name for name, data in files.items() if hashlib.sha256(data).hexdigest() != header["files"][name]
+    ]
     if altered:
         raise CheckpointError(f"{folder} is damaged: {', '.join(altered)} changed since it was written.")
     return Checkpoint(folder, state, files.pop(CONFIG_FILE).decode(), files)

@@ -1,6 +1,7 @@
 """The Ray edge of the learner: n ranks as Ray actors, seen by the driver as one learner.
 
-consumes: references to trajectory groups, and scores. produces: object references to reports, weights and state.
+consumes: references to trajectory groups, and scores. produces: object references to reports, weights and
+state.
 waits for: nothing (every method returns references). unblocked by: the driver.
 """
 
@@ -109,7 +110,9 @@ class LearnerGroup:
         """Create the ranks' processes. They are usable at once; `ready` says when their models are loaded."""
         remote = ray.remote(LearnerRank).options(**process_options(config.learner))
         rendezvous = ray.remote(Rendezvous).options(num_cpus=0).remote()
-        return LearnerGroup([remote.remote(config, run_id, rank, rendezvous) for rank in range(config.learner.workers)])
+        return LearnerGroup(
+            [remote.remote(config, run_id, rank, rendezvous) for rank in range(config.learner.workers)]
+        )
 
     def ready(self) -> list[ray.ObjectRef]:
         """One reference a rank, ready when its model is loaded."""

@@ -115,9 +115,7 @@ class EvaluationSection(Section):
         5, "epochs", "Evaluate each so many epochs; always before the first and after the last.", ge=1
     )
     grid_prompts: int = setting(6, "prompts", "Unseen prompts shown in the picture grid.", ge=1)
-    seed: int = setting(
-        1234, "", "Seed of the choice of prompts and of their noise.", ge=0, le=LARGEST_SEED
-    )
+    seed: int = setting(1234, "", "Seed of the choice of prompts and of their noise.", ge=0, le=LARGEST_SEED)
 
     @model_validator(mode="after")
     def _grid_is_evaluated(self) -> EvaluationSection:

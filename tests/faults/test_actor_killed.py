@@ -27,7 +27,9 @@ LIMIT_S = 120.0
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     yield
     ray.shutdown()
 
@@ -35,13 +37,18 @@ def _cluster() -> Iterator[None]:
 @pytest.fixture
 def config(tiny_pipeline: Path, tmp_path: Path) -> Config:
     return make_config(
-        tiny_pipeline, tmp_path, {"actors.count": 2, "sampling.steps": 30, "actors.cpus": 0.5, "actors.restarts": 3}
+        tiny_pipeline,
+        tmp_path,
+        {"actors.count": 2, "sampling.steps": 30, "actors.cpus": 0.5, "actors.restarts": 3},
     )
 
 
 def tasks(stamp: PolicyStamp, count: int) -> list[PromptTask]:
     """Some prompts' tasks."""
-    return [PromptTask(f"a cat {number}", 4, NoiseKey(7, "train", 0, number), stamp, True) for number in range(count)]
+    return [
+        PromptTask(f"a cat {number}", 4, NoiseKey(7, "train", 0, number), stamp, True)
+        for number in range(count)
+    ]
 
 
 def finish(pool: ActorPool, count: int) -> dict[int, Sampled]:
@@ -80,7 +87,9 @@ def test_tasks_of_a_killed_actor_are_redone_to_the_same_bits(config: Config) -> 
 
 
 def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Config) -> None:
-    limited = config.model_copy(update={"actors": config.actors.model_copy(update={"count": 1, "restarts": 0})})
+    limited = config.model_copy(
+        update={"actors": config.actors.model_copy(update={"count": 1, "restarts": 0})}
+    )
     policy, _ = load_policy(limited)
     blob = pack(policy.trainable.parameters(), version=1, run_id="run")
     pool = ActorPool.start(limited)

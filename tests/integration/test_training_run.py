@@ -27,7 +27,9 @@ pytestmark = pytest.mark.integration
 
 def run(pipeline: Path, folder: Path, **overrides: Any) -> tuple[Any, str]:
     """Train; returns the configuration and what the terminal showed."""
-    config = make_config(pipeline, folder, {key.replace("__", "."): value for key, value in overrides.items()})
+    config = make_config(
+        pipeline, folder, {key.replace("__", "."): value for key, value in overrides.items()}
+    )
     text = io.StringIO()
     assert train(config, Console(file=text, width=110)) == 0
     return config, text.getvalue()
@@ -41,7 +43,9 @@ def weights_of(config: Any, epoch: int) -> dict[str, torch.Tensor]:
 
 def assert_equal_checkpoints(first: Any, second: Any, epoch: int) -> None:
     """Weights, optimizer state and averages, bit for bit."""
-    one, two = (read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files for config in (first, second))
+    one, two = (
+        read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files for config in (first, second)
+    )
     for name in ("trainable.safetensors", "optimizer.safetensors", "ema.safetensors", "learner.json"):
         assert one[name] == two[name], name
 
@@ -50,7 +54,9 @@ def assert_equal_checkpoints(first: Any, second: Any, epoch: int) -> None:
 def lora_run(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     """Two epochs with LoRA and K = 2 updates, recorded."""
     folder = tmp_path_factory.mktemp("lora")
-    return run(tiny_pipeline, folder, objective__updates_per_epoch=2, data__record=True, checkpoint__every_epochs=1)
+    return run(
+        tiny_pipeline, folder, objective__updates_per_epoch=2, data__record=True, checkpoint__every_epochs=1
+    )
 
 
 def test_a_run_shows_table_pictures_and_next_commands(lora_run: tuple[Any, str]) -> None:
@@ -85,7 +91,9 @@ def test_tracker_holds_config_metrics_pictures_and_weights(lora_run: tuple[Any, 
     assert {"config.yaml", "images", "checkpoint"} <= artifacts
 
 
-def test_weights_changed_and_load_with_plain_diffusers(lora_run: tuple[Any, str], tiny_pipeline: Path) -> None:
+def test_weights_changed_and_load_with_plain_diffusers(
+    lora_run: tuple[Any, str], tiny_pipeline: Path
+) -> None:
     config, _ = lora_run
     tensors = weights_of(config, 2)
     assert any(bool((value != 0).any()) for name, value in tensors.items() if "lora_B" in name)
@@ -95,7 +103,9 @@ def test_weights_changed_and_load_with_plain_diffusers(lora_run: tuple[Any, str]
     assert sum(value.numel() for value in loaded.values()) == sum(value.numel() for value in tensors.values())
 
 
-def test_the_recording_replays_offline(lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_the_recording_replays_offline(
+    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
+) -> None:
     config, _ = lora_run
     recording = open_recording(config.run_folder / "trajectories")
     assert len(recording.epochs) == 2
@@ -106,7 +116,8 @@ def test_the_recording_replays_offline(lora_run: tuple[Any, str], tiny_pipeline:
         run__epochs=1,
         objective__updates_per_epoch=2,
     )
-    # The first recorded epoch is on-policy data of the pretrained policy, so replaying it is the same first epoch.
+    # The first recorded epoch is on-policy data of the pretrained policy, so replaying it is the same first
+    # epoch.
     online, offline = weights_of(config, 1), weights_of(replayed, 1)
     for name, value in online.items():
         torch.testing.assert_close(offline[name], value, rtol=1e-3, atol=1e-5)
@@ -115,12 +126,16 @@ def test_the_recording_replays_offline(lora_run: tuple[Any, str], tiny_pipeline:
 def test_the_checkpoint_samples_like_the_actors(lora_run: tuple[Any, str]) -> None:
     config, _ = lora_run
     loaded = load_checkpoint(config, checkpoint_folder(config.run_folder, 2))
-    stamps = {group.trajectory.stamp for group in open_recording(config.run_folder / "trajectories").read_epoch(1)}
+    stamps = {
+        group.trajectory.stamp for group in open_recording(config.run_folder / "trajectories").read_epoch(1)
+    }
     assert loaded.stamp.digest not in {stamp.digest for stamp in stamps}
     assert loaded.stamp.digest != load_pretrained(config).stamp.digest
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
+) -> None:
     whole, _ = lora_run
     settings = {"objective__updates_per_epoch": 2, "data__record": True, "checkpoint__every_epochs": 1}
     run(tiny_pipeline, tmp_path, run__epochs=1, **settings)
@@ -131,17 +146,23 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(lora_run: tuple[Any, str], 
     assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == 2
 
 
-def test_a_finished_run_and_another_configuration_are_refused(lora_run: tuple[Any, str], tiny_pipeline: Path) -> None:
+def test_a_finished_run_and_another_configuration_are_refused(
+    lora_run: tuple[Any, str], tiny_pipeline: Path
+) -> None:
     config, _ = lora_run
     with pytest.raises(RunFolderError, match=r"finished run of 2 epochs.*run\.epochs"):
         train(config, Console(file=io.StringIO()))
-    other = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.5})})
+    other = config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.5})}
+    )
     with pytest.raises(RunFolderError, match=r"optimizer\.learning_rate"):
         train(other, Console(file=io.StringIO()))
     assert weights_of(config, 2)
 
 
-def test_full_finetuning_with_staleness_ema_two_ranks_and_guidance(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_full_finetuning_with_staleness_ema_two_ranks_and_guidance(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
     config, _ = run(
         tiny_pipeline,
         tmp_path,
