@@ -1,0 +1,209 @@
+"""The distributed quickstart's images per second over the same work in one process without Ray."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+
+from actors.actor import Actor
+from actors.pool import build_actor
+from benchmarks.machine import Machine, usable_cores
+from benchmarks.options import Options, run
+from benchmarks.report import Result, raw_of, verdict_of
+from benchmarks.timing import Comparison, Seconds, alternate
+from common.config.schema import Config
+from common.loading import choose_device
+from common.prompts import PromptStream, open_prompts
+from common.trajectory import ScoredGroup
+from common.weights import WeightBlob
+from driver.rollouts import Rollouts
+from driver.services import Services, ray_cluster, services
+from driver.source import OnlineSource
+from driver.tasks import training_batch
+from learner.build import build_learner
+from learner.learner import Learner
+from learner.ranks import SingleRank
+from reward_service.registry import check_rewards
+from reward_service.service import RewardService, build_service
+
+TARGET = 0.90
+RUN_ID = "benchmark"
+ABOUT = (
+    "Images per second of training epochs on Ray (actors, reward service and learner of the quickstart) over those of the "
+    "same epochs in one process without Ray: sampling with the reference pass, scores, gradient, optimizer step, new "
+    "weights. Epochs of the two take turns. The one process may use all threads that the Ray processes have together, "
+    "but no more than there are cores."
+)
+
+
+@dataclass
+class OneProcess:
+    """The epochs by plain classes, one thing after the other. blob: the weights published last."""
+
+    config: Config
+    stream: PromptStream
+    actor: Actor
+    rewards: RewardService
+    learner: Learner
+    blob: WeightBlob
+
+    @staticmethod
+    def build(config: Config, stream: PromptStream) -> OneProcess:
+        """Load the models."""
+        learner = build_learner(config, RUN_ID, SingleRank())
+        rewards = build_service(config.rewards, {})
+        rewards.check()
+        return OneProcess(config, stream, build_actor(config), rewards, learner, learner.publish())
+
+    def epoch(self, number: int) -> None:
+        """Train one epoch."""
+        prompts = self.config.sampling.prompts_per_epoch
+        batch = training_batch(self.config, self.stream, number, number * prompts, self.blob.stamp)
+        for task in batch.tasks:
+            trajectory, images, _ = self.actor.sample(task, self.blob)
+            score = self.rewards.score_group(task.prompt, images.pixels)
+            self.learner.accumulate(ScoredGroup(trajectory, score))
+        self.learner.finish_update()
+        for _ in range(1, self.config.objective.updates_per_epoch):
+            self.learner.repeat_update()
+        self.learner.end_epoch()
+        self.blob = self.learner.publish()
+
+
+class Distributed:
+    """The same epochs by the driver's own parts, without display, tracker, evaluation and checkpoints."""
+
+    def __init__(self, config: Config, stream: PromptStream, started: Services) -> None:
+        self._config = config
+        self._learner = started.learner
+        self._rollouts = Rollouts(
+            started.pool, started.rewards, config.reward_service.max_dropped_share, check_stop=_go_on
+        )
+        self._source = OnlineSource(config, stream, self._rollouts)
+        self._weights: list[Any] = []
+
+    def epoch(self, number: int) -> None:
+        """Train one epoch."""
+        weights = self._weights or self._publish()
+        blob = self._wait(weights)[0]
+        self._source.prepare(number, blob.stamp, weights[0])
+        groups = enumerate(self._source.groups(number))
+        self._wait([self._learner.accumulate(position, group.trajectory, group.score) for position, group in groups])
+        self._wait(self._learner.finish_update())
+        for _ in range(1, self._config.objective.updates_per_epoch):
+            self._wait(self._learner.repeat_update())
+        self._wait(self._learner.end_epoch())
+        self._weights = self._publish()
+
+    def _publish(self) -> list[Any]:
+        weights = self._learner.publish()
+        self._wait(weights)
+        return weights
+
+    def _wait(self, references: list[Any]) -> list[Any]:
+        return self._rollouts.wait(references, "the learner", self._config.learner.timeout_s)
+
+
+@dataclass
+class RayIdle:
+    """CPU seconds that Ray's processes take while the one process trains and they have nothing to do."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    def watch(self, epoch: Any, number: int) -> None:
+        """Train an epoch in this process, and note what Ray's took meanwhile."""
+        before = _children_cpu_s()
+        epoch(number)
+        self.seconds.append(_children_cpu_s() - before)
+
+
+def measure_loop(config: Config, repeats: int, warm_ups: int) -> tuple[Comparison, Seconds]:
+    """Epochs of the two in turns, and the CPU seconds of Ray's processes during each timed epoch of the one process."""
+    threads = total_threads(config)
+    torch.set_num_threads(threads)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
+    check_rewards(config.rewards, {})
+    stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
+    one, idle = OneProcess.build(config, stream), RayIdle()
+    with ray_cluster(config), services(config, RUN_ID) as started:
+        distributed = Distributed(config, stream, started)
+        sides = [distributed.epoch, lambda number: idle.watch(one.epoch, number)]
+        ours_s, bare_s = alternate(sides, repeats, warm_ups, choose_device(config.model.device))
+    comparison = Comparison(
+        what=f"epochs on Ray over epochs in one process of {threads} threads",
+        items=config.trajectories_per_epoch,
+        unit="images",
+        ours_s=ours_s,
+        bare_s=bare_s,
+        target=TARGET,
+    )
+    return comparison, tuple(idle.seconds[warm_ups:])
+
+
+def ray_threads(config: Config) -> int:
+    """Threads of all Ray processes together."""
+    actors, learner, rewards = config.actors, config.learner, config.reward_service
+    return actors.count * actors.threads + learner.workers * learner.threads + rewards.replicas * rewards.threads
+
+
+def total_threads(config: Config) -> int:
+    """Threads of the one process."""
+    return min(ray_threads(config), usable_cores())
+
+
+def measure(options: Options) -> Result:
+    """Measure the configuration's loop."""
+    config = options.config
+    machine = Machine.here()
+    comparison, idle_s = measure_loop(config, options.repeats, options.warm_ups)
+    cores = statistics.median(taken / wall for taken, wall in zip(idle_s, comparison.bare_s, strict=True))
+    return Result(
+        name="loop",
+        command=options.command,
+        settings={
+            "model": config.model.path,
+            "policy": config.policy.kind,
+            "N": config.sampling.prompts_per_epoch,
+            "B": config.sampling.images_per_prompt,
+            "T": config.sampling.steps,
+            "K": config.objective.updates_per_epoch,
+            "guidance": config.sampling.guidance_scale,
+            "actors": config.actors.count,
+            "learner ranks": config.learner.workers,
+            "Ray processes' threads": ray_threads(config),
+            "one process's threads": total_threads(config),
+        },
+        machine=machine,
+        verdicts=(verdict_of(comparison),),
+        figures={"cores that Ray's idle processes took from the one process": f"{cores:.3f}"},
+        raw={"epochs": raw_of(comparison), "ray_idle_cpu_s": list(idle_s)},
+        notes=(
+            "Both sides leave out the display, the tracker, evaluation and checkpoints. The first epochs of both are not "
+            "timed: the first trains without a reference pass.",
+        ),
+    )
+
+
+def _children_cpu_s() -> float:
+    """CPU seconds so far of all processes that this one started, directly or not."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def _go_on() -> None:
+    """Nobody asks a benchmark to stop."""
+
+
+if __name__ == "__main__":
+    sys.exit(run("loop", ABOUT, repeats=12, measure=measure))

@@ -1,0 +1,64 @@
+"""The command line that all benchmarks share, and the configuration they measure: the quickstart's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.report import RESULTS, Result
+from common.config.load import load_config
+from common.config.schema import Config
+from common.errors import PrdpError
+from common.pipelines import check_model_folder
+
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for. config: the quickstart's, of the model asked for; command: as it was typed."""
+
+    config: Config
+    repeats: int
+    warm_ups: int
+    out: Path
+    command: str
+
+
+def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str]) -> Options:
+    """Read the command line. Raises ConfigError or ModelError where a setting or the model folder cannot work."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--model", default="models/tiny-sd", help="pipeline folder (default: %(default)s)")
+    parser.add_argument("--repeats", type=_at_least_one, default=repeats, help="timed turns (default: %(default)s)")
+    parser.add_argument("--warm-ups", type=_at_least_one, default=2, help="turns before them (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)")
+    parser.add_argument("--config", type=Path, default=QUICKSTART, help="configuration (default: %(default)s)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the configuration to change")
+    given = parser.parse_args(arguments)
+    check_model_folder(given.model)
+    config = load_config(given.config, [f"model.path={given.model}", *given.settings])
+    command = " ".join([f"python -m benchmarks.{name}", *arguments])
+    return Options(config, given.repeats, given.warm_ups, given.out, command)
+
+
+def run(
+    name: str, about: str, repeats: int, measure: Callable[[Options], Result], arguments: Sequence[str] | None = None
+) -> int:
+    """Parse, measure, print and write. Returns the exit status: 0 measured, 2 an error that the text explains."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parse_options(name, about, repeats, given)
+        measure(options).publish(options.out)
+    except PrdpError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

@@ -1,0 +1,99 @@
+"""What a benchmark found: printed, and written as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.machine import Machine
+from benchmarks.timing import Comparison
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged figure. allowed: the target in words; detail: what it is made of."""
+
+    what: str
+    value: str
+    allowed: str
+    met: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A benchmark's run. figures: what is reported beside the verdicts, by name; raw: every measured value, for JSON."""
+
+    name: str
+    command: str
+    settings: Mapping[str, object]
+    machine: Machine
+    verdicts: tuple[Verdict, ...]
+    figures: Mapping[str, str]
+    raw: Mapping[str, object]
+    notes: tuple[str, ...] = ()
+    finished: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+
+    def markdown(self) -> str:
+        """A page with the tables."""
+        lines = [f"# benchmarks.{self.name}", "", f"`{self.command}`, {self.finished}", "", f"Machine: {self.machine.as_text()}."]
+        lines += ["", "Settings: " + ", ".join(f"{key} {value}" for key, value in self.settings.items()) + "."]
+        if self.verdicts:
+            lines += ["", "| What | Measured | Target | Met | From |", "| --- | --- | --- | --- | --- |"]
+            lines += [
+                f"| {one.what} | **{one.value}** | {one.allowed} | {'yes' if one.met else 'NO'} | {one.detail} |"
+                for one in self.verdicts
+            ]
+        if self.figures:
+            lines += ["", "| Besides | |", "| --- | --- |"]
+            lines += [f"| {name} | {value} |" for name, value in self.figures.items()]
+        lines += ["", *self.notes] if self.notes else []
+        return "\n".join(lines) + "\n"
+
+    def as_json(self) -> str:
+        """Everything, measured values included."""
+        content = {
+            "name": self.name,
+            "command": self.command,
+            "finished": self.finished,
+            "settings": dict(self.settings),
+            "machine": self.machine.as_dict(),
+            "verdicts": [vars(one) for one in self.verdicts],
+            "figures": dict(self.figures),
+            "raw": dict(self.raw),
+            "notes": list(self.notes),
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    def publish(self, folder: Path) -> None:
+        """Print the page and write NAME.md and NAME.json into the folder."""
+        print(self.markdown())
+        folder.mkdir(parents=True, exist_ok=True)
+        for ending, text in {"md": self.markdown(), "json": self.as_json()}.items():
+            (folder / f"{self.name}.{ending}").write_text(text)
+        print(f"Written to {folder / self.name}.md and .json")
+
+
+def verdict_of(comparison: Comparison) -> Verdict:
+    """A comparison as a row."""
+    lower, upper = comparison.spread
+    return Verdict(
+        what=comparison.what,
+        value=f"{comparison.ratio:.3f}",
+        allowed=f"at least {comparison.target:.2f}",
+        met=comparison.met,
+        detail=(
+            f"{comparison.ours_per_s:.4g} against {comparison.bare_per_s:.4g} {comparison.unit}/s, medians of "
+            f"{len(comparison.ours_s)} turns; middle half of the turns' ratios {lower:.3f} to {upper:.3f}"
+        ),
+    )
+
+
+def raw_of(comparison: Comparison) -> dict[str, object]:
+    """A comparison's measured seconds."""
+    return {"ours_s": list(comparison.ours_s), "bare_s": list(comparison.bare_s), "items": comparison.items}

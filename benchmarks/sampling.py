@@ -1,0 +1,127 @@
+"""An actor's images per second over a bare diffusers loop's."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+
+from actors.actor import Actor
+from benchmarks.bare import BareSampler
+from benchmarks.machine import Machine
+from benchmarks.options import Options, run
+from benchmarks.report import Result, raw_of, verdict_of
+from benchmarks.timing import Comparison, alternate
+from common.config.schema import Config
+from common.loading import load_policy
+from common.policy import Policy
+from common.prompts import PromptStream, open_prompts
+from common.trajectory import NoiseKey, PromptTask
+from common.weights import pack
+
+GUIDANCE_SCALES = (1.0, 3.0)
+TARGET = 0.95
+ABOUT = (
+    "An actor's images per second over those of a bare diffusers loop (text encoder, the same UNet, DDIMScheduler with "
+    "eta 1, autoencoder) at the same steps, guidance and batch, with the threads of one actor."
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One guidance scale's measurement. reference_cost: seconds with the reference pass over those without."""
+
+    comparison: Comparison
+    reference_cost: float
+
+
+def actor_calls(config: Config, policy: Policy, actor: Actor, prompts: PromptStream) -> list[Callable[[int], object]]:
+    """Sampling turn n without the reference pass, and with it: each turn a prompt and noise of its own."""
+    blob = pack(policy.trainable.parameters(), version=0, run_id="benchmark")
+
+    def task(turn: int, with_reference: bool) -> PromptTask:
+        noise = NoiseKey(config.run.seed, "train", 0, turn)
+        return PromptTask(prompts.at(turn), config.sampling.images_per_prompt, noise, blob.stamp, with_reference)
+
+    return [
+        lambda turn: actor.sample(task(turn, with_reference=False), blob),
+        lambda turn: actor.sample(task(turn, with_reference=True), blob),
+    ]
+
+
+def bare_sampler(config: Config, policy: Policy) -> BareSampler:
+    """A bare loop over the policy's own UNet."""
+    family: Any = policy.family
+    return BareSampler(
+        pipeline=family.pipeline,
+        scheduler=DDIMScheduler.from_config(family.scheduler_config),
+        batch=config.sampling.images_per_prompt,
+        steps=config.sampling.steps,
+        guidance_scale=config.sampling.guidance_scale,
+        device=family.device,
+        autocast=config.model.precision == "bfloat16",
+    )
+
+
+def measure_guidance(config: Config, repeats: int, warm_ups: int) -> Sampling:
+    """Compare at the configuration's guidance scale."""
+    policy, distribution = load_policy(config)
+    actor = Actor(policy, policy.reference(), distribution)
+    prompts = PromptStream(open_prompts(config.prompts.train), config.run.seed)
+    bare = bare_sampler(config, policy)
+    without, with_reference = actor_calls(config, policy, actor, prompts)
+    sides = [without, lambda turn: bare.images(prompts.at(turn), turn), with_reference]
+    ours_s, bare_s, reference_s = alternate(sides, repeats, warm_ups, policy.family.device)
+    comparison = Comparison(
+        what=f"actor over bare loop, guidance {config.sampling.guidance_scale:g}",
+        items=config.sampling.images_per_prompt,
+        unit="images",
+        ours_s=ours_s,
+        bare_s=bare_s,
+        target=TARGET,
+    )
+    return Sampling(comparison, statistics.median(reference_s) / statistics.median(ours_s))
+
+
+def at_guidance(config: Config, scale: float) -> Config:
+    """The same configuration at another guidance scale."""
+    return config.model_copy(update={"sampling": config.sampling.model_copy(update={"guidance_scale": scale})})
+
+
+def measure(options: Options) -> Result:
+    """Measure at each guidance scale."""
+    config = options.config
+    torch.set_num_threads(config.actors.threads)
+    machine = Machine.here()
+    found = {
+        scale: measure_guidance(at_guidance(config, scale), options.repeats, options.warm_ups)
+        for scale in GUIDANCE_SCALES
+    }
+    return Result(
+        name="sampling",
+        command=options.command,
+        settings={
+            "model": config.model.path,
+            "policy": config.policy.kind,
+            "batch": config.sampling.images_per_prompt,
+            "steps": config.sampling.steps,
+            "threads": config.actors.threads,
+        },
+        machine=machine,
+        verdicts=tuple(verdict_of(one.comparison) for one in found.values()),
+        figures={
+            f"time with the reference pass, guidance {scale:g}": f"{one.reference_cost:.2f} x the time without"
+            for scale, one in found.items()
+        },
+        raw={f"guidance {scale:g}": raw_of(one.comparison) for scale, one in found.items()},
+        notes=("An actor also computes log-probabilities and hands over every step's latents; a bare loop does not.",),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run("sampling", ABOUT, repeats=60, measure=measure))

@@ -1,0 +1,87 @@
+"""Times of two or more sides of a comparison, taken in turns in one run, so that a busy machine slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Seconds = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours against a bare side that does the same work.
+
+    items: units of work in one call of either side; unit: what they are; target: the least good ratio.
+    """
+
+    what: str
+    items: int
+    unit: str
+    ours_s: Seconds
+    bare_s: Seconds
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        """Our units per second over the bare side's, from the medians."""
+        return statistics.median(self.bare_s) / statistics.median(self.ours_s)
+
+    @property
+    def ours_per_s(self) -> float:
+        """Units per second of our side, from the median."""
+        return self.items / statistics.median(self.ours_s)
+
+    @property
+    def bare_per_s(self) -> float:
+        """Units per second of the bare side, from the median."""
+        return self.items / statistics.median(self.bare_s)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The middle half of the ratios of neighbouring calls: how far noise moved the ratio within the run."""
+        ratios = [bare / ours for bare, ours in zip(self.bare_s, self.ours_s, strict=True)]
+        if len(ratios) < 2:
+            return ratios[0], ratios[0]
+        lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive")
+        return lower, upper
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio reaches the target."""
+        return self.ratio >= self.target
+
+
+def alternate(
+    sides: Sequence[Callable[[int], object]], repeats: int, warm_ups: int, device: torch.device
+) -> list[Seconds]:
+    """Call the sides in turns, A B A B, and time each call.
+
+    Each side is called with the number of the turn, from 0 on; the first warm_ups turns are not timed. Returns the
+    seconds of each side, `repeats` of them. Calls on a GPU are timed until it is done.
+    """
+    times: list[list[float]] = [[] for _ in sides]
+    for turn in range(warm_ups + repeats):
+        for side, seconds in zip(sides, times, strict=True):
+            taken = seconds_of(lambda side=side, turn=turn: side(turn), device)  # type: ignore[misc]
+            if turn >= warm_ups:
+                seconds.append(taken)
+    return [tuple(seconds) for seconds in times]
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, until a GPU is done with it."""
+    _finish(device)
+    started = time.perf_counter()
+    call()
+    _finish(device)
+    return time.perf_counter() - started
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
