@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,13 @@ def test_it_fits_the_terminal() -> None:
 
 
 def test_the_command_prints_it_in_under_a_second() -> None:
-    command = [sys.executable, "train.py", "--help"]
+    """Seconds of processor time, because other programs may share the processor."""
     root = Path(__file__).parents[2]
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - started)
-        assert done.returncode == 0, done.stderr
-        assert "sampling.steps = 50 [steps]" in done.stdout
-    assert min(seconds) < 1.0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "sampling.steps = 50 [steps]" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
