@@ -1,0 +1,75 @@
+"""Arguments, --help and errors of the three programs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from driver.command_line import fail, parse_arguments
+
+FLAGS = {"--seed": "seed of the noise"}
+
+
+def test_words_overrides_and_flags_are_told_apart() -> None:
+    given = parse_arguments(["a cat = a dog", "x.yaml", "run.epochs=3", "--seed", "7"], "usage", FLAGS)
+    assert given.words == ("a cat = a dog", "x.yaml")
+    assert given.overrides == ("run.epochs=3",)
+    assert given.whole_number("--seed", 0, least=0) == 7
+    assert parse_arguments(["--seed=8"], "usage", FLAGS).flags == {"--seed": "8"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [(["--sed", "7"], "Unknown option --sed.*--seed"), (["--seed"], "--seed needs a value: seed of the noise")],
+)
+def test_a_wrong_flag_is_an_error(arguments: list[str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        parse_arguments(arguments, "usage", FLAGS)
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", "0"])
+def test_a_number_below_its_least_or_none_is_an_error(value: str) -> None:
+    with pytest.raises(ConfigError, match="--seed must be a whole number of at least 1"):
+        parse_arguments([f"--seed={value}"], "usage", FLAGS).whole_number("--seed", 3, least=1)
+
+
+def test_errors_for_people_are_printed_and_others_are_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    with fail():
+        raise ConfigError("mend this")
+    assert "ConfigError: mend this" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError), fail():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "sample.py"])
+def test_help_names_every_setting(program: str) -> None:
+    done = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert "objective.kl_weight" in done.stdout
+    assert "sampling.eta" in done.stdout
+
+
+def test_help_takes_less_than_a_second_of_processor_time() -> None:
+    code = "import time, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nprint(time.process_time())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert float(done.stdout.splitlines()[-1]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train.py", "nothere.yaml"], "nothere.yaml"),
+        (["train.py", "configs/quickstart.yaml", "samling.steps=5"], "did you mean sampling.steps"),
+        (["sample.py"], "One prompt in quotes"),
+        (["sample.py", "a cat", "--checkpoint", "nowhere"], "nowhere is no checkpoint"),
+        (["evaluate.py", "a cat"], "Not understood: a cat"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_status_2(arguments: list[str], text: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr

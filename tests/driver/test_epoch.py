@@ -1,0 +1,77 @@
+"""An epoch's metrics from its groups and reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from common.metrics import check_metrics
+from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
+from driver.epoch import EpochTally
+from driver.source import Group
+from learner.report import UpdateReport
+from tests.tiny_config import make_config
+
+FAULTS = {name: 0.0 for name in ("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups")}
+
+
+def report(**changes: Any) -> UpdateReport:
+    values: dict[str, Any] = {
+        "version": 3,
+        "applied": True,
+        "loss": 2.0,
+        "gradient_norm": 0.5,
+        "clip_share": 0.25,
+        "tie_share": 0.1,
+        "tied_groups": 1,
+        "groups": 2,
+        "log_ratio_mean": 0.3,
+        "latent_elements": 10,
+        "log_ratio_mismatch": 1e-8,
+        "step_gradient_norms": (0.1, 0.2, 0.3),
+        "busy_s": 1.5,
+    }
+    return UpdateReport(**{**values, **changes})
+
+
+def group(rewards: list[float], version: int) -> Group:
+    values = np.array(rewards)
+    score = GroupScore.pointwise(values, {"jpeg": 2 * values}, (ScorerStamp("jpeg", "1", ""),))
+    return Group(cast(Any, None), score, PolicyStamp(version, "", "run"), actor_busy_s=2.0, nbytes=100)
+
+
+@pytest.fixture
+def tally(tmp_path: Path) -> EpochTally:
+    config = make_config(Path("no/model"), tmp_path, {"actors.count": 2, "objective.updates_per_epoch": 2})
+    begun = EpochTally.start(config, weight_bytes=7)
+    current = PolicyStamp(2, "", "run")
+    return begun.with_group(group([1.0, 3.0], 2), current).with_group(group([0.0, 0.0], 0), current)
+
+
+def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
+    first = [report(), report(log_ratio_mismatch=1e-6, busy_s=0.5)]
+    second = [report(gradient_norm=1.5, clip_share=0.75, applied=False, version=4, step_gradient_norms=())] * 2
+    metrics = tally.metrics([first, second], FAULTS, seconds=4.0)
+    check_metrics(metrics)
+    assert metrics["reward/mean"] == 1.0
+    assert metrics["reward/within_group_std"] == 0.5
+    assert metrics["reward/jpeg/mean"] == 2.0
+    assert metrics["optimizer/gradient_norm"] == 1.0
+    assert metrics["objective/clip_share"] == 0.5
+    assert metrics["optimizer/skipped_updates"] == 1
+    assert metrics["optimizer/gradient_norm_step_2"] == 0.3
+    assert metrics["policy/log_ratio_mismatch_max"] == 1e-6
+    assert metrics["policy/version"] == 4
+    # Two updates an epoch: a group two versions old is one epoch old, the other is new.
+    assert metrics["policy/age_epochs"] == 0.5
+    # The report's log ratio is a sum over steps of means over elements: three steps, ten elements.
+    assert metrics["policy/log_ratio_mean"] == pytest.approx(0.1)
+    assert metrics["policy/kl_to_reference"] == pytest.approx(3.0)
+    assert metrics["throughput/images_per_s"] == 1.0
+    assert metrics["transport/bytes_moved"] == 207
+    assert metrics["time/actors_busy_s"] == 2.0
+    assert metrics["time/actors_idle_share"] == 0.5
+    assert metrics["time/learner_busy_s"] == pytest.approx((1.5 + 0.5 + 1.5 + 1.5) / 2)
