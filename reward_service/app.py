@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from ray import serve
 
 from common.config.services import RewardServiceSection, RewardSpec
-from common.errors import RewardError
 from common.placement import process_options
 from common.trajectory import GroupScore, ImageGroup, ScorerStamp
 from reward_service.service import RewardFailure, RewardService, build_service
@@ -81,26 +81,12 @@ class RewardReplica:
         return self._stamps[with_gold]
 
     async def check_health(self) -> None:
-        """Serve's health check: scorers neither stuck nor, when they have been idle for a while, broken.
-
-        Raises RewardError.
-        """
-        busy_s = self._work.busy_s()
-        if busy_s > self._timeout_s:
-            raise RewardError(
-                f"The scorers have worked for {busy_s:.0f} s on one batch; the limit, reward_service."
-                f"timeout_s, is {self._timeout_s:g} s."
-            )
+        """Serve's health check: do scorers that have been idle for a while still work? Raises RewardError."""
         if self._work.idle_s() > PROBE_AFTER_IDLE_S:
-            await self._work.run(self._service.probe)
+            await self._work.run(self._service.probe, self._timeout_s)
 
     async def _score_batch(self, requests: list[ScoreRequest]) -> list[Reply]:
-        prompts = [request.prompt for request in requests]
-        alarm = asyncio.get_running_loop().call_later(self._timeout_s, _end_process, self._timeout_s, prompts)
-        try:
-            return await self._work.run(lambda: _score_requests(self._service, requests))
-        finally:
-            alarm.cancel()
+        return await self._work.run(lambda: _score_requests(self._service, requests), self._timeout_s)
 
 
 class _ScoringThread:
@@ -112,20 +98,25 @@ class _ScoringThread:
         self._since = time.monotonic()
 
     def run_now(self, call: Callable[[], T]) -> T:
-        """Run in the thread and wait without limit; for start-up, which Serve watches."""
+        """Run in the thread and wait without limit; for start-up, which the driver limits."""
         return self._pool.submit(self._timed, call).result()
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Run in the thread, after what it does already."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._timed, call)
-
-    def busy_s(self) -> float:
-        """Seconds that the present call has taken; 0 where there is none."""
-        return time.monotonic() - self._since if self._busy else 0.0
+    async def run(self, call: Callable[[], T], limit_s: float) -> T:
+        """Run in the thread, after what it does already. More than limit_s seconds end the process."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._limited, call, limit_s)
 
     def idle_s(self) -> float:
         """Seconds since the last call ended; 0 while one runs."""
         return 0.0 if self._busy else time.monotonic() - self._since
+
+    def _limited(self, call: Callable[[], T], limit_s: float) -> T:
+        # A timer beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
+        alarm = threading.Timer(limit_s, _end_process, [limit_s])
+        alarm.start()
+        try:
+            return self._timed(call)
+        finally:
+            alarm.cancel()
 
     def _timed(self, call: Callable[[], T]) -> T:
         self._busy, self._since = True, time.monotonic()
@@ -135,9 +126,9 @@ class _ScoringThread:
             self._busy, self._since = False, time.monotonic()
 
 
-def _end_process(timeout_s: float, prompts: list[str]) -> None:
+def _end_process(limit_s: float) -> None:
     """End this replica at once. Its callers see it die and send their groups again."""
-    LOGGER.error("Scorers have worked for more than %g s on %s; the replica ends.", timeout_s, prompts)
+    LOGGER.error("Scorers have worked for more than %g s on a batch; the replica ends.", limit_s)
     os._exit(1)
 
 

@@ -52,7 +52,7 @@ class GreenDuel:
 
 
 class Moody(Redness):
-    """Redness, except where a prompt's first word says otherwise: slow, nap, raise, nan, hang or die.
+    """Redness, except where a prompt's first word says otherwise, once a picture: slow, nap, raise, nan, hang or die.
 
     Where its second word is `once`, it does so only the first time: a file in the folder remembers it.
     """
@@ -116,7 +116,7 @@ def _sleep(seconds: float) -> float:
 
 _MOODS: dict[str, Callable[[], float]] = {
     "slow": lambda: _sleep(0.05),
-    "nap": lambda: _sleep(1.0),
+    "nap": lambda: _sleep(0.25),
     "hang": lambda: _sleep(120.0),
     "raise": _raise,
     "nan": lambda: float("nan"),
