@@ -253,10 +253,8 @@ class RewardClient:
             return []
         self._counters = replace(self._counters, dropped=self._counters.dropped + 1)
         del self._jobs[pending]
-        tries = self._section.retries + 1
-        return [
-            (pending, RewardFailure(f"Dropped after {tries} tries for prompt {pending.prompt!r}: {reason}"))
-        ]
+        tries = "1 try" if self._section.retries == 0 else f"{self._section.retries + 1} tries"
+        return [(pending, RewardFailure(f"Dropped after {tries} for prompt {pending.prompt!r}: {reason}"))]
 
     def _check_stuck(self, sent: _Sent) -> None:
         if time.monotonic() - sent.sent_at > self._start_limit_s:
