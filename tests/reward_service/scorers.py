@@ -54,7 +54,8 @@ class GreenDuel:
 class Moody(Redness):
     """Redness, except where a prompt's first word says otherwise: slow, nap, raise, nan, hang or die.
 
-    It does so once a picture. Where its second word is `once`, it does so only the first time: a file in the folder remembers it.
+    It does so once a picture. Where the second word is `once`, it does so only the first time: a file in the
+    folder remembers it.
     """
 
     def __init__(self, folder: str = "") -> None:
