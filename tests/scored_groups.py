@@ -1,0 +1,47 @@
+"""Scored groups with random numbers, for tests, and their comparison bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.trajectory import (
+    GroupScore,
+    NoiseKey,
+    PolicyStamp,
+    ScoredGroup,
+    ScorerStamp,
+    TrajectoryGroup,
+)
+
+
+def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int = 4) -> ScoredGroup:
+    generator = np.random.default_rng(seed)
+    steps = 5
+    trajectory = TrajectoryGroup(
+        prompt=f"ein Bär, № {seed}",
+        noise=NoiseKey(run_seed=2**32 - 1, stream="train", epoch=seed, prompt_index=10**12),
+        stamp=PolicyStamp(version=7, digest="f" * 64, run_id="r1"),
+        latents=generator.standard_normal((images, steps + 1, 2, size, size), dtype=np.float32),
+        timesteps=np.arange(steps, 0, -1, dtype=np.int64) * 20,
+        stochastic_steps=np.arange(steps - 1, dtype=np.int64),
+        log_prob=generator.standard_normal((images, steps - 1)),
+        log_ratio=generator.standard_normal((images, steps - 1), dtype=np.float32),
+        schedule=schedule,
+    )
+    rewards = generator.standard_normal(images)
+    stamps = (ScorerStamp("a", "1", "d" * 64), ScorerStamp("b", "2.0", ""))
+    return ScoredGroup(trajectory, GroupScore.pointwise(rewards, {"a": rewards, "b": -rewards}, stamps))
+
+
+def assert_same_bits(got: ScoredGroup, wanted: ScoredGroup) -> None:
+    fields = {**vars(got.trajectory), **vars(got.score)}
+    for name, value in {**vars(wanted.trajectory), **vars(wanted.score)}.items():
+        found = fields[name]
+        if isinstance(value, np.ndarray):
+            assert (found.dtype, found.shape) == (value.dtype, value.shape), name
+            assert found.tobytes() == value.tobytes(), name
+        elif name == "parts":
+            assert list(found) == list(value)
+            assert all(found[part].tobytes() == value[part].tobytes() for part in value)
+        else:
+            assert found == value, name
