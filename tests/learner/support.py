@@ -1,0 +1,192 @@
+"""Tiny policies in double precision, their trajectories, and Algorithm 1 as one whole autograd graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from actors.sampler import denoise, log_probs
+from common.diffusion import StepDistribution
+from common.loading import load_policy
+from common.policy import Denoiser, Policy
+from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup
+from learner.experience import Experience, Online
+from learner.gradient import TrajectoryTensors, evaluate_log_prob
+from learner.learner import Learner, LearnerSettings
+from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
+from learner.ranks import Ranks, SingleRank
+from tests.tiny_config import make_config
+
+ETA = 1.0
+
+
+def double_policy(
+    pipeline: Path, folder: Path, overrides: Mapping[str, Any]
+) -> tuple[Policy, Denoiser, StepDistribution]:
+    """Policy, reference and step distribution of the configuration, all weights float64."""
+    policy, distribution = load_policy(make_config(pipeline, folder, overrides))
+    family: Any = policy.family
+    family.unet.double()
+    family.pipeline.text_encoder.double()
+    return policy, policy.reference(), distribution
+
+
+def perturb(policy: Policy, size: float, seed: int = 0) -> None:
+    """Move the trained weights by a random step."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in policy.trainable.parameters().values():
+            value.add_(size * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+
+
+def slow_log_prob(
+    policy: Denoiser, family: Any, distribution: StepDistribution, latents: Tensor, condition: Any
+) -> Tensor:
+    """log p of every image and stochastic step with its graph, (B, T_s), from diffusers' own step."""
+    scheduler: Any = DDIMScheduler.from_config(family.scheduler_config)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
+    scheduler.set_timesteps(distribution.num_steps)
+    rows = []
+    for trajectory in latents:
+        row = []
+        for step in distribution.stochastic_steps:
+            now, following = trajectory[step : step + 1], trajectory[step + 1 : step + 2]
+            timestep = scheduler.timesteps[step : step + 1]
+            output = policy.predict(now, timestep, condition)
+            noise = torch.zeros_like(now)
+            mean = scheduler.step(output, int(timestep), now, eta=ETA, variance_noise=noise)[0]
+            above = scheduler.step(output, int(timestep), now, eta=ETA, variance_noise=noise + 1)[0]
+            std = (above - mean).detach().mean()
+            row.append(torch.distributions.Normal(mean, std).log_prob(following).mean())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def sample_double(
+    policy: Policy,
+    reference: Denoiser,
+    distribution: StepDistribution,
+    stamp: PolicyStamp,
+    prompt: str,
+    images: int = 3,
+    seed: int = 0,
+) -> TrajectoryGroup:
+    """Whole trajectories in float64, with the behaviour's log ratios to the reference in float64 too."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = len(distribution.stochastic_steps) + 1
+    noise = torch.randn(images, draws, *policy.family.latent_shape, dtype=torch.float64, generator=generator)
+    condition = policy.embed(prompt)
+    latents, means = denoise(policy, distribution, noise, condition)
+    stacked = torch.stack(latents, dim=1)
+    own = log_probs(distribution, latents, means)
+    other = evaluate_log_prob(reference, distribution, TrajectoryTensors(stacked, condition), 64)
+    arrays: dict[str, Any] = {"latents": stacked.numpy(), "log_ratio": (own - other).numpy()}
+    return TrajectoryGroup(
+        prompt=prompt,
+        noise=NoiseKey(0, "train", 0, seed),
+        stamp=stamp,
+        timesteps=distribution.timesteps.numpy(),
+        stochastic_steps=np.array(distribution.stochastic_steps),
+        log_prob=own.numpy(),
+        schedule=distribution.fingerprint(policy.guided.guidance_scale),
+        **arrays,
+    )
+
+
+def scored(group: TrajectoryGroup, rewards: Sequence[float]) -> ScoredGroup:
+    """The group with these rewards."""
+    return ScoredGroup(group, GroupScore.pointwise(np.array(rewards, dtype=np.float64), {}, ()))
+
+
+def slow_loss(
+    policy: Policy,
+    reference: Denoiser,
+    distribution: StepDistribution,
+    groups: Sequence[ScoredGroup],
+    old: Sequence[Tensor],
+    beta: float,
+    clip_range: float,
+) -> Tensor:
+    """Mean loss of all prompts' untied pairs, with its graph: eqs. 10 to 21, means over C H W and steps.
+
+    old: log pi_old of each group, (B, T_s).
+    """
+    losses = []
+    for group, before in zip(groups, old, strict=True):
+        latents = torch.from_numpy(group.trajectory.latents)
+        condition = policy.embed(group.trajectory.prompt)
+        now = slow_log_prob(policy, policy.family, distribution, latents, condition)
+        with torch.no_grad():
+            base = slow_log_prob(reference, policy.family, distribution, latents, condition)
+        free = now - base
+        held = torch.minimum(torch.maximum(free, before - base - clip_range), before - base + clip_range)
+        rewards = group.score.rewards
+        for i, j in combinations(range(len(rewards)), 2):
+            if rewards[i] == rewards[j]:
+                continue
+            target = (rewards[i] - rewards[j]) / beta
+            first = (free[i].mean() - free[j].mean() - target) ** 2
+            second = (held[i].mean() - held[j].mean() - target) ** 2
+            losses.append(second if second > first else first)
+    return torch.stack(losses).mean()
+
+
+def slow_update(
+    loss: Tensor, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, max_norm: float
+) -> float:
+    """One backward pass through everything, clip by the L2 norm, one optimizer step.
+
+    Returns the norm before clipping.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    gradients = [value.grad for value in parameters.values() if value.grad is not None]
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+    for gradient in gradients:
+        gradient.mul_(min(1.0, max_norm / (norm + 1e-6)))  # torch's own offset
+    optimizer.step()
+    return norm
+
+
+def make_learner(
+    policy: Policy,
+    distribution: StepDistribution,
+    *,
+    beta: float = 0.01,
+    clip_range: float = math.inf,
+    updates: int = 1,
+    max_norm: float = 1.0,
+    ema_decay: float = 0.0,
+    experience: Experience | None = None,
+    ranks: Ranks | None = None,
+) -> Learner:
+    """A learner on means over C H W and steps and untied pairs, with a micro-batch that divides nothing."""
+    return Learner(
+        policy=policy,
+        distribution=distribution,
+        objective=Prdp(beta, clip_range, 1.0, STEP_REDUCTIONS["mean"], PAIR_WEIGHTINGS["untied"]),
+        optimizer=make_optimizer(policy),
+        experience=experience or Online(remembered=2),
+        ranks=ranks or SingleRank(),
+        settings=LearnerSettings(
+            run_id="run",
+            micro_batch=5,
+            max_gradient_norm=max_norm,
+            ema_decay=ema_decay,
+            keep_groups=updates > 1,
+        ),
+    )
+
+
+def make_optimizer(policy: Policy) -> torch.optim.Optimizer:
+    """AdamW with a step and a decay that show, and an epsilon at which tiny gradients' rounding does not."""
+    return torch.optim.AdamW(policy.trainable.parameters().values(), lr=1e-2, eps=1e-3, weight_decay=1e-2)

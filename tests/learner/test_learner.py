@@ -1,0 +1,210 @@
+"""Whole updates against Algorithm 1 as one autograd graph, in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.policy import Policy
+from common.trajectory import PolicyStamp, ScoredGroup
+from learner.experience import Offline
+from tests.learner.support import (
+    double_policy,
+    make_learner,
+    make_optimizer,
+    perturb,
+    sample_double,
+    scored,
+    slow_log_prob,
+    slow_loss,
+    slow_update,
+)
+
+BETA = 0.05
+REWARDS = ([0.1, 0.4, 0.2], [0.3, 0.3, -0.2])
+PROMPTS = ("a cat", "two red birds")
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "tiny_pipeline",
+        {
+            "policy": {"kind": "lora", "rank": 2, "alpha": 4},
+            "sampling.guidance_scale": 3.0,
+            "sampling.steps": 3,
+        },
+    ),
+    ("tiny_pipeline_v", {"policy": {"kind": "full"}, "sampling.steps": 3}),
+]
+every_setting = pytest.mark.parametrize(("model", "overrides"), SETTINGS)
+
+
+class Twins:
+    """Two equal policies away from their reference: one for the learner, one for the slow implementation."""
+
+    def __init__(self, pipeline: Path, folder: Path, overrides: dict[str, Any]) -> None:
+        self.policy, self.reference, self.distribution = double_policy(pipeline, folder, overrides)
+        self.slow, self.slow_reference, _ = double_policy(pipeline, folder, overrides)
+        perturb(self.policy, 0.02)
+        perturb(self.slow, 0.02)
+        self.optimizer = make_optimizer(self.slow)
+
+    def groups(self, stamp: PolicyStamp) -> list[ScoredGroup]:
+        """One scored group a prompt, sampled by the learner's policy as it is."""
+        return [
+            scored(self.sample(stamp, prompt, seed), rewards)
+            for seed, (prompt, rewards) in enumerate(zip(PROMPTS, REWARDS, strict=True))
+        ]
+
+    def sample(self, stamp: PolicyStamp, prompt: str, seed: int) -> Any:
+        """A group of three images."""
+        return sample_double(self.policy, self.reference, self.distribution, stamp, prompt, 3, seed)
+
+    def log_probs(self, groups: list[ScoredGroup]) -> list[Tensor]:
+        """log pi of the slow policy as it is now."""
+        with torch.no_grad():
+            return [self._log_prob(group) for group in groups]
+
+    def _log_prob(self, group: ScoredGroup) -> Tensor:
+        latents = torch.from_numpy(group.trajectory.latents)
+        condition = self.slow.embed(group.trajectory.prompt)
+        return slow_log_prob(self.slow, self.slow.family, self.distribution, latents, condition)
+
+    def slow_step(
+        self, groups: list[ScoredGroup], old: list[Tensor], clip_range: float
+    ) -> tuple[float, float]:
+        """One update of the slow policy. Returns loss and gradient norm."""
+        parameters = self.slow.trainable.parameters()
+        loss = slow_loss(self.slow, self.slow_reference, self.distribution, groups, old, BETA, clip_range)
+        norm = slow_update(loss, parameters, self.optimizer, 1.0)
+        return float(loss.detach()), norm
+
+    def assert_equal(self) -> None:
+        """The learner's weights are the slow implementation's."""
+        for name, value in self.slow.trainable.parameters().items():
+            torch.testing.assert_close(self.policy.trainable.parameters()[name], value, rtol=1e-8, atol=1e-10)
+
+
+def _snapshot(policy: Policy) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in policy.trainable.parameters().items()}
+
+
+def _unchanged(policy: Policy, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in policy.trainable.parameters().items())
+
+
+@every_setting
+def test_one_update_is_algorithm_1(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> None:
+    twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
+    learner = make_learner(twins.policy, twins.distribution, beta=BETA)
+    groups = twins.groups(learner.publish().stamp)
+    start = _snapshot(twins.policy)
+    for group in groups:
+        learner.accumulate(group)
+    report = learner.finish_update()
+    loss, norm = twins.slow_step(groups, twins.log_probs(groups), float("inf"))
+    twins.assert_equal()
+    assert not _unchanged(twins.policy, start)
+    assert report.loss == pytest.approx(loss, rel=1e-9)
+    assert report.gradient_norm == pytest.approx(norm, rel=1e-9)
+    assert report.gradient_norm > 1  # so that the clip of the gradient acts
+    assert (report.applied, report.version, learner.version) == (True, 1, 1)
+    assert (report.groups, report.tied_groups) == (2, 0)
+    assert report.tie_share == pytest.approx(1 / 6)
+    assert report.log_ratio_mismatch < 1e-12
+    ratios = torch.cat([torch.from_numpy(group.trajectory.log_ratio).sum(1) for group in groups])
+    assert report.log_ratio_mean == pytest.approx(float(ratios.mean()), rel=1e-9)
+
+
+@every_setting
+def test_several_updates_with_the_clip_are_algorithm_1(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> None:
+    twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
+    clip_range = 0.01
+    learner = make_learner(twins.policy, twins.distribution, beta=BETA, clip_range=clip_range, updates=3)
+    groups = twins.groups(learner.publish().stamp)
+    old = twins.log_probs(groups)
+    for group in groups:
+        learner.accumulate(group)
+    reports = [learner.finish_update(), learner.repeat_update(), learner.repeat_update()]
+    expected = [twins.slow_step(groups, old, clip_range) for _ in reports]
+    twins.assert_equal()
+    for report, (loss, norm) in zip(reports, expected, strict=True):
+        assert report.loss == pytest.approx(loss, rel=1e-8)
+        assert report.gradient_norm == pytest.approx(norm, rel=1e-6)
+    assert reports[0].clip_share == 0
+    assert 0 < reports[-1].clip_share <= 1
+    assert [report.version for report in reports] == [1, 2, 3]
+
+
+@every_setting
+def test_the_first_update_takes_no_extra_forward_pass(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> None:
+    """Identity 7: each image and step passes the UNet once, forward and backward."""
+    twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
+    learner = make_learner(twins.policy, twins.distribution, beta=BETA, updates=2)
+    groups = twins.groups(learner.publish().stamp)
+    seen: list[int] = []
+    twins.policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+    for group in groups:
+        learner.accumulate(group)
+    learner.finish_update()
+    passes = 2 if twins.policy.guided.guidance_scale > 1 else 1
+    once = sum(group.trajectory.log_prob.size for group in groups) * passes
+    assert sum(seen) == once
+    learner.repeat_update()
+    assert sum(seen) == 3 * once
+
+
+@every_setting
+def test_stale_trajectories_are_clipped_around_the_policy_that_sampled(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
+) -> None:
+    twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
+    clip_range = 0.01
+    learner = make_learner(twins.policy, twins.distribution, beta=BETA, clip_range=clip_range, updates=2)
+    groups = twins.groups(learner.publish().stamp)
+    old = twins.log_probs(groups)
+    for policy in (twins.policy, twins.slow):
+        perturb(policy, 0.02, seed=9)
+    learner.publish()
+    for group in groups:
+        learner.accumulate(group)
+    reports = [learner.finish_update(), learner.repeat_update()]
+    for report in reports:
+        loss, norm = twins.slow_step(groups, old, clip_range)
+        assert report.loss == pytest.approx(loss, rel=1e-8)
+        assert report.gradient_norm == pytest.approx(norm, rel=1e-6)
+    twins.assert_equal()
+    assert reports[0].clip_share > 0
+    assert reports[0].log_ratio_mismatch == 0
+
+
+def test_offline_the_clip_holds_on_to_the_policy_as_the_epoch_starts(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    twins = Twins(tiny_pipeline, tmp_path, {"sampling.steps": 3})
+    clip_range = 0.01
+    learner = make_learner(
+        twins.policy, twins.distribution, beta=BETA, clip_range=clip_range, updates=2, experience=Offline()
+    )
+    groups = twins.groups(PolicyStamp(7, "recorded", "another run"))
+    for policy in (twins.policy, twins.slow):
+        perturb(policy, 0.02, seed=9)
+    learner.publish()
+    current = twins.log_probs(groups)
+    for group in groups:
+        learner.accumulate(group)
+    reports = [learner.finish_update(), learner.repeat_update()]
+    for report in reports:
+        loss, _ = twins.slow_step(groups, current, clip_range)
+        assert report.loss == pytest.approx(loss, rel=1e-8)
+    twins.assert_equal()
+    assert reports[0].clip_share == 0
+    assert reports[1].clip_share > 0

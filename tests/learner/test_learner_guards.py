@@ -1,0 +1,178 @@
+"""What the learner refuses, skips and reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.diffusion import StepDistribution
+from common.errors import WeightsError
+from common.policy import Denoiser, Policy
+from common.trajectory import ScoredGroup
+from learner.experience import Online
+from learner.learner import Learner
+from tests.learner.support import double_policy, make_learner, perturb, sample_double, scored
+
+
+def _snapshot(policy: Policy) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in policy.trainable.parameters().items()}
+
+
+def _unchanged(policy: Policy, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in policy.trainable.parameters().items())
+
+
+@pytest.fixture
+def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Denoiser, StepDistribution]:
+    """A LoRA policy with its reference, for what does not depend on the kind of policy."""
+    return double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
+
+
+def test_the_mismatch_shows_an_actor_with_other_weights(
+    setup: tuple[Policy, Denoiser, StepDistribution],
+) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution)
+    stamp = learner.publish().stamp
+    honest = sample_double(policy, reference, distribution, stamp, "a cat")
+    weights = _snapshot(policy)
+    perturb(policy, 0.05)
+    liar = sample_double(policy, reference, distribution, stamp, "a cat")
+    policy.load(weights)
+    learner.accumulate(scored(honest, [0.1, 0.2, 0.3]))
+    assert learner.finish_update().log_ratio_mismatch < 1e-12
+    policy.load(weights)
+    for group in (honest, liar):
+        learner.accumulate(scored(group, [0.1, 0.2, 0.3]))
+    assert learner.finish_update().log_ratio_mismatch > 1e-3
+
+
+def test_step_norms_are_of_the_first_groups_own_gradient(
+    setup: tuple[Policy, Denoiser, StepDistribution],
+) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution, updates=2, max_norm=1e9)
+    stamp = learner.publish().stamp
+    group = sample_double(policy, reference, distribution, stamp, "a cat")
+    learner.accumulate(scored(group, [0.1, 0.5, 0.3]))
+    alone = learner.finish_update()
+    assert len(alone.step_gradient_norms) == 2
+    # The norm of a sum lies between the largest part less the others and the sum of all.
+    largest, others = max(alone.step_gradient_norms), min(alone.step_gradient_norms)
+    assert largest - others <= alone.gradient_norm <= largest + others
+    assert learner.repeat_update().step_gradient_norms == ()
+
+
+@pytest.mark.parametrize("change", [{"version": 5}, {"digest": "0" * 64}, {"run_id": "another run"}])
+def test_foreign_stamps_are_refused(
+    setup: tuple[Policy, Denoiser, StepDistribution], change: dict[str, Any]
+) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution)
+    stamp = replace(learner.publish().stamp, **change)
+    group = sample_double(policy, reference, distribution, stamp, "a cat")
+    with pytest.raises(WeightsError, match="which the learner did not publish"):
+        learner.accumulate(scored(group, [0.1, 0.2, 0.3]))
+    assert learner.finish_update().applied is False
+
+
+def test_versions_too_old_are_refused(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution, experience=Online(remembered=2))
+    stamps = []
+    for seed in range(3):
+        perturb(policy, 0.01, seed)
+        stamps.append(learner.publish().stamp)
+    groups = [sample_double(policy, reference, distribution, stamp, "a cat") for stamp in stamps]
+    with pytest.raises(WeightsError, match="did not publish"):
+        learner.accumulate(scored(groups[0], [0.1, 0.2, 0.3]))
+    for group in groups[1:]:
+        learner.accumulate(scored(group, [0.1, 0.2, 0.3]))
+
+
+def test_another_step_distribution_is_refused(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution)
+    group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
+    other = replace(group, schedule=distribution.fingerprint(2.0))
+    with pytest.raises(WeightsError, match=r"'a cat' was sampled from another step distribution or guidance"):
+        learner.accumulate(scored(other, [0.1, 0.2, 0.3]))
+
+
+def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
+    for group in groups:
+        learner.accumulate(group)
+    return learner.finish_update()
+
+
+def test_an_update_without_an_untied_pair_is_skipped(
+    setup: tuple[Policy, Denoiser, StepDistribution],
+) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution, ema_decay=0.5)
+    stamp = learner.publish().stamp
+    group = sample_double(policy, reference, distribution, stamp, "a cat")
+    before = _snapshot(policy)
+    tied = scored(group, [0.2, 0.2, 0.2])
+    for groups in ([], [tied], [tied, tied]):
+        report = _update(learner, groups)
+        assert (report.applied, report.version, report.loss) == (False, 0, 0.0)
+        assert (report.tied_groups, report.groups) == (len(groups), len(groups))
+        assert report.tie_share == (1.0 if groups else 0.0)
+        assert _unchanged(policy, before)
+    # One tied group beside an untied one takes nothing from it.
+    alone = _update(learner, [scored(group, [0.1, 0.5, 0.3])])
+    after = _snapshot(policy)
+    policy.load(before)
+    fresh = make_learner(policy, distribution)
+    fresh.publish()
+    beside = _update(fresh, [tied, scored(group, [0.1, 0.5, 0.3])])
+    assert (alone.applied, beside.applied, beside.tied_groups) == (True, True, 1)
+    assert beside.loss == pytest.approx(alone.loss)
+    for name, value in policy.trainable.parameters().items():
+        torch.testing.assert_close(value, after[name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_forgotten(
+    setup: tuple[Policy, Denoiser, StepDistribution],
+) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution)
+    group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
+    latents = group.latents.copy()
+    latents[1, 1] = float("nan")
+    before = _snapshot(policy)
+    report = _update(learner, [scored(replace(group, latents=latents), [0.1, 0.5, 0.3])])
+    assert (report.applied, report.version) == (False, 0)
+    assert _unchanged(policy, before)
+    assert _update(learner, [scored(group, [0.1, 0.5, 0.3])]).applied
+    assert all(bool(torch.isfinite(value).all()) for value in policy.trainable.parameters().values())
+
+
+def test_moving_averages_follow_the_weights(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+    policy, reference, distribution = setup
+    learner = make_learner(policy, distribution, ema_decay=0.75)
+    expected = _snapshot(policy)
+    for _ in range(2):
+        group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
+        _update(learner, [scored(group, [0.1, 0.5, 0.3])])
+        for name, value in policy.trainable.parameters().items():
+            expected[name] = 0.75 * expected[name] + 0.25 * value.detach()
+    for name, average in learner.averages.items():
+        torch.testing.assert_close(average, expected[name], rtol=1e-12, atol=1e-14)
+    assert not make_learner(policy, distribution).averages
+
+
+def test_published_weights_are_those_of_the_policy(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+    policy, _, distribution = setup
+    learner = make_learner(policy, distribution)
+    first, again = learner.publish(), learner.publish()
+    assert first.stamp == again.stamp
+    assert (first.stamp.version, first.stamp.run_id) == (0, "run")
+    perturb(policy, 0.1)
+    assert learner.publish().stamp.digest != first.stamp.digest
