@@ -28,6 +28,7 @@ from driver.source import OfflineSource, OnlineSource, Source
 from driver.stop import StopFlag, StopRequested
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
+from learner.checkpoint import list_checkpoints
 from reward_service.registry import check_rewards
 
 STOPPED = 130
@@ -79,11 +80,16 @@ def train(config: Config, console: Console) -> int:
                     show_result(config, observer, tracker, console)
             except StopRequested:
                 display.close()
-                console.print(
-                    f"Stopped with a checkpoint in {config.run_folder}; the same command goes on from there."
-                )
+                console.print(stopped_text(config), soft_wrap=True)
                 return STOPPED
     return 0
+
+
+def stopped_text(config: Config) -> str:
+    """What is kept of a run that was stopped."""
+    saved = list_checkpoints(config.run_folder)
+    kept = f"the last checkpoint is {saved[-1]}" if saved else "there was no finished epoch to keep"
+    return f"Stopped; {kept}. The same command goes on from there."
 
 
 @contextmanager
@@ -113,6 +119,9 @@ def run_epochs(
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
     rollouts = Rollouts(started.pool, started.rewards, config.reward_service.max_dropped_share, stop.check)
+    facts = rollouts.wait(started.learner.ready(), "the learner", config.learner.timeout_s)[0]
+    for recording in inputs.recordings:
+        recording.check(facts.schedule, facts.latent_shape)
     for checkpoint in beginning.checkpoint:
         restored = started.learner.restore_state(checkpoint.files)
         rollouts.wait(restored, "the learner to take over the checkpoint", config.learner.timeout_s)

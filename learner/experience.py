@@ -40,8 +40,9 @@ class Online:
         self._stamps: tuple[PolicyStamp, ...] = ()
 
     def published(self, stamp: PolicyStamp) -> None:
-        """Keep the last `remembered` stamps."""
-        self._stamps = (*self._stamps, stamp)[-self._remembered :]
+        """Keep the last `remembered` different stamps."""
+        others = tuple(own for own in self._stamps if own != stamp)
+        self._stamps = (*others, stamp)[-self._remembered :]
 
     def check(self, stamp: PolicyStamp) -> None:
         """Raise WeightsError unless the learner published exactly these weights, recently enough."""

@@ -21,6 +21,7 @@ from common.placement import process_options
 from common.trajectory import GroupScore, ScoredGroup, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.build import build_learner
+from learner.learner import LearnerFacts
 from learner.ranks import Ranks, SingleRank, TorchRanks
 from learner.report import UpdateReport
 from learner.state import Files, export_state, restore_state
@@ -67,8 +68,9 @@ class LearnerRank:
         torch.set_num_threads(config.learner.threads)
         self._learner = build_learner(config, run_id, join_ranks(config, rank, rendezvous))
 
-    def ready(self) -> None:
-        """Answers once the constructor is through."""
+    def ready(self) -> LearnerFacts:
+        """What the learner learns from, once the constructor is through."""
+        return self._learner.facts
 
     def accumulate(self, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """See Learner.accumulate."""
@@ -115,7 +117,7 @@ class LearnerGroup:
         )
 
     def ready(self) -> list[ray.ObjectRef]:
-        """One reference a rank, ready when its model is loaded."""
+        """LearnerFacts of each rank, ready when its model is loaded."""
         return [rank.ready.remote() for rank in self._ranks]
 
     def accumulate(self, position: int, trajectory: ray.ObjectRef, score: GroupScore) -> ray.ObjectRef:

@@ -43,6 +43,14 @@ class LearnerSettings:
 
 
 @dataclass(frozen=True)
+class LearnerFacts:
+    """What trajectories must fit. schedule: fingerprint of the step distribution; latent_shape: (C, H, W)."""
+
+    schedule: str
+    latent_shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
 class _Kept:
     """A group that updates 2..K use again. log_prob_old float64 (B, T_s), log_ratio_old float64 (B, T_s)."""
 
@@ -83,6 +91,11 @@ class Learner:
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
         self._kept: list[_Kept] = []
         self._tally = Tally.zero()
+
+    @property
+    def facts(self) -> LearnerFacts:
+        """What trajectories must fit."""
+        return LearnerFacts(self._schedule, self._policy.family.latent_shape)
 
     @property
     def version(self) -> int:

@@ -47,7 +47,7 @@ def restore_state(learner: Learner, files: Mapping[str, bytes]) -> None:
         trainable, optimizer, averages = (
             safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("trainable", "optimizer", "ema")
         )
-    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"
         ) from error
