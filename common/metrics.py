@@ -92,7 +92,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean over the evaluated prompts (images averaged first); reward = trained sum.",
     ),
     _gauge(
-        "eval_ci95/<set>/<score>",
+        "eval/width95/<set>/<score>",
         "raw score",
         "Half-width of the 95 % interval of eval/<set>/<score>, over prompts.",
     ),

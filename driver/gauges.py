@@ -30,7 +30,7 @@ UNIT_SUFFIXES: dict[str, tuple[str, str]] = {
 READABLE_PATHS: dict[str, str] = {
     "reward/<part>/mean": "reward/part/mean",
     "eval/<set>/<score>": "eval/score",
-    "eval_ci95/<set>/<score>": "eval/score/ci95",
+    "eval/width95/<set>/<score>": "eval/score/width95",
 }
 """Metrics whose name without its placeholders would be another metric's, or would say too little."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.evaluation import PromptSetEvaluation
 
-SHOWN = 256
+SHOWN = 192
 """Width of a shown picture in pixels; smaller pictures are enlarged, larger ones reduced."""
-MOST_COLUMNS = 6
+MOST_COLUMNS = 4
+"""So that a grid fits the width of a README or of the tracker's page, which do not shrink it."""
 MOST_CAPTION_LINES = 4
 MOST_SCORES = 3
 GAP = 14
@@ -55,7 +57,8 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def _fitting(text: str, width: int) -> int:
     """How many of the first characters fit in `width` pixels; at least 1."""
     font = _font(TEXT_SIZE)
-    return next((count for count in range(len(text), 1, -1) if font.getlength(text[:count]) <= width), 1)
+    beyond = bisect_right(range(len(text) + 1), width, key=lambda count: font.getlength(text[:count]))
+    return max(1, beyond - 1)
 
 
 def wrap(text: str, width: int, most_lines: int = MOST_CAPTION_LINES) -> list[str]:
@@ -84,7 +87,7 @@ def wrap(text: str, width: int, most_lines: int = MOST_CAPTION_LINES) -> list[st
 def enlarge(pixels: Pixels, width: int = SHOWN) -> Image.Image:
     """uint8 (h, w, 3) as a picture of that width and the same proportions.
 
-    Lanczos both ways: even 64 pixels drawn four times as large look like the small picture, not like tiles.
+    Lanczos both ways: even 64 pixels drawn three times as large look like the small picture, not like tiles.
     """
     picture = Image.fromarray(pixels)
     size = (width, max(1, round(picture.height * width / picture.width)))
@@ -124,9 +127,9 @@ def _column(above: Sequence[str], lines_above: int, rows: Rows) -> Image.Image:
 
 
 def _sheet(columns: Sequence[Image.Image], title: str, beside: Image.Image) -> Image.Image:
-    """Columns of one size side by side, in bands of MOST_COLUMNS; `beside` stands left of each band."""
-    across = min(len(columns), MOST_COLUMNS)
-    bands = -(-len(columns) // across)
+    """Columns of one size in bands of equal length, at most MOST_COLUMNS; `beside` stands left of each."""
+    bands = -(-len(columns) // MOST_COLUMNS)
+    across = -(-len(columns) // bands)
     step, height = SHOWN + GAP, columns[0].height + GAP
     top = GAP + (_lines_height(1) + GAP if title else 0)
     sheet = Image.new("RGB", (GAP + beside.width + across * step, top + bands * height), PAPER)

@@ -50,7 +50,7 @@ def training_figure(
 
     Both are (epochs finished, value); each has an axis of its own, because their units may differ.
     """
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained", dpi=PIXELS_PER_INCH)
+    figure = Figure(figsize=(7.6, 4.2), layout="constrained", dpi=PIXELS_PER_INCH)
     title = "Reward in training, and score on prompts never trained on"
     axes = _axes(figure, title, "epochs", "reward, training prompts")
     numbers, values = _columns(rewards)
@@ -92,7 +92,7 @@ def gradient_figure(norms: Mapping[int, float], epochs: str) -> Figure:
 
     epochs: which ones, for the title.
     """
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained", dpi=PIXELS_PER_INCH)
+    figure = Figure(figsize=(7.6, 3.4), layout="constrained", dpi=PIXELS_PER_INCH)
     title = f"Gradient from each denoising step, {epochs}"
     axes = _axes(figure, title, "denoising step (0 = noisiest)", "L2 norm")
     axes.bar(list(norms), list(norms.values()), color=TRAIN, width=0.8)
@@ -101,7 +101,7 @@ def gradient_figure(norms: Mapping[int, float], epochs: str) -> Figure:
 
 def time_figure(epochs: EpochMetrics) -> Figure:
     """Seconds that each role worked, stacked, and the epoch's wall time; above it, roles worked at once."""
-    figure = Figure(figsize=(8.0, 3.8), layout="constrained", dpi=PIXELS_PER_INCH)
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained", dpi=PIXELS_PER_INCH)
     axes = _axes(figure, "Where the time goes", "epoch", "seconds")
     numbers = np.array([epoch for epoch, _ in epochs], dtype=float)
     bottom = np.zeros(len(numbers))

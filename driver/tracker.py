@@ -100,9 +100,15 @@ class Tracker:
         self._write("the metrics", lambda: self._client.log_batch(self.run_id, metrics=values))
 
     def log_picture(self, name: str, picture: Image, epoch: int) -> None:
-        """A picture that the run page shows with a slider over epochs. name: letters, digits, and "_-. "."""
+        """A picture that the run page shows with a slider over epochs; the newest one is also <name>.png.
+
+        name: letters, digits, spaces, and "_-."; what stands before a "/" is the section of the page.
+        """
         self._write(
             f"the picture {name}", lambda: self._client.log_image(self.run_id, picture, key=name, step=epoch)
+        )
+        self._write(
+            f"the picture {name}.png", lambda: self._client.log_image(self.run_id, picture, f"{name}.png")
         )
 
     def log_file(self, file: Path, artifact_path: str = "") -> None:

@@ -95,13 +95,13 @@ def test_changes_are_coloured_by_their_sign() -> None:
         assert rgb(GREY) in found
 
 
-def test_many_prompts_make_bands() -> None:
-    few = evaluation(filled(RED, MOST_COLUMNS), [0.1] * MOST_COLUMNS)
-    many = evaluation(filled(RED, MOST_COLUMNS + 1), [0.1] * (MOST_COLUMNS + 1))
-    one_band, two_bands = before_after_grid(few, few), before_after_grid(many, many)
+def test_many_prompts_make_bands_of_equal_length() -> None:
+    half = evaluation(filled(RED, MOST_COLUMNS - 1), [0.1] * (MOST_COLUMNS - 1))
+    many = evaluation(filled(RED, 2 * MOST_COLUMNS - 2), [0.1] * (2 * MOST_COLUMNS - 2))
+    one_band, two_bands = before_after_grid(half, half), before_after_grid(many, many)
     assert one_band.width == two_bands.width
     assert two_bands.height > 1.8 * one_band.height
-    assert np.all(np.asarray(two_bands) == RED, axis=2).sum() == 2 * (MOST_COLUMNS + 1) * SHOWN**2
+    assert np.all(np.asarray(two_bands) == RED, axis=2).sum() == 2 * len(many.pixels) * SHOWN**2
 
 
 def test_other_prompts_are_refused() -> None:

@@ -97,4 +97,4 @@ def test_plots_of_much_or_nothing_are_written(epochs, evaluations, tmp_path: Pat
     assert files == [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"]
     for file in files:
         with Image.open(file) as picture:
-            assert picture.width == 960
+            assert picture.width == 912

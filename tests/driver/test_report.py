@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from driver.report import (
     evaluation_metrics,
     evaluation_table,
     format_interval,
+    headline,
     mean_interval,
     student_t_probability,
     student_t_quantile,
@@ -126,6 +128,24 @@ def test_table_fits_80_columns_and_shows_every_row() -> None:
     assert sum("*" in row for row in text.splitlines() if row.strip().startswith("16")) == 4
 
 
+def test_headline_is_one_change_in_a_line() -> None:
+    changes = compare(*changes_up_down_and_unclear())
+    assert re.fullmatch(
+        r"up on 16 unseen prompts: \S+ → \S+ \(\+1\.0000 ± 0\.0055\)", headline(changes, "up")
+    )
+    assert headline(changes, "absent") == ""
+
+
+def test_the_trained_sum_is_told_once() -> None:
+    rng = np.random.default_rng(3)
+    first, last = rng.normal(size=(2, 8, 1))
+    same = compare(evaluation({"reward": first, "clip": first}), evaluation({"reward": last, "clip": last}))
+    other = compare(evaluation({"reward": first, "clip": last}), evaluation({"reward": last, "clip": last}))
+    assert (change_table(same).row_count, change_table(other).row_count) == (1, 2)
+    assert "reward" not in change_markdown(same)
+    assert "reward" in change_markdown(other)
+
+
 @pytest.mark.parametrize(
     ("interval", "decimals", "sign", "expected"),
     [
@@ -144,7 +164,7 @@ def test_one_evaluation_as_metrics_and_tables() -> None:
     metrics = evaluation_metrics(measured)
     check_metrics(metrics)
     assert metrics["eval/unseen/reward"] == pytest.approx(8 / 3)
-    assert metrics["eval_ci95/seen/gold"] == 0.0
+    assert metrics["eval/width95/seen/gold"] == 0.0
     assert len(metrics) == 8
     assert evaluation_table(measured).row_count == 4
     assert "| 3 unseen | reward | 2.7 ± 2.9 |" in evaluation_markdown(measured)
