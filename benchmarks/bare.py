@@ -1,4 +1,4 @@
-"""The bare sides: what a person would write with diffusers and torch alone, without anything of this project."""
+"""The bare sides: what a person would write with diffusers and torch alone."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class BareSampler:
                 empty, conditional = output.chunk(2)
                 output = empty + self.guidance_scale * (conditional - empty)
             noise = torch.randn(shape, generator=generator).to(self.device)
-            latents = self.scheduler.step(output, timestep, latents, eta=1.0, variance_noise=noise).prev_sample
+            latents = self.scheduler.step(
+                output, timestep, latents, eta=1.0, variance_noise=noise
+            ).prev_sample
         decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
         unit = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
         return (unit * 255).round().astype(np.uint8)

@@ -27,9 +27,10 @@ TARGET = 0.95
 LORA = LoraPolicy()
 POLICIES: tuple[FullPolicy | LoraPolicy, ...] = (FullPolicy(), LORA)
 ABOUT = (
-    "(image, step) pairs per second of the learner's gradient pass over those of bare forward and backward passes of the "
-    "same UNet (mean square of its output) on as many pairs in the same micro-batches, with the threads of one learner "
-    "rank. Guidance is 1: a guided pass predicts twice for each pair on either side."
+    "(image, step) pairs per second of the learner's gradient pass over those of bare forward and backward "
+    "passes of the same UNet (mean square of its output) on as many pairs in the same micro-batches, with "
+    "the threads of one learner rank. Guidance is 1: a guided pass predicts twice for each pair on either "
+    "side."
 )
 
 
@@ -116,7 +117,7 @@ def measure(options: Options) -> Result:
         machine=machine,
         verdicts=tuple(verdict_of(one.comparison) for one in found.values()),
         figures={
-            f"time with each step's gradient norm, {kind} (one group an update)": f"{one.by_step_cost:.2f} x the time without"
+            f"time with each step's gradient norm, {kind}": f"{one.by_step_cost:.2f} x the time without"
             for kind, one in found.items()
         },
         raw={kind: raw_of(one.comparison) for kind, one in found.items()},

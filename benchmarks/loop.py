@@ -34,10 +34,10 @@ from reward_service.service import RewardService, build_service
 TARGET = 0.90
 RUN_ID = "benchmark"
 ABOUT = (
-    "Images per second of training epochs on Ray (actors, reward service and learner of the quickstart) over those of the "
-    "same epochs in one process without Ray: sampling with the reference pass, scores, gradient, optimizer step, new "
-    "weights. Epochs of the two take turns. The one process may use all threads that the Ray processes have together, "
-    "but no more than there are cores."
+    "Images per second of training epochs on Ray (actors, reward service and learner of the quickstart) "
+    "over those of the same epochs in one process without Ray: sampling with the reference pass, scores, "
+    "gradient, optimizer step, new weights. Epochs of the two take turns. The one process may use all "
+    "threads that the Ray processes have together, but no more than there are cores."
 )
 
 
@@ -93,7 +93,9 @@ class Distributed:
         blob = self._wait(weights)[0]
         self._source.prepare(number, blob.stamp, weights[0])
         groups = enumerate(self._source.groups(number))
-        self._wait([self._learner.accumulate(position, group.trajectory, group.score) for position, group in groups])
+        self._wait(
+            [self._learner.accumulate(position, group.trajectory, group.score) for position, group in groups]
+        )
         self._wait(self._learner.finish_update())
         for _ in range(1, self._config.objective.updates_per_epoch):
             self._wait(self._learner.repeat_update())
@@ -123,7 +125,7 @@ class RayIdle:
 
 
 def measure_loop(config: Config, repeats: int, warm_ups: int) -> tuple[Comparison, Seconds]:
-    """Epochs of the two in turns, and the CPU seconds of Ray's processes during each timed epoch of the one process."""
+    """Epochs of the two in turns, and the CPU seconds of Ray's processes in each timed epoch of the other."""
     threads = total_threads(config)
     torch.set_num_threads(threads)
     config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
@@ -148,7 +150,9 @@ def measure_loop(config: Config, repeats: int, warm_ups: int) -> tuple[Compariso
 def ray_threads(config: Config) -> int:
     """Threads of all Ray processes together."""
     actors, learner, rewards = config.actors, config.learner, config.reward_service
-    return actors.count * actors.threads + learner.workers * learner.threads + rewards.replicas * rewards.threads
+    return (
+        actors.count * actors.threads + learner.workers * learner.threads + rewards.replicas * rewards.threads
+    )
 
 
 def total_threads(config: Config) -> int:
@@ -183,8 +187,8 @@ def measure(options: Options) -> Result:
         figures={"cores that Ray's idle processes took from the one process": f"{cores:.3f}"},
         raw={"epochs": raw_of(comparison), "ray_idle_cpu_s": list(idle_s)},
         notes=(
-            "Both sides leave out the display, the tracker, evaluation and checkpoints. The first epochs of both are not "
-            "timed: the first trains without a reference pass.",
+            "Both sides leave out the display, the tracker, evaluation and checkpoints. The first epochs "
+            "are not timed: the very first trains without a reference pass.",
         ),
     )
 

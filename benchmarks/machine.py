@@ -15,7 +15,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "ray")
 
 @dataclass(frozen=True)
 class Machine:
-    """cores: those this process may use. threads: torch's, of this process. load: runnable processes, mean of a minute."""
+    """cores: those this process may use. threads: torch's. load: runnable processes, mean of a minute."""
 
     processor: str
     cores: int
@@ -46,8 +46,8 @@ class Machine:
         """In one line."""
         packages = ", ".join(f"{name} {number}" for name, number in self.packages.items())
         return (
-            f"{self.processor}, {self.cores} cores; accelerator: {self.accelerator}; {self.threads} torch threads in this "
-            f"process; Python {self.python}, {packages}; load {self.load} when it began"
+            f"{self.processor}, {self.cores} cores; accelerator: {self.accelerator}; torch threads of this "
+            f"process: {self.threads}; Python {self.python}, {packages}; load {self.load} when it began"
         )
 
 

@@ -1,6 +1,9 @@
-"""One process that learns one setting and says how much memory it took: python -m benchmarks.memory_probe SETTING
+"""One process that learns one setting and says how much memory that took.
 
-SETTING is JSON: {"config": YAML text, "groups": groups in the update}. Prints one line of JSON.
+Started as python -m benchmarks.memory_probe SETTING by benchmarks.memory.
+
+SETTING is JSON: {"config": YAML text, "groups": groups in the update, "count_activations": bool}. Prints one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ RESET_PEAK = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes. loaded: in use once the learner is built; growth: the peak above that; activations: kept for backward."""
+    """Bytes. loaded: once the learner is built; growth: the peak above; activations: kept by autograd."""
 
     loaded: int
     growth: int
@@ -40,7 +43,7 @@ class Peak:
 
 
 class ActivationMeter:
-    """Counts the bytes that autograd keeps for the backward pass, each storage once; parameters are not counted."""
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, without parameters."""
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self._ignored = {value.untyped_storage().data_ptr() for value in parameters}
@@ -78,8 +81,10 @@ class _Kept:
         self.tensor = tensor
 
 
-def made_up_group(config: Config, schedule: str, shape: tuple[int, int, int], stamp: PolicyStamp) -> ScoredGroup:
-    """A group of the configuration's B and T with random contents: memory does not depend on what is in it."""
+def made_up_group(
+    config: Config, schedule: str, shape: tuple[int, int, int], stamp: PolicyStamp
+) -> ScoredGroup:
+    """A group of the configuration's B and T with random contents: memory does not depend on them."""
     images, steps = config.sampling.images_per_prompt, config.sampling.steps
     stochastic = config.sampling.stochastic_step_indices
     generator = np.random.default_rng(0)
@@ -100,7 +105,7 @@ def made_up_group(config: Config, schedule: str, shape: tuple[int, int, int], st
 def probe(config: Config, groups: int, count_activations: bool) -> Peak:
     """Build the learner, note what is in use, and learn one update of so many groups.
 
-    Counting activations itself takes memory, so the peak and the activations are measured by separate processes.
+    Counting activations takes memory itself, so a process measures either them or the peak.
     """
     torch.set_num_threads(config.learner.threads)
     policy, distribution = load_policy(config)
@@ -120,7 +125,12 @@ def probe(config: Config, groups: int, count_activations: bool) -> Peak:
 
 
 def _learn(
-    learner: Learner, config: Config, groups: int, schedule: str, shape: tuple[int, int, int], stamp: PolicyStamp
+    learner: Learner,
+    config: Config,
+    groups: int,
+    schedule: str,
+    shape: tuple[int, int, int],
+    stamp: PolicyStamp,
 ) -> None:
     for _ in range(groups):
         learner.accumulate(made_up_group(config, schedule, shape, stamp))
@@ -137,7 +147,9 @@ def _loaded(cuda: bool) -> int:
     try:
         RESET_PEAK.write_text("5")
     except OSError as error:
-        raise ConfigError(f"On a CPU the peak is measured by Linux's {RESET_PEAK}, which fails here: {error}") from error
+        raise ConfigError(
+            f"On a CPU the peak is measured by Linux's {RESET_PEAK}, which fails here: {error}"
+        ) from error
     return _status("VmRSS")
 
 

@@ -29,14 +29,24 @@ class Options:
 
 
 def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str]) -> Options:
-    """Read the command line. Raises ConfigError or ModelError where a setting or the model folder cannot work."""
+    """Read the command line. Raises ConfigError or ModelError where a setting or the model cannot work."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--model", default="models/tiny-sd", help="pipeline folder (default: %(default)s)")
-    parser.add_argument("--repeats", type=_at_least_one, default=repeats, help="timed turns (default: %(default)s)")
-    parser.add_argument("--warm-ups", type=_at_least_one, default=2, help="turns before them (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)")
-    parser.add_argument("--config", type=Path, default=QUICKSTART, help="configuration (default: %(default)s)")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the configuration to change")
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=repeats, help="timed turns (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warm-ups", type=at_least_one, default=2, help="turns before them (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=QUICKSTART, help="configuration (default: %(default)s)"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of the configuration to change"
+    )
     given = parser.parse_args(arguments)
     check_model_folder(given.model)
     config = load_config(given.config, [f"model.path={given.model}", *given.settings])
@@ -45,9 +55,13 @@ def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str])
 
 
 def run(
-    name: str, about: str, repeats: int, measure: Callable[[Options], Result], arguments: Sequence[str] | None = None
+    name: str,
+    about: str,
+    repeats: int,
+    measure: Callable[[Options], Result],
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse, measure, print and write. Returns the exit status: 0 measured, 2 an error that the text explains."""
+    """Measure, print, write. Returns the exit status: 0 measured, 2 an error that the text explains."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         options = parse_options(name, about, repeats, given)
@@ -58,7 +72,8 @@ def run(
     return 0
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """An argument that counts something. Raises argparse.ArgumentTypeError."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)

@@ -27,7 +27,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Result:
-    """A benchmark's run. figures: what is reported beside the verdicts, by name; raw: every measured value, for JSON."""
+    """A benchmark's run. figures: reported beside the verdicts, by name; raw: every measured value."""
 
     name: str
     command: str
@@ -41,12 +41,21 @@ class Result:
 
     def markdown(self) -> str:
         """A page with the tables."""
-        lines = [f"# benchmarks.{self.name}", "", f"`{self.command}`, {self.finished}", "", f"Machine: {self.machine.as_text()}."]
-        lines += ["", "Settings: " + ", ".join(f"{key} {value}" for key, value in self.settings.items()) + "."]
+        lines = [
+            f"# benchmarks.{self.name}",
+            "",
+            f"`{self.command}`, {self.finished}",
+            "",
+            f"Machine: {self.machine.as_text()}.",
+        ]
+        lines += [
+            "",
+            "Settings: " + ", ".join(f"{key} {value}" for key, value in self.settings.items()) + ".",
+        ]
         if self.verdicts:
             lines += ["", "| What | Measured | Target | Met | From |", "| --- | --- | --- | --- | --- |"]
             lines += [
-                f"| {one.what} | **{one.value}** | {one.allowed} | {'yes' if one.met else 'NO'} | {one.detail} |"
+                f"| {one.what} | **{one.value}** | {one.allowed} | {_yes(one.met)} | {one.detail} |"
                 for one in self.verdicts
             ]
         if self.figures:
@@ -88,8 +97,8 @@ def verdict_of(comparison: Comparison) -> Verdict:
         allowed=f"at least {comparison.target:.2f}",
         met=comparison.met,
         detail=(
-            f"{comparison.ours_per_s:.4g} against {comparison.bare_per_s:.4g} {comparison.unit}/s, medians of "
-            f"{len(comparison.ours_s)} turns; middle half of the turns' ratios {lower:.3f} to {upper:.3f}"
+            f"{comparison.ours_per_s:.4g} against {comparison.bare_per_s:.4g} {comparison.unit}/s, medians "
+            f"of {len(comparison.ours_s)} turns; middle half of their ratios {lower:.3f} to {upper:.3f}"
         ),
     )
 
@@ -97,3 +106,7 @@ def verdict_of(comparison: Comparison) -> Verdict:
 def raw_of(comparison: Comparison) -> dict[str, object]:
     """A comparison's measured seconds."""
     return {"ours_s": list(comparison.ours_s), "bare_s": list(comparison.bare_s), "items": comparison.items}
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "NO"

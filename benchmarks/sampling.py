@@ -27,26 +27,31 @@ from common.weights import pack
 GUIDANCE_SCALES = (1.0, 3.0)
 TARGET = 0.95
 ABOUT = (
-    "An actor's images per second over those of a bare diffusers loop (text encoder, the same UNet, DDIMScheduler with "
-    "eta 1, autoencoder) at the same steps, guidance and batch, with the threads of one actor."
+    "An actor's images per second over those of a bare diffusers loop (text encoder, the same UNet, "
+    "DDIMScheduler with eta 1, autoencoder) at the same steps, guidance and batch, with the threads of one "
+    "actor."
 )
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """One guidance scale's measurement. reference_cost: seconds with the reference pass over those without."""
+    """At one guidance scale. reference_cost: seconds with the reference pass over those without."""
 
     comparison: Comparison
     reference_cost: float
 
 
-def actor_calls(config: Config, policy: Policy, actor: Actor, prompts: PromptStream) -> list[Callable[[int], object]]:
+def actor_calls(
+    config: Config, policy: Policy, actor: Actor, prompts: PromptStream
+) -> list[Callable[[int], object]]:
     """Sampling turn n without the reference pass, and with it: each turn a prompt and noise of its own."""
     blob = pack(policy.trainable.parameters(), version=0, run_id="benchmark")
 
     def task(turn: int, with_reference: bool) -> PromptTask:
         noise = NoiseKey(config.run.seed, "train", 0, turn)
-        return PromptTask(prompts.at(turn), config.sampling.images_per_prompt, noise, blob.stamp, with_reference)
+        return PromptTask(
+            prompts.at(turn), config.sampling.images_per_prompt, noise, blob.stamp, with_reference
+        )
 
     return [
         lambda turn: actor.sample(task(turn, with_reference=False), blob),
@@ -90,7 +95,9 @@ def measure_guidance(config: Config, repeats: int, warm_ups: int) -> Sampling:
 
 def at_guidance(config: Config, scale: float) -> Config:
     """The same configuration at another guidance scale."""
-    return config.model_copy(update={"sampling": config.sampling.model_copy(update={"guidance_scale": scale})})
+    return config.model_copy(
+        update={"sampling": config.sampling.model_copy(update={"guidance_scale": scale})}
+    )
 
 
 def measure(options: Options) -> Result:
@@ -115,11 +122,11 @@ def measure(options: Options) -> Result:
         machine=machine,
         verdicts=tuple(verdict_of(one.comparison) for one in found.values()),
         figures={
-            f"time with the reference pass, guidance {scale:g}": f"{one.reference_cost:.2f} x the time without"
+            f"time with the reference pass, guidance {scale:g}": f"{one.reference_cost:.2f} x that without"
             for scale, one in found.items()
         },
         raw={f"guidance {scale:g}": raw_of(one.comparison) for scale, one in found.items()},
-        notes=("An actor also computes log-probabilities and hands over every step's latents; a bare loop does not.",),
+        notes=("An actor also computes log-probabilities and hands over every step's latents.",),
     )
 
 

@@ -1,4 +1,4 @@
-"""Times of two or more sides of a comparison, taken in turns in one run, so that a busy machine slows all of them."""
+"""Times of the sides of a comparison, taken in turns in one run, so that a busy machine slows all of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The middle half of the ratios of neighbouring calls: how far noise moved the ratio within the run."""
+        """The middle half of the ratios of neighbouring calls: how far noise moved the ratio in the run."""
         ratios = [bare / ours for bare, ours in zip(self.bare_s, self.ours_s, strict=True)]
         if len(ratios) < 2:
             return ratios[0], ratios[0]
@@ -61,8 +61,8 @@ def alternate(
 ) -> list[Seconds]:
     """Call the sides in turns, A B A B, and time each call.
 
-    Each side is called with the number of the turn, from 0 on; the first warm_ups turns are not timed. Returns the
-    seconds of each side, `repeats` of them. Calls on a GPU are timed until it is done.
+    Each side is called with the number of the turn, from 0 on; the first warm_ups turns are not timed.
+    Returns the seconds of each side, `repeats` of them. Calls on a GPU are timed until it is done.
     """
     times: list[list[float]] = [[] for _ in sides]
     for turn in range(warm_ups + repeats):

@@ -1,0 +1,242 @@
+"""Stable Diffusion 1.5's shape on a GPU: images/s sampled and learned, the UNet's share of the time."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.actor import Actor
+from benchmarks.bare import BareGradient, BareSampler
+from benchmarks.machine import Machine
+from benchmarks.options import at_least_one
+from benchmarks.report import RESULTS, Result
+from benchmarks.sd15_shape import SD15, TINY, Shape, random_family
+from benchmarks.timing import Seconds, alternate
+from common.config.training import LoraPolicy
+from common.diffusion import StepDistribution
+from common.policy import Policy
+from common.scheduler import build_step_distribution
+from common.trajectory import NoiseKey, PromptTask
+from common.weights import pack
+from learner.gradient import TrajectoryTensors, accumulate_gradient
+
+PROMPT = "a photo of an astronaut riding a horse on mars"
+ABOUT = (
+    "Images per second that an actor samples and the learner's gradient pass takes in, with a LoRA policy "
+    "on Stable Diffusion 1.5's UNet, text encoder and autoencoder with random weights, in bfloat16, 512 x "
+    "512 pixels; and the UNet's share of the time. Needs a CUDA GPU with about 24 GB."
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """images: B; steps: T; micro_batch: (image, step) pairs a pass."""
+
+    shape: Shape
+    device: torch.device
+    images: int
+    steps: int
+    guidance_scale: float
+    micro_batch: int
+
+
+@dataclass
+class UnetClock:
+    """Sums the seconds of the UNet's forward passes, by events on a GPU."""
+
+    device: torch.device
+    marks: list[Any] = field(default_factory=list)
+
+    def attach(self, unet: torch.nn.Module) -> list[Any]:
+        """Start counting. Returns the handles to remove."""
+        return [
+            unet.register_forward_pre_hook(lambda *_: self.marks.append(self._mark())),
+            unet.register_forward_hook(lambda *_: self.marks.append(self._mark())),
+        ]
+
+    def seconds(self) -> float:
+        """Of all passes so far."""
+        pairs = list(zip(self.marks[::2], self.marks[1::2], strict=True))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return sum(start.elapsed_time(end) for start, end in pairs) / 1000.0
+        return float(sum(end - start for start, end in pairs))
+
+    def _mark(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is timed, each a call with the turn's number."""
+
+    sample: Callable[[int], object]
+    sample_bare: Callable[[int], object]
+    learn: Callable[[int], object]
+    learn_bare: Callable[[int], object]
+
+
+def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) -> Work:
+    """Build both sides of both jobs on one policy."""
+    family: Any = policy.family
+    actor = Actor(policy, policy.reference(), distribution)
+    blob = pack(policy.trainable.parameters(), version=0, run_id="benchmark")
+
+    def task(turn: int) -> PromptTask:
+        return PromptTask(
+            PROMPT, setting.images, NoiseKey(0, "train", 0, turn), blob.stamp, with_reference=False
+        )
+
+    bare = BareSampler(
+        family.pipeline,
+        family.pipeline.scheduler,
+        setting.images,
+        setting.steps,
+        setting.guidance_scale,
+        setting.device,
+        autocast=True,
+    )
+    group, _, _ = actor.sample(task(0), blob)
+    tensors = TrajectoryTensors(torch.from_numpy(group.latents).to(setting.device), policy.embed(PROMPT))
+    coefficients = torch.randn(group.log_prob.shape, dtype=torch.float64)
+    everything = torch.ones_like(coefficients, dtype=torch.bool)
+    least = _bare_gradient(setting, policy, distribution, tensors)
+    return Work(
+        sample=lambda turn: actor.sample(task(turn), blob),
+        sample_bare=lambda turn: bare.images(PROMPT, turn),
+        learn=lambda _: accumulate_gradient(
+            policy, distribution, tensors, coefficients, everything, setting.micro_batch
+        ),
+        learn_bare=lambda _: least.accumulate(),
+    )
+
+
+def _bare_gradient(
+    setting: Setting, policy: Policy, distribution: StepDistribution, tensors: TrajectoryTensors
+) -> BareGradient:
+    """Guidance predicts twice for each pair: the bare side has twice as many, in passes of twice the size."""
+    passes = 1 if setting.guidance_scale == 1.0 else 2
+    steps = torch.tensor(distribution.stochastic_steps, device=setting.device)
+    return BareGradient(
+        unet=policy.guided.unet,
+        latents=tensors.latents[:, steps].transpose(0, 1).flatten(0, 1).repeat_interleave(passes, 0),
+        timesteps=distribution.timesteps.to(setting.device)[steps].repeat_interleave(setting.images * passes),
+        condition=tensors.condition.prompt.tensors["encoder_hidden_states"],
+        micro_batch=setting.micro_batch * passes,
+        autocast=True,
+    )
+
+
+def measure(setting: Setting, repeats: int, warm_ups: int, command: str) -> Result:
+    """Time sampling and learning against their bare sides; then the UNet's share of one sampling."""
+    machine = Machine.here()
+    family = random_family(setting.shape, setting.device)
+    policy = Policy.build(family, LoraPolicy(), setting.guidance_scale, "bfloat16")
+    distribution = build_step_distribution(
+        family.scheduler_config, setting.steps, eta=1.0, stochastic_steps=range(setting.steps - 1)
+    )
+    work = make_work(setting, policy, distribution)
+    sample_s, bare_s = alternate([work.sample, work.sample_bare], repeats, warm_ups, setting.device)
+    learn_s, least_s = alternate([work.learn, work.learn_bare], repeats, warm_ups, setting.device)
+    clock = UnetClock(setting.device)
+    handles = clock.attach(policy.guided.unet)
+    (watched_s,) = alternate([work.sample], 1, 0, setting.device)
+    for handle in handles:
+        handle.remove()
+    pixels = setting.shape.vae["sample_size"]
+    return Result(
+        name="sd15",
+        command=command,
+        settings={
+            "shape": setting.shape.name,
+            "pixels": f"{pixels} x {pixels}",
+            "images": setting.images,
+            "steps": setting.steps,
+            "guidance": setting.guidance_scale,
+            "micro-batch": setting.micro_batch,
+            "precision": "bfloat16",
+            "policy": "lora",
+        },
+        machine=machine,
+        verdicts=(),
+        figures={
+            "sampled": f"{setting.images / statistics.median(sample_s):.4g} images/s",
+            "sampled, over a bare loop": f"{_ratio(bare_s, sample_s):.3f}",
+            "UNet's share of sampling": f"{clock.seconds() / watched_s[0]:.1%}",
+            "learned": f"{setting.images / statistics.median(learn_s):.4g} images/s",
+            "UNet's share of learning": f"{min(1.0, _ratio(least_s, learn_s)):.1%}, from bare passes",
+            "largest memory": _largest_memory(setting.device),
+        },
+        raw={
+            "sample_s": list(sample_s),
+            "bare_s": list(bare_s),
+            "learn_s": list(learn_s),
+            "least_s": list(least_s),
+        },
+    )
+
+
+def _ratio(bare: Seconds, ours: Seconds) -> float:
+    return statistics.median(bare) / statistics.median(ours)
+
+
+def _largest_memory(device: torch.device) -> str:
+    return (
+        f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
+        if device.type == "cuda"
+        else "not measured on a CPU"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status: 0 measured, 2 where there is no GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sd15", description=ABOUT)
+    parser.add_argument(
+        "--tiny", action="store_true", help="a miniature, also on a CPU: tries the code, measures nothing"
+    )
+    parser.add_argument("--images", type=at_least_one, default=8, help="B (default: %(default)s)")
+    parser.add_argument("--steps", type=at_least_one, default=50, help="T (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=5.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument(
+        "--micro-batch", type=at_least_one, default=16, help="pairs a pass (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=at_least_one, default=5, help="timed turns (default: %(default)s)")
+    parser.add_argument(
+        "--warm-ups", type=at_least_one, default=1, help="turns before them (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)"
+    )
+    given = parser.parse_args(arguments)
+    if not given.tiny and not torch.cuda.is_available():
+        print(
+            "benchmarks.sd15 needs a CUDA GPU, and torch sees none here: an image would take minutes. "
+            "--tiny tries the same code on a miniature.",
+            file=sys.stderr,
+        )
+        return 2
+    if given.tiny and given.out == RESULTS:
+        print("--tiny measures nothing worth keeping: name another folder with --out.", file=sys.stderr)
+        return 2
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape = TINY if given.tiny else SD15
+    setting = Setting(shape, device, given.images, given.steps, given.guidance, given.micro_batch)
+    command = " ".join(["python -m benchmarks.sd15", *arguments])
+    measure(setting, given.repeats, given.warm_ups, command).publish(given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""The loop's two sides: one process without Ray, and both in turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.loop import OneProcess, measure_loop, ray_threads, total_threads
+from benchmarks.machine import usable_cores
+from common.config.schema import Config
+from common.prompts import PromptStream, open_prompts
+from tests.tiny_config import make_config
+
+
+@pytest.fixture
+def config(tiny_pipeline: Path, tmp_path: Path) -> Config:
+    """Two prompts an epoch."""
+    return make_config(
+        tiny_pipeline, tmp_path, {"actors.cpus": 0.1, "learner.cpus": 0.1, "reward_service.cpus": 0.1}
+    )
+
+
+def test_threads_are_those_of_all_processes_but_no_more_than_cores(config: Config) -> None:
+    assert ray_threads(config) == 3
+    assert total_threads(config) == min(3, usable_cores())
+
+
+def test_one_process_trains_an_epoch_a_call(config: Config) -> None:
+    stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
+    one = OneProcess.build(config, stream)
+    stamps = [one.blob.stamp]
+    for number in range(2):
+        one.epoch(number)
+        stamps.append(one.blob.stamp)
+    assert [stamp.version for stamp in stamps] == [0, 1, 2]
+    assert len({stamp.digest for stamp in stamps}) == 3
+
+
+@pytest.mark.integration
+def test_epochs_on_ray_and_in_one_process_take_turns(config: Config) -> None:
+    threads = torch.get_num_threads()
+    try:
+        comparison, idle_s = measure_loop(config, repeats=2, warm_ups=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert comparison.items == 8
+    assert len(comparison.ours_s) == len(comparison.bare_s) == len(idle_s) == 2
+    assert 0.01 < comparison.ratio < 100
+    assert min(idle_s) >= 0.0
