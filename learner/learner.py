@@ -210,12 +210,12 @@ class Learner:
 
     def restore(self, parameters: Tensors, averages: Tensors, version: int) -> None:
         """Take over the weights of a checkpoint. The optimizer's state is restored by learner.state."""
-        self._policy.load(parameters)
-        self._version = version
-        if set(averages) != set(self._ema):
+        if bool(averages) != bool(self._ema):
             raise WeightsError(
                 "The checkpoint's moving averages do not fit optimizer.ema_decay: keep it as it was."
             )
+        self._policy.load(parameters)
+        self._version = version
         for name, value in averages.items():
             self._ema[name].copy_(value)
 

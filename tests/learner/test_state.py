@@ -1,0 +1,201 @@
+"""A learner continues from its files to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from actors.sampler import sample_group
+from common.errors import CheckpointError, WeightsError
+from common.loading import load_policy
+from common.policy import Policy
+from common.trajectory import NoiseKey, PromptTask
+from learner.learner import Learner
+from learner.state import Files, export_state, restore_state
+from tests.learner.support import make_learner, perturb, scored
+from tests.tiny_config import make_config
+
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"policy": {"kind": "lora", "rank": 2, "alpha": 4}},
+    "full": {"policy": {"kind": "full"}},
+}
+both_kinds = pytest.mark.parametrize("kind", sorted(KINDS))
+
+
+class Run:
+    """A policy with its learner, which samples and learns an epoch at a time."""
+
+    def __init__(self, pipeline: Path, folder: Path, kind: str, ema_decay: float = 0.5) -> None:
+        config = make_config(pipeline, folder, {**KINDS[kind], "sampling.steps": 3})
+        self.policy, self.distribution = load_policy(config)
+        self.reference = self.policy.reference()
+        self.learner: Learner = make_learner(self.policy, self.distribution, ema_decay=ema_decay)
+
+    def epoch(self, number: int) -> None:
+        """Two prompts, one update."""
+        stamp = self.learner.publish().stamp
+        for index, prompt in enumerate(("a cat", "two red birds")):
+            task = PromptTask(prompt, 3, NoiseKey(0, "train", number, index), stamp, with_reference=True)
+            group, _ = sample_group(task, self.policy, self.reference, self.distribution)
+            self.learner.accumulate(scored(group, [0.1 * number, 0.3, 0.2]))
+        assert self.learner.finish_update().applied
+
+
+def _tensors(files: Files) -> dict[str, torch.Tensor]:
+    """Every tensor of every file. (The order of a safetensors header's metadata is not fixed.)"""
+    return {
+        f"{name}/{key}": value
+        for name, data in files.items()
+        if name.endswith(".safetensors")
+        for key, value in safetensors.torch.load(data).items()
+    }
+
+
+def _assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@both_kinds
+def test_a_restored_learner_continues_to_the_bit(tiny_pipeline: Path, tmp_path: Path, kind: str) -> None:
+    undisturbed, restored = (Run(tiny_pipeline, tmp_path, kind) for _ in range(2))
+    for number in (1, 2):
+        undisturbed.epoch(number)
+    files = export_state(undisturbed.learner)
+    restore_state(restored.learner, files)
+    assert restored.learner.version == 2
+    assert restored.learner.publish().stamp == undisturbed.learner.publish().stamp
+    for run in (undisturbed, restored):
+        run.epoch(3)
+    assert restored.learner.publish().stamp == undisturbed.learner.publish().stamp
+    step = next(name for name in _tensors(files) if name.endswith("|step"))
+    own, other = (_tensors(export_state(run.learner)) for run in (undisturbed, restored))
+    _assert_same(own, other)
+    assert not torch.equal(own[step], _tensors(files)[step])
+
+
+def test_a_learner_that_never_stepped_can_be_restored(tiny_pipeline: Path, tmp_path: Path) -> None:
+    first, second = (Run(tiny_pipeline, tmp_path, "lora", ema_decay=0.0) for _ in range(2))
+    restore_state(second.learner, export_state(first.learner))
+    for run in (first, second):
+        run.epoch(1)
+    assert first.learner.publish().stamp == second.learner.publish().stamp
+
+
+def test_the_optimizers_settings_are_the_new_runs(tiny_pipeline: Path, tmp_path: Path) -> None:
+    first, second = (Run(tiny_pipeline, tmp_path, "lora") for _ in range(2))
+    first.epoch(1)
+    second.learner.optimizer.param_groups[0]["lr"] = 0.5
+    restore_state(second.learner, export_state(first.learner))
+    assert second.learner.optimizer.param_groups[0]["lr"] == 0.5
+
+
+@both_kinds
+def test_exporting_changes_nothing(tiny_pipeline: Path, tmp_path: Path, kind: str) -> None:
+    run = Run(tiny_pipeline, tmp_path, kind)
+    run.epoch(1)
+    before = run.learner.publish().stamp
+    _assert_same(*(_tensors(export_state(run.learner)) for _ in range(2)))
+    assert run.learner.publish().stamp == before
+
+
+def _load(folder: Path, kind: str, pipeline: Path) -> Any:
+    """The UNet as plain diffusers loads it."""
+    if kind == "full":
+        return UNet2DConditionModel.from_pretrained(folder)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(pipeline)
+    pipe.load_lora_weights(folder)
+    return pipe.unet
+
+
+def _write(files: Files, folder: Path) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+@both_kinds
+def test_the_policy_folders_hold_the_weights_and_their_averages(
+    tiny_pipeline: Path, tmp_path: Path, kind: str
+) -> None:
+    run = Run(tiny_pipeline, tmp_path, kind)
+    run.epoch(1)
+    _write(export_state(run.learner), tmp_path / "out")
+    latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([900, 100])
+    condition = run.policy.embed("a cat")
+    states = condition.prompt.repeat(2).tensors["encoder_hidden_states"]
+    averaged = Run(tiny_pipeline, tmp_path, kind).policy
+    averaged.load(run.learner.averages)
+    outputs = []
+    expected: list[tuple[str, Policy]] = [("policy", run.policy), ("policy_ema", averaged)]
+    for name, policy in expected:
+        unet = _load(tmp_path / "out" / name, kind, tiny_pipeline)
+        with torch.no_grad():
+            outputs.append(unet(latents, timesteps, states).sample)
+            torch.testing.assert_close(
+                outputs[-1], policy.predict(latents, timesteps, condition), rtol=1e-5, atol=1e-6
+            )
+    assert float((outputs[0] - outputs[1]).abs().max()) > 1e-4
+
+
+def test_without_averages_there_is_no_folder_of_them(tiny_pipeline: Path, tmp_path: Path) -> None:
+    run = Run(tiny_pipeline, tmp_path, "lora", ema_decay=0.0)
+    assert sorted(export_state(run.learner)) == [
+        "ema.safetensors",
+        "learner.json",
+        "optimizer.safetensors",
+        "policy/pytorch_lora_weights.safetensors",
+        "trainable.safetensors",
+    ]
+
+
+def _without(name: str) -> Callable[[Files], Files]:
+    return lambda files: {key: data for key, data in files.items() if key != name}
+
+
+def _with(name: str, data: bytes) -> Callable[[Files], Files]:
+    return lambda files: {**files, name: data}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _without("trainable.safetensors"),
+        _without("learner.json"),
+        _with("optimizer.safetensors", b"torn"),
+        _with("learner.json", b"{"),
+        _with("learner.json", json.dumps({"version": "many"}).encode()),
+        _with("learner.json", b"[]"),
+    ],
+)
+def test_damaged_files_are_refused(
+    tiny_pipeline: Path, tmp_path: Path, damage: Callable[[Files], Files]
+) -> None:
+    run = Run(tiny_pipeline, tmp_path, "lora")
+    before = run.learner.publish().stamp
+    with pytest.raises(CheckpointError, match="incomplete or damaged"):
+        restore_state(run.learner, damage(export_state(run.learner)))
+    assert run.learner.publish().stamp == before
+
+
+def test_weights_of_another_policy_are_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    lora, full = (Run(tiny_pipeline, tmp_path, kind) for kind in ("lora", "full"))
+    with pytest.raises(WeightsError, match="do not fit the policy"):
+        restore_state(full.learner, export_state(lora.learner))
+
+
+def test_averages_that_do_not_fit_are_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    with_average, without = (Run(tiny_pipeline, tmp_path, "lora", ema_decay=decay) for decay in (0.5, 0.0))
+    for target, source in ((without, with_average), (with_average, without)):
+        before = target.learner.publish().stamp
+        perturb(source.policy, 0.1)
+        with pytest.raises(WeightsError, match=r"do not fit optimizer\.ema_decay"):
+            restore_state(target.learner, export_state(source.learner))
+        assert target.learner.publish().stamp == before
