@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 import matplotlib
@@ -57,7 +58,8 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def _fitting(text: str, width: int) -> int:
     """How many of the first characters fit in `width` pixels; at least 1."""
     font = _font(TEXT_SIZE)
-    beyond = bisect_right(range(len(text) + 1), width, key=lambda count: font.getlength(text[:count]))
+    # Whole pixels, rounded up, so that what is counted as fitting fits.
+    beyond = bisect_right(range(len(text) + 1), width, key=lambda count: ceil(font.getlength(text[:count])))
     return max(1, beyond - 1)
 
 
