@@ -16,7 +16,8 @@ from driver.display_state import Display, DisplayState, Phase
 from driver.evaluation_store import save_evaluation
 from driver.gauges import RayGauges
 from driver.pictures import before_after_grid
-from driver.report import evaluation_metrics
+from driver.report import compare, evaluation_metrics
+from driver.run_page import describe_run
 from driver.tracker import Tracker
 
 Evaluations = tuple[Evaluation, ...]
@@ -97,6 +98,8 @@ class Observer:
         self._tracker.log_metrics(metrics, evaluation.epoch)
         self._gauges.publish(metrics)
         self._tracker.log_picture("unseen_prompts_before_after", self.grid(), evaluation.epoch)
+        changes = compare(self._evaluations[0], evaluation)
+        self._tracker.set_description(describe_run(self._config, evaluation.epoch, changes, self.tracker_run))
         score = metrics[f"eval/unseen/{self._state.unseen_name}"]
         self._show(replace(self._state, unseen=(*self._state.unseen, score)))
 
