@@ -21,9 +21,7 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
     before, after = observer.evaluations[0], observer.evaluations[-1]
     changes = compare(before, after)
     grid = picture_file(config)
-    observer.grid().save(grid)
     checkpoint = checkpoint_folder(config.run_folder, config.run.epochs)
-    tracker.log_file(grid)
     tracker.log_folder(write_plots(config.run_folder / "plots", observer, shown_score(config)), "plots")
     pictures = (grid.name, "plots/training_curve.png")
     tracker.set_description(describe_run(config, config.run.epochs, changes, tracker.run_id, pictures))

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from PIL.Image import Image
-
 from common.config.schema import Config
 from common.evaluation import Evaluation, PromptSetEvaluation
 from driver.display_state import Display, DisplayState, Phase
@@ -19,6 +17,9 @@ from driver.pictures import before_after_grid
 from driver.report import compare, evaluation_metrics
 from driver.run_page import describe_run
 from driver.tracker import Tracker
+
+# The slash gives the pictures a section of their own on the run page.
+GRID = "before_after/unseen prompts"
 
 Evaluations = tuple[Evaluation, ...]
 Metrics = Mapping[str, float]
@@ -97,15 +98,17 @@ class Observer:
         metrics = {**evaluation_metrics(evaluation), "time/evaluation_s": seconds}
         self._tracker.log_metrics(metrics, evaluation.epoch)
         self._gauges.publish(metrics)
-        self._tracker.log_picture("unseen_prompts_before_after", self.grid(), evaluation.epoch)
+        grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))
+        self._tracker.log_picture(GRID, grid, evaluation.epoch)
+        picture = picture_file(self._config)
+        grid.save(picture)
+        self._tracker.log_file(picture)
         changes = compare(self._evaluations[0], evaluation)
-        self._tracker.set_description(describe_run(self._config, evaluation.epoch, changes, self.tracker_run))
+        self._tracker.set_description(
+            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [picture.name])
+        )
         score = metrics[f"eval/unseen/{self._state.unseen_name}"]
         self._show(replace(self._state, unseen=(*self._state.unseen, score)))
-
-    def grid(self) -> Image:
-        """Before and now, on unseen prompts."""
-        return before_after_grid(unseen(self._evaluations[0]), unseen(self._evaluations[-1]))
 
     def _show(self, state: DisplayState) -> None:
         self._state = replace(state, epoch_elapsed_s=time.perf_counter() - self._epoch_started)
@@ -132,5 +135,5 @@ def first_state(config: Config, finished: int, evaluations: Sequence[Evaluation]
 
 
 def picture_file(config: Config) -> Path:
-    """Where the before/after grid is written at the end."""
+    """Where the newest before/after grid is written."""
     return config.run_folder / "before_after.png"
