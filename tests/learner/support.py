@@ -79,11 +79,12 @@ def sample_double(
     prompt: str,
     images: int = 3,
     seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> TrajectoryGroup:
-    """Whole trajectories in float64, with the behaviour's log ratios to the reference in float64 too."""
+    """Whole trajectories in the policy's type, with float64 log ratios of the behaviour to the reference."""
     generator = torch.Generator().manual_seed(seed)
     draws = len(distribution.stochastic_steps) + 1
-    noise = torch.randn(images, draws, *policy.family.latent_shape, dtype=torch.float64, generator=generator)
+    noise = torch.randn(images, draws, *policy.family.latent_shape, dtype=dtype, generator=generator)
     condition = policy.embed(prompt)
     latents, means = denoise(policy, distribution, noise, condition)
     stacked = torch.stack(latents, dim=1)

@@ -1,0 +1,108 @@
+"""From the configuration to a learner."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.trajectory import PolicyStamp
+from learner.build import build_experience, build_learner, build_objective
+from learner.objectives.prdp import Prdp
+from learner.ranks import SingleRank
+from tests.learner.support import sample_double, scored
+from tests.tiny_config import make_config
+
+
+def _objective(pipeline: Path, folder: Path, elements: int = 256, **settings: Any) -> Prdp:
+    config = make_config(pipeline, folder, {f"objective.{key}": value for key, value in settings.items()})
+    objective = build_objective(config.objective, elements)
+    assert isinstance(objective, Prdp)
+    return objective
+
+
+def test_open_points_of_the_paper_are_settings(tiny_pipeline: Path, tmp_path: Path) -> None:
+    usual = _objective(tiny_pipeline, tmp_path, kl_weight=0.3, clip_range=0.2)
+    assert (usual.kl_weight, usual.clip_range, usual.latent_scale) == (0.3, 0.2, 1.0)
+    assert float(usual.step_reduction(torch.ones(1, 4))) == 1.0
+    differences = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    assert usual.counted(differences).tolist() == [[False, True], [True, False]]
+    other = _objective(
+        tiny_pipeline,
+        tmp_path,
+        clip=False,
+        latent_reduction="sum",
+        step_reduction="sum",
+        pair_weighting="all",
+    )
+    assert (other.clip_range, other.latent_scale) == (math.inf, 256.0)
+    assert float(other.step_reduction(torch.ones(1, 4))) == 4.0
+    assert other.counted(differences).all()
+
+
+@pytest.mark.parametrize(("staleness", "updates", "remembered"), [(0, 1, 2), (1, 1, 3), (2, 4, 13)])
+def test_online_remembers_every_version_that_tasks_in_flight_can_name(
+    tiny_pipeline: Path, tmp_path: Path, staleness: int, updates: int, remembered: int
+) -> None:
+    settings = {"data.max_staleness": staleness, "objective.updates_per_epoch": updates}
+    experience = build_experience(make_config(tiny_pipeline, tmp_path, settings))
+    stamps = [PolicyStamp(version, "", "run") for version in range(remembered)]
+    for stamp in stamps:
+        experience.published(stamp)
+    for stamp in stamps:
+        experience.check(stamp)
+
+
+def test_offline_accepts_foreign_stamps(tiny_pipeline: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_pipeline, tmp_path, {"data": {"mode": "offline", "folder": str(tmp_path)}})
+    build_experience(config).check(PolicyStamp(3, "", "another run"))
+
+
+def test_the_optimizer_is_configured(tiny_pipeline: Path, tmp_path: Path) -> None:
+    settings = {
+        "learning_rate": 0.5,
+        "beta1": 0.1,
+        "beta2": 0.2,
+        "epsilon": 1e-3,
+        "weight_decay": 0.25,
+        "ema_decay": 0.9,
+    }
+    learner = build_learner(
+        make_config(tiny_pipeline, tmp_path, {"optimizer": settings}), "run", SingleRank()
+    )
+    assert isinstance(learner.optimizer, torch.optim.AdamW)
+    (group,) = learner.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
+    assert (group["betas"], group["eps"]) == ((0.1, 0.2), 1e-3)
+    assert group["params"] == list(learner.parameters.values())
+    assert set(learner.averages) == set(learner.parameters)
+    assert learner.publish().stamp.run_id == "run"
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_update(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    digests, kept = [], []
+    for checkpointing in (False, True):
+        config = make_config(tiny_pipeline, tmp_path, {"learner.gradient_checkpointing": checkpointing})
+        learner = build_learner(config, "run", SingleRank())
+        policy, distribution = learner._policy, learner._distribution
+        group = sample_double(
+            policy, policy.reference(), distribution, learner.publish().stamp, "a cat", dtype=torch.float32
+        )
+        saved = [0]
+
+        def count(tensor: torch.Tensor, total: list[int] = saved) -> torch.Tensor:
+            total[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            learner.accumulate(scored(group, [0.1, 0.3, 0.2]))
+        assert learner.finish_update().applied
+        digests.append(learner.publish().stamp.digest)
+        kept.append(saved[0])
+    assert digests[0] == digests[1]
+    assert kept[1] < 0.7 * kept[0]
