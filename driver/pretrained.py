@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from actors.sampler import sample_group
 from common.config.load import config_from_yaml_text, load_config
@@ -80,6 +82,8 @@ def checkpoint_config(folder: Path, overrides: Sequence[str]) -> Config:
 
 def load_pretrained(config: Config) -> LoadedPolicy:
     """The model as it was before training."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
     policy, distribution = load_policy(config)
     stamp = replace(PRETRAINED, digest=digest_tensors(policy.trainable.parameters()))
     return LoadedPolicy(policy, distribution, stamp)

@@ -24,7 +24,10 @@ def test_words_overrides_and_flags_are_told_apart() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["--sed", "7"], "Unknown option --sed.*--seed"), (["--seed"], "--seed needs a value: seed of the noise")],
+    [
+        (["--sed", "7"], "Unknown option --sed.*--seed"),
+        (["--seed"], "--seed needs a value: seed of the noise"),
+    ],
 )
 def test_a_wrong_flag_is_an_error(arguments: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
@@ -47,14 +50,20 @@ def test_errors_for_people_are_printed_and_others_are_raised(capsys: pytest.Capt
 
 @pytest.mark.parametrize("program", ["train.py", "evaluate.py", "sample.py"])
 def test_help_names_every_setting(program: str) -> None:
-    done = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, program, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "objective.kl_weight" in done.stdout
     assert "sampling.eta" in done.stdout
 
 
 def test_help_takes_less_than_a_second_of_processor_time() -> None:
-    code = "import time, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nprint(time.process_time())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    code = (
+        "import time, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nprint(time.process_time())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert float(done.stdout.splitlines()[-1]) < 1.0
 
 
@@ -69,7 +78,9 @@ def test_help_takes_less_than_a_second_of_processor_time() -> None:
     ],
 )
 def test_mistakes_end_with_a_sentence_and_status_2(arguments: list[str], text: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from driver.source import Group
 from learner.report import UpdateReport
 from tests.tiny_config import make_config
 
-FAULTS = {name: 0.0 for name in ("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups")}
+FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)
 
 
 def report(**changes: Any) -> UpdateReport:
@@ -53,7 +53,9 @@ def tally(tmp_path: Path) -> EpochTally:
 
 def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     first = [report(), report(log_ratio_mismatch=1e-6, busy_s=0.5)]
-    second = [report(gradient_norm=1.5, clip_share=0.75, applied=False, version=4, step_gradient_norms=())] * 2
+    second = [
+        report(gradient_norm=1.5, clip_share=0.75, applied=False, version=4, step_gradient_norms=())
+    ] * 2
     metrics = tally.metrics([first, second], FAULTS, seconds=4.0)
     check_metrics(metrics)
     assert metrics["reward/mean"] == 1.0

@@ -37,7 +37,9 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_holder_dies(config: 
         "import sys, time; from pathlib import Path; from driver.run_folder import claim\n"
         "with claim(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(config.run_folder)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(config.run_folder)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -52,7 +54,10 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_holder_dies(config: 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"cannot be written.*run\.folder"), claim(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(RunFolderError, match=r"cannot be written.*run\.folder"),
+        claim(tmp_path / "file" / "run"),
+    ):
         pass
 
 

@@ -1,0 +1,60 @@
+"""What is checked before Ray starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import ConfigError, ModelError, PrdpError, PromptSetError, RecordingError, RewardError
+from driver.main import check_inputs
+from driver.services import check_room
+from tests.tiny_config import make_config
+
+
+def test_sound_inputs_are_opened(tiny_pipeline: Path, tmp_path: Path) -> None:
+    inputs = check_inputs(make_config(tiny_pipeline, tmp_path))
+    assert (len(inputs.train), len(inputs.unseen), inputs.recordings) == (6, 4, ())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "text"),
+    [
+        ({"model.path": "./nowhere"}, ModelError, "neither a folder nor a hub id"),
+        ({"prompts.train": "nowhere.txt"}, PromptSetError, r"nowhere\.txt"),
+        ({"rewards": {"a": {"scorer": "jpg_compressibility"}}}, RewardError, "jpeg_compressibility"),
+        ({"gold": {"g": {"scorer": "clip", "options": {"path": "./nowhere"}}}}, RewardError, "nowhere"),
+        (
+            {"evaluation.prompts": 5, "evaluation.grid_prompts": 1},
+            ConfigError,
+            r"prompts\.unseen has 4 prompts",
+        ),
+        ({"data": {"mode": "offline", "folder": "./nowhere"}}, RecordingError, "nowhere"),
+    ],
+)
+def test_mistakes_are_found_early(
+    tiny_pipeline: Path, tmp_path: Path, overrides: dict[str, Any], error: type[PrdpError], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        check_inputs(make_config(tiny_pipeline, tmp_path, overrides))
+
+
+@pytest.mark.parametrize("missing", ["model_index.json", "scheduler/scheduler_config.json"])
+def test_a_folder_that_is_no_pipeline_is_refused(tiny_pipeline: Path, tmp_path: Path, missing: str) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_pipeline, folder)
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match=missing):
+        check_inputs(make_config(folder, tmp_path))
+
+
+def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> None:
+    config = make_config(Path("no/model"), tmp_path, {"actors.count": 3, "actors.cpus": 1.0})
+    check_room(config, {"CPU": 3.5})
+    with pytest.raises(ConfigError, match=r"asks for 3\.5 CPUs at once \(actors 3, .*this machine has 2"):
+        check_room(config, {"CPU": 2.0})
+    gpus = make_config(Path("no/model"), tmp_path, {"learner": {"gpus": 1}})
+    with pytest.raises(ConfigError, match=r"1 GPUs at once .*this machine has 0\. Lower gpus"):
+        check_room(gpus, {"CPU": 8.0})

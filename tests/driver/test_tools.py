@@ -1,0 +1,92 @@
+"""evaluate.py and sample.py on a real checkpoint, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+import sample
+from common.config.load import config_to_yaml
+from common.config.schema import Config
+from common.trajectory import NoiseKey
+from driver.pretrained import load_checkpoint, load_pretrained
+from learner.build import build_learner
+from learner.checkpoint import RunState, write_checkpoint
+from learner.ranks import SingleRank
+from learner.state import export_state
+from tests.tiny_config import make_config
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A checkpoint of a LoRA policy that is not the pretrained one."""
+    folder = tmp_path_factory.mktemp("tools")
+    config = make_config(tiny_pipeline, folder)
+    learner = build_learner(config, "run", SingleRank())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in learner.parameters.values():
+            value += 0.2 * torch.randn(value.shape, generator=generator)
+    state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="")
+    return config, write_checkpoint(config.run_folder, state, config_to_yaml(config), export_state(learner))
+
+
+def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path], tmp_path: Path) -> None:
+    config, checkpoint = trained
+    output = tmp_path / "picture.png"
+    arguments = [
+        "a cat",
+        "--checkpoint",
+        str(checkpoint),
+        "--images",
+        "3",
+        "--seed",
+        "5",
+        "--output",
+        str(output),
+    ]
+    assert sample.main(arguments) == 0
+    noise = NoiseKey(5, "sample", 0, 0)
+    expected = load_checkpoint(config, checkpoint).images("a cat", 3, noise).pixels
+    np.testing.assert_array_equal(np.asarray(Image.open(output)), np.concatenate(list(expected), axis=1))
+    untrained = load_pretrained(config).images("a cat", 3, noise).pixels
+    assert not np.array_equal(expected, untrained)
+
+
+def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, checkpoint = trained
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("a bird\nthe sun\na red fish\n")
+    output = tmp_path / "out"
+    arguments = ["--checkpoint", str(checkpoint), "--prompts", str(prompts), "--output", str(output)]
+    assert evaluate.main([*arguments, "gold.other.scorer=jpeg_incompressibility"]) == 0
+    table = (output / "table.md").read_text()
+    assert "other" in table
+    assert "mine" in table
+    assert Image.open(output / "grid.png").size[0] > 64
+    assert "other" in capsys.readouterr().out
+
+
+def test_evaluate_measures_the_pretrained_model_alone(trained: tuple[Config, Path], tmp_path: Path) -> None:
+    config, _ = trained
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(config))
+    assert evaluate.main(["--config", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert "unseen" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_mistakes_end_with_status_2(trained: tuple[Config, Path], tmp_path: Path) -> None:
+    _, checkpoint = trained
+    assert (
+        sample.main(["a cat", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "no" / "x.png")])
+        == 2
+    )
+    assert sample.main(["a cat"]) == 2
+    assert evaluate.main(["--checkpoint", str(tmp_path)]) == 2

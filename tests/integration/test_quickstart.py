@@ -1,0 +1,38 @@
+"""The quickstart's own configuration, shortened: PRDP raises the reward of the embedded model on unseen prompts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common.config.load import load_config
+from driver.evaluation_store import load_evaluations
+from driver.main import train
+from driver.report import compare
+
+SHORT = (
+    "run.epochs=10",
+    "evaluation.prompts=48",
+    "evaluation.every_epochs=10",
+    "ray.dashboard=false",
+    "display.mode=lines",
+)
+
+
+@pytest.mark.integration
+def test_reward_rises_on_prompts_never_trained_on(tmp_path: Path) -> None:
+    config = load_config(Path("configs/quickstart.yaml"), [*SHORT, f"run.folder={tmp_path}"])
+    assert train(config, Console(file=io.StringIO())) == 0
+    before, after = load_evaluations(config.run_folder)
+    assert not set(before.sets[0].prompts) & set(before.sets[1].prompts)
+    rises = {
+        (change.set_name, change.score): change.difference
+        for change in compare(before, after)
+        if change.score == "reward"
+    }
+    unseen = rises[("unseen", "reward")]
+    assert unseen.mean > 0
+    assert unseen.excludes_zero, unseen
