@@ -54,7 +54,9 @@ def evaluate(given: Arguments) -> None:
     check_rewards(config.rewards, config.gold)
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
-    wanted = dict.fromkeys(_given(given, "--prompts"), prompt_sets["unseen"]) or prompt_sets
+    wanted = prompt_sets
+    for path in _given(given, "--prompts"):
+        wanted = {Path(path).stem: prompt_sets["unseen"]}
     service, console = build_service(config.rewards, config.gold), Console()
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=console) as progress:
