@@ -36,7 +36,7 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class Learning:
-    """One kind of policy. by_step_cost: seconds with the norms of each step over those without."""
+    """One kind of policy. by_step_cost: CPU time with the norms of each step over that without."""
 
     comparison: Comparison
     by_step_cost: float
@@ -83,16 +83,16 @@ def measure_policy(config: Config, repeats: int, warm_ups: int) -> Learning:
         lambda _: bare.accumulate(),
         lambda _: accumulate_by_step(policy, distribution, tensors, coefficients, micro_batch, parameters),
     ]
-    ours_s, bare_s, by_step_s = alternate(sides, repeats, warm_ups, policy.family.device)
+    ours, bare_times, by_step = alternate(sides, repeats, warm_ups, policy.family.device)
     comparison = Comparison(
         what=f"gradient pass over bare forward and backward, {config.policy.kind}",
         items=shape[0] * shape[1],
         unit="(image, step) pairs",
-        ours_s=ours_s,
-        bare_s=bare_s,
+        ours=ours,
+        bare=bare_times,
         target=TARGET,
     )
-    return Learning(comparison, statistics.median(by_step_s) / statistics.median(ours_s))
+    return Learning(comparison, statistics.median(by_step.cpu) / statistics.median(ours.cpu))
 
 
 def measure(options: Options) -> Result:
@@ -117,8 +117,14 @@ def measure(options: Options) -> Result:
         machine=machine,
         verdicts=tuple(verdict_of(one.comparison) for one in found.values()),
         figures={
-            f"time with each step's gradient norm, {kind}": f"{one.by_step_cost:.2f} x the time without"
-            for kind, one in found.items()
+            **{
+                one.comparison.what + ", in CPU time": f"{one.comparison.cpu_ratio:.3f}"
+                for one in found.values()
+            },
+            **{
+                f"CPU time with each step's gradient norm, {kind}": f"{one.by_step_cost:.2f} x that without"
+                for kind, one in found.items()
+            },
         },
         raw={kind: raw_of(one.comparison) for kind, one in found.items()},
     )

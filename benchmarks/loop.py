@@ -135,13 +135,13 @@ def measure_loop(config: Config, repeats: int, warm_ups: int) -> tuple[Compariso
     with ray_cluster(config), services(config, RUN_ID) as started:
         distributed = Distributed(config, stream, started)
         sides = [distributed.epoch, lambda number: idle.watch(one.epoch, number)]
-        ours_s, bare_s = alternate(sides, repeats, warm_ups, choose_device(config.model.device))
+        ours, bare = alternate(sides, repeats, warm_ups, choose_device(config.model.device))
     comparison = Comparison(
         what=f"epochs on Ray over epochs in one process of {threads} threads",
         items=config.trajectories_per_epoch,
         unit="images",
-        ours_s=ours_s,
-        bare_s=bare_s,
+        ours=ours,
+        bare=bare,
         target=TARGET,
     )
     return comparison, tuple(idle.seconds[warm_ups:])
@@ -165,7 +165,7 @@ def measure(options: Options) -> Result:
     config = options.config
     machine = Machine.here()
     comparison, idle_s = measure_loop(config, options.repeats, options.warm_ups)
-    cores = statistics.median(taken / wall for taken, wall in zip(idle_s, comparison.bare_s, strict=True))
+    cores = statistics.median(taken / wall for taken, wall in zip(idle_s, comparison.bare.wall, strict=True))
     return Result(
         name="loop",
         command=options.command,

@@ -35,7 +35,7 @@ class Machine:
             accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
             python=platform.python_version(),
             packages={name: version(name) for name in PACKAGES},
-            load=round(os.getloadavg()[0], 1),
+            load=load(),
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -49,6 +49,11 @@ class Machine:
             f"{self.processor}, {self.cores} cores; accelerator: {self.accelerator}; torch threads of this "
             f"process: {self.threads}; Python {self.python}, {packages}; load {self.load} when it began"
         )
+
+
+def load() -> float:
+    """Runnable processes of the whole machine, mean over the last minute."""
+    return round(os.getloadavg()[0], 1)
 
 
 def usable_cores() -> int:

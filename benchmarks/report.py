@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, load
 from benchmarks.timing import Comparison
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,6 +37,7 @@ class Result:
     figures: Mapping[str, str]
     raw: Mapping[str, object]
     notes: tuple[str, ...] = ()
+    load_at_end: float = field(default_factory=load)
     finished: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
 
     def markdown(self) -> str:
@@ -46,7 +47,7 @@ class Result:
             "",
             f"`{self.command}`, {self.finished}",
             "",
-            f"Machine: {self.machine.as_text()}.",
+            f"Machine: {self.machine.as_text()} and {self.load_at_end} when it ended.",
         ]
         lines += [
             "",
@@ -72,6 +73,7 @@ class Result:
             "finished": self.finished,
             "settings": dict(self.settings),
             "machine": self.machine.as_dict(),
+            "load_at_end": self.load_at_end,
             "verdicts": [vars(one) for one in self.verdicts],
             "figures": dict(self.figures),
             "raw": dict(self.raw),
@@ -98,14 +100,20 @@ def verdict_of(comparison: Comparison) -> Verdict:
         met=comparison.met,
         detail=(
             f"{comparison.ours_per_s:.4g} against {comparison.bare_per_s:.4g} {comparison.unit}/s, medians "
-            f"of {len(comparison.ours_s)} turns; middle half of their ratios {lower:.3f} to {upper:.3f}"
+            f"of {len(comparison.ours.wall)} turns; middle half of their ratios {lower:.3f} to {upper:.3f}"
         ),
     )
 
 
 def raw_of(comparison: Comparison) -> dict[str, object]:
     """A comparison's measured seconds."""
-    return {"ours_s": list(comparison.ours_s), "bare_s": list(comparison.bare_s), "items": comparison.items}
+    return {
+        "items": comparison.items,
+        "ours_s": list(comparison.ours.wall),
+        "bare_s": list(comparison.bare.wall),
+        "ours_cpu_s": list(comparison.ours.cpu),
+        "bare_cpu_s": list(comparison.bare.cpu),
+    }
 
 
 def _yes(met: bool) -> str:

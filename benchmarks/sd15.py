@@ -148,11 +148,11 @@ def measure(setting: Setting, repeats: int, warm_ups: int, command: str) -> Resu
         family.scheduler_config, setting.steps, eta=1.0, stochastic_steps=range(setting.steps - 1)
     )
     work = make_work(setting, policy, distribution)
-    sample_s, bare_s = alternate([work.sample, work.sample_bare], repeats, warm_ups, setting.device)
-    learn_s, least_s = alternate([work.learn, work.learn_bare], repeats, warm_ups, setting.device)
+    sample, bare = alternate([work.sample, work.sample_bare], repeats, warm_ups, setting.device)
+    learn, least = alternate([work.learn, work.learn_bare], repeats, warm_ups, setting.device)
     clock = UnetClock(setting.device)
     handles = clock.attach(policy.guided.unet)
-    (watched_s,) = alternate([work.sample], 1, 0, setting.device)
+    (watched,) = alternate([work.sample], 1, 0, setting.device)
     for handle in handles:
         handle.remove()
     pixels = setting.shape.vae["sample_size"]
@@ -172,18 +172,18 @@ def measure(setting: Setting, repeats: int, warm_ups: int, command: str) -> Resu
         machine=machine,
         verdicts=(),
         figures={
-            "sampled": f"{setting.images / statistics.median(sample_s):.4g} images/s",
-            "sampled, over a bare loop": f"{_ratio(bare_s, sample_s):.3f}",
-            "UNet's share of sampling": f"{clock.seconds() / watched_s[0]:.1%}",
-            "learned": f"{setting.images / statistics.median(learn_s):.4g} images/s",
-            "UNet's share of learning": f"{min(1.0, _ratio(least_s, learn_s)):.1%}, from bare passes",
+            "sampled": f"{setting.images / statistics.median(sample.wall):.4g} images/s",
+            "sampled, over a bare loop": f"{_ratio(bare.wall, sample.wall):.3f}",
+            "UNet's share of sampling": f"{clock.seconds() / watched.wall[0]:.1%}",
+            "learned": f"{setting.images / statistics.median(learn.wall):.4g} images/s",
+            "UNet's share of learning": f"{min(1.0, _ratio(least.wall, learn.wall)):.1%}, from bare passes",
             "largest memory": _largest_memory(setting.device),
         },
         raw={
-            "sample_s": list(sample_s),
-            "bare_s": list(bare_s),
-            "learn_s": list(learn_s),
-            "least_s": list(least_s),
+            "sample_s": list(sample.wall),
+            "bare_s": list(bare.wall),
+            "learn_s": list(learn.wall),
+            "least_s": list(least.wall),
         },
     )
 

@@ -13,6 +13,14 @@ Seconds = tuple[float, ...]
 
 
 @dataclass(frozen=True)
+class Times:
+    """Of each timed call: wall time, and the CPU time of this process with all its threads."""
+
+    wall: Seconds
+    cpu: Seconds
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Ours against a bare side that does the same work.
 
@@ -22,29 +30,34 @@ class Comparison:
     what: str
     items: int
     unit: str
-    ours_s: Seconds
-    bare_s: Seconds
+    ours: Times
+    bare: Times
     target: float
 
     @property
     def ratio(self) -> float:
-        """Our units per second over the bare side's, from the medians."""
-        return statistics.median(self.bare_s) / statistics.median(self.ours_s)
+        """Our units per second over the bare side's, from the medians of wall time."""
+        return statistics.median(self.bare.wall) / statistics.median(self.ours.wall)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """The same in CPU time, which other processes on the machine disturb less."""
+        return statistics.median(self.bare.cpu) / statistics.median(self.ours.cpu)
 
     @property
     def ours_per_s(self) -> float:
         """Units per second of our side, from the median."""
-        return self.items / statistics.median(self.ours_s)
+        return self.items / statistics.median(self.ours.wall)
 
     @property
     def bare_per_s(self) -> float:
         """Units per second of the bare side, from the median."""
-        return self.items / statistics.median(self.bare_s)
+        return self.items / statistics.median(self.bare.wall)
 
     @property
     def spread(self) -> tuple[float, float]:
         """The middle half of the ratios of neighbouring calls: how far noise moved the ratio in the run."""
-        ratios = [bare / ours for bare, ours in zip(self.bare_s, self.ours_s, strict=True)]
+        ratios = [bare / ours for bare, ours in zip(self.bare.wall, self.ours.wall, strict=True)]
         if len(ratios) < 2:
             return ratios[0], ratios[0]
         lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive")
@@ -58,28 +71,28 @@ class Comparison:
 
 def alternate(
     sides: Sequence[Callable[[int], object]], repeats: int, warm_ups: int, device: torch.device
-) -> list[Seconds]:
+) -> list[Times]:
     """Call the sides in turns, A B A B, and time each call.
 
     Each side is called with the number of the turn, from 0 on; the first warm_ups turns are not timed.
-    Returns the seconds of each side, `repeats` of them. Calls on a GPU are timed until it is done.
+    Returns the times of each side, `repeats` of them. Calls on a GPU are timed until it is done.
     """
-    times: list[list[float]] = [[] for _ in sides]
+    times: list[list[tuple[float, float]]] = [[] for _ in sides]
     for turn in range(warm_ups + repeats):
         for side, seconds in zip(sides, times, strict=True):
             taken = seconds_of(lambda side=side, turn=turn: side(turn), device)  # type: ignore[misc]
             if turn >= warm_ups:
                 seconds.append(taken)
-    return [tuple(seconds) for seconds in times]
+    return [Times(*zip(*taken, strict=True)) for taken in times]
 
 
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, until a GPU is done with it."""
+def seconds_of(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Wall time and CPU time of one call, until a GPU is done with it."""
     _finish(device)
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
     _finish(device)
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _finish(device: torch.device) -> None:

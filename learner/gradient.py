@@ -86,7 +86,9 @@ def accumulate_gradient(
         part = slice(start, start + micro_batch)
         value = _log_prob(policy, distribution, group, images[part], steps[part])
         (value * weights[images[part], columns[part]]).sum().backward()
-        result[images[part], columns[part]] = value.detach()
+        # Rebound, so that nothing of this pass's graph is held while the next one is built.
+        value = value.detach()
+        result[images[part], columns[part]] = value
     return result.cpu()
 
 

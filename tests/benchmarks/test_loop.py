@@ -46,6 +46,6 @@ def test_epochs_on_ray_and_in_one_process_take_turns(config: Config) -> None:
     finally:
         torch.set_num_threads(threads)
     assert comparison.items == 8
-    assert len(comparison.ours_s) == len(comparison.bare_s) == len(idle_s) == 2
+    assert len(comparison.ours.wall) == len(comparison.bare.wall) == len(idle_s) == 2
     assert 0.01 < comparison.ratio < 100
     assert min(idle_s) >= 0.0

@@ -9,12 +9,13 @@ import pytest
 
 from benchmarks.machine import Machine
 from benchmarks.report import Result, raw_of, verdict_of
-from benchmarks.timing import Comparison
+from benchmarks.timing import Comparison, Times
 
 
 def _result() -> Result:
-    slow = Comparison("slow one", 8, "images", ours_s=(2.0, 2.0), bare_s=(1.0, 1.0), target=0.9)
-    quick = Comparison("quick one", 8, "images", ours_s=(1.0, 1.0), bare_s=(1.0, 1.0), target=0.9)
+    two_s, one_s = Times((2.0, 2.0), (0.2, 0.2)), Times((1.0, 1.0), (0.1, 0.1))
+    slow = Comparison("slow one", 8, "images", ours=two_s, bare=one_s, target=0.9)
+    quick = Comparison("quick one", 8, "images", ours=one_s, bare=one_s, target=0.9)
     return Result(
         name="example",
         command="python -m benchmarks.example",
@@ -43,7 +44,13 @@ def test_files_hold_every_measured_value(tmp_path: Path, capsys: pytest.CaptureF
     result = _result()
     result.publish(tmp_path / "results")
     content = json.loads((tmp_path / "results" / "example.json").read_text())
-    assert content["raw"]["slow one"] == {"ours_s": [2.0, 2.0], "bare_s": [1.0, 1.0], "items": 8}
+    assert content["raw"]["slow one"] == {
+        "items": 8,
+        "ours_s": [2.0, 2.0],
+        "bare_s": [1.0, 1.0],
+        "ours_cpu_s": [0.2, 0.2],
+        "bare_cpu_s": [0.1, 0.1],
+    }
     assert [one["met"] for one in content["verdicts"]] == [False, True]
     assert (tmp_path / "results" / "example.md").read_text() == result.markdown()
     assert "slow one" in capsys.readouterr().out

@@ -77,7 +77,7 @@ def test_sampling_sides_take_as_many_unet_items(config: Config) -> None:
 def test_sampling_measures_a_ratio_and_the_reference_pass(config: Config) -> None:
     found = measure_guidance(config, repeats=3, warm_ups=1)
     assert found.comparison.items == 4
-    assert len(found.comparison.ours_s) == len(found.comparison.bare_s) == 3
+    assert len(found.comparison.ours.wall) == len(found.comparison.bare.wall) == 3
     assert 0.2 < found.comparison.ratio < 5
     assert found.reference_cost > 1.0
 

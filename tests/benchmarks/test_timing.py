@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 
 import pytest
 import torch
 
-from benchmarks.timing import Comparison, alternate
+from benchmarks.timing import Comparison, Seconds, Times, alternate
 
 CPU = torch.device("cpu")
 
 
-def _comparison(ours: tuple[float, ...], bare: tuple[float, ...], target: float = 0.95) -> Comparison:
-    return Comparison("a", items=6, unit="images", ours_s=ours, bare_s=bare, target=target)
+def _comparison(ours: Seconds, bare: Seconds) -> Comparison:
+    """CPU time is twice the wall time on our side, and equal to it on the other."""
+    twice = tuple(2 * value for value in ours)
+    return Comparison("a", 6, "images", ours=Times(ours, twice), bare=Times(bare, bare), target=0.95)
 
 
 def test_sides_take_turns_and_warm_ups_are_not_timed() -> None:
@@ -21,18 +24,21 @@ def test_sides_take_turns_and_warm_ups_are_not_timed() -> None:
     sides = [lambda turn: calls.append(("a", turn)), lambda turn: calls.append(("b", turn))]
     times = alternate(sides, repeats=2, warm_ups=1, device=CPU)
     assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert [len(seconds) for seconds in times] == [2, 2]
+    assert [len(one.wall) for one in times] == [2, 2]
+    assert [len(one.cpu) for one in times] == [2, 2]
 
 
 def test_each_side_gets_its_own_seconds() -> None:
     (slow, fast) = alternate([lambda _: time.sleep(0.03), lambda _: None], repeats=3, warm_ups=1, device=CPU)
-    assert min(slow) >= 0.03
-    assert max(fast) < 0.03
+    assert min(slow.wall) >= 0.03
+    assert max(slow.cpu) < 0.03
+    assert statistics.median(fast.wall) < 0.03
 
 
 def test_ratio_is_bare_over_ours_of_the_medians() -> None:
     comparison = _comparison(ours=(2.0, 1.0, 100.0), bare=(3.0, 0.0, 1.0))
     assert comparison.ratio == pytest.approx(0.5)
+    assert comparison.cpu_ratio == pytest.approx(0.25)
     assert comparison.ours_per_s == pytest.approx(3.0)
     assert comparison.bare_per_s == pytest.approx(6.0)
 
