@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from actors.pool import build_actor
 from benchmarks.machine import Machine, usable_cores
 from benchmarks.options import Options, run
 from benchmarks.report import Result, raw_of, verdict_of
-from benchmarks.timing import Comparison, Seconds, alternate
+from benchmarks.timing import Comparison, Seconds, Times, alternate
 from common.config.schema import Config
 from common.loading import choose_device
 from common.prompts import PromptStream, open_prompts
@@ -117,25 +118,35 @@ class RayIdle:
 
     seconds: list[float] = field(default_factory=list)
 
-    def watch(self, epoch: Any, number: int) -> None:
+    def watch(self, epoch: Callable[[int], None], number: int) -> None:
         """Train an epoch in this process, and note what Ray's took meanwhile."""
         before = _children_cpu_s()
         epoch(number)
         self.seconds.append(_children_cpu_s() - before)
 
 
-def measure_loop(config: Config, repeats: int, warm_ups: int) -> tuple[Comparison, Seconds]:
-    """Epochs of the two in turns, and the CPU seconds of Ray's processes in each timed epoch of the other."""
-    threads = total_threads(config)
-    torch.set_num_threads(threads)
+@dataclass(frozen=True)
+class Loop:
+    """The comparison; epochs in one process of 1 thread; Ray's CPU seconds in each timed bare epoch."""
+
+    comparison: Comparison
+    single_thread: Times
+    ray_idle_s: Seconds
+
+
+def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> Loop:
+    """Epochs on Ray, in one process of so many threads, and in one process of one thread, in turns."""
     config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
     check_rewards(config.rewards, {})
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     one, idle = OneProcess.build(config, stream), RayIdle()
     with ray_cluster(config), services(config, RUN_ID) as started:
-        distributed = Distributed(config, stream, started)
-        sides = [distributed.epoch, lambda number: idle.watch(one.epoch, number)]
-        ours, bare = alternate(sides, repeats, warm_ups, choose_device(config.model.device))
+        sides = [
+            Distributed(config, stream, started).epoch,
+            _with_threads(threads, lambda number: idle.watch(one.epoch, number)),
+            _with_threads(1, one.epoch),
+        ]
+        ours, bare, single = alternate(sides, repeats, warm_ups, choose_device(config.model.device))
     comparison = Comparison(
         what=f"epochs on Ray over epochs in one process of {threads} threads",
         items=config.trajectories_per_epoch,
@@ -144,7 +155,15 @@ def measure_loop(config: Config, repeats: int, warm_ups: int) -> tuple[Compariso
         bare=bare,
         target=TARGET,
     )
-    return comparison, tuple(idle.seconds[warm_ups:])
+    return Loop(comparison, single, tuple(idle.seconds[warm_ups:]))
+
+
+def _with_threads(threads: int, epoch: Callable[[int], None]) -> Callable[[int], None]:
+    def call(number: int) -> None:
+        torch.set_num_threads(threads)
+        epoch(number)
+
+    return call
 
 
 def ray_threads(config: Config) -> int:
@@ -164,8 +183,10 @@ def measure(options: Options) -> Result:
     """Measure the configuration's loop."""
     config = options.config
     machine = Machine.here()
-    comparison, idle_s = measure_loop(config, options.repeats, options.warm_ups)
-    cores = statistics.median(taken / wall for taken, wall in zip(idle_s, comparison.bare.wall, strict=True))
+    found = measure_loop(config, total_threads(config), options.repeats, options.warm_ups)
+    comparison = found.comparison
+    single = comparison.items / statistics.median(found.single_thread.wall)
+    idle = [taken / wall for taken, wall in zip(found.ray_idle_s, comparison.bare.wall, strict=True)]
     return Result(
         name="loop",
         command=options.command,
@@ -184,8 +205,15 @@ def measure(options: Options) -> Result:
         },
         machine=machine,
         verdicts=(verdict_of(comparison),),
-        figures={"cores that Ray's idle processes took from the one process": f"{cores:.3f}"},
-        raw={"epochs": raw_of(comparison), "ray_idle_cpu_s": list(idle_s)},
+        figures={
+            "one process of 1 thread": f"{single:.4g} images/s",
+            "cores that Ray's idle processes took from the one process": f"{statistics.median(idle):.3f}",
+        },
+        raw={
+            "epochs": raw_of(comparison),
+            "single_thread_s": list(found.single_thread.wall),
+            "ray_idle_cpu_s": list(found.ray_idle_s),
+        },
         notes=(
             "Both sides leave out the display, the tracker, evaluation and checkpoints. The first epochs "
             "are not timed: the very first trains without a reference pass.",
@@ -210,4 +238,4 @@ def _go_on() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("loop", ABOUT, repeats=12, measure=measure))
+    sys.exit(run("loop", ABOUT, repeats=8, measure=measure))

@@ -121,7 +121,7 @@ def pairs_of(config: Config) -> list[tuple[Setting, Setting]]:
 
 
 def measure_growth(config: Config, pairs: Sequence[tuple[Setting, Setting]], repeats: int) -> list[Growth]:
-    """Each setting and kind in `repeats` processes, the settings in turns; what is counted exactly, in one."""
+    """Each setting and kind in `repeats` processes, in turns; what is counted exactly, in one."""
     settings = list(dict.fromkeys(setting for pair in pairs for setting in pair))
     peaks: dict[tuple[Setting, str], list[Peak]] = {
         (one, kind.name): [] for one in settings for kind in KINDS

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.loop import OneProcess, measure_loop, ray_threads, total_threads
 from benchmarks.machine import usable_cores
@@ -40,12 +39,10 @@ def test_one_process_trains_an_epoch_a_call(config: Config) -> None:
 
 @pytest.mark.integration
 def test_epochs_on_ray_and_in_one_process_take_turns(config: Config) -> None:
-    threads = torch.get_num_threads()
-    try:
-        comparison, idle_s = measure_loop(config, repeats=2, warm_ups=1)
-    finally:
-        torch.set_num_threads(threads)
-    assert comparison.items == 8
-    assert len(comparison.ours.wall) == len(comparison.bare.wall) == len(idle_s) == 2
-    assert 0.01 < comparison.ratio < 100
-    assert min(idle_s) >= 0.0
+    found = measure_loop(config, threads=1, repeats=2, warm_ups=1)
+    assert found.comparison.items == 8
+    sides = (found.comparison.ours, found.comparison.bare, found.single_thread)
+    assert [len(side.wall) for side in sides] == [2, 2, 2]
+    assert 0.01 < found.comparison.ratio < 100
+    assert len(found.ray_idle_s) == 2
+    assert min(found.ray_idle_s) >= 0.0
