@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -138,6 +139,8 @@ def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> L
     """Epochs on Ray, in one process of so many threads, and in one process of one thread, in turns."""
     config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
     check_rewards(config.rewards, {})
+    # Ray runs its workers at niceness 15, which on a busy machine would compare priorities and not loops.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     one, idle = OneProcess.build(config, stream), RayIdle()
     with ray_cluster(config), services(config, RUN_ID) as started:
@@ -216,7 +219,8 @@ def measure(options: Options) -> Result:
         },
         notes=(
             "Both sides leave out the display, the tracker, evaluation and checkpoints. The first epochs "
-            "are not timed: the very first trains without a reference pass.",
+            "are not timed: the very first trains without a reference pass. Ray's processes run at the same "
+            "priority as the one process.",
         ),
     )
 
