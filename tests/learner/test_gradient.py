@@ -11,6 +11,7 @@ from torch import Tensor
 
 from actors.sampler import denoise
 from common.diffusion import StepDistribution
+from common.loading import load_policy
 from common.policy import Policy
 from learner.gradient import (
     TrajectoryTensors,
@@ -19,6 +20,7 @@ from learner.gradient import (
     evaluate_log_prob,
 )
 from tests.learner.support import double_policy, perturb, slow_log_prob
+from tests.tiny_config import make_config
 
 LORA = {"kind": "lora", "rank": 2, "alpha": 4}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -179,9 +181,9 @@ class LiveBytes:
         self._hooks.__exit__(*error)
 
 
-def _peak(pipeline: Path, tmp_path: Path, steps: int, images: int, micro_batch: int = 8) -> int:
-    policy, _, distribution = double_policy(pipeline, tmp_path, {"sampling.steps": steps})
-    latents = torch.randn(images, steps + 1, 4, 8, 8, dtype=torch.float64)
+def _peak(pipeline: Path, tmp_path: Path, steps: int, images: int, micro_batch: int = 12) -> int:
+    policy, distribution = load_policy(make_config(pipeline, tmp_path, {"sampling.steps": steps}))
+    latents = torch.randn(images, steps + 1, 4, 8, 8)
     group = TrajectoryTensors(latents, policy.embed("a cat"))
     coefficients = torch.ones(images, steps - 1, dtype=torch.float64)
     with LiveBytes() as live:
@@ -194,5 +196,5 @@ def test_peak_memory_is_flat_in_steps_and_images(tiny_pipeline: Path, tmp_path: 
     base = _peak(tiny_pipeline, tmp_path, steps=10, images=4)
     assert _peak(tiny_pipeline, tmp_path, steps=50, images=4) < 1.05 * base
     assert _peak(tiny_pipeline, tmp_path, steps=10, images=16) < 1.05 * base
-    # The counter sees what it should: in one pass the same items hold four and a half times as much.
-    assert _peak(tiny_pipeline, tmp_path, steps=10, images=4, micro_batch=36) > 4 * base
+    # The counter sees what it should: in one pass the same items hold three times as much.
+    assert _peak(tiny_pipeline, tmp_path, steps=10, images=4, micro_batch=36) > 2.5 * base
