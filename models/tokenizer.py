@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from models.scenes import all_scenes, prompt_of
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_LENGTH = 20
-_VOCABULARY = 1000  # more than the merges that turn every word of the grammar into one token
 
 
 def grammar_words() -> list[str]:
@@ -21,25 +21,26 @@ def grammar_words() -> list[str]:
     return sorted({word for scene in all_scenes() for word in prompt_of(scene).split()})
 
 
+def _merged(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for symbol in symbols:
+        if merged and (merged[-1], symbol) == pair:
+            merged[-1] += symbol
+        else:
+            merged.append(symbol)
+    return merged
+
+
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges after which each of ``words`` is one token."""
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
-    )
-    bpe.train_from_iterator([" ".join(words)], trainer)
-    vocabulary = bpe.get_vocab()
-    missing = [word for word in words if word + "</w>" not in vocabulary]
-    if missing:
-        raise ValueError(f"these words are not one token each: {missing}")
-    return [tuple(merge) for merge in _merge_list(bpe)]
-
-
-def _merge_list(bpe: Tokenizer) -> list[tuple[str, str]]:
-    import json
-
-    return [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
+    """Byte-pair merges after which each of ``words`` is one token: the commonest pair first, ties by name."""
+    split = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while any(len(symbols) > 1 for symbols in split):
+        counts = Counter(pair for symbols in split for pair in pairwise(symbols))
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        split = [_merged(symbols, best) for symbols in split]
+    return merges
 
 
 def make_tokenizer(seed: int) -> CLIPTokenizer:
@@ -51,7 +52,7 @@ def make_tokenizer(seed: int) -> CLIPTokenizer:
     vocabulary = {token: number for number, token in enumerate([*tokens, START, END])}
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # pairs are what the tokenizers library takes
         model_max_length=MAX_LENGTH,
         pad_token=END,
         unk_token=END,

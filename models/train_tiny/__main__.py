@@ -26,7 +26,9 @@ STAGES: dict[str, Stage] = {
     "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps, a.vae_minutes)),
     "proxy": Stage("train the reward to finetune on", lambda _: rewards.run("proxy")),
     "gold": Stage("train the reward that only evaluates", lambda _: rewards.run("gold")),
-    "base": Stage("train the text encoder and the UNet", lambda a: base.run(a.base_steps, a.base_minutes)),
+    "base": Stage(
+        "train the text encoder and the UNet", lambda a: base.run(a.base_steps, a.base_minutes, a.resume)
+    ),
     "report": Stage("measure the committed weights, draw samples.png", lambda a: report.run(a.pictures)),
 }
 
@@ -51,6 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{stage}-minutes", type=float, default=minutes, help=f"its time at most (default {minutes:g})"
         )
+    parser.add_argument(
+        "--resume", action="store_true", help="let the base stage train the shipped weights on"
+    )
     parser.add_argument(
         "--pictures", type=int, default=200, help="pictures a row of the report (default 200)"
     )

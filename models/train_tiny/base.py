@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -87,7 +90,7 @@ class Trainer:
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self.tokenizer = tokenizer
         self.scheduler = make_scheduler()
-        self.unet = make_unet().to(memory_format=torch.channels_last)
+        self.unet = make_unet()
         self.text_encoder = make_text_encoder(tokenizer)
         self.parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
         self.averages = [parameter.detach().clone() for parameter in self.parameters]
@@ -95,10 +98,19 @@ class Trainer:
             self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01
         )
 
+    def load(self) -> None:
+        """Start from the averaged weights in ``models/tiny-sd`` instead of from nothing."""
+        unet = UNet2DConditionModel.from_pretrained(SD_FOLDER / "unet", torch_dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(SD_FOLDER / "text_encoder", torch_dtype=torch.float32)
+        self.unet.load_state_dict(unet.state_dict())
+        self.text_encoder.load_state_dict(text_encoder.state_dict())
+        with torch.no_grad():
+            torch._foreach_copy_(self.averages, self.parameters)
+
     def step(self, prompts: list[str], latents: torch.Tensor, rate: float, number: int) -> float:
         """One optimizer step on v-prediction; returns the mean squared error."""
         set_rate(self.optimizer, rate)
-        times = torch.randint(0, 1000, (len(latents),))
+        times: torch.IntTensor = torch.randint(0, 1000, (len(latents),))  # type: ignore[assignment]
         noise = torch.randn_like(latents)
         noisy = self.scheduler.add_noise(latents, noise, times).contiguous(memory_format=torch.channels_last)
         target = self.scheduler.get_velocity(latents, noise, times)
@@ -116,7 +128,7 @@ class Trainer:
     def save(self) -> None:
         """Write the averaged weights as a float16 pipeline to ``models/tiny-sd``."""
         unet, text_encoder = make_unet(), make_text_encoder(self.tokenizer)
-        shipped = [*unet.parameters(), *text_encoder.parameters()]
+        shipped: list[torch.Tensor] = [*unet.parameters(), *text_encoder.parameters()]
         with torch.no_grad():
             torch._foreach_copy_(shipped, self.averages)
         vae = make_vae().half()
@@ -127,22 +139,28 @@ class Trainer:
             text_encoder=text_encoder.half(),
             tokenizer=self.tokenizer,
             unet=unet.half(),
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
+            scheduler=self.scheduler,  # type: ignore[arg-type]  # the library's hints
+            safety_checker=None,  # type: ignore[arg-type]  # name no DDIM
+            feature_extractor=None,  # type: ignore[arg-type]  # and no None
             requires_safety_checker=False,
         ).save_pretrained(SD_FOLDER)
 
 
-def run(steps: int, minutes: float) -> None:
+def run(steps: int, minutes: float, resume: bool) -> None:
     """Train for ``steps`` batches of 64, or until ``minutes`` have passed, and write ``models/tiny-sd``.
 
-    The learning rate falls to its end by whichever comes first, so a slower machine still finishes well.
+    ``resume`` trains the shipped weights on, with other noise and pictures than the first time. The rate
+    falls to its end by whichever comes first, so a slower machine still finishes well.
     """
-    torch.manual_seed(SEED)
-    rng = np.random.default_rng(SEED)
+    torch.manual_seed(SEED + resume)
+    rng = np.random.default_rng(SEED + resume)
     code = patch_code()
-    trainer = Trainer(save_tokenizer(SEED, SD_FOLDER / "tokenizer"))
+    folder = SD_FOLDER / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if resume else save_tokenizer(SEED, folder)
+    trainer = Trainer(tokenizer)
+    torch.nn.Module.to(trainer.unet, memory_format=torch.channels_last)
+    if resume:
+        trainer.load()
     average, saved = 1.0, 0.0
     for step, share, seconds in progress(steps, minutes):
         rate = min(1.0, (step + 1) / 200) * learning_rate(share, 1.0, LEARNING_RATE, warm_up=1)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
@@ -62,31 +63,57 @@ class Quality:
     right: NDArray[np.bool_]
 
 
-def measure(reward: Reward, pictures: NDArray[np.uint8], scenes: Sequence[Scene]) -> Quality:
-    """Zero-shot questions to ``reward``: does the true prompt beat those that differ in one attribute?
+@dataclass(frozen=True)
+class Question:
+    """A scene's prompt and, attribute by attribute, the prompts that differ in it alone, as embeddings.
 
-    ``attributes`` is the mean over all questions; ``all_right`` the share of pictures right in all.
+    ``truths`` gives the true one's place in each group; ``sizes`` the groups' lengths.
     """
-    images = reward.images(pictures)
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    truths: tuple[int, ...]
+    texts: torch.Tensor
+
+    @classmethod
+    def about(cls, reward: Reward, scene: Scene) -> Question:
+        """The question about ``scene``, put in the words that ``reward`` understands."""
+        names = attributes_of(scene)
+        groups = [alternatives(scene, name) for name in names]
+        prompts = [prompt_of(scene)] + [prompt_of(option) for group in groups for option in group]
+        return cls(
+            names,
+            tuple(len(group) for group in groups),
+            tuple(group.index(scene) for group in groups),
+            reward.texts(prompts),
+        )
+
+    def judge(self, image: torch.Tensor) -> tuple[float, list[bool]]:
+        """Cosine of a unit image embedding with the prompt, and whether each attribute is read right."""
+        scores = self.texts @ image
+        groups = scores[1:].split(list(self.sizes))
+        right = [int(part.argmax()) == truth for part, truth in zip(groups, self.truths, strict=True)]
+        return float(scores[0]), right
+
+
+def measure(reward: Reward, pictures: NDArray[np.uint8], questions: Sequence[Question]) -> Quality:
+    """Zero-shot: does the true prompt beat those that differ in one attribute?
+
+    ``attributes`` is the mean over all of them; ``all_right`` the share of pictures right in all.
+    """
     cosines: list[float] = []
     answers: dict[str, list[bool]] = {}
     whole: list[bool] = []
-    for image, scene in zip(images, scenes, strict=True):
-        options = {name: alternatives(scene, name) for name in attributes_of(scene)}
-        prompts = [prompt_of(scene)] + [prompt_of(option) for group in options.values() for option in group]
-        scores = reward.texts(prompts) @ image
-        cosines.append(float(scores[0]))
-        parts = scores[1:].split([len(group) for group in options.values()])
-        right = [
-            group[int(part.argmax())] == scene for group, part in zip(options.values(), parts, strict=True)
-        ]
-        for name, correct in zip(options, right, strict=True):
+    for image, question in zip(reward.images(pictures), questions, strict=True):
+        cosine, right = question.judge(image)
+        cosines.append(cosine)
+        for name, correct in zip(question.names, right, strict=True):
             answers.setdefault(name, []).append(correct)
         whole.append(all(right))
     accuracy = {name: float(np.mean(values)) for name, values in answers.items()}
-    questions = [value for values in answers.values() for value in values]
+    flat = [value for values in answers.values() for value in values]
     return Quality(
-        float(np.mean(cosines)), accuracy, float(np.mean(questions)), float(np.mean(whole)), np.array(whole)
+        float(np.mean(cosines)), accuracy, float(np.mean(flat)), float(np.mean(whole)), np.array(whole)
     )
 
 

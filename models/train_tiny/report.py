@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.compose import compose_many
 from models.scenes import Scene, prompt_of
 from models.train_tiny.data import random_scene
-from models.train_tiny.measure import Quality, Reward, load_pipeline, measure, sample
+from models.train_tiny.measure import Quality, Question, Reward, load_pipeline, measure, sample
 from models.train_tiny.paths import GOLD_FOLDER, MODELS, PROXY_FOLDER, SD_FOLDER
 
 SEED = 1234
@@ -46,21 +47,25 @@ def milliseconds(call: Callable[[], object], images: int, repeats: int = 10) -> 
     return 1000 * best / images
 
 
+def _score(reward: Reward, pictures: NDArray[np.uint8]) -> None:
+    reward.images(pictures)
+    reward.texts(["a big cat to the left of a small dog on a blue background"] * len(pictures))
+
+
 @torch.no_grad()
 def measure_costs(pipeline: StableDiffusionPipeline, rewards: dict[str, Reward]) -> list[str]:
     """One line a cost: milliseconds per image on one thread at batch 8."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    latents, states, times = torch.randn(8, 16, 8, 8), torch.randn(8, 20, 128), torch.full((8,), 500)
+    latents, states, times = torch.randn(8, 24, 8, 8), torch.randn(8, 20, 128), torch.full((8,), 500)
     pictures = np.zeros((8, 64, 64, 3), dtype=np.uint8)
     calls: dict[str, Callable[[], object]] = {
         "UNet forward": lambda: pipeline.unet(latents, times, states),
         "VAE decode": lambda: pipeline.vae.decode(latents),
     }
     for name, reward in rewards.items():
-        calls[f"{name} pass (preprocessing, picture and prompt)"] = lambda reward=reward: (
-            reward.images(pictures),
-            reward.texts(["a big cat to the left of a small dog on a blue background"] * 8),
+        calls[f"{name} pass (preprocessing, picture and prompt)"] = functools.partial(
+            _score, reward, pictures
         )
     lines = [f"| {name} | {milliseconds(call, 8):.1f} |" for name, call in calls.items()]
     torch.set_num_threads(threads)
@@ -110,11 +115,13 @@ def run(pictures: int) -> None:
         "held-out": [random_scene(rng, heldout=True) for _ in range(pictures)],
     }
     rows = _pictures(pipeline, splits, rng)
-    found = {
-        (name, row): measure(reward, shown, splits[row[1]])
-        for name, reward in rewards.items()
-        for row, shown in rows.items()
-    }
+    found = {}
+    for name, reward in rewards.items():
+        asked = {
+            split: [Question.about(reward, scene) for scene in scenes] for split, scenes in splits.items()
+        }
+        for row, shown in rows.items():
+            found[name, row] = measure(reward, shown, asked[row[1]])
     for name in rewards:
         print(f"\n| pictures, judged by {name} | cosine | attributes right | all right |")
         print("| --- | --- | --- | --- |")
@@ -132,7 +139,7 @@ def run(pictures: int) -> None:
     print(
         "\n| cost on one core | ms an image |\n| --- | --- |\n" + "\n".join(measure_costs(pipeline, rewards))
     )
-    shown = splits["held-out"][: _COLUMNS * _ROWS // 2]
-    prompts = [prompt_of(scene) for scene in shown]
+    shown_scenes = splits["held-out"][: _COLUMNS * _ROWS // 2]
+    prompts = [prompt_of(scene) for scene in shown_scenes]
     both = [rows["base, no guidance", "held-out"], rows[f"base, guidance {GUIDANCE:g}", "held-out"]]
-    draw_samples(np.concatenate([part[: len(shown)] for part in both]), prompts * 2)
+    draw_samples(np.concatenate([part[: len(prompts)] for part in both]), prompts * 2)

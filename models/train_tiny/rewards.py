@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
@@ -31,13 +30,13 @@ from models.train_tiny.augment import augment, ghost, pixel_values, through_vae
 from models.train_tiny.clip import PLANS, RewardPlan, make_clip, make_processor, save_clip
 from models.train_tiny.data import random_scene, to_tensor
 from models.train_tiny.paths import SD_FOLDER
-from models.train_tiny.schedule import learning_rate, set_rate
+from models.train_tiny.schedule import learning_rate, progress, set_rate
 
 GROUPS = 16
 GROUP_SIZE = 6
 GHOSTS = 12
 FACT_WEIGHT = 0.5
-VAE_SHARE = 0.2
+VAE_SHARE = 0.15
 LATENT_NOISE = 0.25
 
 _LAYOUTS: tuple[object, ...] = (*POSITIONS, *COUNTS, "beside", "stacked")
@@ -149,18 +148,19 @@ def make_batch(
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: its steps, the step at which the rate would end, and the use of the VAE."""
+    """A stretch of training: its end (whichever comes first), how far the rate falls, the use of the VAE."""
 
     steps: int
-    decay_steps: int
+    minutes: float
     rate_factor: float
+    fall: float
     round_trip: bool
 
 
 # Plain pictures first; then also pictures that went through the decoder, the rate falling to its end.
 PHASES: dict[str, Phase] = {
-    "plain": Phase(500, 1700, 1.0, round_trip=False),
-    "hardened": Phase(550, 550, 0.7, round_trip=True),
+    "plain": Phase(500, 25.0, rate_factor=1.0, fall=0.3, round_trip=False),
+    "hardened": Phase(1000, 25.0, rate_factor=0.8, fall=1.0, round_trip=True),
 }
 
 
@@ -181,7 +181,7 @@ def _loss(
 
 def run_phase(name: str, plan: RewardPlan, phase: Phase, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
     """Train ``model`` through ``phase`` and write it to the plan's folder."""
-    rng = np.random.default_rng([plan.seed, phase.steps])
+    rng = np.random.default_rng([plan.seed, int(phase.round_trip)])
     vae = None
     if phase.round_trip:
         vae = AutoencoderKL.from_pretrained(SD_FOLDER / "vae", torch_dtype=torch.float32).eval()
@@ -189,9 +189,9 @@ def run_phase(name: str, plan: RewardPlan, phase: Phase, model: CLIPModel, token
     parameters = [*model.parameters(), *head.parameters()]
     peak = plan.learning_rate * phase.rate_factor
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
-    start = time.monotonic()
-    for step in range(phase.steps):
-        set_rate(optimizer, learning_rate(step, phase.decay_steps, peak))
+    for step, share, seconds in progress(phase.steps, phase.minutes):
+        warm = min(1.0, (step + 1) / 50)
+        set_rate(optimizer, warm * learning_rate(share * phase.fall, 1.0, peak, warm_up=1))
         scenes, pixels = make_batch(plan, vae, rng)
         loss, line = _loss(model, head, tokenizer, scenes, pixels)
         optimizer.zero_grad(set_to_none=True)
@@ -200,8 +200,8 @@ def run_phase(name: str, plan: RewardPlan, phase: Phase, model: CLIPModel, token
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=3.9)  # e^3.9 = 49: keeps cosines spread out
-        if step % 50 == 0 or step == phase.steps - 1:
-            print(f"{name} step {step} {line} {time.monotonic() - start:.0f} s", flush=True)
+        if step % 50 == 0:
+            print(f"{name} step {step} {line} {seconds:.0f} s", flush=True)
     save_clip(model, plan.folder)
 
 
@@ -209,9 +209,11 @@ def run(name: str, phases: Sequence[str] = tuple(PHASES)) -> None:
     """Train the reward ``name`` ("proxy" or "gold") through ``phases``; "plain" starts afresh."""
     plan = PLANS[name]
     torch.manual_seed(plan.seed)
-    tokenizer = make_processor(plan).tokenizer
-    model = make_clip(plan, tokenizer)
-    if "plain" not in phases:
+    if "plain" in phases:
+        tokenizer = make_processor(plan).tokenizer
+        model = make_clip(plan, tokenizer)
+    else:
+        tokenizer = CLIPTokenizer.from_pretrained(plan.folder)
         model = CLIPModel.from_pretrained(plan.folder, torch_dtype=torch.float32)
     for phase in phases:
         run_phase(f"{name} {phase}", plan, PHASES[phase], model, tokenizer)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
@@ -43,6 +43,13 @@ def make_vae() -> AutoencoderKL:
     )
 
 
+def _point_layers(vae: AutoencoderKL) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The 1 x 1 convolutions after the encoder and before the decoder."""
+    if vae.quant_conv is None or vae.post_quant_conv is None:
+        raise ValueError("this autoencoder has no convolutions around its latents")
+    return vae.quant_conv, vae.post_quant_conv
+
+
 @torch.no_grad()
 def initialise(vae: AutoencoderKL) -> None:
     """Let signals keep their size through the network and start residual branches small.
@@ -53,17 +60,19 @@ def initialise(vae: AutoencoderKL) -> None:
     for name, layer in vae.named_modules():
         if not isinstance(layer, nn.Conv2d):
             continue
-        layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
         branch = name.endswith(("conv1", "conv2"))
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if branch else "linear")
         if name.endswith("conv2"):
             layer.weight *= 0.1
     vae.decoder.conv_out.weight *= 0.3
-    nn.init.eye_(vae.post_quant_conv.weight[:, :, 0, 0])
-    vae.quant_conv.weight.zero_()
-    vae.quant_conv.weight[:, :, 0, 0].fill_diagonal_(1.0)
-    vae.quant_conv.weight[CHANNELS:] = 0.0
-    vae.quant_conv.bias[CHANNELS:] = LOG_VARIANCE
+    into, out_of = _point_layers(vae)
+    nn.init.eye_(out_of.weight[:, :, 0, 0])
+    into.weight.zero_()
+    into.weight[:CHANNELS, :CHANNELS, 0, 0].fill_diagonal_(1.0)
+    if into.bias is not None:
+        into.bias[CHANNELS:] = LOG_VARIANCE
 
 
 def save(vae: AutoencoderKL, folder: Path) -> None:
@@ -80,7 +89,7 @@ def _pictures(rng: np.random.Generator) -> torch.Tensor:
 def train_decoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int, minutes: float) -> None:
     """Teach the decoder to turn slightly noisy latents of the code into their pictures."""
     code = patch_code()
-    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    parameters = [*vae.decoder.parameters(), *_point_layers(vae)[1].parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=DECODER_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
     for step, share, seconds in progress(steps, minutes):
         warm = min(1.0, (step + 1) / 50)

@@ -18,7 +18,7 @@ from models.train_tiny.augment import pixel_values
 from models.train_tiny.clip import PLANS
 from models.train_tiny.code import patch_code
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.measure import Reward, load_pipeline, measure, sample
+from models.train_tiny.measure import Question, Reward, load_pipeline, measure, sample
 from models.train_tiny.paths import GOLD_FOLDER, MODELS, PROXY_FOLDER, SD_FOLDER
 
 MIB = 2**20
@@ -110,10 +110,11 @@ def test_training_preprocesses_as_the_processor_does(name: str) -> None:
     assert (shipped - pixel_values(to_tensor(pictures), PLANS[name])).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize(("name", "bound"), [("proxy", 0.85), ("gold", 0.85)])
+@pytest.mark.parametrize(("name", "bound"), [("proxy", 0.72), ("gold", 0.72)])
 @pytest.mark.parametrize("heldout", [False, True])
 def test_rewards_rank_the_true_prompt_first_on_real_pictures(name: str, bound: float, heldout: bool) -> None:
     rng = np.random.default_rng(2)
     scenes = [random_scene(rng, heldout) for _ in range(40)]
-    quality = measure(reward(name), compose_many(scenes, rng), scenes)
+    questions = [Question.about(reward(name), scene) for scene in scenes]
+    quality = measure(reward(name), compose_many(scenes, rng), questions)
     assert quality.attributes > bound
