@@ -1,4 +1,4 @@
-"""Ctrl-C on a real run in its own process: a checkpoint, nothing left running, the same bits after going on."""
+"""Ctrl-C on a real run in its own process: a checkpoint, nothing left running, then the same bits."""
 
 from __future__ import annotations
 

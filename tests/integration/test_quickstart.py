@@ -1,4 +1,4 @@
-"""The quickstart's own configuration, shortened: PRDP raises the reward of the embedded model on unseen prompts."""
+"""The quickstart, shortened: PRDP raises the reward of the embedded model on unseen prompts."""
 
 from __future__ import annotations
 
