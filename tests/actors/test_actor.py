@@ -13,7 +13,7 @@ from actors.actor import Actor
 from common.errors import WeightsError
 from common.loading import load_policy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
-from common.weights import WeightBlob, pack
+from common.weights import WeightBlob, pack, unpack
 from tests.tiny_config import make_config
 
 
@@ -124,11 +124,13 @@ def test_a_policy_that_does_not_hold_what_was_loaded_is_refused(
 def test_a_failed_load_is_not_taken_for_a_success(
     tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
 ) -> None:
-    """After a refused blob the earlier version is loaded again, not assumed."""
+    """After a blob that was refused half way the earlier version is loaded again, not assumed."""
     actor = _actor(tiny_pipeline, tmp_path)
     expected, _, _ = actor.sample(_task(blobs[1].stamp), blobs[1])
-    foreign = pack({"other": torch.zeros(2)}, 5, "run")
+    tensors = unpack(blobs[2], blobs[2].stamp)
+    last = list(load_policy(make_config(tiny_pipeline, tmp_path))[0].trainable.parameters())[-1]
+    torn = pack({**tensors, last: tensors[last].T}, 5, "run")
     for _ in range(2):
-        with pytest.raises(WeightsError, match="do not fit the policy"):
-            actor.sample(_task(foreign.stamp), foreign)
+        with pytest.raises(WeightsError, match=f"Weight {last} is"):
+            actor.sample(_task(torn.stamp), torn)
     assert _same(actor.sample(_task(blobs[1].stamp), blobs[1])[0], expected)
