@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -84,19 +86,27 @@ def tokenise(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
     ).input_ids
 
 
+@dataclass(frozen=True)
 class Trainer:
     """UNet and text encoder with their optimizer and moving averages."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.scheduler = make_scheduler()
-        self.unet = make_unet()
-        self.text_encoder = make_text_encoder(tokenizer)
-        self.parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01
-        )
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    parameters: list[torch.Tensor]
+    averages: list[torch.Tensor]
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def fresh(cls, tokenizer: CLIPTokenizer) -> Trainer:
+        """A trainer of untrained networks."""
+        unet, text_encoder = make_unet(), make_text_encoder(tokenizer)
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # the library's hint
+        parameters: list[torch.Tensor] = [*unet.parameters(), *text_encoder.parameters()]
+        averages = [parameter.detach().clone() for parameter in parameters]
+        optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
+        return cls(tokenizer, make_scheduler(), unet, text_encoder, parameters, averages, optimizer)
 
     def load(self) -> None:
         """Start from the averaged weights in ``models/tiny-sd`` instead of from nothing."""
@@ -157,8 +167,7 @@ def run(steps: int, minutes: float, resume: bool) -> None:
     code = patch_code()
     folder = SD_FOLDER / "tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(folder) if resume else save_tokenizer(SEED, folder)
-    trainer = Trainer(tokenizer)
-    torch.nn.Module.to(trainer.unet, memory_format=torch.channels_last)
+    trainer = Trainer.fresh(tokenizer)
     if resume:
         trainer.load()
     average, saved = 1.0, 0.0

@@ -81,7 +81,7 @@ def draw_samples(pictures: NDArray[np.uint8], prompts: list[str]) -> None:
         enlarged = Image.fromarray(picture).resize((_CELL - 6, _CELL - 6), Image.Resampling.LANCZOS)
         sheet.paste(enlarged, (left + 3, top + 3))
         draw.multiline_text((left + 4, top + _CELL), _wrapped(prompt), fill="black", font=font, spacing=1)
-    sheet.quantize(128).save(MODELS / "samples.png", optimize=True)
+    sheet.save(MODELS / "samples.png", optimize=True)
 
 
 def _wrapped(text: str, width: int = 24) -> str:
