@@ -135,7 +135,8 @@ class OptimizerSection(Section):
     ema_decay: float = setting(
         0.0,
         "",
-        "Decay of an exponential moving average of the weights, saved and evaluated at the end; 0 = off.",
+        "Decay of an exponential moving average of the weights: saved beside them, used by evaluate.py and "
+        "sample.py; 0 = off.",
         ge=0.0,
         lt=1.0,
     )
