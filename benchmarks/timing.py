@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,10 +80,10 @@ def alternate(
     """
     times: list[list[tuple[float, float]]] = [[] for _ in sides]
     for turn in range(warm_ups + repeats):
-        for side, seconds in zip(sides, times, strict=True):
-            taken = seconds_of(lambda side=side, turn=turn: side(turn), device)  # type: ignore[misc]
-            if turn >= warm_ups:
-                seconds.append(taken)
+        taken = [seconds_of(lambda side=side: side(turn), device) for side in sides]  # type: ignore[misc]  # noqa: B023
+        _show_progress(turn, warm_ups, repeats, [wall for wall, _ in taken])
+        for seconds, one in zip(times, taken, strict=True):
+            seconds.extend([one] if turn >= warm_ups else [])
     return [Times(*zip(*taken, strict=True)) for taken in times]
 
 
@@ -98,3 +99,11 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> tuple[float,
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _show_progress(turn: int, warm_ups: int, repeats: int, walls: Sequence[float]) -> None:
+    """One line that is written over, so that a long run shows that it goes on."""
+    name = f"turn {turn + 1 - warm_ups} of {repeats}" if turn >= warm_ups else "warm-up"
+    print(f"\r{name}: {', '.join(f'{wall:.2f} s' for wall in walls)}   ", end="", file=sys.stderr, flush=True)
+    if turn + 1 == warm_ups + repeats:
+        print(file=sys.stderr)
