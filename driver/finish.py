@@ -9,7 +9,7 @@ from rich.console import Console
 from common.config.schema import Config
 from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
-from driver.report import change_table, compare
+from driver.report import change_markdown, change_table, compare
 from driver.run_page import describe_run
 from driver.tracker import Tracker
 from learner.checkpoint import checkpoint_folder
@@ -21,6 +21,7 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
     before, after = observer.evaluations[0], observer.evaluations[-1]
     changes = compare(before, after)
     grid = picture_file(config)
+    (config.run_folder / "result.md").write_text(change_markdown(changes))
     checkpoint = checkpoint_folder(config.run_folder, config.run.epochs)
     tracker.log_folder(write_plots(config.run_folder / "plots", observer, shown_score(config)), "plots")
     pictures = (grid.name, "plots/training_curve.png")

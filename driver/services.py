@@ -80,7 +80,11 @@ def services(config: Config, run_id: str) -> Iterator[Services]:
         stack.callback(learner.shutdown)
         pool = ActorPool.start(config)
         stack.callback(pool.shutdown)
-        rewards = RewardClient.start(config.rewards, config.gold, config.reward_service)
+        # A cluster of our own ends right after, and Serve with it.
+        lasting = config.ray.address != "local"
+        rewards = RewardClient.start(
+            config.rewards, config.gold, config.reward_service, start_limit_s=START_LIMIT_S, stop_serve=lasting
+        )
         stack.callback(rewards.shutdown)
         started = Services(pool, learner, rewards)
         await_models(started)
