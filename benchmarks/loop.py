@@ -34,6 +34,7 @@ from reward_service.registry import check_rewards
 from reward_service.service import RewardService, build_service
 
 TARGET = 0.90
+SINGLE_THREAD_EPOCHS = 2
 RUN_ID = "benchmark"
 ABOUT = (
     "Images per second of training epochs on Ray (actors, reward service and learner of the quickstart) "
@@ -136,7 +137,7 @@ class Loop:
 
 
 def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> Loop:
-    """Epochs on Ray, in one process of so many threads, and in one process of one thread, in turns."""
+    """Epochs on Ray and in one process of so many threads, in turns; then some in one process of one thread."""
     config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
     check_rewards(config.rewards, {})
     # Ray runs its workers at niceness 15, which on a busy machine would compare priorities and not loops.
@@ -147,9 +148,10 @@ def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> L
         sides = [
             Distributed(config, stream, started).epoch,
             _with_threads(threads, lambda number: idle.watch(one.epoch, number)),
-            _with_threads(1, one.epoch),
         ]
-        ours, bare, single = alternate(sides, repeats, warm_ups, choose_device(config.model.device))
+        device = choose_device(config.model.device)
+        ours, bare = alternate(sides, repeats, warm_ups, device)
+        (single,) = alternate([_with_threads(1, one.epoch)], min(repeats, SINGLE_THREAD_EPOCHS), 0, device)
     comparison = Comparison(
         what=f"epochs on Ray over epochs in one process of {threads} threads",
         items=config.trajectories_per_epoch,
