@@ -137,7 +137,7 @@ class Loop:
 
 
 def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> Loop:
-    """Epochs on Ray and in one process of so many threads, in turns; then some in one process of one thread."""
+    """Epochs on Ray and in one process of so many threads, in turns; then some with one thread."""
     config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
     check_rewards(config.rewards, {})
     # Ray runs its workers at niceness 15, which on a busy machine would compare priorities and not loops.
