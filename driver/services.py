@@ -83,7 +83,11 @@ def services(config: Config, run_id: str) -> Iterator[Services]:
         # A cluster of our own ends right after, and Serve with it.
         lasting = config.ray.address != "local"
         rewards = RewardClient.start(
-            config.rewards, config.gold, config.reward_service, start_limit_s=START_LIMIT_S, stop_serve=lasting
+            config.rewards,
+            config.gold,
+            config.reward_service,
+            start_limit_s=START_LIMIT_S,
+            stop_serve=lasting,
         )
         stack.callback(rewards.shutdown)
         started = Services(pool, learner, rewards)
