@@ -27,6 +27,12 @@ def _unchanged(policy: Policy, before: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, before[name]) for name, value in policy.trainable.parameters().items())
 
 
+def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
+    for group in groups:
+        learner.accumulate(group)
+    return learner.finish_update()
+
+
 @pytest.fixture
 def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Denoiser, StepDistribution]:
     """A LoRA policy with its reference, for what does not depend on the kind of policy."""
@@ -50,6 +56,26 @@ def test_the_mismatch_shows_an_actor_with_other_weights(
     for group in (honest, liar):
         learner.accumulate(scored(group, [0.1, 0.2, 0.3]))
     assert learner.finish_update().log_ratio_mismatch > 1e-3
+
+
+def test_later_updates_measure_movement_in_the_learners_own_numerics(
+    setup: tuple[Policy, Denoiser, StepDistribution],
+) -> None:
+    """An actor that rounds otherwise must not look like a policy that has moved."""
+    policy, reference, distribution = setup
+    perturb(policy, 0.05)
+    learner = make_learner(policy, distribution, clip_range=1e-4, updates=2)
+    group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
+    rounding = 1e-3 * torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    otherwise = replace(group, log_prob=group.log_prob + rounding.numpy())
+    weights = _snapshot(policy)
+    first = _update(learner, [scored(otherwise, [0.1, 0.5, 0.3])])
+    assert first.log_ratio_mismatch == pytest.approx(float(rounding.abs().max()))
+    policy.load(weights)
+    second = learner.repeat_update()
+    assert second.clip_share == 0
+    assert second.loss == pytest.approx(first.loss, rel=1e-9)
+    assert second.log_ratio_mean == pytest.approx(first.log_ratio_mean, rel=1e-9)
 
 
 def test_step_norms_are_of_the_first_groups_own_gradient(
@@ -102,12 +128,6 @@ def test_another_step_distribution_is_refused(setup: tuple[Policy, Denoiser, Ste
     other = replace(group, schedule=distribution.fingerprint(2.0))
     with pytest.raises(WeightsError, match=r"'a cat' was sampled from another step distribution or guidance"):
         learner.accumulate(scored(other, [0.1, 0.2, 0.3]))
-
-
-def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
-    for group in groups:
-        learner.accumulate(group)
-    return learner.finish_update()
 
 
 def test_an_update_without_an_untied_pair_is_skipped(
