@@ -124,7 +124,8 @@ class RayIdle:
         """Train an epoch in this process, and note what Ray's took meanwhile."""
         before = _children_cpu_s()
         epoch(number)
-        self.seconds.append(_children_cpu_s() - before)
+        # What a process that ended meanwhile had taken is not known: only those that are still there count.
+        self.seconds.append(sum(taken - before.get(pid, 0.0) for pid, taken in _children_cpu_s().items()))
 
 
 @dataclass(frozen=True)
@@ -227,16 +228,16 @@ def measure(options: Options) -> Result:
     )
 
 
-def _children_cpu_s() -> float:
-    """CPU seconds so far of all processes that this one started, directly or not."""
-    total = 0.0
+def _children_cpu_s() -> dict[int, float]:
+    """CPU seconds so far, by process id, of all processes that this one started, directly or not."""
+    found = {}
     for process in psutil.Process().children(recursive=True):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        total += times.user + times.system
-    return total
+        found[process.pid] = times.user + times.system
+    return found
 
 
 def _go_on() -> None:
