@@ -24,8 +24,15 @@ class Scorer(Protocol):
                 return images[..., 0].mean(axis=(1, 2)) / 255.0
     """
 
-    version: str
-    digest: str
+    @property
+    def version(self) -> str:
+        """Of the scorer's code or settings; part of every score's stamp."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of weights and settings; empty where there are none."""
+        ...
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (M, height, width, 3) RGB; prompts: M of them, one an image -> float64 (M,),

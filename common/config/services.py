@@ -99,7 +99,7 @@ class RewardServiceSection(PlacementSection):
     max_batch_groups: int = setting(4, "groups", "Groups scored in one call of a scorer.", ge=1)
     batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0)
     queue_groups: int = setting(64, "groups", "Groups sent and not yet answered, at most.", ge=1)
-    timeout_s: float = setting(120.0, "s", "Longest wait for one group's score.", gt=0.0)
+    timeout_s: float = setting(120.0, "s", "Longest that scorers may work on one batch of groups.", gt=0.0)
     retries: int = setting(2, "tries", "How often a failed group is scored again before it is dropped.", ge=0)
     max_dropped_share: float = setting(
         0.1, "", "The run stops where more than this share of an epoch's groups was dropped.", ge=0.0, le=1.0
