@@ -1,4 +1,4 @@
-"""What one reward says about one group, and how it says that it cannot: what crosses every wire of the service."""
+"""What one reward says about a group, or how it says that it cannot: what crosses the wires of the service."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class Description:
     ready: bool
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """The queue is full: ask again after `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"The queue is full; ask again in {retry_after_s:g} s.")
         self.retry_after_s = retry_after_s
 
-    def __reduce__(self) -> tuple[type[Busy], tuple[float]]:
+    def __reduce__(self) -> tuple[type[BusyError], tuple[float]]:
         return type(self), (self.retry_after_s,)
 
 
@@ -86,7 +86,7 @@ class Backend(Protocol):
     """What an HTTP front needs of the reward behind it: a Serve replica, or an engine in the same process."""
 
     async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
-        """Score one group. pixels: uint8 (B, height, width, 3) RGB. Raises Busy where the queue is full."""
+        """Score one group. pixels: uint8 (B, height, width, 3) RGB. Raises BusyError where the queue is full."""
         ...
 
     async def describe(self) -> Description:
