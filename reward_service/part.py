@@ -1,4 +1,4 @@
-"""What one reward says about a group, or how it says that it cannot: what crosses the wires of the service."""
+"""What one reward says about a group, or how it says that it cannot: this crosses the wires of the service."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Backend(Protocol):
     """What an HTTP front needs of the reward behind it: a Serve replica, or an engine in the same process."""
 
     async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
-        """Score one group. pixels: uint8 (B, height, width, 3) RGB. Raises BusyError where the queue is full."""
+        """Score one group. pixels: uint8 (B, height, width, 3) RGB. Raises BusyError."""
         ...
 
     async def describe(self) -> Description:
