@@ -1,4 +1,4 @@
-"""What one reward says about a group, or how it says that it cannot: this crosses the wires of the service."""
+"""What one reward says about a group, or how it says that it cannot: it crosses the wires of the service."""
 
 from __future__ import annotations
 
