@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from models.train_tiny import base, emoji, prompts, report, rewards, vae
+from models.train_tiny.paths import MODELS
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,23 @@ class Stage:
     run: Callable[[argparse.Namespace], None]
 
 
-# In the order in which 'all' runs them.
+# In the order in which 'all' runs them. The rewards need the autoencoder; vae and base need no other stage.
 STAGES: dict[str, Stage] = {
     "emoji": Stage("rasterise the emoji of the npm package into sprites.png", lambda _: emoji.run()),
     "prompts": Stage("write every prompt with its attributes to prompts/", lambda _: prompts.run()),
-    "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps, a.vae_minutes)),
-    "proxy": Stage("train the reward to finetune on", lambda _: rewards.run("proxy")),
-    "gold": Stage("train the reward that only evaluates", lambda _: rewards.run("gold")),
-    "base": Stage(
-        "train the text encoder and the UNet", lambda a: base.run(a.base_steps, a.base_minutes, a.resume)
+    "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps, a.into)),
+    "proxy": Stage("train the reward to finetune on", lambda a: rewards.run("proxy", a.reward_steps, a.into)),
+    "gold": Stage(
+        "train the reward that only evaluates", lambda a: rewards.run("gold", a.reward_steps, a.into)
     ),
-    "report": Stage("measure the committed weights, draw samples.png", lambda a: report.run(a.pictures)),
+    "base": Stage("train the text encoder and the UNet", lambda a: base.run(a.base_steps, a.into)),
+    "report": Stage("measure the weights, draw samples.png", lambda a: report.run(a.pictures, a.into)),
+}
+# Stage -> default steps and batch.
+STEPS: dict[str, tuple[int, int]] = {
+    "vae": (vae.STEPS, vae.BATCH),
+    "reward": (rewards.STEPS, rewards.BATCH),
+    "base": (base.STEPS, base.BATCH),
 }
 
 
@@ -45,19 +53,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "stages", nargs="+", choices=[*STAGES, "all"], metavar="STAGE", help="stages, or 'all'"
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    for stage, steps, minutes, batch in (("vae", 6000, 15.0, 8), ("base", 20000, 34.0, 64)):
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    for stage, (steps, batch) in STEPS.items():
         parser.add_argument(
-            f"--{stage}-steps", type=int, default=steps, help=f"batches of {batch} pictures (default {steps})"
-        )
-        parser.add_argument(
-            f"--{stage}-minutes", type=float, default=minutes, help=f"its time at most (default {minutes:g})"
+            f"--{stage}-steps", type=int, default=steps, help=f"batches of {batch} (default {steps})"
         )
     parser.add_argument(
-        "--resume", action="store_true", help="let the base stage train the shipped weights on"
+        "--into",
+        type=Path,
+        default=MODELS,
+        help="folder for trained weights and samples.png (default: models/)",
     )
     parser.add_argument(
-        "--pictures", type=int, default=200, help="pictures a row of the report (default 200)"
+        "--pictures", type=int, default=120, help="pictures a row of the report (default 120)"
     )
     return parser
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -14,21 +15,23 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.compose import compose_many
-from models.scenes import prompt_of
+from models.scenes import Scene, prompt_of
 from models.tokenizer import MAX_LENGTH, save_tokenizer
 from models.train_tiny.code import CHANNELS, patch_code
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.paths import SD_FOLDER
-from models.train_tiny.schedule import learning_rate, progress, set_rate
+from models.train_tiny.facts import FactHead, pretrain_text
+from models.train_tiny.paths import SD_NAME, let_everyone_read
+from models.train_tiny.schedule import learning_rate, set_rate, timed
 from models.train_tiny.vae import make_vae
 
 SEED = 5
 TEXT_WIDTH = 128
 BATCH = 64
+STEPS = 9600
 LEARNING_RATE = 1.2e-3
 CAPTION_DROPOUT = 0.1
 EMA_DECAY = 0.999
-SAVE_EVERY_SECONDS = 240.0
+SAVE_EVERY_STEPS = 500
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -86,6 +89,11 @@ def tokenise(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
     ).input_ids
 
 
+def random_times(count: int) -> torch.Tensor:
+    """One random time step in each of ``count`` equal stretches of 0..999: uniform, and evenly so."""
+    return ((torch.arange(count) + torch.rand(count)) * (1000 / count)).long()
+
+
 @dataclass(frozen=True)
 class Trainer:
     """UNet and text encoder with their optimizer and moving averages."""
@@ -108,19 +116,10 @@ class Trainer:
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
         return cls(tokenizer, make_scheduler(), unet, text_encoder, parameters, averages, optimizer)
 
-    def load(self) -> None:
-        """Start from the averaged weights in ``models/tiny-sd`` instead of from nothing."""
-        unet = UNet2DConditionModel.from_pretrained(SD_FOLDER / "unet", torch_dtype=torch.float32)
-        text_encoder = CLIPTextModel.from_pretrained(SD_FOLDER / "text_encoder", torch_dtype=torch.float32)
-        self.unet.load_state_dict(unet.state_dict())
-        self.text_encoder.load_state_dict(text_encoder.state_dict())
-        with torch.no_grad():
-            torch._foreach_copy_(self.averages, self.parameters)
-
     def step(self, prompts: list[str], latents: torch.Tensor, rate: float, number: int) -> float:
         """One optimizer step on v-prediction; returns the mean squared error."""
         set_rate(self.optimizer, rate)
-        times: torch.IntTensor = torch.randint(0, 1000, (len(latents),))  # type: ignore[assignment]
+        times: torch.IntTensor = random_times(len(latents))  # type: ignore[assignment]
         noise = torch.randn_like(latents)
         noisy = self.scheduler.add_noise(latents, noise, times).contiguous(memory_format=torch.channels_last)
         target = self.scheduler.get_velocity(latents, noise, times)
@@ -135,55 +134,63 @@ class Trainer:
             torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
         return loss.item()
 
-    def save(self) -> None:
-        """Write the averaged weights as a float16 pipeline to ``models/tiny-sd``."""
+    def embed_prompts(self, scenes: Sequence[Scene]) -> torch.Tensor:
+        """Unit embeddings (N, 128) of the scenes' prompts, read at their last token."""
+        tokens = tokenise(self.tokenizer, [prompt_of(scene) for scene in scenes])
+        return functional.normalize(self.text_encoder(tokens).pooler_output, dim=-1)
+
+    def start_averages(self) -> None:
+        """Let the moving averages start from the networks as they are."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.averages, self.parameters)
+
+    def save(self, folder: Path) -> None:
+        """Write the averaged float16 weights and all but the VAE of the pipeline to ``folder``."""
         unet, text_encoder = make_unet(), make_text_encoder(self.tokenizer)
         shipped: list[torch.Tensor] = [*unet.parameters(), *text_encoder.parameters()]
         with torch.no_grad():
             torch._foreach_copy_(shipped, self.averages)
-        vae = make_vae().half()
-        if (SD_FOLDER / "vae").exists():
-            vae = AutoencoderKL.from_pretrained(SD_FOLDER / "vae", torch_dtype=torch.float16)
+        unet.half().save_pretrained(folder / "unet")
+        text_encoder.half().save_pretrained(folder / "text_encoder")
+        self.scheduler.save_pretrained(folder / "scheduler")
         StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=text_encoder.half(),
+            vae=make_vae(),  # names the class only: stage vae writes the VAE itself
+            text_encoder=text_encoder,
             tokenizer=self.tokenizer,
-            unet=unet.half(),
+            unet=unet,
             scheduler=self.scheduler,  # type: ignore[arg-type]  # the library's hints
             safety_checker=None,  # type: ignore[arg-type]  # name no DDIM
             feature_extractor=None,  # type: ignore[arg-type]  # and no None
             requires_safety_checker=False,
-        ).save_pretrained(SD_FOLDER)
+        ).save_config(folder)
+        let_everyone_read(folder / "unet")
+        let_everyone_read(folder / "text_encoder")
 
 
-def run(steps: int, minutes: float, resume: bool) -> None:
-    """Train for ``steps`` batches of 64, or until ``minutes`` have passed, and write ``models/tiny-sd``.
+def run(steps: int, into: Path) -> None:
+    """Train for ``steps`` batches of 64; write all but the VAE of ``tiny-sd`` in the folder ``into``.
 
-    ``resume`` trains the shipped weights on, with other noise and pictures than the first time. The rate
-    falls to its end by whichever comes first, so a slower machine still finishes well.
+    The text encoder first learns alone to tell the facts of prompts: the UNet then need not wait for words
+    to get a meaning.
     """
-    torch.manual_seed(SEED + resume)
-    rng = np.random.default_rng(SEED + resume)
-    code = patch_code()
-    folder = SD_FOLDER / "tokenizer"
-    tokenizer = CLIPTokenizer.from_pretrained(folder) if resume else save_tokenizer(SEED, folder)
-    trainer = Trainer.fresh(tokenizer)
-    if resume:
-        trainer.load()
-    average, saved = 1.0, 0.0
-    for step, share, seconds in progress(steps, minutes):
-        rate = min(1.0, (step + 1) / 200) * learning_rate(share, 1.0, LEARNING_RATE, warm_up=1)
+    torch.manual_seed(SEED)
+    rng = np.random.default_rng(SEED)
+    code, folder = patch_code(), into / SD_NAME
+    trainer = Trainer.fresh(save_tokenizer(SEED, folder / "tokenizer"))
+    pretrain_text(trainer.embed_prompts, list(trainer.text_encoder.parameters()), FactHead(), rng)
+    trainer.start_averages()
+    average = 1.0
+    for step, seconds in timed(steps):
+        rate = learning_rate(step, steps, LEARNING_RATE)
         scenes = [random_scene(rng) for _ in range(BATCH)]
         latents = code.encode(to_tensor(compose_many(scenes, rng)))
         prompts = [prompt_of(scene) for scene in scenes]
         dropped = rng.random(BATCH) < CAPTION_DROPOUT
         prompts = ["" if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
         loss = trainer.step(prompts, latents, rate, step)
-        average += (loss - average) * 0.02
+        average += (loss - average) * max(0.01, 1 / (step + 1))
         if step % 50 == 0:
             print(f"base step {step} loss {average:.4f} rate {rate:.5f} {seconds:.0f} s", flush=True)
-        if seconds - saved > SAVE_EVERY_SECONDS:
-            trainer.save()
-            saved = seconds
-    trainer.save()
+        if step % SAVE_EVERY_STEPS == SAVE_EVERY_STEPS - 1 or step == steps - 1:
+            trainer.save(folder)
     print(f"base done, loss {average:.4f}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from models.tokenizer import MAX_LENGTH, save_tokenizer
-from models.train_tiny.paths import GOLD_FOLDER, PROXY_FOLDER
+from models.train_tiny.paths import GOLD_NAME, PROXY_NAME, let_everyone_read
 
 MEAN, STD = 0.5, 0.25
+POSITION_SCALE = 0.5
 
 
 @dataclass(frozen=True)
 class RewardPlan:
     """What sets one reward apart: architecture, seed and augmentation strengths (pixels in 0..1)."""
 
-    folder: Path
+    folder: str
     seed: int
     image_size: int
     patch_size: int
@@ -35,7 +37,7 @@ class RewardPlan:
 
 PLANS: dict[str, RewardPlan] = {
     "proxy": RewardPlan(
-        PROXY_FOLDER,
+        PROXY_NAME,
         21,
         64,
         8,
@@ -51,7 +53,7 @@ PLANS: dict[str, RewardPlan] = {
         learning_rate=1e-3,
     ),
     "gold": RewardPlan(
-        GOLD_FOLDER,
+        GOLD_NAME,
         47,
         56,
         7,
@@ -95,12 +97,32 @@ def make_clip(plan: RewardPlan, tokenizer: CLIPTokenizer) -> CLIPModel:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    return CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=128))
+    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=128))
+    side = plan.image_size // plan.patch_size
+    with torch.no_grad():
+        model.vision_model.embeddings.position_embedding.weight[1:] = POSITION_SCALE * grid_waves(
+            side, plan.width
+        )
+    return model
 
 
-def make_processor(plan: RewardPlan) -> CLIPProcessor:
-    """Write the plan's processor (tokenizer and picture settings) to its folder and return it."""
-    tokenizer = save_tokenizer(plan.seed, plan.folder)
+def grid_waves(side: int, width: int) -> torch.Tensor:
+    """Sines and cosines of the places in a square grid: (side * side, width), row by row.
+
+    Position embeddings that start so already say which patches are neighbours and which share a row; with
+    random ones that must be learnt first, which takes long.
+    """
+    count = width // 4
+    frequencies = torch.pi / side * (side / 2.0) ** (torch.arange(count) / (count - 1))
+    angles = (torch.arange(side) + 0.5)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=2).reshape(side * side, 4 * count)
+
+
+def make_processor(plan: RewardPlan, folder: Path) -> CLIPProcessor:
+    """Write the plan's processor (tokenizer and picture settings) to ``folder`` and return it."""
+    tokenizer = save_tokenizer(plan.seed, folder)
     pictures = CLIPImageProcessor(
         size={"shortest_edge": plan.image_size},
         crop_size={"height": plan.image_size, "width": plan.image_size},
@@ -108,7 +130,7 @@ def make_processor(plan: RewardPlan) -> CLIPProcessor:
         image_std=[STD] * 3,
     )
     processor = CLIPProcessor(image_processor=pictures, tokenizer=tokenizer)
-    processor.save_pretrained(plan.folder)
+    processor.save_pretrained(folder)
     return processor
 
 
@@ -117,3 +139,4 @@ def save_clip(model: CLIPModel, folder: Path) -> None:
     half = CLIPModel(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
+    let_everyone_read(folder)

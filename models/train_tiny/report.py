@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from models.compose import compose_many
 from models.scenes import Scene, prompt_of
 from models.train_tiny.data import random_scene
 from models.train_tiny.measure import Quality, Question, Reward, load_pipeline, measure, sample
-from models.train_tiny.paths import GOLD_FOLDER, MODELS, PROXY_FOLDER, SD_FOLDER
+from models.train_tiny.paths import GOLD_NAME, PROXY_NAME, SD_NAME
 
 SEED = 1234
 GUIDANCE = 3.0
@@ -72,8 +73,8 @@ def measure_costs(pipeline: StableDiffusionPipeline, rewards: dict[str, Reward])
     return lines
 
 
-def draw_samples(pictures: NDArray[np.uint8], prompts: list[str]) -> None:
-    """Write a grid of ``pictures``, each above its prompt, to ``models/samples.png``."""
+def draw_samples(pictures: NDArray[np.uint8], prompts: list[str], path: Path) -> None:
+    """Write a grid of ``pictures``, each above its prompt, to ``path``."""
     sheet = Image.new("RGB", (_COLUMNS * _CELL, _ROWS * (_CELL + _CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
@@ -81,7 +82,7 @@ def draw_samples(pictures: NDArray[np.uint8], prompts: list[str]) -> None:
         enlarged = Image.fromarray(picture).resize((_CELL - 6, _CELL - 6), Image.Resampling.LANCZOS)
         sheet.paste(enlarged, (left + 3, top + 3))
         draw.multiline_text((left + 4, top + _CELL), _wrapped(prompt), fill="black", font=font, spacing=1)
-    sheet.save(MODELS / "samples.png", optimize=True)
+    sheet.save(path, optimize=True)
 
 
 def _wrapped(text: str, width: int = 24) -> str:
@@ -105,11 +106,14 @@ def _pictures(
     return rows
 
 
-def run(pictures: int) -> None:
-    """Print the quality and cost tables in Markdown, with ``pictures`` pictures a row; write samples.png."""
+def run(pictures: int, into: Path) -> None:
+    """Print the quality and cost tables of the weights in ``into``, in Markdown; write its samples.png.
+
+    A row of the tables is measured on ``pictures`` pictures.
+    """
     rng = np.random.default_rng(SEED)
-    pipeline = load_pipeline(SD_FOLDER)
-    rewards = {"proxy": Reward.load(PROXY_FOLDER), "gold": Reward.load(GOLD_FOLDER)}
+    pipeline = load_pipeline(into / SD_NAME)
+    rewards = {"proxy": Reward.load(into / PROXY_NAME), "gold": Reward.load(into / GOLD_NAME)}
     splits = {
         "train": [random_scene(rng) for _ in range(pictures)],
         "held-out": [random_scene(rng, heldout=True) for _ in range(pictures)],
@@ -142,4 +146,4 @@ def run(pictures: int) -> None:
     shown_scenes = splits["held-out"][: _COLUMNS * _ROWS // 2]
     prompts = [prompt_of(scene) for scene in shown_scenes]
     both = [rows["base, no guidance", "held-out"], rows[f"base, guidance {GUIDANCE:g}", "held-out"]]
-    draw_samples(np.concatenate([part[: len(prompts)] for part in both]), prompts * 2)
+    draw_samples(np.concatenate([part[: len(prompts)] for part in both]), prompts * 2, into / "samples.png")

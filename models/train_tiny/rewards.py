@@ -4,50 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
 from models.attributes import alternatives, attributes_of
 from models.compose import compose_many
-from models.scenes import (
-    BACKGROUNDS,
-    COUNTS,
-    OBJECTS,
-    POSITIONS,
-    SIZES,
-    Kind,
-    Scene,
-    canonical,
-    is_heldout,
-    prompt_of,
-)
+from models.scenes import Scene, canonical, is_heldout, prompt_of
 from models.train_tiny.augment import augment, ghost, pixel_values, through_vae
 from models.train_tiny.clip import PLANS, RewardPlan, make_clip, make_processor, save_clip
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.paths import SD_FOLDER
-from models.train_tiny.schedule import learning_rate, progress, set_rate
+from models.train_tiny.facts import FactHead, facts, pretrain_text
+from models.train_tiny.paths import SD_NAME
+from models.train_tiny.schedule import learning_rate, set_rate, timed
 
+STEPS = 3600
+# The first part of the steps, in plain batches; the others are hard.
+PLAIN_SHARE = 0.5
 GROUPS = 16
 GROUP_SIZE = 6
 GHOSTS = 12
+BATCH = GROUPS * GROUP_SIZE + GHOSTS
 FACT_WEIGHT = 0.5
 VAE_SHARE = 0.15
 LATENT_NOISE = 0.25
-
-_LAYOUTS: tuple[object, ...] = (*POSITIONS, *COUNTS, "beside", "stacked")
-_FACT_SIZES = (
-    len(OBJECTS),
-    len(OBJECTS) + 1,
-    len(SIZES) + 1,
-    len(SIZES) + 1,
-    len(_LAYOUTS),
-    len(BACKGROUNDS),
-)
 
 
 def hard_group(rng: np.random.Generator) -> list[Scene]:
@@ -62,49 +46,6 @@ def hard_group(rng: np.random.Generator) -> list[Scene]:
             seen.add(canonical(scene))
             group.append(scene)
     return group
-
-
-_PAIR_LAYOUTS = {"left": "beside", "above": "stacked"}
-
-
-def _layout(scene: Scene) -> object:
-    by_kind = {
-        Kind.SINGLE: scene.position,
-        Kind.COUNT: scene.count,
-        Kind.PAIR: _PAIR_LAYOUTS.get(str(scene.relation)),
-    }
-    return by_kind[scene.kind]
-
-
-def facts(scene: Scene) -> list[int]:
-    """The picture's content as class numbers: both objects, both sizes, layout, background."""
-    scene = canonical(scene)
-    sizes: tuple[str | None, ...] = (*SIZES, None)
-    return [
-        OBJECTS.index(scene.object1),
-        (*OBJECTS, None).index(scene.object2),
-        sizes.index(scene.size1),
-        sizes.index(scene.size2),
-        _LAYOUTS.index(_layout(scene)),
-        BACKGROUNDS.index(scene.background),
-    ]
-
-
-class FactHead(nn.Module):
-    """Reads the facts of a scene off an embedding; one head for pictures and prompts draws them together.
-
-    It only speeds the training up and is not shipped.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(128, sum(_FACT_SIZES))
-
-    def forward(self, embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of (N, 128) unit embeddings against (N, 6) class numbers."""
-        logits = self.linear(embeddings * 12.0).split(_FACT_SIZES, dim=1)
-        losses = [functional.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits)]
-        return torch.stack(losses).mean()
 
 
 def contrast(
@@ -134,86 +75,92 @@ def embed_images(model: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
     return functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
 
-def make_batch(
-    plan: RewardPlan, vae: AutoencoderKL | None, rng: np.random.Generator
+def plain_batch(plan: RewardPlan, rng: np.random.Generator) -> tuple[list[Scene], torch.Tensor]:
+    """Random training scenes and preprocessed pictures of them."""
+    scenes = [random_scene(rng) for _ in range(BATCH)]
+    return scenes, pixel_values(augment(to_tensor(compose_many(scenes, rng)), plan, rng), plan)
+
+
+def hard_batch(
+    plan: RewardPlan, vae: AutoencoderKL, rng: np.random.Generator
 ) -> tuple[list[Scene], torch.Tensor]:
     """Scenes in groups of hard negatives, and preprocessed pictures of them followed by ghosts."""
     scenes = [scene for _ in range(GROUPS) for scene in hard_group(rng)]
     ghosts = [ghost(scenes[int(rng.integers(len(scenes)))], rng) for _ in range(GHOSTS)]
     pictures = to_tensor(np.concatenate([compose_many(scenes, rng), np.stack(ghosts)]))
-    if vae is not None:
-        pictures = through_vae(pictures, vae, VAE_SHARE, LATENT_NOISE)
+    pictures = through_vae(pictures, vae, VAE_SHARE, LATENT_NOISE)
     return scenes, pixel_values(augment(pictures, plan, rng), plan)
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A stretch of training: its end (whichever comes first), how far the rate falls, the use of the VAE."""
+class Trainer:
+    """A reward in training: first its text encoder alone, then its picture encoder, then both."""
 
-    steps: int
-    minutes: float
-    rate_factor: float
-    fall: float
-    round_trip: bool
+    plan: RewardPlan
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    head: FactHead
+    vae: AutoencoderKL
+    rng: np.random.Generator
+
+    def learn_prompts(self) -> None:
+        """Let the text encoder and the head learn the facts of prompts."""
+        parameters = [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
+        pretrain_text(
+            lambda scenes: embed_texts(self.model, self.tokenizer, scenes), parameters, self.head, self.rng
+        )
+
+    def plain_loss(self) -> tuple[torch.Tensor, str]:
+        """The loss of reading facts off pictures, and a line about it."""
+        scenes, pixels = plain_batch(self.plan, self.rng)
+        targets = torch.tensor([facts(scene) for scene in scenes])
+        images = embed_images(self.model, pixels)
+        loss = self.head.loss(images, targets)
+        shares = " ".join(f"{share:.2f}" for share in self.head.right(images, targets).tolist())
+        return loss, f"facts {loss.item():.3f} right {shares}"
+
+    def hard_loss(self) -> tuple[torch.Tensor, str]:
+        """The contrastive loss together with that of the facts, and a line about them."""
+        scenes, pixels = hard_batch(self.plan, self.vae, self.rng)
+        targets = torch.tensor([facts(scene) for scene in scenes])
+        names = [canonical(scene) for scene in scenes]
+        same = torch.tensor([[one == other for other in names] for one in names])
+        images, texts = embed_images(self.model, pixels), embed_texts(self.model, self.tokenizer, scenes)
+        loss = contrast(images, texts, self.model.logit_scale, same)
+        known = self.head.loss(images[: len(scenes)], targets) + self.head.loss(texts, targets)
+        right = (images[: len(scenes)] @ texts.T).argmax(1) == torch.arange(len(scenes))
+        line = f"contrast {loss.item():.3f} facts {known.item():.3f} right {right.float().mean().item():.3f}"
+        return loss + FACT_WEIGHT * known, line
+
+    def learn_pictures(self, steps: int) -> None:
+        """Train in plain and then in hard batches, the rate falling over both."""
+        parameters = [*self.model.parameters(), *self.head.parameters()]
+        peak = self.plan.learning_rate
+        optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
+        for step, seconds in timed(steps):
+            set_rate(optimizer, learning_rate(step, steps, peak))
+            loss, line = self.plain_loss() if step < PLAIN_SHARE * steps else self.hard_loss()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=3.9)  # e^3.9 = 49: keeps cosines spread out
+            if step % 50 == 0:
+                print(f"step {step} {line} {seconds:.0f} s", flush=True)
 
 
-# Plain pictures first; then also pictures that went through the decoder, the rate falling to its end.
-PHASES: dict[str, Phase] = {
-    "plain": Phase(500, 25.0, rate_factor=1.0, fall=0.3, round_trip=False),
-    "hardened": Phase(1000, 25.0, rate_factor=0.8, fall=1.0, round_trip=True),
-}
+def run(name: str, steps: int, into: Path) -> None:
+    """Train the reward ``name`` ("proxy" or "gold") for ``steps`` batches; write its folder in ``into``.
 
-
-def _loss(
-    model: CLIPModel, head: FactHead, tokenizer: CLIPTokenizer, scenes: list[Scene], pixels: torch.Tensor
-) -> tuple[torch.Tensor, str]:
-    """The training loss of a batch, and a line about it."""
-    targets = torch.tensor([facts(scene) for scene in scenes])
-    names = [canonical(scene) for scene in scenes]
-    same = torch.tensor([[one == other for other in names] for one in names])
-    images, texts = embed_images(model, pixels), embed_texts(model, tokenizer, scenes)
-    loss = contrast(images, texts, model.logit_scale, same)
-    known = head(images[: len(scenes)], targets) + head(texts, targets)
-    right = (images[: len(scenes)] @ texts.T).argmax(1) == torch.arange(len(scenes))
-    line = f"contrast {loss.item():.3f} facts {known.item():.3f} right {right.float().mean().item():.3f}"
-    return loss + FACT_WEIGHT * known, line
-
-
-def run_phase(name: str, plan: RewardPlan, phase: Phase, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
-    """Train ``model`` through ``phase`` and write it to the plan's folder."""
-    rng = np.random.default_rng([plan.seed, int(phase.round_trip)])
-    vae = None
-    if phase.round_trip:
-        vae = AutoencoderKL.from_pretrained(SD_FOLDER / "vae", torch_dtype=torch.float32).eval()
-    head = FactHead()
-    parameters = [*model.parameters(), *head.parameters()]
-    peak = plan.learning_rate * phase.rate_factor
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
-    for step, share, seconds in progress(phase.steps, phase.minutes):
-        warm = min(1.0, (step + 1) / 50)
-        set_rate(optimizer, warm * learning_rate(share * phase.fall, 1.0, peak, warm_up=1))
-        scenes, pixels = make_batch(plan, vae, rng)
-        loss, line = _loss(model, head, tokenizer, scenes, pixels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=3.9)  # e^3.9 = 49: keeps cosines spread out
-        if step % 50 == 0:
-            print(f"{name} step {step} {line} {seconds:.0f} s", flush=True)
-    save_clip(model, plan.folder)
-
-
-def run(name: str, phases: Sequence[str] = tuple(PHASES)) -> None:
-    """Train the reward ``name`` ("proxy" or "gold") through ``phases``; "plain" starts afresh."""
+    The autoencoder in ``into / "tiny-sd"`` is used: pictures that went through it are trained on too.
+    """
     plan = PLANS[name]
     torch.manual_seed(plan.seed)
-    if "plain" in phases:
-        tokenizer = make_processor(plan).tokenizer
-        model = make_clip(plan, tokenizer)
-    else:
-        tokenizer = CLIPTokenizer.from_pretrained(plan.folder)
-        model = CLIPModel.from_pretrained(plan.folder, torch_dtype=torch.float32)
-    for phase in phases:
-        run_phase(f"{name} {phase}", plan, PHASES[phase], model, tokenizer)
+    vae = AutoencoderKL.from_pretrained(into / SD_NAME / "vae", torch_dtype=torch.float32).eval()
+    tokenizer = make_processor(plan, into / plan.folder).tokenizer
+    model = make_clip(plan, tokenizer)
+    trainer = Trainer(plan, model, tokenizer, FactHead(), vae, np.random.default_rng(plan.seed))
+    trainer.learn_prompts()
+    trainer.learn_pictures(steps)
+    save_clip(model, into / plan.folder)

@@ -1,4 +1,4 @@
-"""The learning rate of every stage, and the end of a stage by steps or by the clock."""
+"""The learning rate of every stage, and its progress in steps."""
 
 from __future__ import annotations
 
@@ -21,15 +21,8 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def progress(steps: int, minutes: float) -> Iterator[tuple[int, float, float]]:
-    """Step number, share of the stage done (0..1) and seconds passed, until steps or minutes are used up.
-
-    A slower machine so makes fewer steps, but its learning rate falls to the end all the same.
-    """
+def timed(steps: int) -> Iterator[tuple[int, float]]:
+    """The numbers of ``steps`` steps, each with the seconds passed since the first (for the log only)."""
     start = time.monotonic()
     for step in range(steps):
-        seconds = time.monotonic() - start
-        share = max(step / steps, seconds / (60 * minutes))
-        if share >= 1:
-            return
-        yield step, share, seconds
+        yield step, time.monotonic() - start

@@ -13,17 +13,17 @@ from torch.nn import functional
 from models.compose import compose_many
 from models.train_tiny.code import CHANNELS, patch_code
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.paths import SD_FOLDER
-from models.train_tiny.schedule import learning_rate, progress, set_rate
+from models.train_tiny.paths import SD_NAME, let_everyone_read
+from models.train_tiny.schedule import learning_rate, set_rate, timed
 
 BATCH = 8
+STEPS = 9000
 DECODER_RATE = 2e-3
 ENCODER_RATE = 2e-3
 # Deviation of the noise on the unit-variance latents in decoder training: a sampler is never exact.
 LATENT_NOISE = 0.08
 LOG_VARIANCE = -8.0
 SEED = 11
-_SAVE_EVERY_STEPS = 400
 
 
 def make_vae() -> AutoencoderKL:
@@ -80,20 +80,20 @@ def save(vae: AutoencoderKL, folder: Path) -> None:
     half = make_vae().half()
     half.load_state_dict(vae.state_dict())
     half.save_pretrained(folder)
+    let_everyone_read(folder)
 
 
 def _pictures(rng: np.random.Generator) -> torch.Tensor:
     return to_tensor(compose_many([random_scene(rng) for _ in range(BATCH)], rng))
 
 
-def train_decoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int, minutes: float) -> None:
+def train_decoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int) -> None:
     """Teach the decoder to turn slightly noisy latents of the code into their pictures."""
     code = patch_code()
     parameters = [*vae.decoder.parameters(), *_point_layers(vae)[1].parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=DECODER_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
-    for step, share, seconds in progress(steps, minutes):
-        warm = min(1.0, (step + 1) / 50)
-        set_rate(optimizer, warm * learning_rate(share, 1.0, DECODER_RATE, warm_up=1))
+    for step, seconds in timed(steps):
+        set_rate(optimizer, learning_rate(step, steps, DECODER_RATE, warm_up=50))
         pictures = _pictures(rng)
         latents = code.encode(pictures)
         output = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
@@ -107,18 +107,15 @@ def train_decoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int, minu
                 f"decoder step {step} absolute {absolute:.4f} squared {squared:.5f} {seconds:.0f} s",
                 flush=True,
             )
-        if step % _SAVE_EVERY_STEPS == _SAVE_EVERY_STEPS - 1:
-            save(vae, SD_FOLDER / "vae")
 
 
-def train_encoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int, minutes: float) -> None:
+def train_encoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int) -> None:
     """Teach the encoder's mean to compute the code; its deviation is constant."""
     code = patch_code()
     parameters = [*vae.encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=ENCODER_RATE, betas=(0.9, 0.95), weight_decay=1e-4)
-    for step, share, seconds in progress(steps, minutes):
-        warm = min(1.0, (step + 1) / 50)
-        set_rate(optimizer, warm * learning_rate(share, 1.0, ENCODER_RATE, warm_up=1))
+    for step, seconds in timed(steps):
+        set_rate(optimizer, learning_rate(step, steps, ENCODER_RATE, warm_up=50))
         pictures = _pictures(rng)
         loss = functional.mse_loss(vae.encode(pictures).latent_dist.mode(), code.encode(pictures))
         optimizer.zero_grad(set_to_none=True)
@@ -129,15 +126,15 @@ def train_encoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int, minu
             print(f"encoder step {step} squared {loss.item():.4f} {seconds:.0f} s", flush=True)
 
 
-def run(steps: int, minutes: float) -> None:
-    """Train for ``steps`` batches of 8 pictures or ``minutes``; write ``models/tiny-sd/vae``.
+def run(steps: int, into: Path) -> None:
+    """Train for ``steps`` batches of 8 pictures; write ``tiny-sd/vae`` in the folder ``into``.
 
-    A fifth of the steps and of the time goes to the encoder, which sampling from prompts never uses.
+    A fifth of the steps goes to the encoder, which sampling from prompts never uses.
     """
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     vae = make_vae()
     initialise(vae)
-    train_decoder(vae, rng, steps * 4 // 5, minutes * 4 / 5)
-    train_encoder(vae, rng, steps // 5, minutes / 5)
-    save(vae, SD_FOLDER / "vae")
+    train_decoder(vae, rng, steps * 4 // 5)
+    train_encoder(vae, rng, steps // 5)
+    save(vae, into / SD_NAME / "vae")
