@@ -1,11 +1,16 @@
-"""What a scorer must keep, and the check that it does. Pointwise and pairwise become one kind here."""
+"""What a scorer must keep, and the check that it does. Three kinds of scorers become one `Reward` here.
+
+The kind is decided by which one of three methods a class has: `score` (a number a picture), `compare` (a
+matrix of differences) or `compare_pairs` (a judge of single pairs).
+"""
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +18,18 @@ from numpy.typing import NDArray
 from common.errors import RewardError
 from common.interfaces import Scorer
 from common.trajectory import Float64, ScorerStamp
+from reward_service.answers import antisymmetric, ask, numbers
+from reward_service.pairs import plan_pairs, solve_pairs
+from reward_service.part import RewardPart
 
 PromptImages = tuple[str, NDArray[np.uint8]]
 """A prompt and its pictures, uint8 (B, height, width, 3) RGB."""
 
 _RELATIVE = 1e-3
-_ANTISYMMETRY = 1e-6
 
 
 class PairwiseScorer(Protocol):
-    """A judge that compares pictures of one prompt. Runs without Ray; a user writes one class like this.
+    """A judge that compares all pictures of a prompt at once. Runs without Ray; a user writes one class.
 
     Example::
 
@@ -50,58 +57,76 @@ class PairwiseScorer(Protocol):
         ...
 
 
-AnyScorer = Scorer | PairwiseScorer
+class PairsScorer(Protocol):
+    """A judge that looks at two pictures at a time. The service chooses the pairs: all, or a stated budget.
+
+    Example::
+
+        class Duel:
+            version = "1"
+            digest = ""
+            deterministic = False      # it may answer otherwise when asked again
+
+            def compare_pairs(
+                self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
+            ) -> NDArray[np.float64]:
+                return np.array([ask_somebody(prompt, images[i], images[j]) for i, j in pairs])
+    """
+
+    @property
+    def version(self) -> str:
+        """Names the code or settings; an attribute will do."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of weights and settings, or empty; an attribute will do."""
+        ...
+
+    def compare_pairs(
+        self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """images: uint8 (B, height, width, 3) RGB; pairs: int (P, 2) -> float64 (P,): by how much
+        images[pairs[p, 0]] beats images[pairs[p, 1]]."""
+        ...
 
 
-@runtime_checkable
-class _Compares(Protocol):
-    """Tells the two kinds apart without reading `digest`, which may be slow to compute."""
-
-    def compare(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]: ...
+AnyScorer = Scorer | PairwiseScorer | PairsScorer
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One reward's unweighted say about one group: rewards float64 (B,), differences float64 (B, B)."""
+class Measured:
+    """Rewards float64 (B,), differences float64 (B, B) and residual of one group, as in RewardPart."""
 
     rewards: Float64
     differences: Float64
+    residual: float
 
 
-class Reward(ABC):
-    """A scorer under its name in the configuration."""
+class Kind(ABC, Generic[S]):
+    """How scorers of one kind are asked. pairs: pairs a group that a judge of pairs is asked; 0 = all."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @property
-    @abstractmethod
-    def stamp(self) -> ScorerStamp:
-        """Which version and weights."""
-
-    @abstractmethod
-    def parts(self, groups: Sequence[PromptImages]) -> list[Part]:
-        """Score groups together, one Part a group. Raises RewardError naming the scorer and what it did."""
-
-    @abstractmethod
-    def check(self, prompts: Sequence[str], images: NDArray[np.uint8]) -> None:
-        """Raises RewardError where the scorer breaks its contract on these M pictures."""
-
-
-class PointwiseReward(Reward):
-    """A scorer that gives each picture a number."""
-
-    def __init__(self, name: str, scorer: Scorer) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, scorer: S, pairs: int) -> None:
+        self._name = name
         self._scorer = scorer
+        self._pairs = pairs
 
-    @property
-    def stamp(self) -> ScorerStamp:
-        """Which version and weights."""
-        return ScorerStamp(self.name, self._scorer.version, self._scorer.digest)
+    @abstractmethod
+    def measure(self, groups: Sequence[PromptImages]) -> list[Measured]:
+        """Ask about groups together. Raises RewardError naming the scorer and what it did."""
 
-    def parts(self, groups: Sequence[PromptImages]) -> list[Part]:
-        """Score groups in one call of the scorer for each picture size among them."""
+    def turned(self, prompt: str, images: NDArray[np.uint8]) -> Measured:
+        """The same group, asked the other way round."""
+        (found,) = self.measure([(prompt, images[::-1].copy())])
+        return Measured(found.rewards[::-1], found.differences[::-1, ::-1], found.residual)
+
+
+class Pointwise(Kind[Scorer]):
+    """A number a picture: one call of the scorer for each picture size among the groups."""
+
+    def measure(self, groups: Sequence[PromptImages]) -> list[Measured]:
+        """Ask about groups together."""
         rewards: dict[int, Float64] = {}
         for shape in dict.fromkeys(images.shape[1:] for _, images in groups):
             rows = [row for row, (_, images) in enumerate(groups) if images.shape[1:] == shape]
@@ -110,110 +135,145 @@ class PointwiseReward(Reward):
             ends = np.cumsum([len(groups[row][1]) for row in rows])
             rewards.update(zip(rows, np.split(scores, ends[:-1]), strict=True))
         return [
-            Part(rewards[row], rewards[row][:, None] - rewards[row][None, :]) for row in range(len(groups))
+            Measured(rewards[row], rewards[row][:, None] - rewards[row][None, :], 0.0)
+            for row in range(len(groups))
         ]
-
-    def check(self, prompts: Sequence[str], images: NDArray[np.uint8]) -> None:
-        """Finite, one a picture, the same again, and the same for a picture alone as among others."""
-        together = self._score(list(prompts), images.copy())
-        again = self._score(list(prompts), images.copy())
-        _same(self.name, together, again, "gives other scores for the same pictures when asked again")
-        alone = [
-            self._score([prompt], image[None].copy()) for prompt, image in zip(prompts, images, strict=True)
-        ]
-        _same(self.name, together, np.concatenate(alone), "scores a picture otherwise when it is alone")
 
     def _score(self, prompts: list[str], images: NDArray[np.uint8]) -> Float64:
-        answer = _ask(self.name, lambda: self._scorer.score(prompts, images))
-        return _numbers(self.name, answer, (len(prompts),), "one finite number a picture")
+        answer = ask(self._name, lambda: self._scorer.score(prompts, images))
+        return numbers(self._name, answer, (len(prompts),), "one finite number a picture")
 
 
-class PairwiseReward(Reward):
-    """A judge that compares the pictures of one prompt. Its rewards are least squares: the row means."""
+class Pairwise(Kind[PairwiseScorer]):
+    """The whole matrix at once, a call a group. Its rewards are least squares: the row means."""
 
-    def __init__(self, name: str, scorer: PairwiseScorer) -> None:
-        super().__init__(name)
-        self._scorer = scorer
+    def measure(self, groups: Sequence[PromptImages]) -> list[Measured]:
+        """Ask about each group."""
+        return [self._compare(prompt, images.copy()) for prompt, images in groups]
 
-    @property
-    def stamp(self) -> ScorerStamp:
-        """Which version and weights."""
-        return ScorerStamp(self.name, self._scorer.version, self._scorer.digest)
-
-    def parts(self, groups: Sequence[PromptImages]) -> list[Part]:
-        """Compare the pictures of each group, a call a group."""
-        matrices = [self._compare(prompt, images.copy()) for prompt, images in groups]
-        return [Part(matrix.mean(axis=1), matrix) for matrix in matrices]
-
-    def check(self, prompts: Sequence[str], images: NDArray[np.uint8]) -> None:
-        """Finite, antisymmetric, the same again, and the same whatever the order of the pictures."""
-        matrix = self._compare(prompts[0], images.copy())
-        again = self._compare(prompts[0], images.copy())
-        _same(self.name, matrix, again, "gives other differences for the same pictures when asked again")
-        turned = self._compare(prompts[0], images[::-1].copy())
-        _same(self.name, matrix, turned[::-1, ::-1], "gives differences that depend on the pictures' order")
-
-    def _compare(self, prompt: str, images: NDArray[np.uint8]) -> Float64:
+    def _compare(self, prompt: str, images: NDArray[np.uint8]) -> Measured:
         count = len(images)
-        answer = _ask(self.name, lambda: self._scorer.compare(prompt, images))
-        matrix = _numbers(self.name, answer, (count, count), "a finite matrix of differences")
-        excess = float(np.abs(matrix + matrix.T).max())
-        if excess > _ANTISYMMETRY * max(1.0, float(np.abs(matrix).max())):
-            raise RewardError(
-                f"Scorer {self.name!r} returned differences that are not antisymmetric: "
-                f"d[i, j] + d[j, i] is up to {excess:g} and must be 0."
-            )
-        return (matrix - matrix.T) / 2.0
+        answer = ask(self._name, lambda: self._scorer.compare(prompt, images))
+        matrix = numbers(self._name, answer, (count, count), "a finite matrix of differences")
+        matrix = antisymmetric(self._name, matrix)
+        rewards = matrix.mean(axis=1)
+        misses = (matrix - (rewards[:, None] - rewards[None, :]))[np.triu_indices(count, k=1)]
+        residual = float(np.sqrt(np.mean(misses**2))) if len(misses) else 0.0
+        return Measured(rewards, matrix, residual)
 
 
-def as_reward(name: str, scorer: AnyScorer) -> Reward:
-    """A scorer of either kind under a name: with `compare` it is pairwise, otherwise pointwise."""
-    if isinstance(scorer, _Compares):
-        return PairwiseReward(name, cast(PairwiseScorer, scorer))
-    return PointwiseReward(name, scorer)
+class Pairs(Kind[PairsScorer]):
+    """Single pairs, planned here, a call a group. The plan depends on the group's content alone."""
+
+    def measure(self, groups: Sequence[PromptImages]) -> list[Measured]:
+        """Ask about each group."""
+        return [self._duel(prompt, images, self._plan(prompt, images)) for prompt, images in groups]
+
+    def turned(self, prompt: str, images: NDArray[np.uint8]) -> Measured:
+        """The same group, with the pictures of each pair in the other place."""
+        return self._duel(prompt, images, self._plan(prompt, images)[:, ::-1])
+
+    def _plan(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        content = hashlib.sha256(prompt.encode() + b"\0")
+        content.update(images.tobytes())
+        return plan_pairs(len(images), self._pairs, int.from_bytes(content.digest()[:8], "big"))
+
+    def _duel(self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> Measured:
+        if not len(pairs):
+            return Measured(np.zeros(len(images)), np.zeros((len(images),) * 2), 0.0)
+        pictures = images.copy()
+        answer = ask(self._name, lambda: self._scorer.compare_pairs(prompt, pictures, pairs.copy()))
+        answers = numbers(self._name, answer, (len(pairs),), "one finite number a pair")
+        return Measured(*solve_pairs(len(images), pairs, answers))
 
 
-def check_scorer(scorer: AnyScorer, prompts: Sequence[str], images: NDArray[np.uint8]) -> None:
+KINDS: Mapping[str, tuple[str, type[Kind[Any]]]] = {
+    "score": ("pointwise", Pointwise),
+    "compare": ("pairwise", Pairwise),
+    "compare_pairs": ("pairs", Pairs),
+}
+"""By the method that a scorer has: the kind's name, and how it is asked."""
+
+
+NEEDED = (
+    "exactly one of score(prompts, images), one number an image; compare(prompt, images), a matrix of "
+    "differences; compare_pairs(prompt, images, pairs), one difference a pair"
+)
+
+
+def methods_of(scorer: object) -> list[str]:
+    """Which of the three methods a scorer, or a class of scorers, has."""
+    return [method for method in KINDS if callable(getattr(scorer, method, None))]
+
+
+class Reward:
+    """A scorer of any kind under a name. kind: "pointwise", "pairwise" or "pairs"."""
+
+    def __init__(self, stamp: ScorerStamp, kind: str, how: Kind[Any]) -> None:
+        self.stamp = stamp
+        self.kind = kind
+        self._how = how
+
+    def parts(self, groups: Sequence[PromptImages]) -> list[RewardPart]:
+        """Score groups together, one part a group. Raises RewardError naming the scorer and what it did."""
+        return [
+            RewardPart(measured.rewards, measured.differences, measured.residual, self.stamp)
+            for measured in self._how.measure(groups)
+        ]
+
+
+def as_reward(stamp: ScorerStamp, scorer: AnyScorer, pairs: int = 0) -> Reward:
+    """A scorer of any kind under the stamp's name. Raises RewardError where it is of none, or of several."""
+    kind, how = KINDS[_one_method(stamp.name, scorer)]
+    return Reward(stamp, kind, how(stamp.name, scorer, pairs))
+
+
+def check_scorer(
+    scorer: AnyScorer, prompts: Sequence[str], images: NDArray[np.uint8], name: str = ""
+) -> None:
     """Check that a scorer keeps its contract on M >= 2 pictures, uint8 (M, height, width, 3), a prompt each.
 
-    Pointwise: finite, one number a picture, deterministic, independent of the other pictures of the call.
-    Pairwise: finite (M, M), antisymmetric, deterministic, independent of the order of the pictures.
+    All kinds: finite, of the right count, independent of what else is in the call. Unless the scorer declares
+    `deterministic = False`: the same when asked again, alone, and with the pictures turned round. A judge of
+    pairs is asked about all of them. name: what errors call it; its class where empty.
+
     Raises RewardError saying which is broken and by how much.
     """
-    as_reward(type(scorer).__name__, scorer).check(prompts, images)
+    name = name or type(scorer).__name__
+    how = KINDS[_one_method(name, scorer)][1](name, scorer, 0)
+    # Groups of 1, 2 .. M pictures: one alone, and others in several company.
+    groups = [(prompt, images[: row + 1]) for row, prompt in enumerate(prompts)]
+    first = how.measure(_copied(groups))
+    if not is_deterministic(scorer):
+        return
+    again = how.measure(_copied(groups))
+    alone = [measured for group in groups for measured in how.measure(_copied([group]))]
+    for here, there, lonely in zip(first, again, alone, strict=True):
+        _same(name, here, there, "gives other scores for the same pictures when asked again")
+        _same(name, here, lonely, "scores a picture otherwise when it is alone")
+    turned = how.turned(*_copied(groups[-1:])[0])
+    _same(name, first[-1], turned, "gives differences that depend on the pictures' order")
 
 
-def _ask(name: str, call: Callable[[], object]) -> object:
-    try:
-        return call()
-    except Exception as error:  # a user's scorer may raise anything
-        raise RewardError(f"Scorer {name!r} raised {type(error).__name__}: {error}") from error
+def is_deterministic(scorer: AnyScorer) -> bool:
+    """Whether it answers the same when asked again: true unless it declares `deterministic = False`."""
+    return bool(getattr(scorer, "deterministic", True))
 
 
-def _numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> Float64:
-    try:
-        array = np.asarray(answer)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise RewardError(
-            f"Scorer {name!r} returned a {type(answer).__name__} that is no array ({error}); "
-            f"wanted {wanted}, a numpy array of shape {shape}."
-        ) from error
-    if array.dtype.kind not in "fiu":
-        raise RewardError(f"Scorer {name!r} returned type {array.dtype}; wanted {wanted}, of type float64.")
-    if array.shape != shape:
-        raise RewardError(f"Scorer {name!r} returned shape {array.shape}; wanted {wanted}: {shape}.")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        where = tuple(int(index) for index in bad[0])
-        raise RewardError(
-            f"Scorer {name!r} returned {len(bad)} of {array.size} numbers that are not finite, the first "
-            f"({array[where]}) at {list(where)}."
-        )
-    return array.astype(np.float64)
+def _one_method(name: str, scorer: AnyScorer) -> str:
+    methods = methods_of(scorer)
+    if len(methods) != 1:
+        raise RewardError(f"Scorer {name!r} must have {NEEDED}; it has {' and '.join(methods) or 'none'}.")
+    return methods[0]
 
 
-def _same(name: str, first: Float64, second: Float64, complaint: str) -> None:
-    excess = float(np.abs(first - second).max())
-    allowed = _RELATIVE * max(float(np.abs(first).max()), float(np.abs(second).max()))
+def _copied(groups: Sequence[PromptImages]) -> list[PromptImages]:
+    return [(prompt, images.copy()) for prompt, images in groups]
+
+
+def _same(name: str, first: Measured, second: Measured, complaint: str) -> None:
+    pairs = [(first.rewards, second.rewards), (first.differences, second.differences)]
+    excess = max(float(np.abs(one - other).max()) for one, other in pairs)
+    allowed = _RELATIVE * max(float(np.abs(values).max()) for pair in pairs for values in pair)
     if excess > allowed:
         raise RewardError(f"Scorer {name!r} {complaint}: they differ by {excess:g}, more than {allowed:g}.")

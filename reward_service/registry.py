@@ -10,8 +10,22 @@ from typing import Any, Protocol, runtime_checkable
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
-from reward_service.contract import AnyScorer
+from reward_service.contract import NEEDED, AnyScorer, methods_of
 from reward_service.scorers import SHIPPED
+
+
+class Spec(Protocol):
+    """What names a scorer: a reward of the configuration, or the settings of a served one."""
+
+    @property
+    def scorer(self) -> str:
+        """A shipped scorer's name, or my_package.my_module:MyScorer."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Keyword arguments of the scorer."""
+        ...
 
 
 @runtime_checkable
@@ -38,12 +52,12 @@ def check_rewards(rewards: Mapping[str, RewardSpec], gold: Mapping[str, RewardSp
         raise RewardError(f"Every reward has weight 0 ({weights}), so there is nothing to train on.")
 
 
-def check_spec(spec: RewardSpec) -> type[AnyScorer]:
+def check_spec(spec: Spec) -> type[AnyScorer]:
     """The scorer's class, once its name, interface and options are checked without loading weights.
 
     Raises RewardError saying what was given, what is allowed and how to mend it.
     """
-    scorer = _import_class(_import_path(spec.scorer))
+    scorer = _import_class(scorer_path(spec.scorer))
     _check_interface(scorer, spec.scorer)
     _check_arguments(scorer, spec)
     if isinstance(scorer, ChecksOptions):
@@ -51,7 +65,7 @@ def check_spec(spec: RewardSpec) -> type[AnyScorer]:
     return scorer
 
 
-def build_scorer(spec: RewardSpec) -> AnyScorer:
+def build_scorer(spec: Spec) -> AnyScorer:
     """A scorer as configured. Shipped scorers read their weights at first use.
 
     Raises RewardError where check_spec refuses, the constructor raises, or version or digest is no text.
@@ -59,7 +73,7 @@ def build_scorer(spec: RewardSpec) -> AnyScorer:
     scorer_class = check_spec(spec)
     try:
         scorer = scorer_class(**spec.options)
-    except Exception as error:  # a user's constructor may raise anything
+    except Exception as error:
         raise RewardError(
             f"{spec.scorer} with options {spec.options} raised {error!r} when built."
         ) from error
@@ -72,7 +86,8 @@ def build_scorer(spec: RewardSpec) -> AnyScorer:
     return scorer
 
 
-def _import_path(name: str) -> str:
+def scorer_path(name: str) -> str:
+    """module:Class of a shipped scorer's name, or the path as it is. Raises RewardError for others."""
     if ":" in name:
         return name
     if name in SHIPPED:
@@ -89,7 +104,7 @@ def _import_class(path: str) -> type:
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything when imported
+    except Exception as error:
         raise RewardError(
             f"scorer {path!r}: cannot import {module_name!r}: {error!r}. "
             "Start the run where the module is importable, or install its package."
@@ -104,19 +119,16 @@ def _import_class(path: str) -> type:
 
 
 def _check_interface(scorer: type, name: str) -> None:
-    methods = [method for method in ("score", "compare") if callable(getattr(scorer, method, None))]
+    methods = methods_of(scorer)
     if len(methods) != 1:
-        raise RewardError(
-            f"{name} must have either score(prompts, images), one number an image, or "
-            f"compare(prompt, images), a matrix of differences; it has {' and '.join(methods) or 'neither'}."
-        )
+        raise RewardError(f"{name} must have {NEEDED}; it has {' and '.join(methods) or 'none of them'}.")
     set_when_built = any("__init__" in vars(base) for base in scorer.__mro__[:-1])
     missing = [field for field in ("version", "digest") if not hasattr(scorer, field)]
     if missing and not set_when_built:
         raise RewardError(f"{name} lacks {' and '.join(missing)}: texts that name its code and its weights.")
 
 
-def _check_arguments(scorer: type, spec: RewardSpec) -> None:
+def _check_arguments(scorer: type, spec: Spec) -> None:
     signature = inspect.signature(scorer)
     try:
         signature.bind(**spec.options)

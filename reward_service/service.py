@@ -1,117 +1,90 @@
-"""The reward service without Ray: groups of pictures in, weighted rewards and reward differences out."""
+"""One reward without Ray: groups of pictures in, rewards and differences out, with the scorer's stamp."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config.services import RewardSpec
 from common.errors import RewardError
-from common.trajectory import GroupScore, ScorerStamp
-from reward_service.contract import AnyScorer, Part, PromptImages, Reward, as_reward
-from reward_service.registry import build_scorer
+from common.trajectory import ScorerStamp
+from reward_service.contract import AnyScorer, PromptImages, Reward, as_reward, check_scorer
+from reward_service.part import Outcome, RewardFailure
+from reward_service.registry import build_scorer, scorer_path
+from reward_service.settings import ServedReward
 
-
-@dataclass(frozen=True)
-class RewardFailure:
-    """Why a group has no score. Stands where a GroupScore would; a failure is never a number."""
-
-    reason: str
+CHECK_PROMPTS = ("a red apple", "a blue house", "a red apple")
 
 
 class RewardService:
-    """Scores groups by a weighted mix of rewards, and by gold rewards that only evaluate.
+    """Scores groups by one scorer. kind: "pointwise", "pairwise" or "pairs". stamp: on every part."""
 
-    trained: scorer and weight by name; gold: scorer by name. The weighted sum is over raw scores.
-    """
+    def __init__(self, scorer: AnyScorer, reward: Reward) -> None:
+        self._scorer = scorer
+        self._reward = reward
 
-    def __init__(self, trained: Mapping[str, tuple[AnyScorer, float]], gold: Mapping[str, AnyScorer]) -> None:
-        if not trained:
-            raise RewardError("A reward service needs at least one trained reward.")
-        self._trained = [as_reward(name, scorer) for name, (scorer, _) in trained.items()]
-        self._gold = [as_reward(name, scorer) for name, scorer in gold.items()]
-        self._weights = {name: weight for name, (_, weight) in trained.items()}
+    @property
+    def stamp(self) -> ScorerStamp:
+        """Which reward, version and weights."""
+        return self._reward.stamp
 
-    def score_groups(
-        self, groups: Sequence[PromptImages], with_gold: bool = False
-    ) -> list[GroupScore | RewardFailure]:
+    @property
+    def kind(self) -> str:
+        """How the scorer is asked."""
+        return self._reward.kind
+
+    def score_groups(self, groups: Sequence[PromptImages]) -> list[Outcome]:
         """Score groups, each a prompt with its pictures uint8 (B, height, width, 3), together.
 
-        Where a scorer fails on them together, it scores them one by one, so only the groups that it fails on
-        alone have a RewardFailure. with_gold: `parts` and `scorers` also hold the gold rewards.
+        Where the scorer fails on them together, it is asked one by one, so only the groups that it fails on
+        alone have a RewardFailure.
         """
-        failures: dict[int, GroupScore | RewardFailure] = {
+        outcomes: dict[int, Outcome] = {
             row: failure for row, group in enumerate(groups) for failure in _bad_images(group)
         }
-        parts: dict[int, dict[str, Part]] = {row: {} for row in range(len(groups)) if row not in failures}
-        for reward in self._asked(with_gold):
-            rows = list(parts)
-            for row, outcome in zip(rows, _isolated(reward, [groups[row] for row in rows]), strict=True):
-                if isinstance(outcome, RewardFailure):
-                    failures[row] = outcome
-                    del parts[row]
-                else:
-                    parts[row][reward.name] = outcome
-        stamps = self.stamps(with_gold)
-        outcomes = failures | {row: self._mix(part, stamps) for row, part in parts.items()}
+        good = [row for row in range(len(groups)) if row not in outcomes]
+        outcomes.update(zip(good, _isolated(self._reward, [groups[row] for row in good]), strict=True))
         return [outcomes[row] for row in range(len(groups))]
 
-    def score_group(self, prompt: str, images: NDArray[np.uint8]) -> GroupScore:
-        """Score one group, uint8 (B, height, width, 3), by the trained rewards.
-
-        Raises RewardError where any scorer fails.
-        """
-        (outcome,) = self.score_groups([(prompt, images)])
-        if isinstance(outcome, RewardFailure):
-            raise RewardError(outcome.reason)
-        return outcome
-
-    def stamps(self, with_gold: bool = False) -> tuple[ScorerStamp, ...]:
-        """Which scorers answer, trained ones first."""
-        return tuple(reward.stamp for reward in self._asked(with_gold))
-
     def check(self) -> None:
-        """Load every scorer and check its contract (contract.check_scorer) on a few made-up pictures.
+        """Load the scorer and check its contract (contract.check_scorer) on a few made-up pictures.
 
         Raises RewardError.
         """
-        for reward in self._asked(with_gold=True):
-            reward.check(["a red apple", "a blue house", "a red apple"], _made_up_pictures(3))
+        check_scorer(self._scorer, CHECK_PROMPTS, _made_up_pictures(len(CHECK_PROMPTS)), self.stamp.name)
+        self.probe()
 
     def probe(self) -> None:
-        """Score one made-up picture by every scorer. Raises RewardError."""
-        for reward in self._asked(with_gold=True):
-            reward.parts([("a red apple", _made_up_pictures(1))])
-
-    def _asked(self, with_gold: bool) -> list[Reward]:
-        return self._trained + (self._gold if with_gold else [])
-
-    def _mix(self, parts: Mapping[str, Part], stamps: tuple[ScorerStamp, ...]) -> GroupScore | RewardFailure:
-        weighted = [(weight, parts[name]) for name, weight in self._weights.items()]
-        with np.errstate(over="ignore", invalid="ignore"):
-            rewards = np.sum([weight * part.rewards for weight, part in weighted], axis=0)
-            differences = np.sum([weight * part.differences for weight, part in weighted], axis=0)
-        if not np.isfinite(differences).all() or not np.isfinite(rewards).all():
-            return RewardFailure(f"The weighted sum of {sorted(self._weights)} is too large for a float64.")
-        return GroupScore(rewards, differences, {name: part.rewards for name, part in parts.items()}, stamps)
+        """Score two made-up pictures as a group is scored. Raises RewardError."""
+        self._reward.parts([(CHECK_PROMPTS[0], _made_up_pictures(2))])
 
 
-def build_service(rewards: Mapping[str, RewardSpec], gold: Mapping[str, RewardSpec]) -> RewardService:
-    """The service that a configuration describes. Raises RewardError naming the reward it cannot build."""
-    scorers: dict[str, AnyScorer] = {}
-    for name, spec in {**rewards, **gold}.items():
-        try:
-            scorers[name] = build_scorer(spec)
-        except RewardError as error:
-            raise RewardError(f"Reward {name!r}: {error}") from error
-    trained = {name: (scorers[name], spec.weight) for name, spec in rewards.items()}
-    return RewardService(trained, {name: scorers[name] for name in gold})
+def build_service(name: str, served: ServedReward) -> RewardService:
+    """The service of one reward. Raises RewardError naming the reward it cannot build."""
+    try:
+        scorer = build_scorer(served)
+        version = f"{scorer.version}+{served.version}" if served.version else scorer.version
+        stamp = ScorerStamp(name, version, stamp_digest(served, scorer.digest))
+        return RewardService(scorer, as_reward(stamp, scorer, served.pairs))
+    except RewardError as error:
+        raise RewardError(f"Reward {name!r}: {error}") from error
 
 
-def _isolated(reward: Reward, groups: Sequence[PromptImages]) -> list[Part | RewardFailure]:
+def stamp_digest(served: ServedReward, scorer_digest: str) -> str:
+    """SHA-256 (hex) over the scorer's path, its options, the pairs asked and its own digest."""
+    content = {
+        "scorer": scorer_path(served.scorer),
+        "options": served.options,
+        "pairs": served.pairs,
+        "digest": scorer_digest,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _isolated(reward: Reward, groups: Sequence[PromptImages]) -> list[Outcome]:
     """Score together; where that fails, one by one."""
     if not groups:
         return []
