@@ -14,6 +14,7 @@ from common.config.tree import Group
 from common.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
+_SECRET = re.compile(r"(token|secret|password|api_?key)$", re.IGNORECASE)
 
 
 class ServedReward(Section):
@@ -45,6 +46,11 @@ class ServedReward(Section):
     def same_scorer(self, other: ServedReward) -> bool:
         """Whether both ask for the same scorer, so that it need not be built again."""
         return _scorer_of(self) == _scorer_of(other)
+
+    def without_secrets(self) -> dict[str, Any]:
+        """All settings as plain values; options that are named like secrets are hidden."""
+        hidden = {name: "(hidden)" if _SECRET.search(name) else value for name, value in self.options.items()}
+        return self.model_dump(mode="json") | {"options": hidden}
 
 
 def read_settings(given: Mapping[str, Any], origin: str) -> ServedReward:

@@ -1,0 +1,274 @@
+"""One reward in one process, without Ray: a queue, a scoring thread with a clock, settings that change live.
+
+consumes: groups, from any event loop. produces: Replies. waits for: the scorer. unblocked by: its answer, or
+by the end of the process where it works longer than `timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.errors import ConfigError, RewardError
+from reward_service.group_queue import Batch, BatchLimits, Call, Closed, GroupQueue, WaitingGroup
+from reward_service.meter import Meter
+from reward_service.part import BusyError, Description, NoShadow, Reply, RewardFailure
+from reward_service.service import RewardService, build_service
+from reward_service.settings import ServedReward, read_settings
+
+LOGGER = logging.getLogger("ray.serve")
+BUILD_LIMIT_S = 600.0
+PROBE_AFTER_IDLE_S = 30.0
+PROBE_WAIT_S = 5.0
+RETRY_AFTER_S = (0.05, 30.0)
+
+T = TypeVar("T")
+EndProcess = Callable[[str], None]
+"""Ends this process for the reason given. It returns only in tests."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The scorer that answers and the settings it was built from."""
+
+    service: RewardService
+    settings: ServedReward
+
+
+class Engine:
+    """Answers groups by one reward; a part.Backend.
+
+    Scorer code runs in one thread of its own. A thread that hangs cannot be stopped, so where the scorer
+    works longer than `timeout_s` on a batch, or ends its thread, `end_process` is called. A batch is scored
+    by one scorer, so a group has one version always.
+    """
+
+    def __init__(self, name: str, running: Running, end_process: EndProcess, meter: Meter) -> None:
+        self._name = name
+        self._running = running
+        self._end_process = end_process
+        self._meter = meter
+        self._queue = GroupQueue(_limits(running.settings))
+        self._thread = threading.Thread(target=self._work, name=f"scores {name}", daemon=True)
+        self._changing = asyncio.Lock()
+        self._refused = ""
+        self._busy_since = 0.0
+        self._proved_at = time.monotonic()
+        self._group_s = 0.0
+
+    @classmethod
+    async def start(cls, name: str, settings: ServedReward, end_process: EndProcess, meter: Meter) -> Engine:
+        """Build the scorer, check its contract, and take groups.
+
+        Raises RewardError where it cannot be built, breaks its contract, or is not ready in BUILD_LIMIT_S.
+        """
+        service = await _in_a_thread(lambda: _build(name, settings), f"Reward {name!r}")
+        engine = cls(name, Running(service, settings), end_process, meter)
+        engine._thread.start()
+        return engine
+
+    @property
+    def settings(self) -> ServedReward:
+        """Those that answer now."""
+        return self._running.settings
+
+    async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+        """Score one group, uint8 (B, height, width, 3). Raises BusyError where the queue is full."""
+        group = WaitingGroup(prompt, pixels)
+        if not self._queue.put(group):
+            self._meter.turned_away()
+            raise BusyError(self._retry_after_s())
+        self._meter.waiting(len(self._queue))
+        reply = await asyncio.wrap_future(group.reply)
+        self._meter.answered(time.monotonic() - group.came_at)
+        return reply
+
+    async def describe(self) -> Description:
+        """Which reward this is, how it is set, and why the last change was refused, if it was."""
+        running = self._running
+        return Description(
+            name=self._name,
+            stamp=running.service.stamp,
+            scorer=running.settings.scorer,
+            kind=running.service.kind,
+            settings=running.settings.without_secrets(),
+            refused=self._refused,
+            ready=self._thread.is_alive(),
+        )
+
+    async def probe(self) -> None:
+        """A warm forward pass, after what the scorer does already. Raises RewardError."""
+        await self._in_scoring_thread(self._prove)
+
+    async def check_health(self) -> None:
+        """Does the scorer work? Raises RewardError where it does not.
+
+        A scorer that scored lately, or is at work within its time limit, is healthy; any other has to make a
+        forward pass. It is given PROBE_WAIT_S; a slower one is still watched by the clock.
+        """
+        if not self._thread.is_alive():
+            raise RewardError(f"Reward {self._name!r}: its scoring thread has ended.")
+        at_work = self._busy_since > 0.0
+        if at_work or time.monotonic() - self._proved_at < PROBE_AFTER_IDLE_S:
+            return
+        done, _ = await asyncio.wait([asyncio.ensure_future(self.probe())], timeout=PROBE_WAIT_S)
+        for probed in done:
+            probed.result()
+
+    async def change(self, given: Mapping[str, Any]) -> str:
+        """Answer by other settings from the next batch on, while the present ones answer until then.
+
+        A new scorer is built and checked beside the old one. Settings that cannot work change nothing; the
+        reason is returned, logged, counted, and shown by `describe`. Empty where they were taken.
+        """
+        async with self._changing:
+            try:
+                settings = read_settings(given, f"Settings of reward {self._name!r}")
+                service = await self._service_for(settings)
+            except (ConfigError, RewardError) as error:
+                return self._refuse(str(error))
+            await self._in_scoring_thread(lambda: self._swap(Running(service, settings)))
+            self._refused = ""
+            return ""
+
+    def close(self) -> None:
+        """Take no more groups, cancel those that wait, and let the scoring thread end."""
+        self._queue.close()
+
+    async def _service_for(self, settings: ServedReward) -> RewardService:
+        running = self._running
+        if settings.same_scorer(running.settings):
+            return running.service
+        return await _in_a_thread(lambda: _build(self._name, settings), f"Reward {self._name!r}")
+
+    def _refuse(self, reason: str) -> str:
+        LOGGER.error("Settings refused, the old ones stay: %s", reason)
+        self._meter.refused()
+        self._refused = reason
+        return reason
+
+    def _swap(self, running: Running) -> None:
+        torch.set_num_threads(running.settings.threads)
+        self._queue.limit(_limits(running.settings))
+        self._running = running
+        self._meter.swapped()
+
+    async def _in_scoring_thread(self, run: Callable[[], None]) -> None:
+        call = Call(run)
+        self._queue.call(call)
+        await asyncio.wrap_future(call.done)
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._running.settings.threads)
+        try:
+            while not isinstance(work := self._queue.take(), Closed):
+                _WORKERS[type(work)](self, work)
+        except BaseException:
+            LOGGER.exception("The scoring thread of reward %r ended.", self._name)
+            self._end_process(f"The scoring thread of reward {self._name!r} ended; the process ends.")
+            raise
+
+    def _run_call(self, call: Call) -> None:
+        if not call.done.set_running_or_notify_cancel():
+            return
+        with self._clock():
+            try:
+                call.run()
+            except RewardError as error:
+                call.done.set_exception(error)
+            else:
+                call.done.set_result(None)
+
+    def _score_batch(self, batch: Batch) -> None:
+        groups = [group for group in batch.groups if group.reply.set_running_or_notify_cancel()]
+        if not groups:
+            return
+        service, started = self._running.service, time.monotonic()
+        with self._clock():
+            outcomes = service.score_groups([(group.prompt, group.pixels) for group in groups])
+        seconds = time.monotonic() - started
+        failed = sum(isinstance(outcome, RewardFailure) for outcome in outcomes)
+        self._proved_at = time.monotonic() if failed < len(groups) else self._proved_at
+        self._group_s = seconds / len(groups)
+        for group, outcome in zip(groups, outcomes, strict=True):
+            group.reply.set_result(Reply(outcome, self._group_s, NoShadow()))
+        self._meter.batch(len(groups), failed, seconds)
+        self._meter.waiting(len(self._queue))
+
+    def _prove(self) -> None:
+        self._running.service.probe()
+        self._proved_at = time.monotonic()
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        # A timer beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
+        limit_s = self._running.settings.timeout_s
+        reason = f"Reward {self._name!r} has worked for more than {limit_s:g} s on a batch; the process ends."
+        alarm = threading.Timer(limit_s, self._end_process, [reason])
+        alarm.daemon = True
+        alarm.start()
+        self._busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_since = 0.0
+            alarm.cancel()
+
+    def _retry_after_s(self) -> float:
+        shortest, longest = RETRY_AFTER_S
+        return min(max(shortest, self._group_s * len(self._queue) / 2), longest)
+
+
+_WORKERS: Mapping[type, Callable[[Engine, Any], None]] = {
+    Batch: Engine._score_batch,
+    Call: Engine._run_call,
+}
+
+
+def end_process(reason: str) -> None:
+    """End this process at once. Its callers see it die and send their groups again."""
+    LOGGER.error(reason)
+    os._exit(1)
+
+
+def _build(name: str, settings: ServedReward) -> RewardService:
+    torch.set_num_threads(settings.threads)
+    service = build_service(name, settings)
+    service.check()
+    return service
+
+
+def _limits(settings: ServedReward) -> BatchLimits:
+    return BatchLimits(settings.max_batch_groups, settings.batch_wait_s, settings.queue_groups)
+
+
+async def _in_a_thread(call: Callable[[], T], what: str) -> T:
+    """Run user code in a thread of its own, which may hang without harm to anybody who waits here."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        result.set_running_or_notify_cancel()
+        try:
+            result.set_result(call())
+        except RewardError as error:
+            result.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+            result.set_exception(RewardError(f"{what} could not be built: {error!r}"))
+
+    threading.Thread(target=run, name=f"builds {what}", daemon=True).start()
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(result), BUILD_LIMIT_S)
+    except TimeoutError as error:
+        raise RewardError(f"{what} was not ready after {BUILD_LIMIT_S:g} s.") from error
