@@ -1,0 +1,106 @@
+"""The bearer token of an HTTP reward: where it comes from, how it is compared, and that it is never shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import RewardError
+
+_SHORTEST = 16
+_LONGEST = 4096
+_ALLOWED = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_HOW = "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A secret, or none (empty). Its repr and str do not show it.
+
+    value: empty, or 16 to 4096 letters, digits and . _ ~ + / = - . Use the static methods, which check it.
+    """
+
+    value: str = field(repr=False)
+
+    @staticmethod
+    def from_env(name: str, environment: Mapping[str, str] = os.environ) -> Token:
+        """The token in an environment variable. Raises RewardError where it is unset or malformed."""
+        if name not in environment:
+            raise RewardError(f"The environment variable {name} is not set; it must hold the token. {_HOW}")
+        return _checked(environment[name].strip(), f"the environment variable {name}")
+
+    @staticmethod
+    def from_file(path: str | Path) -> Token:
+        """The token in a file of one line. Raises RewardError where it cannot be read or is malformed."""
+        try:
+            with Path(path).open(encoding="ascii") as file:
+                text = file.read(_LONGEST + 2)
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
+            raise RewardError(f"Cannot read the token from {path}: {why}. {_HOW}") from error
+        return _checked(text.strip(), f"the file {path}")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        return bool(self.value)
+
+    def matches(self, authorization: bytes) -> bool:
+        """Whether an Authorization header's value is `Bearer <this token>`; False where there is no token.
+
+        Takes the same time whatever the header holds.
+        """
+        scheme, _, given = authorization.partition(b" ")
+        same = hmac.compare_digest(_digest(given.strip()), _digest(self.value.encode()))
+        return self.is_set and scheme.lower() == b"bearer" and same
+
+    def headers(self) -> dict[str, str]:
+        """The header that carries it; empty without a token."""
+        return {"Authorization": f"Bearer {self.value}"} if self.is_set else {}
+
+
+NO_TOKEN = Token("")
+"""Only callers of this machine are answered."""
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Where a process finds the token, so that only the place travels: at most one of the two is not empty.
+
+    env: name of an environment variable; file: path of a file of one line.
+    """
+
+    env: str = ""
+    file: str = ""
+
+    def read(self) -> Token:
+        """The token, NO_TOKEN where no place is named. Raises RewardError."""
+        if self.env and self.file:
+            raise RewardError(
+                f"Give the token by environment variable ({self.env}) or file ({self.file}), not by both."
+            )
+        if self.env:
+            return Token.from_env(self.env)
+        return Token.from_file(self.file) if self.file else NO_TOKEN
+
+
+def _digest(text: bytes) -> bytes:
+    """Of one length whatever the text's, so that comparing tells nothing of the token's length."""
+    return hashlib.sha256(text).digest()
+
+
+def _checked(value: str, where: str) -> Token:
+    if not _SHORTEST <= len(value) <= _LONGEST:
+        raise RewardError(
+            f"The token in {where} has {len(value)} characters; allowed: {_SHORTEST} to {_LONGEST}. {_HOW}"
+        )
+    if not _ALLOWED.fullmatch(value):
+        raise RewardError(
+            f"The token in {where} holds a character other than letters, digits and . _ ~ + / = - . {_HOW}"
+        )
+    return Token(value)
