@@ -54,7 +54,9 @@ def _node_lines(key: str, node: Node, info: FieldInfo) -> Iterator[str]:
         yield _setting(f"{key}.NAME", node.value, info)
     elif isinstance(node, Table):
         yield from _node_lines(f"{key}.NAME", node.value, info)
-    elif node.discriminator:
+    elif node.by_key:
+        yield from _keyed_lines(key, node)
+    elif node.is_choice:
         yield from _choice_lines(key, node)
     else:
         (model,) = node.variants.values()
@@ -74,6 +76,22 @@ def _choice_lines(key: str, group: Group) -> Iterator[str]:
     for tag, model in group.variants.items():
         yield f"    {tag}: {_first_line(model)}"
         yield from _model_lines(key, model, without=group.discriminator)
+
+
+def _keyed_lines(key: str, group: Group) -> Iterator[str]:
+    """The settings that each form has of its own, then those that all of them have."""
+    models = list(group.variants.values())
+    shared = set.intersection(*(set(children(model)) for model in models))
+    yield f"  {key}  ({group.allowed})"
+    for tag, model in group.variants.items():
+        yield f"    {tag}: {_first_line(model)}"
+        for name, node in children(model).items():
+            if name not in shared:
+                yield from _node_lines(f"{key}.{name}", node, model.model_fields[name])
+    yield "    with each of them:"
+    for name, node in children(models[0]).items():
+        if name in shared:
+            yield from _node_lines(f"{key}.{name}", node, models[0].model_fields[name])
 
 
 def _setting(key: str, leaf: Leaf, info: FieldInfo) -> str:

@@ -44,8 +44,8 @@ def plain_copy(node: Node, value: Any) -> Any:
 def apply_overrides(root: Group, given: dict[str, Any], overrides: Sequence[str]) -> Overridden:
     """Set each override in `given`, in order, and complete the kinds of sections that are a choice.
 
-    A kind chosen on the command line drops the file's keys that only other kinds have; such a key given on
-    the command line itself stays, and is refused by validation.
+    A kind chosen on the command line drops the file's keys that only other kinds have, in the section and in
+    each entry of a table; such a key given on the command line itself stays, and is refused by validation.
     """
     keys: list[str] = []
     problems: list[str] = []
@@ -56,8 +56,12 @@ def apply_overrides(root: Group, given: dict[str, Any], overrides: Sequence[str]
             problems.append(str(error))
     for name in root.fields():
         node = child(root, name)
-        if isinstance(node, Group) and node.discriminator and isinstance(given.get(name, {}), dict):
+        section = given.get(name, {})
+        if isinstance(node, Group) and node.discriminator and isinstance(section, dict):
             _settle_kind(node, name, given, frozenset(keys))
+        elif isinstance(node, Table) and isinstance(node.value, Group) and isinstance(section, dict):
+            for entry in section:
+                _settle_key(node.value, f"{name}.{entry}", section[entry], frozenset(keys))
     return Overridden(frozenset(keys), tuple(problems))
 
 
@@ -70,9 +74,20 @@ def _settle_kind(group: Group, name: str, given: dict[str, Any], keys: frozenset
     tag = section.setdefault(group.discriminator, group.default_tag)
     if f"{name}.{group.discriminator}" not in keys or tag not in group.variants:
         return
+    _drop_foreign(group, tag, name, section, keys)
+
+
+def _settle_key(group: Group, name: str, section: Any, keys: frozenset[str]) -> None:
+    chosen = [tag for tag in group.variants if f"{name}.{tag}" in keys]
+    if group.by_key and len(chosen) == 1 and isinstance(section, dict):
+        _drop_foreign(group, chosen[0], name, section, keys)
+
+
+def _drop_foreign(group: Group, tag: str, name: str, section: dict[str, Any], keys: frozenset[str]) -> None:
+    """Remove the keys that only other kinds have, but for those given on the command line or below it."""
     foreign = group.fields().keys() - group.fields(tag).keys()
     for key in foreign & section.keys():
-        if f"{name}.{key}" not in keys:
+        if not any(given == f"{name}.{key}" or given.startswith(f"{name}.{key}.") for given in keys):
             del section[key]
 
 

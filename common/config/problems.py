@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from common.config.fields import Section
 from common.config.tree import Group, Leaf, Node, Table, child, correct, keys_named, nearest
 
 _LONGEST_VALUE = 60
@@ -103,14 +104,14 @@ def _follow(root: Group, location: tuple[int | str, ...]) -> Place:
         name = str(item)
         if isinstance(node, Leaf) or node is None:
             break
-        if isinstance(node, Group) and node.discriminator and tag is None and name in node.variants:
+        if isinstance(node, Group) and node.is_choice and tag is None and name in node.variants:
             tag = name
             continue
         parent, parts = node, [*parts, name]
         if isinstance(node, Table):
             node, tag = node.value, None
         else:
-            following = child(node, name, tag if node.discriminator else None)
+            following = child(node, name, tag if node.is_choice else None)
             node, tag = following, tag if following is None else None
     return Place(tuple(parts), node, parent, tag)
 
@@ -141,24 +142,52 @@ def _unknown(place: Place, _: dict[str, Any], sources: Sources) -> str:
     parent = place.parent
     siblings = parent.fields(place.tag) if isinstance(parent, Group) else {}
     name = place.parts[-1]
-    if isinstance(parent, Group) and parent.discriminator:
-        owners = [tag for tag in parent.variants if name in parent.fields(tag)]
+    if isinstance(parent, Group) and parent.is_choice:
+        owners = " or ".join(tag for tag in parent.variants if name in parent.fields(tag))
         if owners:
-            section = ".".join((*place.parts[:-1], parent.discriminator))
             given = f"{sources.label(place.key)}: got {show(sources.value(place.parts))}"
-            return f"{given}; it belongs to {section} {' or '.join(owners)}, and {section} is {place.tag}"
+            return f"{given}; {_whose(parent, owners, place)}"
     return unknown_key(sources.root, place.parts, (), siblings)
+
+
+def _whose(parent: Group, owners: str, place: Place) -> str:
+    section = ".".join(place.parts[:-1])
+    if parent.by_key:
+        return f"it belongs to {owners}, and {section} has {place.tag}"
+    kind = f"{section}.{parent.discriminator}"
+    return f"it belongs to {kind} {owners}, and {kind} is {place.tag}"
 
 
 def _bad_tag(place: Place, _: dict[str, Any], sources: Sources) -> str:
     group = place.node
     if not isinstance(group, Group):
         raise TypeError(f"{place.key} is no choice between kinds")
+    if group.by_key:
+        return _not_one_key(place, group, sources)
     key = f"{place.key}.{group.discriminator}"
     value = sources.value((*place.parts, group.discriminator))
     near = nearest(str(value), group.variants)
     hint = f"; did you mean {near}?" if near else ""
     return f"{sources.label(key)}: got {show(value)}; allowed: {' or '.join(group.variants)}{hint}"
+
+
+def _not_one_key(place: Place, group: Group, sources: Sources) -> str:
+    """None of the keys that choose, or several of them."""
+    value = sources.value(place.parts)
+    label = sources.label(place.key)
+    if not isinstance(value, Mapping):
+        return f"{label}: got {show(value)}; allowed: {group.allowed}"
+    several = [tag for tag in group.variants if tag in value]
+    wrong = [name for name in value if name not in group.fields()]
+    near = [nearest(name, group.variants) for name in wrong]
+    hint = "".join(f"; did you mean {name}?" for name in near[:1] if name and not several)
+    got = " and ".join(several) or ", ".join(map(str, value)) or "nothing"
+    forms = " or ".join(f"{tag} ({_about(model, tag)})" for tag, model in group.variants.items())
+    return f"{label}: got {got}; give exactly one of {forms}{hint}"
+
+
+def _about(model: type[Section], field: str) -> str:
+    return (model.model_fields[field].description or "").rstrip(".")
 
 
 def _own_words(place: Place, found: dict[str, Any], sources: Sources) -> str:

@@ -15,6 +15,7 @@ from common.config.services import (
     EvaluationSection,
     LearnerSection,
     RaySection,
+    RewardEntry,
     RewardServiceSection,
     RewardSpec,
     RunSection,
@@ -37,8 +38,8 @@ class Config(Section):
 
     model: ModelSection
     prompts: PromptsSection
-    rewards: dict[str, RewardSpec] = setting(..., "", "Rewards trained on, by name: their weighted sum.")
-    gold: dict[str, RewardSpec] = setting({}, "", "Rewards that only evaluate.")
+    rewards: dict[str, RewardEntry] = setting(..., "", "Rewards trained on, by name: their weighted sum.")
+    gold: dict[str, RewardEntry] = setting({}, "", "Rewards that only evaluate.")
     policy: PolicySection = setting(LoraPolicy(), "", "What is trained: kind lora or full.")
     run: RunSection = RunSection()
     sampling: SamplingSection = SamplingSection()
@@ -56,14 +57,16 @@ class Config(Section):
 
     @field_validator("rewards")
     @classmethod
-    def _at_least_one(cls, value: dict[str, RewardSpec]) -> dict[str, RewardSpec]:
+    def _something_to_train_on(cls, value: dict[str, RewardEntry]) -> dict[str, RewardEntry]:
         if not value:
             raise ValueError("name at least one reward, e.g. {clip: {scorer: clip, options: {path: FOLDER}}}")
+        if not any(entry.weight for entry in value.values()):
+            raise ValueError("every reward has weight 0, so there is nothing to train on")
         return value
 
     @field_validator("rewards", "gold")
     @classmethod
-    def _metric_names(cls, value: dict[str, RewardSpec]) -> dict[str, RewardSpec]:
+    def _metric_names(cls, value: dict[str, RewardEntry]) -> dict[str, RewardEntry]:
         bad = [name for name in value if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,59}", name)]
         if bad:
             raise ValueError(f"{bad} cannot be names of metrics; use up to 60 letters, digits, '_' and '-'")
@@ -79,6 +82,12 @@ class Config(Section):
         if "reward" in {*self.rewards, *self.gold}:
             raise ValueError("'reward' is what the weighted sum is called; give that reward another name")
         return self
+
+    @property
+    def embedded(self) -> dict[str, RewardSpec]:
+        """The rewards, trained and gold, that the run starts an application for."""
+        every = {**self.rewards, **self.gold}
+        return {name: entry for name, entry in every.items() if isinstance(entry, RewardSpec)}
 
     @property
     def run_folder(self) -> Path:

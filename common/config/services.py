@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import field_validator, model_validator
+from pydantic import Discriminator, Tag, field_validator, model_validator
 
 from common.config.fields import Section, setting
 
@@ -83,23 +85,84 @@ class LearnerSection(PlacementSection):
 
 
 class RewardSpec(Section):
-    """One reward of a weighted mix."""
+    """Embedded: the run starts an application of its own for it, and ends it."""
 
     scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
     weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
     options: dict[str, str | int | float | bool] = setting(
         {}, "", "Keyword arguments of the scorer, e.g. {path: folder}."
     )
+    pairs: int = setting(0, "pairs", "Pairs a group that a judge of single pairs is asked; 0 = all.", ge=0)
+
+
+class AppReward(Section):
+    """Deployed separately on the same Ray cluster: asked by its handle, and left alone otherwise."""
+
+    app: str = setting(..., "", "Name of a running Serve application of the reward service.", min_length=1)
+    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
+
+
+class UrlReward(Section):
+    """Anywhere else: asked over HTTP."""
+
+    url: str = setting(..., "", "Base address, such as https://host:8000/pickscore.", min_length=1)
+    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
+    token_env: str = setting("", "", "Environment variable that holds the bearer token; empty = no token.")
+
+    @field_validator("url")
+    @classmethod
+    def _an_http_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+        except ValueError as error:
+            raise ValueError(f"{value!r} is no address: {error}") from error
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("the address holds a user name or password; give the token by token_env")
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"got {value!r}; an address begins with http:// or https:// and a host")
+        if parts.query or parts.fragment:
+            raise ValueError(f"got {value!r}; the base address has no '?' and no '#'")
+        return value.rstrip("/")
+
+    @field_validator("token_env")
+    @classmethod
+    def _a_variable(cls, value: str) -> str:
+        # The value is not repeated: somebody may have put the token itself there.
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", value):
+            raise ValueError("must be the name of an environment variable (MY_TOKEN), not the token")
+        return value
+
+
+REWARD_FORMS: dict[str, type[Section]] = {"scorer": RewardSpec, "app": AppReward, "url": UrlReward}
+"""The forms of a reward, by the key that only it has."""
+
+
+def reward_form(value: object) -> str | None:
+    """The one key among those of REWARD_FORMS that is given; None where there is none or more than one."""
+    given = value if isinstance(value, Mapping) else vars(value) if isinstance(value, Section) else {}
+    found = [key for key in REWARD_FORMS if key in given]
+    return found[0] if len(found) == 1 else None
+
+
+RewardEntry = Annotated[
+    Annotated[RewardSpec, Tag("scorer")]
+    | Annotated[AppReward, Tag("app")]
+    | Annotated[UrlReward, Tag("url")],
+    Discriminator(reward_form),
+]
 
 
 class RewardServiceSection(PlacementSection):
-    """The Serve application that scores."""
+    """How rewards are asked; and the application of each embedded one."""
 
     replicas: int = setting(1, "processes", "Replicas of the application.", ge=1)
     max_batch_groups: int = setting(4, "groups", "Groups scored in one call of a scorer.", ge=1)
-    batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0)
+    batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0, le=60.0)
     queue_groups: int = setting(64, "groups", "Groups sent and not yet answered, at most.", ge=1)
-    timeout_s: float = setting(120.0, "s", "Longest that scorers may work on one batch of groups.", gt=0.0)
+    timeout_s: float = setting(120.0, "s", "Longest that a scorer may work on one batch of groups.", gt=0.0)
+    outage_s: float = setting(
+        300.0, "s", "Longest that a reward may answer nothing at all before its groups are dropped.", gt=0.0
+    )
     retries: int = setting(2, "tries", "How often a failed group is scored again before it is dropped.", ge=0)
     max_dropped_share: float = setting(
         0.1, "", "The run stops where more than this share of an epoch's groups was dropped.", ge=0.0, le=1.0

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
+from pydantic import Discriminator, Tag
 from pydantic.fields import FieldInfo
 
 from common.config.fields import Section
@@ -61,15 +62,27 @@ class Table:
 
 @dataclass(frozen=True)
 class Group:
-    """A section. variants: its models by tag; one model under "" where there is no choice between kinds."""
+    """A section. variants: its models by tag; one model under "" where there is no choice between kinds.
+
+    A kind is chosen either by the value of the field `discriminator`, or, where `by_key`, by which one of the
+    tags is there as a key.
+    """
 
     variants: Mapping[str, type[Section]]
     discriminator: str = ""
     default_tag: str = ""
+    by_key: bool = False
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether there are kinds to choose from."""
+        return len(self.variants) > 1
 
     @property
     def allowed(self) -> str:
         """What to write there."""
+        if self.by_key:
+            return f"settings with exactly one of {', '.join(self.variants)}"
         shorthands = {model.shorthand for model in self.variants.values() if model.shorthand}
         required = [name for model in self.variants.values() for name in _required(model)]
         keys = f" (at least {', '.join(required)})" if required else ""
@@ -119,9 +132,21 @@ def _group(models: Iterable[type[Section]], info: FieldInfo) -> Group:
     return Group(variants, discriminator, default_tag)
 
 
+def _keyed_group(annotation: Any) -> Group:
+    """The kinds of a union whose members carry a Tag, the key that chooses them."""
+    variants = {}
+    for member in get_args(get_args(annotation)[0]):
+        model, *marks = get_args(member)
+        (tag,) = (mark.tag for mark in marks if isinstance(mark, Tag))
+        variants[tag] = model
+    return Group(variants, by_key=True)
+
+
 def _node(annotation: Any, info: FieldInfo) -> Node:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return Group({"": annotation})
+    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], Discriminator):
+        return _keyed_group(annotation)
     if info.discriminator is not None:
         return _group(get_args(annotation), info)
     if get_origin(annotation) is dict:

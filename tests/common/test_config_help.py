@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from common.config.help import help_text
 from common.config.load import ROOT
 from common.config.schema import Config
-from common.config.services import RewardSpec
+from common.config.services import REWARD_FORMS
 from common.config.training import FullPolicy, LoraPolicy
 
 TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint": "folder of a checkpoint"})
@@ -36,8 +36,12 @@ EVERY = {
     **_settings(Config, ""),
     **_settings(LoraPolicy, "policy."),
     **_settings(FullPolicy, "policy."),
-    **_settings(RewardSpec, "rewards.NAME."),
-    **_settings(RewardSpec, "gold.NAME."),
+    **{
+        key: info
+        for section in ("rewards", "gold")
+        for form in REWARD_FORMS.values()
+        for key, info in _settings(form, f"{section}.NAME.").items()
+    },
 }
 
 
@@ -74,6 +78,7 @@ def test_choices_kinds_usage_and_flags() -> None:
     assert "  data.mode = online  (online or offline)\n" in TEXT
     assert "  policy.kind = lora  (lora or full)\n" in TEXT
     assert "    full: Train every UNet weight" in TEXT
+    assert "  rewards.NAME  (settings with exactly one of scorer, app, url)\n    scorer: Embedded" in TEXT
 
 
 def test_it_fits_the_terminal() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from common.config.load import config_differences, config_from_yaml_text, config_to_yaml, load_config
 from common.config.schema import Config
+from common.config.services import AppReward, RewardSpec, UrlReward
 from common.config.training import FullPolicy, LoraPolicy
 from common.errors import ConfigError
 
@@ -120,6 +121,49 @@ class TestKinds:
         assert config_from_yaml_text(resolved, overrides=["policy.kind=full"]).policy == FullPolicy()
 
 
+class TestRewards:
+    """The three forms of a reward."""
+
+    FILE = """
+gold:
+  deployed: {app: pickscore, weight: 10}
+  elsewhere: {url: "https://host:8000/geneval/", token_env: GENEVAL_TOKEN}
+"""
+
+    def test_each_form_is_told_by_its_own_key(self) -> None:
+        config = load(text=self.FILE)
+        assert config.rewards == {"clip": RewardSpec(scorer="clip")}
+        assert config.gold == {
+            "deployed": AppReward(app="pickscore", weight=10.0),
+            "elsewhere": UrlReward(url="https://host:8000/geneval", token_env="GENEVAL_TOKEN"),
+        }
+        assert config.embedded == config.rewards
+
+    def test_a_resolved_configuration_reads_as_an_equal_one(self) -> None:
+        config = load(text=self.FILE)
+        assert config_from_yaml_text(config_to_yaml(config)) == config
+
+    def test_overrides_reach_every_form(self) -> None:
+        config = load("gold.deployed.weight=2", "gold.elsewhere.token_env=OTHER", text=self.FILE)
+        assert config.gold["deployed"].weight == 2.0
+        assert config.gold["elsewhere"] == UrlReward(url="https://host:8000/geneval", token_env="OTHER")
+
+    def test_a_form_chosen_on_the_command_line_drops_what_only_the_other_has(self) -> None:
+        text = "gold: {g: {scorer: clip, weight: 3, options: {path: x}}}\n"
+        assert load("gold.g.app=foo", text=text).gold["g"] == AppReward(app="foo", weight=3.0)
+        again = load("gold.g.url=http://h", text="gold: {g: {app: foo}}\n")
+        assert again.gold["g"] == UrlReward(url="http://h")
+        back = load("gold.deployed.scorer=clip", "gold.deployed.options.path=x", text=self.FILE)
+        assert back.gold["deployed"] == RewardSpec(scorer="clip", options={"path": "x"}, weight=10.0)
+
+    def test_what_the_command_line_itself_gives_for_another_form_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"rewards\.clip\.options.*belongs to scorer, and.*has app"):
+            load("rewards.clip.app=foo", "rewards.clip.options.path=x")
+
+    def test_a_whole_entry_may_be_replaced(self) -> None:
+        assert load("rewards.clip={app: foo}").rewards == {"clip": AppReward(app="foo")}
+
+
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=12)
 _value = _text | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 
@@ -161,6 +205,7 @@ class TestDifferences:
             "sampling.steps: 50 against 7",
             'rewards.b.scorer: not set against "jpeg"',
             "rewards.b.weight: not set against 1.0",
+            "rewards.b.pairs: not set against 0",
         ]
 
     def test_long_texts_that_differ_at_their_end(self) -> None:

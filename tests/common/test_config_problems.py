@@ -62,7 +62,22 @@ def test_all_problems_at_once_one_a_line() -> None:
         ("sampling.stochastic_steps=[]", "leaves no stochastic step"),
         ("policy.target_modules=[]", "list of texts, not empty"),
         ("rewards.clip.options.path=[a]", "allowed: text, whole number, number or true or false"),
-        ("rewards.other.weight=2", "rewards.other.scorer: missing"),
+        ("rewards.other.weight=2", "rewards.other: got weight; give exactly one of scorer (A shipped"),
+        ("rewards.clip={}", "rewards.clip (command line): got nothing; give exactly one of scorer"),
+        ("rewards.clip=5", "got 5; allowed: settings with exactly one of scorer, app, url"),
+        ("rewards={clip: {scorer: x, app: y}}", "rewards.clip: got scorer and app; give exactly one of"),
+        ("rewards={clip: {scoer: x}}", "got scoer; give exactly one of"),
+        ("rewards={clip: {scoer: x}}", "; did you mean scorer?"),
+        ("rewards={clip: {app: y, options: {a: 1}}}", "it belongs to scorer, and rewards.clip has app"),
+        ("rewards={clip: {app: ''}}", 'rewards.clip.app: got ""; allowed: text, not empty'),
+        ("rewards={clip: {app: y, weight: x}}", 'rewards.clip.weight: got "x"; allowed: number'),
+        ("rewards={clip: {url: 'ftp://h'}}", "begins with http:// or https://"),
+        ("rewards={clip: {url: 'http://'}}", "begins with http:// or https:// and a host"),
+        ("rewards={clip: {url: 'http://[h'}}", "is no address"),
+        ("rewards={clip: {url: 'http://me:pw@h'}}", "give the token by token_env"),
+        ("rewards={clip: {url: 'http://h/?a=b'}}", "has no '?'"),
+        ("rewards={clip: {url: 'http://h', token_env: s3-cr3t}}", "must be the name of an environment"),
+        ("rewards.clip.weight=0", "every reward has weight 0"),
         ("rewards={}", "name at least one reward"),
         ("rewards={reward: {scorer: x}}", "another name"),
         ("rewards={a/b: {scorer: x}}", "cannot be names of metrics"),
@@ -111,6 +126,7 @@ def test_unknown_keys_of_overrides_suggest_the_nearest(override: str, near: str)
         ("sampling: {setps: 5}", "sampling.setps", "sampling.steps"),
         ("policy: {rnk: 5}", "policy.rnk", "policy.rank"),
         ("gold: {g: {scorer: x, wieght: 2}}", "gold.g.wieght", "gold.g.weight"),
+        ("gold: {g: {url: 'http://h', token: X}}", "gold.g.token", "gold.g.token_env"),
         ("steps: 5", "steps", "sampling.steps"),
     ],
 )
@@ -167,7 +183,13 @@ def test_missing_sections_say_what_they_need() -> None:
     found = lines("run: {seed: 1}\n")
     assert found[0] == "model: missing; give settings (at least path)"
     assert found[1] == "prompts: missing; give settings (at least train, unseen)"
-    assert found[2].startswith("rewards: missing; give mapping of names to settings (at least scorer)")
+    exactly = "rewards: missing; give mapping of names to settings with exactly one of scorer, app, url"
+    assert found[2].startswith(exactly)
+
+
+def test_a_token_that_stands_in_the_configuration_is_not_repeated() -> None:
+    for entry in ("{url: 'http://h', token_env: s3-cr3t}", "{url: 'http://me:s3-cr3t@h'}"):
+        assert "s3-cr3t" not in only(text=f"gold: {{g: {entry}}}\n")
 
 
 def test_an_alias_bomb_is_refused_in_a_short_line() -> None:
