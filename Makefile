@@ -17,7 +17,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,models]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,models,ocr]"
 	touch $(READY)
 
 quickstart: $(READY)

@@ -1,0 +1,166 @@
+"""Is the text that the prompt puts in quotes to be read in the picture? Read by RapidOCR on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RewardError
+from reward_service.digest import digest_files
+
+_MODELS = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
+"""The files, inside the rapidocr package, that find lines of text and read them."""
+
+_QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”')
+_NEEDS = "The scorer ocr needs packages that are not installed: pip install 'prdp-on-ray[ocr]'."
+
+
+class OcrAccuracy:
+    """1 - edit distance / length of the text, in 0..1: how well the text that the prompt names can be read.
+
+    As the text reward of Flow-GRPO: the first text in double quotes (straight or curly) is looked for in all
+    that is read in the picture, line after line; spaces and case do not count. Where it is found as it is, the
+    number is 1, whatever else stands there; otherwise the edit distance between the two is taken off, at most
+    the length of the text. Flow-GRPO reads with another engine (PaddleOCR), so pictures that are hard to read
+    may get other numbers.
+
+    unquoted: what a prompt without a text in quotes means. "fail": the group fails; "whole": the whole prompt
+        is the text.
+    min_confidence: lines that are read with at most this confidence, 0..1, are not there.
+    threads: CPU threads of the reader.
+
+    The models are inside the rapidocr package and are read at first use; nothing is downloaded.
+    """
+
+    version = "1"
+
+    def __init__(self, unquoted: str = "fail", min_confidence: float = 0.0, threads: int = 1) -> None:
+        self._unquoted = unquoted
+        self._min_confidence = min_confidence
+        self._threads = threads
+
+    @staticmethod
+    def check_options(unquoted: str = "fail", min_confidence: float = 0.0, threads: int = 1) -> None:
+        """Raises RewardError where the options cannot work or RapidOCR is not installed."""
+        if unquoted not in _WITHOUT_QUOTES:
+            raise RewardError(f"ocr option unquoted is {unquoted!r}; allowed: {sorted(_WITHOUT_QUOTES)}.")
+        if not _is_number(min_confidence) or not 0.0 <= min_confidence < 1.0:
+            raise RewardError(
+                f"ocr option min_confidence is {min_confidence!r}; allowed: 0 or more, below 1."
+            )
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise RewardError(f"ocr option threads is {threads!r}; allowed: whole numbers from 1.")
+        if not all(importlib.util.find_spec(package) for package in ("rapidocr", "onnxruntime")):
+            raise RewardError(_NEEDS)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the reader's models and the options that decide its numbers."""
+        return digest_files(
+            _model_files(), {"unquoted": self._unquoted, "min_confidence": self._min_confidence}
+        )
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """images: uint8 (M, height, width, 3) RGB; prompts: M of them -> float64 (M,), in 0..1.
+
+        Raises RewardError for a prompt without a text in quotes, unless `unquoted` is "whole".
+        """
+        wanted = [wanted_text(prompt, self._unquoted) for prompt in prompts]
+        return np.array(
+            [accuracy(text, self.read(image)) for text, image in zip(wanted, images, strict=True)]
+        )
+
+    def read(self, image: NDArray[np.uint8]) -> str:
+        """All text in a picture, uint8 (height, width, 3) RGB, its lines from top to bottom joined."""
+        found = self._reader(np.ascontiguousarray(image[..., ::-1]))
+        lines = zip(found.txts or (), found.scores or (), strict=True)
+        return "".join(text for text, confidence in lines if confidence > self._min_confidence)
+
+    @cached_property
+    def _reader(self) -> Any:
+        from rapidocr import RapidOCR
+
+        find, read = _model_files()
+        engine = "EngineConfig.onnxruntime"
+        return RapidOCR(
+            params={
+                "Global.log_level": "error",
+                "Global.use_cls": False,
+                "Global.text_score": 0.0,
+                "Det.model_path": str(find),
+                "Rec.model_path": str(read),
+                f"{engine}.intra_op_num_threads": self._threads,
+                f"{engine}.inter_op_num_threads": 1,
+            }
+        )
+
+
+def wanted_text(prompt: str, unquoted: str = "fail") -> str:
+    """The first text in double quotes that is not blank. Raises RewardError where there is none."""
+    for match in _QUOTED.finditer(prompt):
+        text = match[1] or match[2] or ""
+        if text.strip():
+            return text
+    return _WITHOUT_QUOTES[unquoted](prompt)
+
+
+def accuracy(wanted: str, found: str) -> float:
+    """1 - edit distance / length, in 0..1; spaces and case do not count, nor what surrounds the text."""
+    wanted, found = _plain(wanted), _plain(found)
+    if wanted in found:
+        return 1.0
+    return 1.0 - min(edit_distance(wanted, found), len(wanted)) / len(wanted)
+
+
+def edit_distance(first: str, second: str) -> int:
+    """How many letters must be put in, taken out or exchanged to turn one text into the other."""
+    row = list(range(len(second) + 1))
+    for done, letter in enumerate(first, start=1):
+        above, row = row, [done]
+        for column, other in enumerate(second, start=1):
+            row.append(min(above[column] + 1, row[-1] + 1, above[column - 1] + (letter != other)))
+    return row[-1]
+
+
+def _whole(prompt: str) -> str:
+    if not prompt.strip():
+        raise RewardError("The prompt is blank, so there is no text to look for in the picture.")
+    return prompt
+
+
+def _refuse(prompt: str) -> str:
+    raise RewardError(
+        f'The prompt {prompt!r} names no text in double quotes, as in: a sign that says "OPEN". Mend the '
+        "prompt, or set the option unquoted to whole, to look for the whole prompt."
+    )
+
+
+_WITHOUT_QUOTES: dict[str, Callable[[str], str]] = {"fail": _refuse, "whole": _whole}
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split()).lower()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _model_files() -> tuple[Path, Path]:
+    package = importlib.util.find_spec("rapidocr")
+    if package is None or package.origin is None:
+        raise RewardError(_NEEDS)
+    folder = Path(package.origin).parent / "models"
+    missing = [name for name in _MODELS if not (folder / name).is_file()]
+    if missing:
+        raise RewardError(
+            f"{folder} lacks {missing}: install a version of rapidocr that pyproject.toml allows."
+        )
+    return folder / _MODELS[0], folder / _MODELS[1]
