@@ -26,10 +26,10 @@ class OcrAccuracy:
     """1 - edit distance / length of the text, in 0..1: how well the text that the prompt names can be read.
 
     As the text reward of Flow-GRPO: the first text in double quotes (straight or curly) is looked for in all
-    that is read in the picture, line after line; spaces and case do not count. Where it is found as it is, the
-    number is 1, whatever else stands there; otherwise the edit distance between the two is taken off, at most
-    the length of the text. Flow-GRPO reads with another engine (PaddleOCR), so pictures that are hard to read
-    may get other numbers.
+    that is read in the picture, line after line; spaces and case do not count. Where it is found as it is,
+    the number is 1, whatever else stands there; otherwise the edit distance between the two is taken off, at
+    most the length of the text. Flow-GRPO reads with another engine (PaddleOCR), so pictures that are hard to
+    read may get other numbers.
 
     unquoted: what a prompt without a text in quotes means. "fail": the group fails; "whole": the whole prompt
         is the text.
