@@ -22,12 +22,14 @@ Answer = TypeVar("Answer")
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-"""MLflow's own settings, where the environment has none: no telemetry, no migration log, no long waits."""
+"""MLflow's own settings, where the environment has none: no telemetry, no long waits, and no log, because
+TrackerError tells what it raises in a line."""
 
+LONGEST_CHAIN = 20
 SQLITE_HEADER = b"SQLite format 3\0"
 KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the experiment in the interface's view for training runs."""
@@ -61,8 +63,16 @@ def call_store(what: str, call: Callable[[], Answer]) -> Answer:
         return call()
     except Exception as error:
         # Stores are plug-ins chosen by URI, and each raises the errors of its own client library.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TrackerError(f"{what}: {reason[0]}") from error
+        raise TrackerError(f"{what}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The error's first line, and that of what caused it in the first place where it says more."""
+    root = error
+    for _ in range(LONGEST_CHAIN):
+        root = root.__cause__ or root.__context__ or root
+    lines = [(str(each).strip().splitlines() or [type(each).__name__])[0] for each in (error, root)]
+    return lines[0] if lines[1] in lines[0] else f"{lines[0]} ({lines[1]})"
 
 
 def locate(section: TrackerSection, runs: Path) -> Store:
