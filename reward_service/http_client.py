@@ -77,7 +77,7 @@ class HttpReward:
         self._session = requests.Session()
 
     def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
-        """Score one group, uint8 (B, height, width, 3). The outcome is a RewardFailure where the scorer failed.
+        """Score one group, uint8 (B, height, width, 3). A RewardFailure where the scorer failed.
 
         Raises RewardError where no answer comes by the deadline, the server refuses, or its answer is not
         finite, of another count or shape, not antisymmetric, or without a stamp.
@@ -186,8 +186,8 @@ def check_address(base_url: str, token: Token, insecure: bool) -> None:
         )
     if token.is_set and parts.scheme == "http" and not is_loopback(parts.hostname) and not insecure:
         raise RewardError(
-            f"The token would travel unencrypted to {parts.hostname}. Use https, or a tunnel to a port of this "
-            "machine; or set insecure: true where the network between is trusted."
+            f"The token would travel unencrypted to {parts.hostname}. Use https, or a tunnel to a port of "
+            "this machine; or set insecure: true where the network between is trusted."
         )
 
 

@@ -42,7 +42,7 @@ class Answer:
 
 
 class ErrorDetail(BaseModel):
-    """code: for programs; reason: for a person; retry_after_s: when to ask again, null where that is no use."""
+    """code: for programs; reason: for a person; retry_after_s: when to ask again, or null."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
