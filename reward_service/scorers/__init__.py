@@ -1,9 +1,14 @@
 """The scorers that ship with the project, one file each."""
 
 SHIPPED: dict[str, str] = {
+    "aesthetic": "reward_service.scorers.aesthetic:AestheticScorer",
     "clip": "reward_service.scorers.clip:ClipScorer",
+    "clipscore": "reward_service.scorers.clipscore:ClipScore",
+    "hpsv2": "reward_service.scorers.hpsv2:HpsV2",
+    "imagereward": "reward_service.scorers.imagereward:ImageReward",
     "jpeg_compressibility": "reward_service.scorers.jpeg:JpegCompressibility",
     "jpeg_incompressibility": "reward_service.scorers.jpeg:JpegIncompressibility",
     "ocr": "reward_service.scorers.ocr:OcrAccuracy",
+    "pickscore": "reward_service.scorers.pickscore:PickScore",
 }
 """Short name in the configuration -> module:class."""

@@ -1,0 +1,61 @@
+"""CLIPScore of Hessel et al. (2021): how well a picture fits its prompt, from 0 to 2.5."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reward_service.digest import digest_files
+from reward_service.scorers.clip_model import ClipModel, check_clip_source, clip_source, load_clip
+from reward_service.scorers.model_files import check_texts
+
+PREFIX = "A photo depicts "
+WEIGHT = 2.5
+
+
+class ClipScore:
+    """2.5 * max(cosine, 0) of a picture and "A photo depicts " + its prompt: 0..2.5, mostly 0.5..1.
+
+    All arithmetic is float32.
+
+    path: folder of a transformers CLIPModel with its tokenizer and image processor, or a hub id. CLIPScore is
+        defined with OpenAI's ViT-B/32, the default.
+    revision: hub revision; ignored for a folder.
+
+    Weights are taken from safetensors files; where there are none (the default's repository has published a
+    pytorch_model.bin only), from pytorch_model.bin by torch.load(weights_only=True), which reads tensors
+    alone. Preparation: shorter side to 224 (bicubic), centre crop 224, OpenAI's mean and deviation, 77
+    tokens, as in clipscore.py of github.com/jmhessel/clipscore; here by the model's own
+    preprocessor_config.json. The original runs in float16 on a GPU. The weights are read at first use, on the
+    GPU where there is one.
+    """
+
+    version = "1"
+
+    def __init__(self, path: str = "openai/clip-vit-base-patch32", revision: str = "main") -> None:
+        self._source = clip_source("clipscore option path", path, revision, pickled_too=True)
+
+    @staticmethod
+    def check_options(path: str = "openai/clip-vit-base-patch32", revision: str = "main") -> None:
+        """Raises RewardError where the options cannot work, as far as can be told without reading weights."""
+        check_texts("clipscore", {"path": path, "revision": revision})
+        check_clip_source(clip_source("clipscore option path", path, revision, True), pickled_too=True)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the model's weights, configuration and tokenizer."""
+        return digest_files(self._source.files(), {"prefix": PREFIX, "weight": WEIGHT})
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """images: uint8 (M, height, width, 3) RGB; prompts: M of them -> float64 (M,) in 0..2.5.
+
+        Raises RewardError where the folder cannot be loaded as a CLIP model.
+        """
+        cosines = self._clip.cosines([PREFIX + prompt for prompt in prompts], images)
+        return WEIGHT * cosines.double().clamp(min=0.0).cpu().numpy()
+
+    @cached_property
+    def _clip(self) -> ClipModel:
+        return load_clip(self._source, self._source, pickled_too=True)
