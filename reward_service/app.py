@@ -1,166 +1,156 @@
-"""The Serve edge: one deployment whose replicas each hold a RewardService. Nothing is reachable over HTTP."""
+"""The Serve edge: a replica is an engine that Serve starts, watches, and gives its settings."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from ray import serve
 
-from common.config.services import RewardServiceSection, RewardSpec
+from common.config.services import RewardServiceSection
+from common.errors import RewardError
 from common.placement import process_options
-from common.trajectory import GroupScore, ImageGroup, ScorerStamp
-from reward_service.service import RewardFailure, RewardService, build_service
+from common.trajectory import ImageGroup
+from reward_service.engine import Engine, end_process
+from reward_service.handles import DEPLOYMENT
+from reward_service.metrics import RayMeter
+from reward_service.part import Description, NoShadow, Reply, RewardFailure
+from reward_service.settings import ServedReward, read_settings
+from reward_service.shadow import Shadow
 
-LOGGER = logging.getLogger("ray.serve")
-DEPLOYMENT = "RewardReplica"
 HEALTH_PERIOD_S = 2.0
-PROBE_AFTER_IDLE_S = 30.0
+HEALTH_LIMIT_S = 30.0
 STOP_LIMIT_S = 5.0
+DRAIN_LIMIT_S = 120.0
 BUILD_TRIES = 2
-
-Specs = Mapping[str, RewardSpec]
-Outcome = GroupScore | RewardFailure
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """One group as it waits to be batched. pixels: uint8 (B, height, width, 3)."""
-
-    prompt: str
-    pixels: NDArray[np.uint8]
-    with_gold: bool
+ONGOING_GROUPS = 32
+QUEUED_GROUPS = 256
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a replica answers. busy_s: this group's share of the seconds that scorers took for its batch."""
-
-    outcome: Outcome
-    busy_s: float
+class Unloaded:
+    """Stands where the engine of a replica will be: Serve has not given the settings yet."""
 
 
 class RewardReplica:
-    """A replica: builds the service, checks each scorer's contract, then answers in batches.
+    """A replica of one reward. Serve gives it its settings (`user_config`) before it sends groups.
 
-    Scorers run in one thread of their own, so the replica answers Serve while they work. A thread that hangs
-    cannot be stopped, so a replica whose scorers work longer than `timeout_s` on one batch ends its process,
-    and Serve starts another.
+    The first settings are built and checked before the replica is ready; where they fail, it does not start.
+    Later ones are built beside the scorer that answers: see Engine.change.
+
+    name: of the reward. owner: who started the application; empty where a person deployed it.
     """
 
-    def __init__(self, rewards: Specs, gold: Specs, section: RewardServiceSection) -> None:
-        self._timeout_s = section.timeout_s
-        self._work = _ScoringThread(section.threads)
-        self._service = build_service(rewards, gold)
-        self._work.run_now(self._service.check)
-        self._stamps = {flag: self._service.stamps(flag) for flag in (False, True)}
-        self._score_batched = serve.batch(
-            max_batch_size=section.max_batch_groups, batch_wait_timeout_s=section.batch_wait_s
-        )(self._score_batch)
+    def __init__(self, name: str, owner: str) -> None:
+        self._name = name
+        self._owner = owner
+        self._engine: Engine | Unloaded = Unloaded()
+        self._shadow = Shadow()
+        self._changes: set[asyncio.Task[str]] = set()
 
-    async def score(self, prompt: str, images: ImageGroup, with_gold: bool) -> Reply:
-        """The score of one group. `images` is passed to the handle as an object reference."""
+    async def reconfigure(self, given: Mapping[str, Any]) -> None:
+        """Serve's call for new settings. Raises ConfigError or RewardError only where there were none yet."""
+        if isinstance(self._engine, Unloaded):
+            settings = read_settings(given, f"user_config of reward {self._name!r}")
+            self._engine = await Engine.start(self._name, settings, end_process, RayMeter(self._name))
+            return
+        # Serve sends no groups while this call lasts, and building may take minutes, so it is not awaited.
+        change = asyncio.create_task(self._engine.change(given))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+
+    async def score(self, prompt: str, images: ImageGroup) -> Reply:
+        """Score one group. `images` is passed to the handle as an object reference. Raises BusyError."""
         if images.prompt != prompt:
             wrong = f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}."
-            return Reply(RewardFailure(wrong), busy_s=0.0)
-        return await self._score_batched(ScoreRequest(prompt, images.pixels, with_gold))
+            return Reply(RewardFailure(wrong), 0.0, NoShadow())
+        return await self.score_pixels(prompt, images.pixels)
 
-    async def stamps(self, with_gold: bool) -> tuple[ScorerStamp, ...]:
-        """Which scorers this replica holds."""
-        return self._stamps[with_gold]
+    async def score_pixels(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+        """Score one group, uint8 (B, height, width, 3), and let the shadow score it too. Raises BusyError."""
+        engine = self._loaded()
+        settings = engine.settings
+        if not settings.shadow_app:
+            return await engine.score(prompt, pixels)
+        async with self._shadow.asked(settings.shadow_app, prompt, pixels) as asked:
+            reply = await engine.score(prompt, pixels)
+            return replace(reply, shadow=await self._shadow.say(asked, settings.shadow_wait_s))
+
+    async def score_alone(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+        """Score one group as a shadow: without a shadow of its own, so that no two can ask each other."""
+        return await self._loaded().score(prompt, pixels)
+
+    async def describe(self) -> Description:
+        """Which reward this is, and how it is set."""
+        return await self._loaded().describe()
+
+    async def probe(self) -> None:
+        """A warm forward pass. Raises RewardError."""
+        await self._loaded().probe()
+
+    async def owner(self) -> str:
+        """Who started the application."""
+        return self._owner
 
     async def check_health(self) -> None:
-        """Serve's health check: do scorers that have been idle for a while still work? Raises RewardError."""
-        if self._work.idle_s() > PROBE_AFTER_IDLE_S:
-            await self._work.run(self._service.probe, self._timeout_s)
+        """Serve's health check. Raises RewardError."""
+        await self._loaded().check_health()
 
-    async def _score_batch(self, requests: list[ScoreRequest]) -> list[Reply]:
-        return await self._work.run(lambda: _score_requests(self._service, requests), self._timeout_s)
-
-
-class _ScoringThread:
-    """One thread for all scorer code, with a clock on what it does."""
-
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, initializer=torch.set_num_threads, initargs=(threads,))
-        self._busy = False
-        self._since = time.monotonic()
-
-    def run_now(self, call: Callable[[], T]) -> T:
-        """Run in the thread and wait without limit; for start-up, which the driver limits."""
-        return self._pool.submit(self._timed, call).result()
-
-    async def run(self, call: Callable[[], T], limit_s: float) -> T:
-        """Run in the thread, after what it does already. More than limit_s seconds end the process."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._limited, call, limit_s)
-
-    def idle_s(self) -> float:
-        """Seconds since the last call ended; 0 while one runs."""
-        return 0.0 if self._busy else time.monotonic() - self._since
-
-    def _limited(self, call: Callable[[], T], limit_s: float) -> T:
-        # A timer beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
-        alarm = threading.Timer(limit_s, _end_process, [limit_s])
-        alarm.start()
-        try:
-            return self._timed(call)
-        finally:
-            alarm.cancel()
-
-    def _timed(self, call: Callable[[], T]) -> T:
-        self._busy, self._since = True, time.monotonic()
-        try:
-            return call()
-        finally:
-            self._busy, self._since = False, time.monotonic()
+    def _loaded(self) -> Engine:
+        if isinstance(self._engine, Unloaded):
+            raise RewardError(
+                f"Reward {self._name!r} has no settings; give its deployment {DEPLOYMENT!r} a user_config, "
+                "at least {scorer: NAME}."
+            )
+        return self._engine
 
 
-def _end_process(limit_s: float) -> None:
-    """End this replica at once. Its callers see it die and send their groups again."""
-    LOGGER.error("Scorers have worked for more than %g s on a batch; the replica ends.", limit_s)
-    os._exit(1)
+def served_app(name: str) -> serve.Application:
+    """The application of a reward that a person deploys; settings and resources come from the file.
+
+    A changed code version loses nothing: new replicas are started first, and old ones answer what they hold.
+    """
+    deployment = serve.deployment(
+        name=DEPLOYMENT,
+        max_ongoing_requests=ONGOING_GROUPS,
+        max_queued_requests=QUEUED_GROUPS,
+        max_surge_percent=100,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_LIMIT_S,
+        graceful_shutdown_timeout_s=DRAIN_LIMIT_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        max_constructor_retry_count=BUILD_TRIES,
+        logging_config=QUIET,
+    )(RewardReplica)
+    return deployment.bind(name, "")
 
 
-def build_app(rewards: Specs, gold: Specs, section: RewardServiceSection) -> serve.Application:
-    """The Serve application for a configuration: replicas, their resources, threads, labels and limits."""
+def embedded_app(
+    name: str, owner: str, settings: ServedReward, section: RewardServiceSection
+) -> serve.Application:
+    """The application of a reward that a run starts for itself, with the resources of `reward_service`."""
     deployment = serve.deployment(
         name=DEPLOYMENT,
         num_replicas=section.replicas,
         ray_actor_options=process_options(section),
-        max_ongoing_requests=groups_at_a_replica(section),
+        user_config=settings.model_dump(mode="json"),
+        max_ongoing_requests=groups_at_a_replica(settings),
         max_queued_requests=section.queue_groups,
         health_check_period_s=HEALTH_PERIOD_S,
-        health_check_timeout_s=max(section.timeout_s, HEALTH_PERIOD_S),
+        health_check_timeout_s=HEALTH_LIMIT_S,
         graceful_shutdown_timeout_s=STOP_LIMIT_S,
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=BUILD_TRIES,
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
+        logging_config=QUIET,
     )(RewardReplica)
-    return deployment.bind(dict(rewards), dict(gold), section)
+    return deployment.bind(name, owner)
 
 
-def groups_at_a_replica(section: RewardServiceSection) -> int:
-    """Groups that a replica holds at most: one batch in work and the next one filling."""
-    return 2 * section.max_batch_groups
-
-
-def _score_requests(service: RewardService, requests: list[ScoreRequest]) -> list[Reply]:
-    started = time.monotonic()
-    outcomes: dict[int, Outcome] = {}
-    for with_gold in (False, True):
-        rows = [row for row, request in enumerate(requests) if request.with_gold is with_gold]
-        groups = [(requests[row].prompt, requests[row].pixels) for row in rows]
-        outcomes.update(zip(rows, service.score_groups(groups, with_gold), strict=True))
-    share = (time.monotonic() - started) / len(requests)
-    return [Reply(outcomes[row], share) for row in range(len(requests))]
+def groups_at_a_replica(settings: ServedReward) -> int:
+    """Groups that an embedded replica holds at most: one batch in work and the next one filling."""
+    return 2 * settings.max_batch_groups

@@ -1,61 +1,68 @@
-"""Starting and ending the reward application on Ray Serve, with limits on every wait."""
+"""Starting and ending a run's own reward applications on Ray Serve, with limits on every wait."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import ray
 from ray import serve
-from ray.serve.handle import DeploymentHandle
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
+from reward_service.handles import reward_handle
 
 _POLL_S = 0.1
-_OUR_ERROR = f"{RewardError.__module__}.{RewardError.__name__}: "
+_OWNER_WAIT_S = 10.0
+_OUR_ERROR = re.compile(re.escape(RewardError.__module__) + r"\.\w+: ")
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A running application. stop_serve: Serve itself ends with it."""
+    """Applications that we started. stop_serve: Serve itself ends with them."""
 
-    name: str
-    handle: DeploymentHandle
+    names: tuple[str, ...]
     stop_serve: bool
 
 
-def deploy(app: serve.Application, name: str, limit_s: float, stop_serve: bool) -> Deployment:
-    """Start Serve where it does not run, without its HTTP proxy, deploy `app`, and wait until it is healthy.
+def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, stop_serve: bool) -> Deployment:
+    """Deploy applications by name, side by side, and wait until all of them are healthy.
 
-    An application of that name that is there already is replaced. stop_serve: let Serve end with the
-    application where Serve is started here. Raises RewardError with the replica's own error where it cannot
-    be built, and StuckError after `limit_s` seconds; nothing stays running then.
+    Serve is started where it does not run, without its HTTP proxy. An application of a wanted name that is
+    there already is replaced where it says that the same `owner` started it: an earlier try of this run that
+    was killed. stop_serve: let Serve end with the applications where Serve is started here.
+
+    Raises RewardError where a name is taken by somebody else, or with the replica's own error where it cannot
+    be built; and StuckError after `limit_s` seconds. Nothing of these stays running then.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     started_here = not _serve_runs()
     serve.start(
         proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False}
     )
-    if name in serve.status().applications:
-        serve.delete(name)
-    (handle,) = serve.run_many(
-        [serve.RunTarget(app, name=name, route_prefix=None)], wait_for_applications_running=False
-    )
-    deployment = Deployment(name, handle, stop_serve and started_here)
+    deployment = Deployment(tuple(apps), stop_serve and started_here)
+    _clear(apps, owner)
+    targets = [serve.RunTarget(app, name=name, route_prefix=None) for name, app in apps.items()]
     with ExitStack() as undo:
         undo.callback(end, deployment)
-        _wait_until_running(name, limit_s)
+        serve.run_many(
+            targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
+        _wait_until_running(deployment.names, limit_s)
         undo.pop_all()
     return deployment
 
 
 def end(deployment: Deployment) -> None:
-    """Delete the application, and shut Serve down where that was agreed on."""
-    if deployment.name in serve.status().applications:
-        serve.delete(deployment.name)
+    """Delete these applications, and shut Serve down where that was agreed on."""
+    there = serve.status().applications
+    _delete(name for name in deployment.names if name in there)
     if deployment.stop_serve:
         serve.shutdown()
 
@@ -71,27 +78,57 @@ def describe(name: str) -> str:
     return f"Serve's application {name!r} is {application.status.value}. {told}".strip()
 
 
-def _wait_until_running(name: str, limit_s: float) -> None:
+def _clear(names: Iterable[str], owner: str) -> None:
+    there = serve.status().applications
+    taken = [name for name in names if name in there]
+    for name in taken:
+        if _owner_of(name) != owner:
+            raise RewardError(
+                f"The cluster has an application {name!r} already, and this run did not start it. Give the "
+                "run another name (run.name), or use that application: {app: " + name + "}."
+            )
+    _delete(taken)
+
+
+def _owner_of(name: str) -> str:
+    """Who started an application; empty where it does not say."""
+    try:
+        owner: str = reward_handle(name).owner.remote().result(timeout_s=_OWNER_WAIT_S)
+    except (RewardError, RayError, RayServeException, TimeoutError):
+        return ""
+    return owner
+
+
+def _delete(names: Iterable[str]) -> None:
+    for name in names:
+        serve.delete(name)
+
+
+def _wait_until_running(names: tuple[str, ...], limit_s: float) -> None:
     end_at = time.monotonic() + limit_s
-    while time.monotonic() < end_at:
-        status = serve.status().applications[name].status
-        if status == ApplicationStatus.RUNNING:
-            return
-        if status == ApplicationStatus.DEPLOY_FAILED:
-            raise RewardError(f"The reward service cannot start. {describe(name)}")
-        time.sleep(_POLL_S)
-    raise StuckError(
-        f"The reward service was not ready after {limit_s:g} s. {describe(name)} Either scorers take long to "
-        "load, or the CPUs, GPUs and labels that the reward_service section asks for are not free. Free "
-        f"now: {_compute(ray.available_resources())}, of {_compute(ray.cluster_resources())}."
-    )
+    waiting = list(names)
+    while waiting and time.monotonic() < end_at:
+        applications = serve.status().applications
+        states = {name: applications[name].status for name in waiting}
+        for name, status in states.items():
+            if status == ApplicationStatus.DEPLOY_FAILED:
+                raise RewardError(f"The reward service cannot start. {describe(name)}")
+        waiting = [name for name, status in states.items() if status != ApplicationStatus.RUNNING]
+        time.sleep(_POLL_S if waiting else 0.0)
+    if waiting:
+        raise StuckError(
+            f"The reward service was not ready after {limit_s:g} s. {' '.join(map(describe, waiting))} "
+            "Either scorers take long to load, or the CPUs, GPUs and labels that the reward_service section "
+            f"asks for are not free. Free now: {_compute(ray.available_resources())}, of "
+            f"{_compute(ray.cluster_resources())}."
+        )
 
 
 def _last_words(message: str) -> str:
     """What a person can act on: our own error's text out of a traceback, or else its last line."""
-    _, ours, text = message.rpartition(_OUR_ERROR)
-    if ours:
-        return text.strip()
+    ours = _OUR_ERROR.split(message)
+    if len(ours) > 1:
+        return ours[-1].strip()
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else ""
 
