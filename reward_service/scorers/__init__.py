@@ -10,5 +10,7 @@ SHIPPED: dict[str, str] = {
     "jpeg_incompressibility": "reward_service.scorers.jpeg:JpegIncompressibility",
     "ocr": "reward_service.scorers.ocr:OcrAccuracy",
     "pickscore": "reward_service.scorers.pickscore:PickScore",
+    "remote": "reward_service.scorers.remote:RemoteReward",
+    "remote_score": "reward_service.scorers.remote:RemoteScore",
 }
 """Short name in the configuration -> module:class."""
