@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from common.config.schema import Config
 from common.diffusion import StepDistribution
-from common.pipelines import load_family
+from common.pipelines import check_model_folder, load_family, read_scheduler_config
 from common.policy import Policy
 from common.scheduler import build_step_distribution
 
@@ -18,16 +22,26 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def check_model(config: Config) -> None:
+    """Raise ModelError where the model's folder or its noise schedule cannot serve this configuration.
+
+    Reads small JSON files only. What a hub id holds is known when it is loaded.
+    """
+    check_model_folder(config.model.path)
+    if Path(config.model.path).is_dir():
+        _step_distribution(config, read_scheduler_config(Path(config.model.path)))
+
+
 def load_policy(config: Config) -> tuple[Policy, StepDistribution]:
     """The policy at version 0, that is the pretrained model, and its step distribution. Raises ModelError."""
     family = load_family(
         config.model.path, choose_device(config.model.device), config.model.revision, config.model.variant
     )
-    distribution = build_step_distribution(
-        family.scheduler_config,
-        config.sampling.steps,
-        config.sampling.eta,
-        config.sampling.stochastic_step_indices,
-    )
+    distribution = _step_distribution(config, family.scheduler_config)
     policy = Policy.build(family, config.policy, config.sampling.guidance_scale, config.model.precision)
     return policy, distribution
+
+
+def _step_distribution(config: Config, scheduler: Mapping[str, Any]) -> StepDistribution:
+    sampling = config.sampling
+    return build_step_distribution(scheduler, sampling.steps, sampling.eta, sampling.stochastic_step_indices)

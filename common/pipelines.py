@@ -173,10 +173,15 @@ def check_model_folder(source: str) -> None:
     for part, files in PARTS.items():
         if not any((folder / part / name).is_file() for name in files):
             raise ModelError(f"{source!r} is incomplete: {part}/ holds no {' or '.join(files)}.")
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json", "so its noise schedule is unknown")
+    scheduler = read_scheduler_config(folder)
     # The pipeline itself switches clip_sample off when it loads (diffusers' deprecation of clip_sample in
     # latent space).
     check_scheduler(str(scheduler.get("_class_name")), {**scheduler, "clip_sample": False})
+
+
+def read_scheduler_config(folder: Path) -> dict[str, Any]:
+    """A pipeline folder's scheduler configuration. Raises ModelError where it cannot be read."""
+    return _read_json(folder / "scheduler" / "scheduler_config.json", "so its noise schedule is unknown")
 
 
 def _read_json(path: Path, consequence: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import ConfigError
-from common.pipelines import check_model_folder
+from common.loading import check_model
 from common.prompts import PromptSet, PromptStream, open_prompts
 from common.recording import Recording, open_recording
 from driver.display import open_display
@@ -46,7 +46,7 @@ class Inputs:
 
 def check_inputs(config: Config) -> Inputs:
     """Open and check everything that can be checked without Ray. Raises the error of whatever is wrong."""
-    check_model_folder(config.model.path)
+    check_model(config)
     check_rewards(config.rewards, config.gold)
     train, unseen = open_prompts(config.prompts.train), open_prompts(config.prompts.unseen)
     for name, prompts in {"prompts.train": train, "prompts.unseen": unseen}.items():

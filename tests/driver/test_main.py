@@ -32,6 +32,7 @@ def test_sound_inputs_are_opened(tiny_pipeline: Path, tmp_path: Path) -> None:
             r"prompts\.unseen has 4 prompts",
         ),
         ({"data": {"mode": "offline", "folder": "./nowhere"}}, RecordingError, "nowhere"),
+        ({"sampling.steps": 1000}, ModelError, "cannot be cut into 1000 steps"),
     ],
 )
 def test_mistakes_are_found_early(
