@@ -9,6 +9,8 @@ SHIPPED: dict[str, str] = {
     "jpeg_compressibility": "reward_service.scorers.jpeg:JpegCompressibility",
     "jpeg_incompressibility": "reward_service.scorers.jpeg:JpegIncompressibility",
     "ocr": "reward_service.scorers.ocr:OcrAccuracy",
+    "vlm_pairs": "reward_service.scorers.vlm:VlmPairs",
+    "vlm_rubric": "reward_service.scorers.vlm:VlmRubric",
     "pickscore": "reward_service.scorers.pickscore:PickScore",
     "remote": "reward_service.scorers.remote:RemoteReward",
     "remote_score": "reward_service.scorers.remote:RemoteScore",

@@ -1,0 +1,272 @@
+"""Judges behind a real HTTP server: what they are asked, what becomes of their answers, and of failures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common.errors import RewardError
+from reward_service.contract import check_scorer
+from reward_service.pairs import plan_pairs, solve_pairs
+from reward_service.scorers.vlm import VlmPairs, VlmRubric
+from tests.reward_service.judge_server import Judge, Question, serving
+
+FAULT_429 = (429, {"Retry-After": "1"}, b'{"error": {"message": "slow down"}}')
+FAULT_500 = (500, {}, b"oops")
+
+
+def greys(*values: int) -> NDArray[np.uint8]:
+    return np.stack([np.full((8, 8, 3), value, np.uint8) for value in values])
+
+
+def brightness(question: Question) -> str:
+    return json.dumps({"score": round(float(question.images[0].mean()) / 25.5, 3)})
+
+
+def brighter(question: Question) -> str:
+    first, second = (float(image.mean()) for image in question.images)
+    return json.dumps({"better": "same" if first == second else "first" if first > second else "second"})
+
+
+def says(text: str) -> Callable[[Question], str]:
+    return lambda question: text
+
+
+def rubric(url: str, **options: Any) -> VlmRubric:
+    VlmRubric.check_options(base_url=url, model="judge-1", **options)
+    return VlmRubric(base_url=url, model="judge-1", **options)
+
+
+def pairs_judge(url: str, **options: Any) -> VlmPairs:
+    VlmPairs.check_options(base_url=url, model="judge-1", **options)
+    return VlmPairs(base_url=url, model="judge-1", **options)
+
+
+def test_a_rubric_gives_each_picture_its_number() -> None:
+    judge = Judge(brightness)
+    with serving(judge) as url:
+        scorer = rubric(url, rubric="How bright is it?", max_tokens=20)
+        scores = scorer.score(["a", "b", "c"], greys(0, 102, 255))
+    assert scores.tolist() == [0.0, 4.0, 10.0]
+    asked = {question.texts.split("Prompt: ")[1][:3]: question for question in judge.asked}
+    assert sorted(asked) == ['"a"', '"b"', '"c"']
+    assert asked['"b"'].images[0].mean() == 102
+    assert "How bright is it?" in asked['"a"'].texts
+    assert {key: asked['"a"'].body[key] for key in ("model", "temperature", "max_tokens")} == {
+        "model": "judge-1",
+        "temperature": 0.0,
+        "max_tokens": 20,
+    }
+    assert "authorization" not in asked['"a"'].headers
+
+
+def test_a_judge_keeps_the_contract() -> None:
+    with serving(Judge(brightness)) as url:
+        check_scorer(rubric(url), ["a", "b", "a"], greys(10, 90, 200))
+    with serving(Judge(brighter)) as url:
+        check_scorer(pairs_judge(url), ["a", "a", "a"], greys(10, 90, 200))
+
+
+def test_pairs_are_asked_in_both_orders() -> None:
+    judge = Judge(brighter)
+    with serving(judge) as url:
+        answers = pairs_judge(url).compare_pairs("x", greys(10, 90, 90), np.array([[0, 1], [1, 2], [2, 0]]))
+    assert answers.tolist() == [-1.0, 0.0, 1.0]
+    shown = sorted(tuple(int(image.mean()) for image in question.images) for question in judge.asked)
+    assert shown == [(10, 90), (10, 90), (90, 10), (90, 10), (90, 90), (90, 90)]
+
+
+def test_a_judge_that_only_sees_the_place_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(Judge(says('{"better": "first"}'))) as url, caplog.at_level(logging.INFO, "ray.serve"):
+        scorer = pairs_judge(url)
+        pairs = plan_pairs(9, 0, 0)
+        answers = scorer.compare_pairs("x", greys(*range(0, 90, 10)), pairs)
+    assert not answers.any()
+    assert (scorer.position_bias.pairs, scorer.position_bias.lean) == (36, 1.0)
+    (record,) = [record for record in caplog.records if "leans" in record.message]
+    assert record.levelno == logging.WARNING
+    assert "+1.00 to the first place over 36 pairs" in record.message
+
+
+def test_a_biased_judge_still_orders_the_pictures() -> None:
+    def biased(question: Question) -> str:
+        """Prefers the first place unless the second is much brighter."""
+        first, second = (float(image.mean()) for image in question.images)
+        return '{"better": "second"}' if second > first + 30 else '{"better": "first"}'
+
+    with serving(Judge(biased)) as url:
+        scorer = pairs_judge(url)
+        images, pairs = greys(10, 60, 110, 160), plan_pairs(4, 4, 1)
+        rewards, _, _ = solve_pairs(4, pairs, scorer.compare_pairs("x", images, pairs))
+    assert np.all(np.diff(rewards) > 0)
+    assert scorer.position_bias.lean == 0.0  # every two pictures here differ by more than 30
+
+
+def test_a_judge_undecided_in_one_order_counts_half() -> None:
+    def shy(question: Question) -> str:
+        return (
+            brighter(question)
+            if question.images[0].mean() < question.images[1].mean()
+            else '{"better": "same"}'
+        )
+
+    with serving(Judge(shy)) as url:
+        scorer = pairs_judge(url)
+        assert scorer.compare_pairs("x", greys(10, 90), np.array([[1, 0], [0, 1]])).tolist() == [0.5, -0.5]
+    assert scorer.position_bias.lean == -0.5
+
+
+@pytest.mark.parametrize("answer", ["nice!", '{"score": 12}', '{"score": "8"}', ""])
+def test_a_malformed_answer_is_a_failure_not_a_number(answer: str) -> None:
+    with serving(Judge(says(answer))) as url, pytest.raises(RewardError, match="cannot be used"):
+        rubric(url).score(["a"], greys(1))
+
+
+def test_an_answer_that_is_cut_off_is_a_failure() -> None:
+    with (
+        serving(Judge(brightness, finish_reason="length")) as url,
+        pytest.raises(RewardError, match="cut off at max_tokens = 256"),
+    ):
+        rubric(url).score(["a"], greys(1))
+
+
+def test_faults_that_pass_are_waited_out() -> None:
+    judge = Judge(brightness, faults=[FAULT_429, FAULT_500])
+    with serving(judge) as url:
+        started = time.monotonic()
+        assert rubric(url).score(["a"], greys(51)).tolist() == [2.0]
+    assert len(judge.asked) == 3
+    assert time.monotonic() - started > 1.0  # the Retry-After
+
+
+def test_faults_that_stay_end_after_the_tries() -> None:
+    judge = Judge(brightness, faults=[FAULT_500] * 9)
+    with (
+        serving(judge) as url,
+        pytest.raises(RewardError, match="failed 2 times; the last: answered 500: oops"),
+    ):
+        rubric(url, tries=2).score(["a"], greys(51))
+    assert len(judge.asked) == 2
+
+
+def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
+    judge = Judge(brightness, faults=[(429, {"Retry-After": "30"}, b"slow down")])
+    with serving(judge) as url:
+        started = time.monotonic()
+        with pytest.raises(RewardError, match="within deadline_s = 2: answered 429: slow down"):
+            rubric(url, deadline_s=2.0).score(["a"], greys(51))
+    assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ((401, {}, b'{"error": "bad key"}'), "answered 401: .*bad key"),
+        ((307, {"Location": "http://127.0.0.1:1/"}, b""), "answered 307"),
+        ((200, {}, b"<html>"), "no chat completion"),
+        ((200, {}, b'{"choices": []}'), "no chat completion"),
+        ((200, {}, b'{"choices": [{"message": {"content": null}}]}'), "no chat completion"),
+        ((200, {}, b" " * (2 << 20)), "more than 1048576 bytes"),
+    ],
+)
+def test_what_no_further_try_mends_fails_at_once(fault: Any, complaint: str) -> None:
+    judge = Judge(brightness, faults=[fault])
+    with serving(judge) as url, pytest.raises(RewardError, match=complaint):
+        rubric(url).score(["a"], greys(51))
+    assert len(judge.asked) == 1
+
+
+def test_a_judge_that_hangs_is_left_at_the_deadline() -> None:
+    judge = Judge(brightness, slow_s=2.0)
+    with serving(judge) as url:
+        started = time.monotonic()
+        with pytest.raises(RewardError, match=r"within deadline_s = 0.7"):
+            rubric(url, deadline_s=0.7, timeout_s=0.3).score(["a"] * 3, greys(1, 2, 3))
+        assert time.monotonic() - started < 1.9
+
+
+def test_nobody_there_is_told() -> None:
+    with pytest.raises(RewardError, match=r"judge-1.*failed 2 times.*Connection"):
+        rubric("http://127.0.0.1:9/v1", tries=2).score(["a"], greys(1))
+
+
+def test_requests_at_once_are_bounded() -> None:
+    judge = Judge(brightness, slow_s=0.05)
+    with serving(judge) as url:
+        scorer = rubric(url, concurrency=3)
+        scorer.score(["a"] * 12, greys(*range(12)))
+    assert judge.most_at_once == 3
+
+
+def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret-0123456789")
+    judge = Judge(brightness, faults=[(401, {}, b"no")])
+    with serving(judge) as url:
+        scorer = rubric(url, api_key_env="JUDGE_KEY")
+        with pytest.raises(RewardError) as failure:
+            scorer.score(["a"], greys(1))
+    assert judge.asked[0].headers["authorization"] == "Bearer sk-secret-0123456789"
+    assert "secret-0123" not in str(failure.value) + repr(vars(scorer))
+
+
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(RewardError, match="JUDGE_KEY must hold the judge's API key"):
+        rubric("http://127.0.0.1:9/v1", api_key_env="JUDGE_KEY").score(["a"], greys(1))
+
+
+def test_a_key_does_not_travel_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret-0123456789")
+    with pytest.raises(RewardError, match=r"unencrypted to judge\.example"):
+        rubric("http://judge.example/v1", api_key_env="JUDGE_KEY").score(["a"], greys(1))
+
+
+def test_extra_body_adds_and_takes_out() -> None:
+    judge = Judge(brightness)
+    with serving(judge) as url:
+        rubric(url, extra_body='{"max_tokens": null, "seed": 3}').score(["a"], greys(1))
+    assert "max_tokens" not in judge.asked[0].body
+    assert judge.asked[0].body["seed"] == 3
+
+
+def test_determinism_is_declared_by_temperature() -> None:
+    url = "http://127.0.0.1:9/v1"
+    assert rubric(url).deterministic
+    assert not rubric(url, temperature=0.7).deterministic
+    assert not pairs_judge(url, repeatable=False).deterministic
+
+
+def test_digest_follows_what_decides_the_answers() -> None:
+    url = "http://127.0.0.1:9/v1"
+    same = {rubric(url).digest, rubric("http://127.0.0.1:8/v1", concurrency=2, timeout_s=3.0).digest}
+    other = {
+        rubric(url, rubric="?").digest,
+        rubric(url, highest=5.0).digest,
+        rubric(url, temperature=0.5).digest,
+    }
+    assert len(same) == 1
+    assert len(same | other) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"model": "m"}, "base_url"),
+        ({"base_url": "ftp://x", "model": "m"}, "no address"),
+        ({"base_url": "http://x/v1", "model": "m", "temprature": 1.0}, "temperature"),
+        ({"base_url": "http://x/v1", "model": "m", "lowest": 3.0, "highest": 3.0}, "must be below"),
+        ({"base_url": "http://x/v1", "model": "m", "extra_body": "[1]"}, "JSON object"),
+        ({"base_url": "http://x/v1", "model": "m", "extra_body": "{"}, "JSON object"),
+        ({"base_url": "http://x/v1", "model": "m", "tries": 0}, "tries"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(RewardError, match=complaint):
+        VlmRubric.check_options(**options)
