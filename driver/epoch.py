@@ -77,7 +77,7 @@ class EpochTally:
             "objective/tied_groups": float(every[0].tied_groups),
             "policy/log_ratio_mean": log_ratio * scale * reduce,
             "policy/kl_to_reference": log_ratio * elements,
-            "policy/log_ratio_mismatch_max": max(report.log_ratio_mismatch for report in first),
+            "policy/log_ratio_mismatch_max": float(np.max([report.log_ratio_mismatch for report in first])),
             "policy/age_epochs": age / section.updates_per_epoch,
             "policy/version": float(every[-1].version),
             "optimizer/gradient_norm": float(np.mean([report.gradient_norm for report in every])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,7 +81,8 @@ class Tally:
             self,
             totals=self.totals + torch.tensor(own, dtype=torch.float64),
             groups=self.groups + 1,
-            mismatch=max(self.mismatch, mismatch),
+            # numpy's maximum keeps a NaN, which max() may drop.
+            mismatch=float(np.maximum(self.mismatch, mismatch)),
             step_norms=step_norms / max(result.weight, 1.0) if self.is_empty else self.step_norms,
             busy_s=self.busy_s + busy_s,
         )
