@@ -9,7 +9,9 @@ from ray import serve
 
 from common.config.fields import Section, setting
 from reward_service.app import served_app
+from reward_service.gateway import build_gateway
 from reward_service.http_limits import HttpLimits
+from reward_service.http_token import TokenSource
 from reward_service.settings import read_section
 
 
@@ -40,4 +42,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     Its settings are the `user_config` of its deployment Reward. Raises ConfigError naming what is wrong.
     """
     arguments = read_section(AppArguments, args, "args of the reward application")
-    return served_app(arguments.name)
+    replicas = served_app(arguments.name)
+    if not arguments.http:
+        return replicas
+    return build_gateway(replicas, arguments.limits, TokenSource(arguments.token_env, arguments.token_file))

@@ -51,6 +51,22 @@ class GreenDuel:
         return np.tanh(green[:, None] - green[None, :])
 
 
+class Duel:
+    """A judge of single pairs: tanh of the difference of their greenness, divided by a scale."""
+
+    version = "1"
+    digest = ""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.asked: list[NDArray[np.int64]] = []
+
+    def compare_pairs(self, prompt: str, images: Images, pairs: NDArray[np.int64]) -> Numbers:
+        self.asked.append(pairs)
+        green = images[..., 1].mean(axis=(1, 2)) / 32.0
+        return np.tanh(green[pairs[:, 0]] - green[pairs[:, 1]]) / self.scale
+
+
 class Moody(Redness):
     """Redness, except where a prompt's first word says otherwise: slow, nap, raise, nan, hang or die.
 
