@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models.train_tiny import base, emoji, prompts, report, rewards, vae
+from models.train_tiny import base, emoji, facts, prompts, report, rewards, vae
 from models.train_tiny.paths import MODELS
 
 
@@ -21,20 +21,27 @@ class Stage:
     run: Callable[[argparse.Namespace], None]
 
 
+def _reward(name: str, options: argparse.Namespace) -> None:
+    rewards.run(name, options.reward_steps, options.text_steps, options.into)
+
+
+def _base(options: argparse.Namespace) -> None:
+    base.run(options.base_steps, options.text_steps, options.into)
+
+
 # In the order in which 'all' runs them. The rewards need the autoencoder; vae and base need no other stage.
 STAGES: dict[str, Stage] = {
     "emoji": Stage("rasterise the emoji of the npm package into sprites.png", lambda _: emoji.run()),
     "prompts": Stage("write every prompt with its attributes to prompts/", lambda _: prompts.run()),
     "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps, a.into)),
-    "proxy": Stage("train the reward to finetune on", lambda a: rewards.run("proxy", a.reward_steps, a.into)),
-    "gold": Stage(
-        "train the reward that only evaluates", lambda a: rewards.run("gold", a.reward_steps, a.into)
-    ),
-    "base": Stage("train the text encoder and the UNet", lambda a: base.run(a.base_steps, a.into)),
+    "proxy": Stage("train the reward to finetune on", lambda a: _reward("proxy", a)),
+    "gold": Stage("train the reward that only evaluates", lambda a: _reward("gold", a)),
+    "base": Stage("train the text encoder and the UNet", _base),
     "report": Stage("measure the weights, draw samples.png", lambda a: report.run(a.pictures, a.into)),
 }
 # Stage -> default steps and batch.
 STEPS: dict[str, tuple[int, int]] = {
+    "text": (facts.TEXT_STEPS, facts.TEXT_BATCH),
     "vae": (vae.STEPS, vae.BATCH),
     "reward": (rewards.STEPS, rewards.BATCH),
     "base": (base.STEPS, base.BATCH),

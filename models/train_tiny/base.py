@@ -167,17 +167,17 @@ class Trainer:
         let_everyone_read(folder / "text_encoder")
 
 
-def run(steps: int, into: Path) -> None:
+def run(steps: int, text_steps: int, into: Path) -> None:
     """Train for ``steps`` batches of 64; write all but the VAE of ``tiny-sd`` in the folder ``into``.
 
-    The text encoder first learns alone to tell the facts of prompts: the UNet then need not wait for words
-    to get a meaning.
+    The text encoder first learns alone, in ``text_steps`` batches, to tell the facts of prompts: the UNet
+    then need not wait for words to get a meaning.
     """
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     code, folder = patch_code(), into / SD_NAME
     trainer = Trainer.fresh(save_tokenizer(SEED, folder / "tokenizer"))
-    pretrain_text(trainer.embed_prompts, list(trainer.text_encoder.parameters()), FactHead(), rng)
+    pretrain_text(trainer.embed_prompts, list(trainer.text_encoder.parameters()), FactHead(), rng, text_steps)
     trainer.start_averages()
     average = 1.0
     for step, seconds in timed(steps):

@@ -40,7 +40,7 @@ PLANS: dict[str, RewardPlan] = {
         PROXY_NAME,
         21,
         64,
-        8,
+        16,
         128,
         4,
         4,
@@ -50,13 +50,13 @@ PLANS: dict[str, RewardPlan] = {
         blur=1.0,
         shift=2,
         contrast=0.1,
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
     ),
     "gold": RewardPlan(
         GOLD_NAME,
         47,
         56,
-        7,
+        14,
         160,
         4,
         5,
@@ -66,7 +66,7 @@ PLANS: dict[str, RewardPlan] = {
         blur=0.7,
         shift=3,
         contrast=0.2,
-        learning_rate=8e-4,
+        learning_rate=1.2e-3,
     ),
 }
 

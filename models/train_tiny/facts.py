@@ -9,7 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.scenes import BACKGROUNDS, COUNTS, OBJECTS, POSITIONS, SIZES, Kind, Scene, canonical
+from models.scenes import (
+    BACKGROUNDS,
+    COUNTS,
+    OBJECTS,
+    POSITIONS,
+    SIZES,
+    Kind,
+    Scene,
+    canonical,
+    is_heldout_background,
+    is_heldout_pair,
+)
 from models.train_tiny.data import random_scene
 from models.train_tiny.schedule import learning_rate, set_rate
 
@@ -56,6 +67,29 @@ def facts(scene: Scene) -> list[int]:
     ]
 
 
+def _tables() -> tuple[torch.Tensor, torch.Tensor]:
+    others = (*OBJECTS, None)
+    together = [[b is None or (a != b and not is_heldout_pair(a, b)) for b in others] for a in OBJECTS]
+    grounds = [[a is None or not is_heldout_background(a, b) for b in BACKGROUNDS] for a in others]
+    return torch.tensor(together), torch.tensor(grounds)
+
+
+# Which objects training shows together (48, 49) and on which background (49, 8); the last means 'no object'.
+TOGETHER, GROUNDS = _tables()
+
+
+def impossible(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First and second objects that training never shows with the other facts: (N, 48) and (N, 49), bool."""
+    first, second, ground = targets[:, 0], targets[:, 1], targets[:, 5]
+    seen_first = TOGETHER[:, second].T & GROUNDS[: len(OBJECTS), ground].T
+    return ~seen_first, ~(TOGETHER[first] & GROUNDS[:, ground].T)
+
+
+def _mean_entropy(logits: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    losses = [functional.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits)]
+    return torch.stack(losses).mean()
+
+
 class FactHead(nn.Module):
     """Reads the facts of a scene linearly off an embedding of a prompt or a picture. It is not shipped."""
 
@@ -68,9 +102,20 @@ class FactHead(nn.Module):
         return self.linear(embeddings * 12.0).split(FACT_SIZES, dim=1)
 
     def loss(self, embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of (N, 128) unit embeddings against (N, 6) class numbers."""
-        parts = enumerate(self(embeddings))
-        return torch.stack([functional.cross_entropy(part, targets[:, i]) for i, part in parts]).mean()
+        """Mean cross-entropy of prompts' unit embeddings (N, 128) against class numbers (N, 6)."""
+        return _mean_entropy(self(embeddings), targets)
+
+    def loss_of_pictures(self, embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The same for pictures' embeddings, choosing among objects that training shows with the other facts.
+
+        Were the others choices too, a background would come to tell which objects cannot stand on it: right
+        of every training picture, wrong of held-out ones.
+        """
+        first, second, *others = self(embeddings)
+        not_first, not_second = impossible(targets)
+        return _mean_entropy(
+            (first.masked_fill(not_first, -1e4), second.masked_fill(not_second, -1e4), *others), targets
+        )
 
     def right(self, embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Share read right of each fact: (6,)."""
@@ -83,16 +128,17 @@ def pretrain_text(
     parameters: Sequence[nn.Parameter],
     head: FactHead,
     rng: np.random.Generator,
+    steps: int,
 ) -> None:
     """Teach a text encoder alone to tell the facts of training prompts, so that pictures meet words it knows.
 
-    ``embed`` gives unit embeddings (N, 128) of scenes' prompts and depends on ``parameters``; ``head`` is
-    trained too.
+    It trains for ``steps`` batches of 256. ``embed`` gives unit embeddings (N, 128) of scenes' prompts and
+    depends on ``parameters``; ``head`` is trained too.
     """
     trained = [*parameters, *head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=TEXT_RATE, betas=(0.9, 0.98), weight_decay=0.02)
-    for step in range(TEXT_STEPS):
-        set_rate(optimizer, learning_rate(step, TEXT_STEPS, TEXT_RATE, warm_up=50))
+    for step in range(steps):
+        set_rate(optimizer, learning_rate(step, steps, TEXT_RATE, warm_up=50))
         scenes = [random_scene(rng) for _ in range(TEXT_BATCH)]
         targets = torch.tensor([facts(scene) for scene in scenes])
         embeddings = embed(scenes)
@@ -101,6 +147,6 @@ def pretrain_text(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        if step % 50 == 0 or step == TEXT_STEPS - 1:
+        if step % 50 == 0 or step == steps - 1:
             shares = " ".join(f"{share:.3f}" for share in head.right(embeddings, targets).tolist())
             print(f"text step {step} loss {loss.item():.4f} facts right {shares}", flush=True)

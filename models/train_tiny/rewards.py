@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from models.train_tiny.facts import FactHead, facts, pretrain_text
 from models.train_tiny.paths import SD_NAME
 from models.train_tiny.schedule import learning_rate, set_rate, timed
 
-STEPS = 3600
+STEPS = 5000
 # The first part of the steps, in plain batches; the others are hard.
-PLAIN_SHARE = 0.5
+PLAIN_SHARE = 0.6
+SAVE_EVERY_STEPS = 500
 GROUPS = 16
 GROUP_SIZE = 6
 GHOSTS = 12
@@ -100,46 +101,62 @@ class Trainer:
     model: CLIPModel
     tokenizer: CLIPTokenizer
     head: FactHead
-    vae: AutoencoderKL
     rng: np.random.Generator
 
-    def learn_prompts(self) -> None:
+    def learn_prompts(self, steps: int) -> None:
         """Let the text encoder and the head learn the facts of prompts."""
         parameters = [*self.model.text_model.parameters(), *self.model.text_projection.parameters()]
         pretrain_text(
-            lambda scenes: embed_texts(self.model, self.tokenizer, scenes), parameters, self.head, self.rng
+            lambda scenes: embed_texts(self.model, self.tokenizer, scenes),
+            parameters,
+            self.head,
+            self.rng,
+            steps,
         )
+        self.head.requires_grad_(False)
 
     def plain_loss(self) -> tuple[torch.Tensor, str]:
         """The loss of reading facts off pictures, and a line about it."""
         scenes, pixels = plain_batch(self.plan, self.rng)
         targets = torch.tensor([facts(scene) for scene in scenes])
         images = embed_images(self.model, pixels)
-        loss = self.head.loss(images, targets)
+        loss = self.head.loss_of_pictures(images, targets)
         shares = " ".join(f"{share:.2f}" for share in self.head.right(images, targets).tolist())
         return loss, f"facts {loss.item():.3f} right {shares}"
 
-    def hard_loss(self) -> tuple[torch.Tensor, str]:
+    def hard_loss(self, vae: AutoencoderKL) -> tuple[torch.Tensor, str]:
         """The contrastive loss together with that of the facts, and a line about them."""
-        scenes, pixels = hard_batch(self.plan, self.vae, self.rng)
+        scenes, pixels = hard_batch(self.plan, vae, self.rng)
         targets = torch.tensor([facts(scene) for scene in scenes])
         names = [canonical(scene) for scene in scenes]
         same = torch.tensor([[one == other for other in names] for one in names])
         images, texts = embed_images(self.model, pixels), embed_texts(self.model, self.tokenizer, scenes)
         loss = contrast(images, texts, self.model.logit_scale, same)
-        known = self.head.loss(images[: len(scenes)], targets) + self.head.loss(texts, targets)
+        known = self.head.loss_of_pictures(images[: len(scenes)], targets) + self.head.loss(texts, targets)
         right = (images[: len(scenes)] @ texts.T).argmax(1) == torch.arange(len(scenes))
         line = f"contrast {loss.item():.3f} facts {known.item():.3f} right {right.float().mean().item():.3f}"
         return loss + FACT_WEIGHT * known, line
 
-    def learn_pictures(self, steps: int) -> None:
-        """Train in plain and then in hard batches, the rate falling over both."""
-        parameters = [*self.model.parameters(), *self.head.parameters()]
+    def losses(self, steps: int, vae_folder: Path) -> Iterator[tuple[torch.Tensor, str]]:
+        """The loss of each of ``steps`` batches, the plain ones first."""
+        plain = round(PLAIN_SHARE * steps)
+        for _ in range(plain):
+            yield self.plain_loss()
+        vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
+        for _ in range(steps - plain):
+            yield self.hard_loss(vae)
+
+    def learn_pictures(self, steps: int, into: Path) -> None:
+        """Train in plain and then in hard batches, the rate falling over both; write the model now and then.
+
+        The head stays as the prompts made it: pictures learn to be where their prompts are.
+        """
+        parameters = [*self.model.parameters()]
         peak = self.plan.learning_rate
         optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
-        for step, seconds in timed(steps):
+        losses = self.losses(steps, into / SD_NAME / "vae")
+        for (step, seconds), (loss, line) in zip(timed(steps), losses, strict=True):
             set_rate(optimizer, learning_rate(step, steps, peak))
-            loss, line = self.plain_loss() if step < PLAIN_SHARE * steps else self.hard_loss()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -148,19 +165,19 @@ class Trainer:
                 self.model.logit_scale.clamp_(max=3.9)  # e^3.9 = 49: keeps cosines spread out
             if step % 50 == 0:
                 print(f"step {step} {line} {seconds:.0f} s", flush=True)
+            if step % SAVE_EVERY_STEPS == SAVE_EVERY_STEPS - 1 or step == steps - 1:
+                save_clip(self.model, into / self.plan.folder)
 
 
-def run(name: str, steps: int, into: Path) -> None:
+def run(name: str, steps: int, text_steps: int, into: Path) -> None:
     """Train the reward ``name`` ("proxy" or "gold") for ``steps`` batches; write its folder in ``into``.
 
     The autoencoder in ``into / "tiny-sd"`` is used: pictures that went through it are trained on too.
     """
     plan = PLANS[name]
     torch.manual_seed(plan.seed)
-    vae = AutoencoderKL.from_pretrained(into / SD_NAME / "vae", torch_dtype=torch.float32).eval()
     tokenizer = make_processor(plan, into / plan.folder).tokenizer
     model = make_clip(plan, tokenizer)
-    trainer = Trainer(plan, model, tokenizer, FactHead(), vae, np.random.default_rng(plan.seed))
-    trainer.learn_prompts()
-    trainer.learn_pictures(steps)
-    save_clip(model, into / plan.folder)
+    trainer = Trainer(plan, model, tokenizer, FactHead(), np.random.default_rng(plan.seed))
+    trainer.learn_prompts(text_steps)
+    trainer.learn_pictures(steps, into)

@@ -1,0 +1,187 @@
+"""The recipe: its parts against slow references, and every stage in a few steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.scenes import OBJECTS, Kind, Scene, all_scenes, canonical, is_heldout
+from models.train_tiny.__main__ import main, make_parser
+from models.train_tiny.base import random_times
+from models.train_tiny.clip import PLANS, grid_waves
+from models.train_tiny.facts import FACT_SIZES, FactHead, facts, impossible
+from models.train_tiny.paths import GOLD_NAME, MODELS, PROXY_NAME, SD_NAME
+from models.train_tiny.schedule import learning_rate
+
+SCENES = list(all_scenes())
+TRAINING = [scene for scene in SCENES if not is_heldout(scene)]
+scenes = st.integers(0, len(SCENES) - 1).map(SCENES.__getitem__)
+training_scenes = st.integers(0, len(TRAINING) - 1).map(TRAINING.__getitem__)
+
+
+def test_facts_tell_pictures_apart_and_prompts_of_one_picture_together() -> None:
+    sample = SCENES[:30_000:7] + SCENES[200_000:230_000:7]
+    told = {tuple(facts(scene)): canonical(scene) for scene in sample}
+    assert len(told) == len({canonical(scene) for scene in sample})
+    assert all(facts(scene) == facts(canonical(scene)) for scene in sample)
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes)
+def test_facts_are_class_numbers_and_know_the_direction_of_a_relation(scene: Scene) -> None:
+    assert all(0 <= fact < size for fact, size in zip(facts(scene), FACT_SIZES, strict=True))
+    if scene.kind is Kind.PAIR:
+        mirrored = replace(scene, object1=str(scene.object2), object2=scene.object1)
+        assert facts(mirrored) != facts(scene)
+
+
+@settings(max_examples=60, deadline=None)
+@given(training_scenes, st.sampled_from(OBJECTS))
+def test_objects_are_impossible_just_where_training_never_shows_them(scene: Scene, obj: str) -> None:
+    shown = canonical(scene)
+    not_first, not_second = impossible(torch.tensor([facts(shown)]))
+    index = OBJECTS.index(obj)
+    unseen = obj == shown.object2 or is_heldout(replace(shown, object1=obj))
+    assert bool(not_first[0, index]) == unseen
+    if shown.object2 is not None:
+        unseen = obj == shown.object1 or is_heldout(replace(shown, object2=obj))
+        assert bool(not_second[0, index]) == unseen
+    assert not not_first[0, OBJECTS.index(shown.object1)]
+    assert not not_second[0, facts(shown)[1]]
+
+
+def test_losses_agree_where_the_unseen_objects_are_out_of_the_question() -> None:
+    torch.manual_seed(0)
+    head, targets = FactHead(), torch.tensor([facts(scene) for scene in TRAINING[::9001]])
+    embeddings = torch.nn.functional.normalize(torch.randn(len(targets), 128), dim=1)
+    first, second, *others = (part.log_softmax(1) for part in head(embeddings))
+    not_first, not_second = impossible(targets)
+    slow = []
+    for row, target in enumerate(targets.tolist()):
+        for scores, unseen, truth in (
+            (first, not_first, target[0]),
+            (second, not_second, target[1]),
+        ):
+            left = scores[row][~unseen[row]].exp().sum()
+            slow.append(-(scores[row, truth] - left.log()))
+        slow += [-part[row, truth] for part, truth in zip(others, target[2:], strict=True)]
+    assert head.loss_of_pictures(embeddings, targets).item() == pytest.approx(
+        torch.stack(slow).mean().item(), rel=1e-4
+    )
+    assert head.loss(embeddings, targets) > head.loss_of_pictures(embeddings, targets)
+
+
+@pytest.mark.parametrize(("side", "width"), [(4, 128), (5, 160)])
+def test_grid_waves_tell_places_apart_and_neighbours_alike(side: int, width: int) -> None:
+    waves = grid_waves(side, width)
+    assert waves.shape == (side * side, width)
+    cosines = torch.nn.functional.normalize(waves, dim=1) @ torch.nn.functional.normalize(waves, dim=1).T
+    places = [(index // side, index % side) for index in range(side * side)]
+    near = [
+        cosines[i, j]
+        for i, p in enumerate(places)
+        for j, q in enumerate(places)
+        if abs(p[0] - q[0]) + abs(p[1] - q[1]) == 1
+    ]
+    assert (cosines - torch.eye(side * side)).max() < 0.99
+    assert min(near) > cosines[0, side * side - 1]
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_random_times_fall_one_into_each_stretch(count: int) -> None:
+    torch.manual_seed(1)
+    times = random_times(count)
+    assert len(times) == count
+    for index, time in enumerate(times.tolist()):
+        assert int(index * 1000 / count) <= time < (index + 1) * 1000 / count
+    assert times.min() >= 0
+    assert times.max() <= 999
+
+
+def test_the_rate_warms_up_and_falls_to_a_fiftieth() -> None:
+    rates = [learning_rate(step, 1000, 1.0) for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / 200)
+    assert max(rates) == max(rates[150:250])
+    assert rates[1000] == pytest.approx(0.02)
+    assert rates[200:] == sorted(rates[200:], reverse=True)
+
+
+def test_rewards_differ_in_all_that_makes_them_independent() -> None:
+    proxy, gold = vars(PLANS["proxy"]), vars(PLANS["gold"])
+    same = {name for name in proxy if proxy[name] == gold[name]}
+    assert same <= {"layers"}
+
+
+FEW = "--threads 1 --text-steps 1 --vae-steps 5 --reward-steps 2 --base-steps 2 --pictures 12"
+
+
+def make(folder: Path, stages: str) -> dict[str, bytes]:
+    """What the stages write in a few steps: path -> bytes."""
+    main([*stages.split(), *FEW.split(), "--into", str(folder)])
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    main(["vae", "proxy", "gold", "base", "report", *FEW.split(), "--into", str(folder)])
+    return folder
+
+
+def test_the_recipe_makes_every_committed_file(made: Path) -> None:
+    for name in (SD_NAME, PROXY_NAME, GOLD_NAME):
+        files = {path.relative_to(made) for path in (made / name).rglob("*") if path.is_file()}
+        assert files == {path.relative_to(MODELS) for path in (MODELS / name).rglob("*") if path.is_file()}
+    assert (made / "samples.png").stat().st_size > 1000
+
+
+def test_everyone_may_read_the_weights(made: Path) -> None:
+    weights = list(made.rglob("*.safetensors"))
+    assert len(weights) == 5
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in weights)
+
+
+def test_the_committed_tokenizers_are_the_recipe_s(made: Path) -> None:
+    for path in made.rglob("tokenizer.json"):
+        assert path.read_text() == (MODELS / path.relative_to(made)).read_text()
+
+
+def strings(value: object) -> Iterator[str]:
+    """Every string in a JSON value, names among them."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("pattern", ["*config.json", "model_index.json"])
+def test_configurations_hold_no_local_paths(made: Path, pattern: str) -> None:
+    found = list(made.rglob(pattern)) + [
+        path for name in (SD_NAME, PROXY_NAME, GOLD_NAME) for path in (MODELS / name).rglob(pattern)
+    ]
+    assert found
+    for path in found:
+        texts = list(strings(json.loads(path.read_text())))
+        assert not [text for text in texts if "/" in text or text == "_name_or_path"], path
+
+
+def test_a_stage_makes_the_same_bytes_again(tmp_path: Path) -> None:
+    first, again = make(tmp_path / "one", "vae base"), make(tmp_path / "two", "vae base")
+    assert first == again
+
+
+def test_the_help_names_every_stage() -> None:
+    text = make_parser().format_help()
+    assert all(stage in text for stage in ("emoji", "prompts", "vae", "proxy", "gold", "base", "report"))
