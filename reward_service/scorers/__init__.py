@@ -8,6 +8,8 @@ SHIPPED: dict[str, str] = {
     "imagereward": "reward_service.scorers.imagereward:ImageReward",
     "jpeg_compressibility": "reward_service.scorers.jpeg:JpegCompressibility",
     "jpeg_incompressibility": "reward_service.scorers.jpeg:JpegIncompressibility",
+    "mix": "reward_service.scorers.mix:Mix",
+    "mix_pairwise": "reward_service.scorers.mix:MixPairwise",
     "ocr": "reward_service.scorers.ocr:OcrAccuracy",
     "vlm_pairs": "reward_service.scorers.vlm:VlmPairs",
     "vlm_rubric": "reward_service.scorers.vlm:VlmRubric",
