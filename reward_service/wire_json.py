@@ -192,7 +192,9 @@ def _unbase64(text: str, number: int) -> bytes:
         raise WireError(
             WRONG_CONTENT, f"Picture {number} has a data: prefix; send only what follows base64, ."
         )
+    if len(text) % 4:
+        raise WireError(WRONG_CONTENT, f"Picture {number} is not base64: its length is no multiple of 4.")
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise WireError(WRONG_CONTENT, f"Picture {number} is not base64: {str(error)[:200]}.") from error

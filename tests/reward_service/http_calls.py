@@ -1,0 +1,154 @@
+"""Calls an HTTP application without sockets, and serves one on a real socket, around a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from benchmarks.hostile_requests import Request
+from reward_service.engine import Engine
+from reward_service.http_app import build_http_app
+from reward_service.http_limits import HttpLimits
+from reward_service.http_token import NO_TOKEN, Token
+from reward_service.meter import SilentMeter
+from reward_service.part import Backend
+from reward_service.settings import ServedReward
+
+TOKEN = Token("a-token-of-the-tests-0123456789")
+SMALL = HttpLimits(
+    body_bytes=1 << 20, held_bytes=4 << 20, image_pixels=1 << 16, images=8, seconds=5.0, body_seconds=1.0
+)
+HERE = ("127.0.0.1", 40_000)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the application answered. taken: pieces of the body that it received."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    taken: int
+
+    @property
+    def json(self) -> Any:
+        """The body."""
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """Of an error."""
+        return str(self.json["error"]["code"])
+
+
+async def call(
+    app: FastAPI,
+    request: Request,
+    client: tuple[str, int] | None = HERE,
+    host: str = "127.0.0.1:8000",
+    pieces: Sequence[bytes] | None = None,
+    silent: bool = False,
+) -> Answer:
+    """Send a request. pieces: the body as it arrives; silent: nothing comes after them, not even the end."""
+    parts = [request.body] if pieces is None else list(pieces)
+    sent: list[dict[str, Any]] = []
+    taken = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal taken
+        if taken >= len(parts):
+            if silent:
+                await asyncio.sleep(60.0)
+            return {"type": "http.disconnect"}
+        taken += 1
+        more = taken < len(parts) or silent
+        return {"type": "http.request", "body": parts[taken - 1], "more_body": more}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(_scope(request, client, host), receive, send)  # type: ignore[arg-type]
+    start = next(message for message in sent if message["type"] == "http.response.start")
+    body = b"".join(message.get("body", b"") for message in sent)
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
+    return Answer(start["status"], headers, body, taken)
+
+
+def _scope(request: Request, client: tuple[str, int] | None, host: str) -> dict[str, Any]:
+    path, _, query = request.path.partition("?")
+    headers = (("host", host), ("content-length", str(len(request.body))), *request.headers)
+    latin = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": latin,
+        "client": client,
+        "server": ("127.0.0.1", 8000),
+    }
+
+
+def get(path: str, token: Token = NO_TOKEN) -> Request:
+    """A GET."""
+    return Request("", "GET", path, tuple(token.headers().items()), b"", may_score=False)
+
+
+def post(content_type: str, body: bytes, token: Token = NO_TOKEN) -> Request:
+    """A POST of a group."""
+    headers = (("Content-Type", content_type), *token.headers().items())
+    return Request("", "POST", "/v1/score", headers, body, may_score=True)
+
+
+def _ended(reason: str) -> None:
+    raise AssertionError(f"the engine would end the process: {reason}")
+
+
+@asynccontextmanager
+async def engine(scorer: str = "Redness", **settings: Any) -> AsyncIterator[Engine]:
+    """An engine around a scorer of the tests."""
+    served = ServedReward(scorer=f"tests.reward_service.scorers:{scorer}", **settings)
+    started = await Engine.start("red", served, _ended, SilentMeter())
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@contextmanager
+def served(backend: Backend, token: Token = NO_TOKEN, limits: HttpLimits = SMALL) -> Iterator[str]:
+    """An HTTP server in a thread of this process; yields its base URL."""
+    config = uvicorn.Config(
+        build_http_app(backend, limits, token),
+        port=0,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="error",
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    limit = time.monotonic() + 20.0
+    while not server.started and time.monotonic() < limit:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20.0)
