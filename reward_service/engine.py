@@ -176,20 +176,20 @@ class Engine:
             while not isinstance(work := self._queue.take(), Closed):
                 _WORKERS[type(work)](self, work)
         except BaseException:
+            # Nothing of ours survives without this thread, whatever a user's code did to it.
             LOGGER.exception("The scoring thread of reward %r ended.", self._name)
             self._end_process(f"The scoring thread of reward {self._name!r} ended; the process ends.")
-            raise
 
     def _run_call(self, call: Call) -> None:
         if not call.done.set_running_or_notify_cancel():
             return
-        with self._clock():
-            try:
+        try:
+            with self._clock():
                 call.run()
-            except RewardError as error:
-                call.done.set_exception(error)
-            else:
-                call.done.set_result(None)
+        except RewardError as error:
+            call.done.set_exception(error)
+        else:
+            call.done.set_result(None)
 
     def _score_batch(self, batch: Batch) -> None:
         groups = [group for group in batch.groups if group.reply.set_running_or_notify_cancel()]
@@ -202,10 +202,10 @@ class Engine:
         failed = sum(isinstance(outcome, RewardFailure) for outcome in outcomes)
         self._proved_at = time.monotonic() if failed < len(groups) else self._proved_at
         self._group_s = seconds / len(groups)
-        for group, outcome in zip(groups, outcomes, strict=True):
-            group.reply.set_result(Reply(outcome, self._group_s, NoShadow()))
         self._meter.batch(len(groups), failed, seconds)
         self._meter.waiting(len(self._queue))
+        for group, outcome in zip(groups, outcomes, strict=True):
+            group.reply.set_result(Reply(outcome, self._group_s, NoShadow()))
 
     def _prove(self) -> None:
         self._running.service.probe()

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from common.config.services import RewardSpec
+from common.config.services import RewardEntry, RewardSpec
 from common.errors import RewardError
 from reward_service.contract import NEEDED, AnyScorer, methods_of
 from reward_service.scorers import SHIPPED
@@ -37,17 +37,18 @@ class ChecksOptions(Protocol):
         """Raises RewardError where the options cannot work. Must not load weights."""
 
 
-def check_rewards(rewards: Mapping[str, RewardSpec], gold: Mapping[str, RewardSpec]) -> None:
-    """Check every reward of a configuration without loading weights.
+def check_rewards(rewards: Mapping[str, RewardEntry], gold: Mapping[str, RewardEntry]) -> None:
+    """Check the scorers of a configuration without loading weights. Rewards that run elsewhere are not asked.
 
     Raises RewardError naming the reward, what was given and what is allowed.
     """
-    for name, spec in {**rewards, **gold}.items():
+    for name, entry in {**rewards, **gold}.items():
         try:
-            check_spec(spec)
+            if isinstance(entry, RewardSpec):
+                check_spec(entry)
         except RewardError as error:
             raise RewardError(f"Reward {name!r}: {error}") from error
-    weights = {name: spec.weight for name, spec in rewards.items()}
+    weights = {name: entry.weight for name, entry in rewards.items()}
     if not any(weights.values()):
         raise RewardError(f"Every reward has weight 0 ({weights}), so there is nothing to train on.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config.services import RewardSpec
+from common.config.services import AppReward, RewardSpec
 from common.errors import RewardError
 from reward_service.contract import methods_of
 from reward_service.registry import build_scorer, check_rewards, check_spec
@@ -118,7 +118,7 @@ def test_errors_of_the_constructor_and_bad_stamps_are_named() -> None:
 
 def test_check_rewards_names_the_reward_and_wants_a_weight() -> None:
     good = RewardSpec(scorer="jpeg_compressibility")
-    check_rewards({"small": good}, {"gold": good})
+    check_rewards({"small": good, "far": AppReward(app="no-such-app")}, {"gold": good})
     with pytest.raises(RewardError, match="Reward 'gold': no scorer named 'jpg'"):
         check_rewards({"small": good}, {"gold": RewardSpec(scorer="jpg")})
     with pytest.raises(RewardError, match="nothing to train on"):

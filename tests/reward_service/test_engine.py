@@ -1,0 +1,327 @@
+"""The engine: batches, back-pressure, the clock, health, and settings that change under load."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common.errors import RewardError
+from reward_service import engine as engine_module
+from reward_service.engine import Engine
+from reward_service.meter import SilentMeter
+from reward_service.part import BusyError, NoShadow, Reply, RewardFailure, RewardPart
+from reward_service.settings import ServedReward
+from tests.reward_service.scorers import Moody, PromptLength, Redness
+
+SCORERS = "tests.reward_service.scorers"
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+
+
+class Recorder(SilentMeter):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+        self.counts = {"swapped": 0, "refused": 0, "turned_away": 0, "answered": 0}
+
+    def batch(self, groups: int, failed: int, seconds: float) -> None:
+        self.batches.append((groups, failed))
+
+    def answered(self, seconds: float) -> None:
+        self.counts["answered"] += 1
+
+    def turned_away(self) -> None:
+        self.counts["turned_away"] += 1
+
+    def swapped(self) -> None:
+        self.counts["swapped"] += 1
+
+    def refused(self) -> None:
+        self.counts["refused"] += 1
+
+
+class Ends:
+    """Stands where the process would end."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.happened = threading.Event()
+
+    def __call__(self, reason: str) -> None:
+        self.reasons.append(reason)
+        self.happened.set()
+
+
+class Fickle(Redness):
+    """Works until `broken` is set."""
+
+    broken = False
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        if Fickle.broken:
+            raise RuntimeError("out of memory")
+        return super().score(prompts, images)
+
+
+class Leaves(Redness):
+    """Ends its thread when it is told to."""
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        if "leave" in prompts:
+            raise SystemExit
+        return super().score(prompts, images)
+
+
+@asynccontextmanager
+async def running(
+    scorer: str, ends: Ends | None = None, meter: Recorder | None = None, **settings: Any
+) -> AsyncIterator[Engine]:
+    """An engine that is closed afterwards."""
+    served = ServedReward.model_validate({"scorer": scorer, **settings})
+    engine = await Engine.start("mine", served, ends or Ends(), meter or Recorder())
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run an async test."""
+
+    def run() -> None:
+        asyncio.run(asyncio.wait_for(test(), 60.0))
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+def part_of(reply: Reply) -> RewardPart:
+    """Its part; there must be one."""
+    assert isinstance(reply.outcome, RewardPart), reply.outcome
+    return reply.outcome
+
+
+async def outcome_of(answer: Awaitable[Reply]) -> RewardPart | RewardFailure:
+    """Of a reply."""
+    return (await answer).outcome
+
+
+@in_loop
+async def test_groups_that_come_together_are_scored_together_and_in_order() -> None:
+    meter = Recorder()
+    async with running(
+        f"{SCORERS}:PromptLength", meter=meter, max_batch_groups=8, batch_wait_s=0.2
+    ) as engine:
+        replies = await asyncio.gather(*[engine.score("a" * count, PIXELS) for count in range(1, 17)])
+    for count, reply in enumerate(replies, start=1):
+        np.testing.assert_allclose(
+            part_of(reply).rewards, PromptLength().score(["a" * count] * 3, PIXELS), rtol=1e-12
+        )
+        assert isinstance(reply.shadow, NoShadow)
+        assert reply.busy_s > 0.0
+    assert meter.batches == [(8, 0), (8, 0)]
+    assert meter.counts["answered"] == 16
+
+
+@in_loop
+async def test_a_full_queue_turns_groups_away_and_says_when_to_come_again() -> None:
+    meter = Recorder()
+    async with running(f"{SCORERS}:Moody", meter=meter, max_batch_groups=1, queue_groups=2) as engine:
+        first = asyncio.create_task(engine.score("nap now", PIXELS))
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(
+            *[engine.score("a cat", PIXELS) for _ in range(5)], return_exceptions=True
+        )
+        await first
+        busy = [answer for answer in answers if isinstance(answer, BusyError)]
+        assert len(busy) == 3
+        assert all(0.0 < error.retry_after_s <= 30.0 for error in busy)
+        assert meter.counts["turned_away"] == 3
+        assert isinstance((await engine.score("a cat", PIXELS)).outcome, RewardPart)
+
+
+@in_loop
+async def test_a_group_nobody_waits_for_any_more_is_not_scored() -> None:
+    meter = Recorder()
+    async with running(f"{SCORERS}:Moody", meter=meter, max_batch_groups=1) as engine:
+        first = asyncio.create_task(engine.score("nap now", PIXELS))
+        await asyncio.sleep(0.05)
+        given_up = asyncio.create_task(engine.score("a cat", PIXELS))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        await first
+        await engine.score("a dog", PIXELS)
+    assert meter.batches == [(1, 0), (1, 0)]
+
+
+@in_loop
+async def test_settings_that_change_under_load_lose_nothing_and_never_mix() -> None:
+    meter = Recorder()
+    async with running(f"{SCORERS}:PromptLength", meter=meter, batch_wait_s=0.001) as engine:
+        seen: list[tuple[str, float]] = []
+        stop = asyncio.Event()
+
+        async def client() -> None:
+            while not stop.is_set():
+                part = part_of(await engine.score("abcd", PIXELS))
+                rewards = part.rewards - PIXELS[..., 2].mean(axis=(1, 2)) / 255.0
+                assert np.ptp(rewards) < 1e-9
+                seen.append((part.stamp.digest, float(rewards[0])))
+
+        clients = [asyncio.create_task(client()) for _ in range(8)]
+        digests = {(await engine.describe()).stamp.digest: 1.0}
+        for scale in (2.0, 3.0, 1.0, 5.0):
+            given = {"scorer": f"{SCORERS}:PromptLength", "options": {"scale": scale}, "max_batch_groups": 2}
+            assert await engine.change(given) == ""
+            digests[(await engine.describe()).stamp.digest] = scale
+            await asyncio.sleep(0.05)
+        stop.set()
+        await asyncio.gather(*clients)
+    wanted = {(digest, round(4.0 * scale, 6)) for digest, scale in digests.items()}
+    # Options that are written out make another stamp than those left at their default.
+    assert {(digest, round(reward, 6)) for digest, reward in seen} <= wanted
+    assert len({digest for digest, _ in seen}) >= 4
+    assert meter.counts["swapped"] == 4
+    assert meter.counts["answered"] == len(seen)
+
+
+@in_loop
+async def test_a_slow_new_scorer_is_built_beside_the_old_one() -> None:
+    async with running(f"{SCORERS}:Redness") as engine:
+        change = asyncio.create_task(
+            engine.change({"scorer": f"{SCORERS}:SlowToBuild", "options": {"seconds": 0.5}})
+        )
+        waits = []
+        while not change.done():
+            started = time.monotonic()
+            part_of(await engine.score("a cat", PIXELS))
+            waits.append(time.monotonic() - started)
+        assert len(waits) > 5
+        assert max(waits) < 0.3
+        assert part_of(await engine.score("a cat", PIXELS)).stamp.version == "2"
+
+
+@in_loop
+async def test_settings_that_cannot_work_change_nothing_and_say_why() -> None:
+    meter = Recorder()
+    async with running(f"{SCORERS}:Redness", meter=meter) as engine:
+        before = await engine.describe()
+        refusals = {
+            "did you mean scorer": {"scorre": "clip"},
+            "no such model on this machine": {"scorer": f"{SCORERS}:Unbuildable"},
+            "scores a picture otherwise": {"scorer": f"{SCORERS}:Careless"},
+        }
+        for reason, given in refusals.items():
+            assert reason in await engine.change(given)
+            description = await engine.describe()
+            assert reason in description.refused
+            assert (description.stamp, description.settings) == (before.stamp, before.settings)
+        assert part_of(await engine.score("a cat", PIXELS)).stamp == before.stamp
+        assert meter.counts == {"swapped": 0, "refused": 3, "turned_away": 0, "answered": 1}
+        assert await engine.change({"scorer": f"{SCORERS}:Redness", "version": "b"}) == ""
+        assert (await engine.describe()).refused == ""
+        assert part_of(await engine.score("a cat", PIXELS)).stamp.version == "1+b"
+
+
+@in_loop
+async def test_limits_change_without_a_new_scorer() -> None:
+    async with running(f"{SCORERS}:SlowToBuild", options={"seconds": 0.0}) as engine:
+        started = time.monotonic()
+        given = {"scorer": f"{SCORERS}:SlowToBuild", "options": {"seconds": 0.0}, "timeout_s": 7.0}
+        assert await engine.change(given) == ""
+        assert engine.settings.timeout_s == 7.0
+        assert time.monotonic() - started < 0.5
+
+
+@in_loop
+async def test_a_scorer_that_takes_too_long_ends_the_process_in_time() -> None:
+    ends = Ends()
+    async with running(f"{SCORERS}:Moody", ends, timeout_s=0.1) as engine:
+        hanging = asyncio.create_task(engine.score("nap now", PIXELS))
+        assert await asyncio.to_thread(ends.happened.wait, 5.0)
+        assert ends.reasons == ["Reward 'mine' has worked for more than 0.1 s on a batch; the process ends."]
+        await hanging
+        await engine.score("a cat", PIXELS)
+        assert len(ends.reasons) == 1
+
+
+@in_loop
+async def test_a_scorer_that_ends_its_thread_ends_the_process() -> None:
+    ends = Ends()
+    async with running(f"{__name__}:Leaves", ends) as engine:
+        lost = asyncio.create_task(engine.score("leave", PIXELS))
+        assert await asyncio.to_thread(ends.happened.wait, 5.0)
+        with pytest.raises(RewardError, match="thread has ended"):
+            await engine.check_health()
+        assert not (await engine.describe()).ready
+        lost.cancel()
+
+
+@in_loop
+async def test_health_is_a_forward_pass_after_idle_time_or_failures() -> None:
+    meter = Recorder()
+    async with running(f"{__name__}:Fickle", meter=meter) as engine:
+        Fickle.broken = True
+        try:
+            await engine.check_health()
+            engine_module.PROBE_AFTER_IDLE_S, before = 0.0, engine_module.PROBE_AFTER_IDLE_S
+            try:
+                for _ in range(3):
+                    with pytest.raises(RewardError, match="out of memory"):
+                        await engine.check_health()
+                assert isinstance((await engine.score("a cat", PIXELS)).outcome, RewardFailure)
+                with pytest.raises(RewardError, match="out of memory"):
+                    await engine.check_health()
+                Fickle.broken = False
+                await engine.check_health()
+                await engine.probe()
+            finally:
+                engine_module.PROBE_AFTER_IDLE_S = before
+        finally:
+            Fickle.broken = False
+    assert meter.batches == [(1, 1)]
+
+
+@in_loop
+async def test_what_cannot_start_tells_why() -> None:
+    with pytest.raises(RewardError, match=r"Reward 'mine': .*no such model on this machine"):
+        async with running(f"{SCORERS}:Unbuildable"):
+            pass
+    with pytest.raises(RewardError, match="scores a picture otherwise"):
+        async with running(f"{SCORERS}:Careless"):
+            pass
+
+
+@in_loop
+async def test_one_group_may_fail_beside_others() -> None:
+    assert Moody().version == "1"
+    async with running(f"{SCORERS}:Moody", batch_wait_s=0.2) as engine:
+        good, bad = await asyncio.gather(
+            outcome_of(engine.score("a cat", PIXELS)), outcome_of(engine.score("raise now", PIXELS))
+        )
+    assert isinstance(good, RewardPart)
+    assert isinstance(bad, RewardFailure)
+    assert "the judge is out" in bad.reason
+
+
+@in_loop
+async def test_closing_cancels_what_waits() -> None:
+    async with running(f"{SCORERS}:Moody", max_batch_groups=1) as engine:
+        working = asyncio.create_task(engine.score("nap now", PIXELS))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(engine.score("a cat", PIXELS))
+        await asyncio.sleep(0.05)
+        engine.close()
+        part_of(await working)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(BusyError):
+            await engine.score("a dog", PIXELS)
