@@ -68,7 +68,7 @@ def test_a_mix_is_served_like_any_scorer(pictures: Pictures) -> None:
 
 def test_a_part_that_fails_is_named(pictures: Pictures) -> None:
     broken = f'moody: {{scorer: "{HERE}:Moody"}}\n{POINTS}'
-    with pytest.raises(RewardError, match="'moody' raised (?!IndexError)"):
+    with pytest.raises(RewardError, match=r"'moody' raised (?!IndexError)"):
         Mix(broken).score(["raise now"], pictures(0, 1))
     with pytest.raises(RewardError, match="'moody' returned 2 of 2 numbers that are not finite"):
         MixPairwise(broken).compare("nan now", pictures(0, 2))
