@@ -1,0 +1,143 @@
+"""The aesthetic predictor against preprocessing and head by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from transformers import CLIPModel
+
+from common.config.services import RewardSpec
+from common.errors import RewardError
+from reward_service.contract import check_scorer
+from reward_service.registry import build_scorer
+from reward_service.scorers.aesthetic import AestheticScorer
+from tests.reward_service.by_hand import Tensors, cropped, head
+
+PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
+SIZES = (16, 12, 8, 8, 4, 1)
+Pictures = Callable[[int, int], NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def tensors() -> Tensors:
+    """A head for embeddings of 16 numbers, as torch.nn.Sequential of linear layers and dropout names them."""
+    generator = torch.Generator().manual_seed(2)
+    made = {}
+    for number, wide, out in zip((0, 2, 4, 6, 7), SIZES, SIZES[1:], strict=False):
+        made[f"layers.{number}.weight"] = torch.randn(out, wide, generator=generator)
+        made[f"layers.{number}.bias"] = torch.randn(out, generator=generator)
+    return made
+
+
+@pytest.fixture
+def file(tensors: Tensors, tmp_path: Path) -> Path:
+    """The head as its author publishes it."""
+    torch.save(tensors, tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    return tmp_path / "sac+logos+ava1-l14-linearMSE.pth"
+
+
+def by_hand(folder: Path, tensors: Tensors, images: NDArray[np.uint8]) -> list[float]:
+    model = CLIPModel.from_pretrained(folder).eval()
+    numbers = []
+    for image in images:
+        with torch.no_grad():
+            pooled = model.vision_model(pixel_values=cropped(image, 32)).pooler_output[0]
+        embedding = (model.visual_projection.weight.detach() @ pooled).double().numpy()
+        numbers.append(head(tensors, "layers", embedding / np.linalg.norm(embedding)))
+    return numbers
+
+
+@pytest.mark.parametrize("size", [(48, 48), (40, 72), (75, 41)])
+def test_scores_are_those_by_hand(
+    clip_folder: Path, file: Path, tensors: Tensors, size: tuple[int, int]
+) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (4, *size, 3), dtype=np.uint8)
+    scores = AestheticScorer(str(clip_folder), head=str(file)).score(PROMPTS, images)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, by_hand(clip_folder, tensors, images), atol=1e-4)
+    assert np.ptp(scores) > 0.01
+
+
+def test_prompts_do_not_matter_and_pictures_score_alone(
+    clip_folder: Path, file: Path, pictures: Pictures
+) -> None:
+    spec = RewardSpec(scorer="aesthetic", options={"path": str(clip_folder), "head": str(file)})
+    check_scorer(build_scorer(spec), PROMPTS, pictures(2, 4))
+    scorer = AestheticScorer(str(clip_folder), head=str(file))
+    images = pictures(3, 4)
+    np.testing.assert_array_equal(scorer.score(PROMPTS, images), scorer.score([""] * 4, images))
+
+
+def test_a_safetensors_head_gives_the_same(
+    clip_folder: Path, file: Path, tensors: Tensors, pictures: Pictures, tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "head.safetensors")
+    one = AestheticScorer(str(clip_folder), head=str(file))
+    other = AestheticScorer(str(clip_folder), head=str(tmp_path / "head.safetensors"))
+    np.testing.assert_array_equal(one.score(PROMPTS, pictures(1, 4)), other.score(PROMPTS, pictures(1, 4)))
+    assert one.digest != other.digest
+
+
+def test_wrong_options_are_refused_early(clip_folder: Path, file: Path, tmp_path: Path) -> None:
+    AestheticScorer.check_options()
+    AestheticScorer.check_options(path=str(clip_folder), head=str(file))
+    with pytest.raises(
+        RewardError, match=r"aesthetic option head is .*neither a file nor owner/repository/file"
+    ):
+        AestheticScorer.check_options(path=str(clip_folder), head=str(tmp_path / "none.pth"))
+    with pytest.raises(RewardError, match="neither a file nor owner"):
+        AestheticScorer.check_options(head="trl-lib/ddpo-aesthetic-predictor")
+    with pytest.raises(RewardError, match=r"no config.json"):
+        AestheticScorer.check_options(path=str(tmp_path), head=str(file))
+
+
+def test_a_mistyped_local_head_is_not_taken_for_one_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "heads").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RewardError, match="neither a file nor owner"):
+        AestheticScorer.check_options(head="models/heads/head.pth")
+
+
+def test_a_head_that_cannot_be_fetched_says_so(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    scorer = AestheticScorer(str(clip_folder), head="nobody/nothing/head.pth")
+    with pytest.raises(RewardError, match=r"Cannot get 'head.pth' of 'nobody/nothing'"):
+        scorer.score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def _with_relu(tensors: Tensors) -> Tensors:
+    """As ava+logos-l14-reluMSE.pth: activations between the layers move the names."""
+    moved = dict(zip((0, 2, 4, 6, 7), (0, 3, 6, 9, 11), strict=True))
+    return {f"layers.{moved[int(name.split('.')[1])]}.{name.split('.')[2]}": v for name, v in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_with_relu, "no head of five linear layers without activations"),
+        (lambda tensors: {**tensors, "layers.0.weight": torch.zeros(12, 768)}, "input has 16 numbers"),
+        (lambda tensors: {**tensors, "layers.4.bias": torch.zeros(3)}, "layers.4 has weight"),
+        (
+            lambda tensors: {
+                **tensors,
+                "layers.7.weight": torch.zeros(2, 4),
+                "layers.7.bias": torch.zeros(2),
+            },
+            "ends in 2 numbers",
+        ),
+    ],
+)
+def test_another_head_is_refused(
+    clip_folder: Path, file: Path, tensors: Tensors, change: Callable[[Tensors], Tensors], reason: str
+) -> None:
+    torch.save(change(tensors), file)
+    with pytest.raises(RewardError, match=reason):
+        AestheticScorer(str(clip_folder), head=str(file)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
