@@ -46,23 +46,21 @@ def evaluate(given: Arguments) -> None:
     from driver.pictures import before_after_grid, sample_grid
     from driver.pretrained import choose, load_pretrained
     from driver.report import change_markdown, change_table, compare, evaluation_markdown, evaluation_table
-    from reward_service.registry import check_rewards
-    from reward_service.service import build_service
+    from reward_service.local_mix import local_mix
 
     chosen = choose(given.flags, overrides)
     config = chosen.config
-    check_rewards(config.rewards, config.gold)
+    rewards, console = local_mix(config.rewards, config.gold, config.reward_service), Console()
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
     wanted = prompt_sets
     for path in _given(given, "--prompts"):
         wanted = {Path(path).stem: prompt_sets["unseen"]}
-    service, console = build_service(config.rewards, config.gold), Console()
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=console) as progress:
-        before = measure(config, load_pretrained(config), service, wanted, progress, "Pretrained")
+        before = measure(config, load_pretrained(config), rewards, wanted, progress, "Pretrained")
         after = [
-            measure(config, chosen.load(), service, wanted, progress, "Checkpoint")
+            measure(config, chosen.load(), rewards, wanted, progress, "Checkpoint")
             for _ in chosen.checkpoints
         ]
     shown = before.sets[-1]

@@ -30,8 +30,8 @@ from driver.tasks import training_batch
 from learner.build import build_learner
 from learner.learner import Learner
 from learner.ranks import SingleRank
-from reward_service.registry import check_rewards
-from reward_service.service import RewardService, build_service
+from reward_service.entries import check_entries
+from reward_service.local_mix import LocalMix, local_mix
 
 TARGET = 0.90
 SINGLE_THREAD_EPOCHS = 2
@@ -51,7 +51,7 @@ class OneProcess:
     config: Config
     stream: PromptStream
     actor: Actor
-    rewards: RewardService
+    rewards: LocalMix
     learner: Learner
     blob: WeightBlob
 
@@ -59,8 +59,7 @@ class OneProcess:
     def build(config: Config, stream: PromptStream) -> OneProcess:
         """Load the models."""
         learner = build_learner(config, RUN_ID, SingleRank())
-        rewards = build_service(config.rewards, {})
-        rewards.check()
+        rewards = local_mix(config.rewards, {}, config.reward_service)
         return OneProcess(config, stream, build_actor(config), rewards, learner, learner.publish())
 
     def epoch(self, number: int) -> None:
@@ -140,7 +139,7 @@ class Loop:
 def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> Loop:
     """Epochs on Ray and in one process of so many threads, in turns; then some with one thread."""
     config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
-    check_rewards(config.rewards, {})
+    check_entries(config.rewards)
     # Ray runs its workers at niceness 15, which on a busy machine would compare priorities and not loops.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
@@ -173,11 +172,10 @@ def _with_threads(threads: int, epoch: Callable[[int], None]) -> Callable[[int],
 
 
 def ray_threads(config: Config) -> int:
-    """Threads of all Ray processes together."""
+    """Threads of all Ray processes together; gold rewards have nothing to do in an epoch."""
     actors, learner, rewards = config.actors, config.learner, config.reward_service
-    return (
-        actors.count * actors.threads + learner.workers * learner.threads + rewards.replicas * rewards.threads
-    )
+    scoring = sum(name in config.rewards for name in config.embedded) * rewards.replicas
+    return actors.count * actors.threads + learner.workers * learner.threads + scoring * rewards.threads
 
 
 def total_threads(config: Config) -> int:

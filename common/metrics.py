@@ -85,6 +85,33 @@ METRICS: tuple[MetricDefinition, ...] = (
         "raw score",
         "Mean raw score of one reward of the mix over the epoch's training images.",
     ),
+    _gauge(
+        "reward_version/<part>",
+        "",
+        "Number of the reward's version that scored the epoch's last group, 1 = the run's first; a step is a "
+        "swap (reward_versions.json names them).",
+    ),
+    _gauge(
+        "reward_residual/<part>",
+        "raw score",
+        "Root mean square of what a judge's differences are not explained by one number a picture, mean over "
+        "groups; 0 for a scorer that gives each picture a number.",
+    ),
+    _gauge(
+        "reward_latency_s/<part>", "s", "From sending a group to one reward to its answer, mean over groups."
+    ),
+    _gauge("reward_busy_s/<part>", "s", "Time that one reward's scorer worked, all its processes together."),
+    _gauge(
+        "shadow/<part>/reward_mean",
+        "raw score",
+        "Mean raw score by the reward's shadow version, which is not used.",
+    ),
+    _gauge(
+        "shadow/<part>/correlation",
+        "",
+        "Pearson's correlation over pictures of the shadow version's scores with the used ones.",
+    ),
+    _counter("shadow/<part>/failures", "groups", "Groups that the shadow version failed to score in time."),
     _gauge("gold/<gold>/mean", "raw score", "Mean score of a gold reward over the epoch's training images."),
     _gauge(
         "eval/<set>/<score>",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +12,10 @@ from common.config.schema import Config
 from common.trajectory import PolicyStamp
 from driver.source import Group
 from learner.report import UpdateReport
+from reward_service.report import RewardReport
 
 Reports = Sequence[Sequence[UpdateReport]]
+Rewards = Mapping[str, RewardReport]
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,12 @@ class EpochTally:
     parts: tuple[dict[str, float], ...]
     ages: tuple[int, ...]
     actor_busy_s: float
-    reward_busy_s: float
     nbytes: int
 
     @staticmethod
     def start(config: Config, weight_bytes: int) -> EpochTally:
         """Nothing yet but the weights that were published."""
-        return EpochTally(config, 0, (), (), (), (), 0.0, 0.0, weight_bytes)
+        return EpochTally(config, 0, (), (), (), (), 0.0, weight_bytes)
 
     def with_group(self, group: Group, current: PolicyStamp) -> EpochTally:
         """One more group, learned by a policy that is `current`."""
@@ -54,8 +55,10 @@ class EpochTally:
             nbytes=self.nbytes + group.nbytes,
         )
 
-    def metrics(self, reports: Reports, faults: dict[str, float], seconds: float) -> dict[str, float]:
-        """Every metric of the epoch. seconds: its wall time."""
+    def metrics(
+        self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
+    ) -> dict[str, float]:
+        """Every metric of the epoch. rewards: what each did in it, by name. seconds: its wall time."""
         first = list(reports[0])
         every = [update[0] for update in reports]
         steps = len(self.config.sampling.stochastic_step_indices)
@@ -83,7 +86,8 @@ class EpochTally:
             "optimizer/gradient_norm": float(np.mean([report.gradient_norm for report in every])),
             "optimizer/skipped_updates": float(sum(not report.applied for report in every)),
             **self._step_norms(first),
-            **self._times(reports, seconds),
+            **self._times(reports, rewards, seconds),
+            **reward_metrics(rewards, self.config.rewards),
             "throughput/images_per_s": self.trajectories / seconds,
             "throughput/trajectories_per_s": self.trajectories / seconds,
             "transport/bytes_moved": float(self.nbytes),
@@ -97,12 +101,12 @@ class EpochTally:
             f"optimizer/gradient_norm_step_{step}": norm for step, norm in zip(chosen, norms, strict=False)
         }
 
-    def _times(self, reports: Reports, seconds: float) -> dict[str, float]:
+    def _times(self, reports: Reports, rewards: Rewards, seconds: float) -> dict[str, float]:
         """Busy seconds and idle share of each role, mean over its processes."""
         ranks = len(reports[0])
         busy = {
             "actors": self.actor_busy_s / self.config.actors.count,
-            "reward": self.reward_busy_s / self.config.reward_service.replicas,
+            "reward": self._reward_busy_s(rewards),
             "learner": math.fsum(report.busy_s for update in reports for report in update) / ranks,
         }
         idle = {f"time/{role}_idle_share": max(0.0, 1.0 - value / seconds) for role, value in busy.items()}
@@ -111,3 +115,17 @@ class EpochTally:
             **{f"time/{role}_busy_s": value for role, value in busy.items()},
             **idle,
         }
+
+    def _reward_busy_s(self, rewards: Rewards) -> float:
+        """Mean over the trained rewards' processes; those that run elsewhere count like embedded ones."""
+        busy = math.fsum(rewards[name].busy_s for name in self.config.rewards if name in rewards)
+        return busy / (len(self.config.rewards) * self.config.reward_service.replicas)
+
+
+def reward_metrics(rewards: Rewards, names: Iterable[str]) -> dict[str, float]:
+    """The metrics of the named rewards; of those that answered nothing there are none."""
+    found: dict[str, float] = {}
+    for name in names:
+        if name in rewards:
+            found |= rewards[name].metrics(name)
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import ray
@@ -10,11 +11,14 @@ import ray
 from common.config.schema import Config
 from common.evaluation import Evaluation, PromptSetEvaluation
 from common.prompts import PromptSet, PromptStream, sample_prompts
-from common.trajectory import PolicyStamp
+from common.trajectory import PolicyStamp, ScorerStamp
 from driver.rollouts import Rollouts, ScoredReference
 from driver.tasks import evaluation_batch
 
 PromptSets = dict[str, list[tuple[int, str]]]
+
+GroupScored = Callable[[int, int, Sequence[ScorerStamp]], None]
+"""Told the number of finished epochs, the group's position and the versions that scored it."""
 
 # The name of the weighted sum among an evaluation's scores.
 TOTAL = "reward"
@@ -33,17 +37,24 @@ def evaluate(
     epoch: int,
     stamp: PolicyStamp,
     weights: ray.ObjectRef,
+    group_scored: GroupScored,
 ) -> Evaluation:
-    """Sample and score every prompt set with the stamped weights. Raises RewardError where too many groups
-    fail."""
+    """Sample and score every prompt set with the stamped weights. group_scored: told of each group.
+
+    Raises RewardError where too many groups fail.
+    """
     batches = {name: evaluation_batch(config, name, prompts, stamp) for name, prompts in prompt_sets.items()}
     for batch in batches.values():
         rollouts.begin(batch, weights)
-    sets = tuple(
-        _measure(name, list(rollouts.collect(batch)), config.evaluation.grid_prompts)
-        for name, batch in batches.items()
-    )
-    return Evaluation(epoch=epoch, stamp=stamp, sets=sets)
+    sets = []
+    position = itertools.count()
+    for name, batch in batches.items():
+        groups = []
+        for group in rollouts.collect(batch):
+            group_scored(epoch, next(position), group.score.scorers)
+            groups.append(group)
+        sets.append(_measure(name, groups, config.evaluation.grid_prompts))
+    return Evaluation(epoch=epoch, stamp=stamp, sets=tuple(sets))
 
 
 def _measure(name: str, groups: Sequence[ScoredReference], shown: int) -> PromptSetEvaluation:

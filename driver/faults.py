@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from actors.pool import ActorPool
 from driver.rollouts import Rollouts
-from reward_service.client import RewardClient
+from reward_service.mix import RewardMix
 
 
 class FaultCounter:
     """Differences of the services' running counts, so that each fault is reported in one epoch."""
 
-    def __init__(self, pool: ActorPool, rewards: RewardClient, rollouts: Rollouts) -> None:
+    def __init__(self, pool: ActorPool, rewards: RewardMix, rollouts: Rollouts) -> None:
         self._pool = pool
         self._rewards = rewards
         self._rollouts = rollouts
         self._reported: dict[str, int] = {}
-
-    @property
-    def reward_busy_s(self) -> float:
-        """Seconds that scorers have worked since the start, over all replicas."""
-        return self._rewards.counters().busy_s
 
     def since_last(self) -> dict[str, float]:
         """Counts since the last call, by metric."""

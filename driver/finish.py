@@ -45,7 +45,8 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
 def write_plots(folder: Path, observer: Observer, score: str) -> Path:
     """The plots of the epochs that this process trained. score: whose curve on unseen prompts is drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    training_curve(folder / "training_curve.png", observer.epochs, observer.evaluations, score)
+    marks = [(swap.epoch, f"{swap.name}: {swap.version}") for swap in observer.versions.swaps]
+    training_curve(folder / "training_curve.png", observer.epochs, observer.evaluations, score, marks)
     step_gradient_norms(folder / "step_gradient_norms.png", observer.epochs)
     role_times(folder / "role_times.png", observer.epochs)
     return folder

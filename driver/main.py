@@ -10,6 +10,7 @@ from rich.console import Console
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.config.services import AppReward
 from common.errors import ConfigError
 from common.loading import check_model
 from common.prompts import PromptSet, PromptStream, open_prompts
@@ -28,8 +29,9 @@ from driver.source import OfflineSource, OnlineSource, Source
 from driver.stop import StopFlag, StopRequested
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
+from driver.versions import VersionLog, load_versions
 from learner.checkpoint import list_checkpoints
-from reward_service.registry import check_rewards
+from reward_service.entries import check_entries
 
 STOPPED = 130
 
@@ -47,7 +49,8 @@ class Inputs:
 def check_inputs(config: Config) -> Inputs:
     """Open and check everything that can be checked without Ray. Raises the error of whatever is wrong."""
     check_model(config)
-    check_rewards(config.rewards, config.gold)
+    check_cluster(config)
+    check_entries({**config.rewards, **config.gold})
     train, unseen = open_prompts(config.prompts.train), open_prompts(config.prompts.unseen)
     for name, prompts in {"prompts.train": train, "prompts.unseen": unseen}.items():
         if len(prompts) < config.evaluation.prompts:
@@ -60,6 +63,18 @@ def check_inputs(config: Config) -> Inputs:
     return Inputs(train, unseen, (open_recording(config.data.folder),) if offline else ())
 
 
+def check_cluster(config: Config) -> None:
+    """Raise ConfigError where a reward is an application of a cluster that this run starts for itself."""
+    named = [
+        name for name, entry in {**config.rewards, **config.gold}.items() if isinstance(entry, AppReward)
+    ]
+    if named and config.ray.address == "local":
+        raise ConfigError(
+            f"{' and '.join(named)}: an application that runs already is asked for (app), but with "
+            "ray.address: local the run starts a cluster of its own, where none runs. Set ray.address=auto."
+        )
+
+
 def train(config: Config, console: Console) -> int:
     """Run to the end, or until stopped. Returns the process's exit status: 0 finished, 130 stopped with a
     checkpoint."""
@@ -67,13 +82,15 @@ def train(config: Config, console: Console) -> int:
     with claim(config.run_folder):
         beginning = find_beginning(config)
         earlier = load_evaluations(config.run_folder) if beginning.epoch else []
+        versions = VersionLog(load_versions(config.run_folder, beginning.epoch))
         state = first_state(config, beginning.epoch, earlier)
         with closing(open_display(config.display, console)) as display:
             display.start(config.run.epochs)
             display.update(state)
             try:
                 with tracked(config, beginning) as tracker, ray_cluster(config), StopFlag() as stop:
-                    observer = Observer(config, display, tracker, RayGauges(config.run.name), state, earlier)
+                    gauges = RayGauges(config.run.name)
+                    observer = Observer(config, display, tracker, gauges, state, earlier, versions)
                     with services(config, beginning.run_id) as started:
                         run_epochs(config, inputs, beginning, started, observer, stop)
                     display.close()

@@ -6,18 +6,17 @@ import numpy as np
 from rich.progress import Progress
 
 from common.config.schema import Config
-from common.errors import RewardError
 from common.evaluation import Evaluation, PromptSetEvaluation
 from driver.evaluating import TOTAL, PromptSets
 from driver.pretrained import LoadedPolicy
 from driver.tasks import evaluation_batch
-from reward_service.service import RewardFailure, RewardService
+from reward_service.local_mix import LocalMix
 
 
 def measure(
     config: Config,
     loaded: LoadedPolicy,
-    service: RewardService,
+    rewards: LocalMix,
     prompt_sets: PromptSets,
     progress: Progress,
     title: str,
@@ -31,7 +30,7 @@ def measure(
             loaded.images(task.prompt, task.images, task.noise)
             for task in progress.track(batch.tasks, description=f"{title}, {name} prompts")
         ]
-        scores = [_score(service, group.prompt, group.pixels) for group in groups]
+        scores = [_score(rewards, group.prompt, group.pixels) for group in groups]
         sets.append(
             PromptSetEvaluation(
                 name=name,
@@ -43,8 +42,6 @@ def measure(
     return Evaluation(epoch=loaded.stamp.version, stamp=loaded.stamp, sets=tuple(sets))
 
 
-def _score(service: RewardService, prompt: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    (outcome,) = service.score_groups([(prompt, pixels)], with_gold=True)
-    if isinstance(outcome, RewardFailure):
-        raise RewardError(f"The pictures of {prompt!r} could not be scored: {outcome.reason}")
-    return {TOTAL: outcome.rewards, **outcome.parts}
+def _score(rewards: LocalMix, prompt: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    score = rewards.score_group(prompt, pixels, with_gold=True)
+    return {TOTAL: score.rewards, **score.parts}

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from common.config.schema import Config
 from common.evaluation import Evaluation, PromptSetEvaluation
+from common.trajectory import ScorerStamp
 from driver.display_state import Display, DisplayState, Phase
+from driver.epoch import Rewards, reward_metrics
 from driver.evaluation_store import save_evaluation
 from driver.gauges import RayGauges
 from driver.pictures import before_after_grid
 from driver.report import compare, evaluation_metrics
 from driver.run_page import describe_run
 from driver.tracker import Tracker
+from driver.versions import VERSIONS_FILE, VersionLog
 
 # The slash gives the pictures a section of their own on the run page.
 GRID = "before_after/unseen prompts"
@@ -36,6 +39,7 @@ class Observer:
         gauges: RayGauges,
         state: DisplayState,
         evaluations: Sequence[Evaluation],
+        versions: VersionLog,
     ) -> None:
         self._config = config
         self._display = display
@@ -43,6 +47,7 @@ class Observer:
         self._gauges = gauges
         self._state = state
         self._evaluations: Evaluations = tuple(evaluations)
+        self._versions = versions
         self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
         self._epoch_started = time.perf_counter()
 
@@ -55,6 +60,11 @@ class Observer:
     def epochs(self) -> tuple[tuple[int, dict[str, float]], ...]:
         """Number and metrics of each epoch finished by this process."""
         return self._epochs
+
+    @property
+    def versions(self) -> VersionLog:
+        """Which versions of the rewards have scored."""
+        return self._versions
 
     @property
     def tracker_run(self) -> str:
@@ -73,8 +83,21 @@ class Observer:
         """Something a person should read."""
         self._display.note(text)
 
-    def epoch_done(self, epoch: int, metrics: dict[str, float]) -> None:
+    def group_scored(self, epoch: int, group: int, scorers: Sequence[ScorerStamp]) -> None:
+        """A group was scored, of the epoch that makes `epoch` finished ones or of the evaluation after it."""
+        known = len(self._versions.records)
+        for swap in self._versions.scored(epoch, group, scorers):
+            self.note(f"epoch {epoch}, group {group}: {swap}")
+            self._tracker.set_tags({f"reward_swap/{swap.name}/{swap.index}": f"epoch {epoch}: {swap}"})
+        if len(self._versions.records) > known:
+            self._versions.save(self._config.run_folder)
+            self._tracker.log_text(VERSIONS_FILE, self._versions.to_json())
+
+    def epoch_done(self, epoch: int, epoch_metrics: Metrics) -> None:
         """An epoch is finished and its weights are published."""
+        indices = self._versions.indices()
+        marks = {f"reward_version/{name}": float(index) for name, index in indices.items()}
+        metrics = {**epoch_metrics, **marks}
         self._epochs = (*self._epochs, (epoch, metrics))
         self._tracker.log_metrics(metrics, epoch)
         self._gauges.publish(metrics)
@@ -91,11 +114,16 @@ class Observer:
         )
         self._epoch_started = now
 
-    def evaluated(self, evaluation: Evaluation, seconds: float) -> None:
-        """A policy version has been evaluated."""
+    def evaluated(self, evaluation: Evaluation, rewards: Rewards, seconds: float) -> None:
+        """A policy version has been evaluated. rewards: what each did meanwhile, by name."""
         self._evaluations = (*self._evaluations, evaluation)
         save_evaluation(self._config.run_folder, evaluation)
-        metrics = {**evaluation_metrics(evaluation), "time/evaluation_s": seconds}
+        metrics = {
+            **evaluation_metrics(evaluation),
+            # Those of the others stand at this step already, as the epoch's.
+            **reward_metrics(rewards, self._config.gold),
+            "time/evaluation_s": seconds,
+        }
         self._tracker.log_metrics(metrics, evaluation.epoch)
         self._gauges.publish(metrics)
         grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))

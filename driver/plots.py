@@ -26,6 +26,9 @@ STEP_NORM = definition_of("optimizer/gradient_norm_step_0")
 EpochMetrics = Sequence[tuple[int, Mapping[str, float]]]
 """Epochs finished, and the metrics reported then."""
 
+Marks = Sequence[tuple[int, str]]
+"""Epochs finished, and what changed in the last of them."""
+
 
 RECENT_EPOCHS = 10
 """Epochs whose mean the gradient plot shows; one epoch alone is noisy."""
@@ -44,11 +47,15 @@ def _axes(figure: Figure, title: str, horizontal: str, vertical: str) -> Axes:
 
 
 def training_figure(
-    rewards: Sequence[tuple[int, float]], unseen: Sequence[tuple[int, Interval]], unseen_name: str
+    rewards: Sequence[tuple[int, float]],
+    unseen: Sequence[tuple[int, Interval]],
+    unseen_name: str,
+    marks: Marks = (),
 ) -> Figure:
     """Mean training reward of each epoch, and a score on unseen prompts with its 95 % band.
 
-    Both are (epochs finished, value); each has an axis of its own, because their units may differ.
+    Both are (epochs finished, value); each has an axis of its own, because their units may differ. marks: a
+    vertical line each.
     """
     figure = Figure(figsize=(7.6, 4.2), layout="constrained", dpi=PIXELS_PER_INCH)
     title = "Reward in training, and score on prompts never trained on"
@@ -66,9 +73,27 @@ def training_figure(
     right.plot(
         numbers, means, color=UNSEEN, marker="o", label=f"{unseen_name}, unseen prompts, 95 % interval"
     )
+    _mark(axes, marks)
     handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def _mark(axes: Axes, marks: Marks) -> None:
+    """A labelled vertical line for each mark."""
+    for epoch, label in marks:
+        axes.axvline(epoch, color="#57606a", linestyle="--", linewidth=1.0, zorder=0.5)
+        axes.annotate(
+            label,
+            (epoch, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            rotation=90,
+            va="top",
+            fontsize=8,
+            color="#57606a",
+        )
 
 
 def _columns(points: Sequence[tuple[int, float]]) -> tuple[Float64, Float64]:
@@ -126,7 +151,11 @@ def time_figure(epochs: EpochMetrics) -> Figure:
 
 
 def training_curve(
-    path: Path, epochs: EpochMetrics, evaluations: Sequence[Evaluation], score: str = "reward"
+    path: Path,
+    epochs: EpochMetrics,
+    evaluations: Sequence[Evaluation],
+    score: str = "reward",
+    marks: Marks = (),
 ) -> Path:
     """Write training_figure as PNG. score: the one shown of the set "unseen"."""
     rewards = [(epoch, metrics["reward/mean"]) for epoch, metrics in epochs]
@@ -136,7 +165,7 @@ def training_curve(
         for evaluated in evaluation.sets
         if evaluated.name == "unseen"
     ]
-    return _written(training_figure(rewards, unseen, score), path)
+    return _written(training_figure(rewards, unseen, score, marks), path)
 
 
 def step_gradient_norms(path: Path, epochs: EpochMetrics) -> Path:

@@ -24,9 +24,10 @@ from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled
 from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, NoiseKey, PromptTask
-from reward_service.client import RewardClient
 from reward_service.ledger import PendingScore
-from reward_service.service import RewardFailure
+from reward_service.mix import RewardMix
+from reward_service.part import RewardFailure
+from reward_service.report import RewardReport
 
 WAIT_SLICE_S = 0.5
 
@@ -57,7 +58,7 @@ class Rollouts:
     """Moves groups from actors to rewards. Bounded by what is submitted: at most max_staleness + 1 epochs."""
 
     def __init__(
-        self, pool: ActorPool, rewards: RewardClient, max_dropped_share: float, check_stop: Callable[[], None]
+        self, pool: ActorPool, rewards: RewardMix, max_dropped_share: float, check_stop: Callable[[], None]
     ) -> None:
         self._pool = pool
         self._rewards = rewards
@@ -73,6 +74,10 @@ class Rollouts:
     def dropped(self) -> int:
         """Groups left out since the start, because they could not be scored."""
         return self._dropped
+
+    def reward_reports(self) -> dict[str, RewardReport]:
+        """What each reward did since the last call, by name."""
+        return self._rewards.take_reports()
 
     def begin(self, batch: Batch, weights: ray.ObjectRef) -> None:
         """Queue all tasks of a batch."""
@@ -136,8 +141,10 @@ class Rollouts:
     def _send_to_rewards(self) -> None:
         while self._unsent and self._rewards.room:
             sampled = self._unsent.popleft()
-            with_gold = self._batches[sampled.task.noise].with_gold
-            self._scoring[self._rewards.submit(sampled.task.prompt, sampled.images, with_gold)] = sampled
+            task = sampled.task
+            with_gold = self._batches[task.noise].with_gold
+            pending = self._rewards.submit(task.prompt, sampled.images, task.images, with_gold)
+            self._scoring[pending] = sampled
 
     def _take_scores(self) -> None:
         for pending, answer in self._rewards.collect():

@@ -15,7 +15,8 @@ from actors.pool import ActorPool
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError, StuckError
 from learner.group import LearnerGroup
-from reward_service.client import RewardClient
+from reward_service.mix import RewardMix
+from reward_service.start import start_mix
 
 START_LIMIT_S = 600.0
 
@@ -26,7 +27,7 @@ class Services:
 
     pool: ActorPool
     learner: LearnerGroup
-    rewards: RewardClient
+    rewards: RewardMix
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def check_room(config: Config, resources: Mapping[str, float]) -> None:
     pools = {
         "actors": (config.actors, config.actors.count),
         "learner": (config.learner, config.learner.workers),
-        "reward_service": (config.reward_service, config.reward_service.replicas),
+        "reward_service": (config.reward_service, len(config.embedded) * config.reward_service.replicas),
     }
     for unit, attribute in {"CPU": "cpus", "GPU": "gpus"}.items():
         wanted = {name: count * float(vars(section)[attribute]) for name, (section, count) in pools.items()}
@@ -82,10 +83,12 @@ def services(config: Config, run_id: str) -> Iterator[Services]:
         stack.callback(pool.shutdown)
         # A cluster of our own ends right after, and Serve with it.
         lasting = config.ray.address != "local"
-        rewards = RewardClient.start(
+        rewards = start_mix(
             config.rewards,
             config.gold,
             config.reward_service,
+            run_name=config.run.name,
+            owner=str(config.run_folder.resolve()),
             start_limit_s=START_LIMIT_S,
             stop_serve=lasting,
         )

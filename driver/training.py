@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ray
 
@@ -87,7 +87,6 @@ class Training:
     def _train_epoch(self, epoch: int, published: Published) -> Published:
         """One epoch of Algorithm 1."""
         parts, started = self._parts, time.perf_counter()
-        reward_busy_s = parts.faults.reward_busy_s
         parts.source.prepare(epoch, published.stamp, published.reference)
         tally = EpochTally.start(self._config, published.nbytes)
         parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
@@ -95,14 +94,15 @@ class Training:
         for position, group in enumerate(self._groups(epoch)):
             pending.append(parts.learner.accumulate(position, group.trajectory, group.score))
             tally = tally.with_group(group, published.stamp)
+            parts.observer.group_scored(epoch + 1, position, group.score.scorers)
             parts.observer.progress(tally.trajectories)
         parts.observer.phase(Phase.LEARNING, self._config.objective.updates_per_epoch, "updates")
         self._wait(pending, "the learner to take in the epoch's groups")
         reports = self._updates()
         parts.observer.phase(Phase.PUBLISHING, 0)
         renewed = self._publish()
-        tally = replace(tally, reward_busy_s=parts.faults.reward_busy_s - reward_busy_s)
-        metrics = tally.metrics(reports, parts.faults.since_last(), time.perf_counter() - started)
+        rewards = parts.rollouts.reward_reports()
+        metrics = tally.metrics(reports, rewards, parts.faults.since_last(), time.perf_counter() - started)
         parts.observer.epoch_done(epoch + 1, metrics)
         return renewed
 
@@ -152,9 +152,16 @@ class Training:
         )
         parts.observer.phase(Phase.EVALUATING, total)
         evaluation = evaluate(
-            self._config, parts.rollouts, parts.prompt_sets, finished, published.stamp, published.reference
+            self._config,
+            parts.rollouts,
+            parts.prompt_sets,
+            finished,
+            published.stamp,
+            published.reference,
+            parts.observer.group_scored,
         )
-        parts.observer.evaluated(evaluation, time.perf_counter() - started)
+        rewards = parts.rollouts.reward_reports()
+        parts.observer.evaluated(evaluation, rewards, time.perf_counter() - started)
         return evaluation
 
     def _save(self) -> None:

@@ -85,6 +85,17 @@ class Ledger:
         (self._suspects if lost else self._waiting).append(group)
         return True
 
+    def refused(self, group: PendingScore) -> None:
+        """Nobody took a group that was out: it is sent before all others, and this is not held against it."""
+        alone = self._alone
+        self._back(group)
+        (self._suspects if alone else self._waiting).appendleft(group)
+
+    def given_up(self, group: PendingScore) -> None:
+        """A group that was out is dropped, whatever tries it has left."""
+        self._back(group)
+        del self._failures[group]
+
     def _send(self, groups: list[PendingScore]) -> list[PendingScore]:
         self._out.update(groups)
         return groups

@@ -108,6 +108,7 @@ class UrlReward(Section):
     url: str = setting(..., "", "Base address, such as https://host:8000/pickscore.", min_length=1)
     weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
     token_env: str = setting("", "", "Environment variable that holds the bearer token; empty = no token.")
+    insecure: bool = setting(False, "", "Send the token even over http:// to another machine.")
 
     @field_validator("url")
     @classmethod
