@@ -58,7 +58,7 @@ async def _serve(
         http="h11",
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         # A forwarding header would otherwise change who the peer is taken for.
