@@ -123,6 +123,13 @@ def _claims_body(rng: random.Random) -> bytes:
     return whole.replace(struct.pack("<q", rows * _BYTES), struct.pack("<q", rng.choice(_HUGE_ROWS)))
 
 
+def _unreadable_name(rng: random.Random) -> bytes:
+    """A column, or a part of one, whose name is no text."""
+    inner = pa.array([{"pixels": 1}] * 3)
+    whole = rng.choice([good(rng), stream([inner], [pa.field("a", inner.type)])])
+    return whole.replace(b"pixels", b"pix\xff\xfes")
+
+
 def _long_prompt(rng: random.Random) -> bytes:
     return stream([pixels(rng)], metadata={"prompt": "é" * rng.choice([10_001, 300_000]), **_SIZE})
 
@@ -157,6 +164,7 @@ NO_STREAMS: dict[str, ArrowMaker] = {
     "Arrow that claims rows": _claims_rows,
     "Arrow that claims bytes": _claims_body,
     "Arrow with bytes after its end": lambda rng: good(rng) + rng.randbytes(9),
+    "Arrow with a name of no text": _unreadable_name,
     "Arrow with a long prompt": _long_prompt,
     "Arrow with a prompt of no text": _bad_prompt,
 }

@@ -29,7 +29,7 @@ _WIRES = {"JSON": JSON, "Arrow": ARROW}
 
 
 def picture_like(side: int) -> NDArray[np.uint8]:
-    """uint8 (16, side, side, 3): soft random colours with grain, which PNG packs about as it packs a photo."""
+    """uint8 (16, side, side, 3): soft random colours with grain; a PNG packs it about as a photo."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8)
     soft = [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in small]

@@ -51,6 +51,7 @@ def read_one_batch(body: bytes, most_metadata: int) -> FlatBatch:
     schema_message = _next_message(reader, "schema", most_metadata)
     try:
         schema = ipc.read_schema(schema_message)
+        _ = schema.names, [str(kind) for kind in schema.types]  # names may be no text, which raises only here
     except (pa.ArrowException, OSError, ValueError) as error:
         raise WireError(BAD_REQUEST, f"The Arrow stream's schema cannot be read: {_short(error)}") from error
     batch = _next_message(reader, "record batch", most_metadata)
