@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -76,7 +77,8 @@ async def call(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await app(_scope(request, client, host), receive, send)  # type: ignore[arg-type]
+    with contextlib.suppress(KeyError):  # raised again after its answer, for the server's log
+        await app(_scope(request, client, host), receive, send)  # type: ignore[arg-type]
     start = next(message for message in sent if message["type"] == "http.response.start")
     body = b"".join(message.get("body", b"") for message in sent)
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
