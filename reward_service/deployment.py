@@ -82,7 +82,7 @@ def _clear(names: Iterable[str], owner: str) -> None:
     there = serve.status().applications
     taken = [name for name in names if name in there]
     for name in taken:
-        if _owner_of(name) != owner:
+        if not owner or _owner_of(name) != owner:
             raise RewardError(
                 f"The cluster has an application {name!r} already, and this run did not start it. Give the "
                 "run another name (run.name), or use that application: {app: " + name + "}."

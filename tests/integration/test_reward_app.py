@@ -1,162 +1,45 @@
-"""Reward applications on a real Ray cluster and real Serve: deployed, changed, killed, swapped under load."""
+"""`serve deploy` of the example file, then live settings, refusals, a code swap and a kill under load."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import ray
 import yaml
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.state import list_actors
 
-from common.config.services import RewardServiceSection
-from common.errors import RewardError, StuckError
-from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
-from reward_service import deployment
-from reward_service.app import embedded_app
-from reward_service.handles import reward_handle
-from reward_service.part import BusyError, Description, NoShadow, Reply, RewardFailure, RewardPart
-from reward_service.service import build_service
+from reward_service.part import RewardPart
 from reward_service.settings import ServedReward
+from tests.integration.reward_apps import (
+    LIMIT_S,
+    ROOT,
+    Load,
+    ask,
+    assert_scored,
+    cluster,
+    describe,
+    free_port,
+    pids,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-ROOT = Path(__file__).parents[2]
-SCORERS = "tests.reward_service.scorers"
-LIMIT_S = 180.0  # starting a replica takes half a minute on a busy machine
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module", autouse=True)
 def dashboard() -> Iterator[str]:
-    """A cluster whose processes find our packages; the address of its dashboard."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.chdir(ROOT)
-        context = ray.init(
-            num_cpus=6,
-            include_dashboard=True,
-            dashboard_port=free_port(),
-            log_to_driver=False,
-            object_store_memory=200_000_000,
-        )
-        yield f"http://{context.dashboard_url}"
-        serve.shutdown()
-        ray.shutdown()
-
-
-def images_of(prompt: str, count: int = 4) -> ImageGroup:
-    """Pictures that depend on the prompt only."""
-    generator = np.random.default_rng(sum(prompt.encode()))
-    pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return ImageGroup(prompt, NoiseKey(0, "train", 0, 0), PolicyStamp(0, "", "run"), pixels)
-
-
-def ask(app: str, prompt: str) -> Reply:
-    """The reply of an application about a prompt's pictures, which travel by reference."""
-    response = reward_handle(app).score.remote(prompt, ray.put(images_of(prompt)))
-    reply: Reply = response.result(timeout_s=LIMIT_S)
-    return reply
-
-
-def describe(app: str) -> Description:
-    """Of one replica of an application."""
-    description: Description = reward_handle(app).describe.remote().result(timeout_s=LIMIT_S)
-    return description
-
-
-def pids(app: str) -> set[int]:
-    """Processes of an application's replicas that live."""
-    states = list_actors(filters=[("state", "=", "ALIVE")], limit=200)
-    return {actor.pid for actor in states if actor.class_name == f"ServeReplica:{app}:Reward"}
-
-
-def wait_until(done: Callable[[], bool], what: str) -> None:
-    """Fails where it does not come true in time."""
-    end_at = time.monotonic() + LIMIT_S
-    while not done():
-        assert time.monotonic() < end_at, f"in vain: {what}"
-        time.sleep(0.2)
-
-
-def assert_scored(reply: Reply, prompt: str, settings: ServedReward) -> None:
-    """The reply is what the service says without Ray."""
-    assert isinstance(reply.outcome, RewardPart), reply.outcome
-    service = build_service(reply.outcome.stamp.name, settings)
-    (wanted,) = service.score_groups([(prompt, images_of(prompt).pixels)])
-    assert isinstance(wanted, RewardPart)
-    np.testing.assert_allclose(reply.outcome.rewards, wanted.rewards, rtol=1e-6)
-    np.testing.assert_allclose(reply.outcome.differences, wanted.differences, atol=1e-6)
-    assert reply.outcome.stamp == wanted.stamp
-
-
-@contextmanager
-def running(owner: str = "run", limit_s: float = LIMIT_S, **apps: ServedReward) -> Iterator[None]:
-    """Applications named after their rewards, ended afterwards."""
-    section = RewardServiceSection(cpus=0.5)
-    built = {name: embedded_app(name, owner, settings, section) for name, settings in apps.items()}
-    started = deployment.deploy(built, owner, limit_s, stop_serve=False)
-    try:
-        yield
-    finally:
-        deployment.end(started)
-
-
-class Load:
-    """Clients that ask an application without pause, and what they saw."""
-
-    def __init__(self, app: str, clients: int = 8) -> None:
-        self._app = app
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=[row]) for row in range(clients)]
-        self.replies: list[tuple[str, Reply]] = []
-        self.errors: list[str] = []
-        self.waits: list[float] = []
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-
-    def _ask(self, row: int) -> None:
-        handle, number = reward_handle(self._app), 0
-        while not self._stop.is_set():
-            prompt, number = f"client {row} asks {number % 5}", number + 1
-            started = time.monotonic()
-            try:
-                reply = handle.score.remote(prompt, ray.put(images_of(prompt))).result(timeout_s=LIMIT_S)
-            except (RayActorError, RayTaskError, TimeoutError) as error:
-                self.errors.append(repr(error))
-            else:
-                self.replies.append((prompt, reply))
-                self.waits.append(time.monotonic() - started)
+    """The address of the module's cluster."""
+    with cluster() as address:
+        yield address
 
 
 class ServeFile:
@@ -289,93 +172,3 @@ def test_a_killed_replica_is_replaced(served: ServeFile) -> None:
     wait_until(lambda: serve.status().applications["jpeg"].status == "RUNNING", "the application runs")
     assert isinstance(ask("jpeg", "a cat").outcome, RewardPart)
     assert pids("clip") == other
-
-
-def test_a_run_puts_its_rewards_up_side_by_side_and_ends_those_only(served: ServeFile) -> None:
-    red, duel = ServedReward(scorer=f"{SCORERS}:Redness"), ServedReward(scorer=f"{SCORERS}:Duel", pairs=4)
-    with running(**{"run-red": red, "run-duel": duel}):
-        assert_scored(ask("run-red", "a cat"), "a cat", red)
-        assert_scored(ask("run-duel", "a cat"), "a cat", duel)
-        assert describe("run-duel").kind == "pairs"
-        foreign = reward_handle("run-red").score.remote("a cat", ray.put(images_of("a dog")))
-        reply = foreign.result(timeout_s=LIMIT_S)
-        assert isinstance(reply.outcome, RewardFailure)
-        assert "'a dog'" in reply.outcome.reason
-        before = pids("run-red")
-        with (
-            pytest.raises(RewardError, match="this run did not start it"),
-            running(owner="b", **{"run-red": red}),
-        ):
-            pass
-        assert pids("run-red") == before
-        with pytest.raises(RewardError, match="this run did not start it"), running(jpeg=SMALL):
-            pass
-        again = {"run-red": embedded_app("red", "run", red, RewardServiceSection(cpus=0.5))}
-        deployment.deploy(again, "run", LIMIT_S, stop_serve=False)
-        assert not pids("run-red") & before
-    assert {name for name in serve.status().applications if name.startswith("run-")} == set()
-    assert isinstance(ask("jpeg", "a cat").outcome, RewardPart)
-
-
-def test_what_cannot_start_tells_why_and_leaves_nothing_of_its_run() -> None:
-    red, bad = ServedReward(scorer=f"{SCORERS}:Redness"), ServedReward(scorer=f"{SCORERS}:Unbuildable")
-    with pytest.raises(RewardError) as caught, running(good=red, bad=bad):
-        pass
-    assert "Reward 'bad'" in str(caught.value)
-    assert "OSError('no such model on this machine')" in str(caught.value)
-    assert "Traceback" not in str(caught.value)
-    section = RewardServiceSection(cpus=64.0)
-    with pytest.raises(StuckError, match=r"not ready after 2 s.*CPUs"):
-        deployment.deploy({"huge": embedded_app("huge", "run", red, section)}, "run", 2.0, stop_serve=False)
-    assert not {"good", "bad", "huge"} & set(serve.status().applications)
-
-
-def test_a_shadow_is_heard_and_never_harms() -> None:
-    mine = ServedReward(scorer=f"{SCORERS}:Redness", shadow_app="next", shadow_wait_s=0.5)
-    # Two that shadow each other must not ask for ever.
-    other = ServedReward(scorer=f"{SCORERS}:Moody", shadow_app="mine", timeout_s=60.0)
-    lost = ServedReward(scorer=f"{SCORERS}:Redness", shadow_app="nobody")
-    with running(mine=mine, next=other, lost=lost):
-        reply = ask("mine", "a cat")
-        assert isinstance(reply.outcome, RewardPart)
-        assert isinstance(reply.shadow, RewardPart)
-        assert (reply.outcome.stamp.name, reply.shadow.stamp.name) == ("mine", "next")
-        np.testing.assert_allclose(reply.shadow.rewards, reply.outcome.rewards)
-        started = time.monotonic()
-        reply = ask("mine", "hang now")
-        assert time.monotonic() - started < 5.0
-        assert isinstance(reply.outcome, RewardPart)
-        assert isinstance(reply.shadow, RewardFailure)
-        assert "No answer 0.5 s after" in reply.shadow.reason
-        assert isinstance(ask("mine", "a cat").outcome, RewardPart)
-        reply = ask("lost", "a cat")
-        assert isinstance(reply.outcome, RewardPart)
-        assert isinstance(reply.shadow, RewardFailure)
-        assert "'nobody'" in reply.shadow.reason
-
-
-def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(tmp_path: Path) -> None:
-    options: dict[str, str | int | float | bool] = {"folder": str(tmp_path)}
-    moody = ServedReward(
-        scorer=f"{SCORERS}:Moody", options=options, timeout_s=2.0, max_batch_groups=1, queue_groups=1
-    )
-    with running(moody=moody):
-        (before,) = pids("moody")
-        napping = [
-            reward_handle("moody").score.remote("nap now", ray.put(images_of("nap now"))) for _ in range(2)
-        ]
-        time.sleep(0.5)
-        with pytest.raises(RayTaskError) as caught:
-            ask("moody", "a cat")
-        assert isinstance(caught.value.cause, BusyError)
-        assert 0.0 < caught.value.cause.retry_after_s <= 30.0
-        for response in napping:
-            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
-        started = time.monotonic()
-        with pytest.raises(RayActorError):
-            ask("moody", "hang now")
-        assert time.monotonic() - started < 10.0
-        wait_until(lambda: bool(pids("moody") - {before}), "another replica")
-        reply = ask("moody", "a cat")
-        assert isinstance(reply.outcome, RewardPart)
-        assert isinstance(reply.shadow, NoShadow)

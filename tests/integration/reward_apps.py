@@ -1,0 +1,133 @@
+"""A cluster with reward applications for the tests: starting it, asking it, loading it, looking at it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.state import list_actors
+
+from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
+from reward_service.handles import reward_handle
+from reward_service.part import Description, Reply, RewardPart
+from reward_service.service import build_service
+from reward_service.settings import ServedReward
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 240.0  # starting a replica takes a minute on a busy machine
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """A cluster whose processes find our packages; gives the address of its dashboard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.chdir(ROOT)
+        context = ray.init(
+            num_cpus=6,
+            include_dashboard=True,
+            dashboard_port=free_port(),
+            log_to_driver=False,
+            object_store_memory=200_000_000,
+        )
+        yield f"http://{context.dashboard_url}"
+        serve.shutdown()
+        ray.shutdown()
+
+
+def images_of(prompt: str, count: int = 4) -> ImageGroup:
+    """Pictures that depend on the prompt only."""
+    generator = np.random.default_rng(sum(prompt.encode()))
+    pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return ImageGroup(prompt, NoiseKey(0, "train", 0, 0), PolicyStamp(0, "", "run"), pixels)
+
+
+def ask(app: str, prompt: str) -> Reply:
+    """The reply of an application about a prompt's pictures, which travel by reference."""
+    response = reward_handle(app).score.remote(prompt, ray.put(images_of(prompt)))
+    reply: Reply = response.result(timeout_s=LIMIT_S)
+    return reply
+
+
+def describe(app: str) -> Description:
+    """Of one replica of an application."""
+    description: Description = reward_handle(app).describe.remote().result(timeout_s=LIMIT_S)
+    return description
+
+
+def pids(app: str) -> set[int]:
+    """Processes of an application's replicas that live."""
+    states = list_actors(filters=[("state", "=", "ALIVE")], limit=200)
+    ours = [actor.pid for actor in states if actor.class_name == f"ServeReplica:{app}:Reward"]
+    return {pid for pid in ours if pid is not None}
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    """Fails where it does not come true in time."""
+    end_at = time.monotonic() + LIMIT_S
+    while not done():
+        assert time.monotonic() < end_at, f"in vain: {what}"
+        time.sleep(0.2)
+
+
+def assert_scored(reply: Reply, prompt: str, settings: ServedReward) -> None:
+    """The reply is what the service says without Ray."""
+    assert isinstance(reply.outcome, RewardPart), reply.outcome
+    service = build_service(reply.outcome.stamp.name, settings)
+    (wanted,) = service.score_groups([(prompt, images_of(prompt).pixels)])
+    assert isinstance(wanted, RewardPart)
+    np.testing.assert_allclose(reply.outcome.rewards, wanted.rewards, rtol=1e-6)
+    np.testing.assert_allclose(reply.outcome.differences, wanted.differences, atol=1e-6)
+    assert reply.outcome.stamp == wanted.stamp
+
+
+class Load:
+    """Clients that ask an application without pause, and what they saw."""
+
+    def __init__(self, app: str, clients: int = 8) -> None:
+        self._app = app
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[row]) for row in range(clients)]
+        self.replies: list[tuple[str, Reply]] = []
+        self.errors: list[str] = []
+        self.waits: list[float] = []
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+
+    def _ask(self, row: int) -> None:
+        handle, number = reward_handle(self._app), 0
+        while not self._stop.is_set():
+            prompt, number = f"client {row} asks {number % 5}", number + 1
+            started = time.monotonic()
+            try:
+                reply = handle.score.remote(prompt, ray.put(images_of(prompt))).result(timeout_s=LIMIT_S)
+            except (RayActorError, RayTaskError, TimeoutError) as error:
+                self.errors.append(repr(error))
+            else:
+                self.replies.append((prompt, reply))
+                self.waits.append(time.monotonic() - started)

@@ -1,0 +1,173 @@
+"""Applications that a run starts for itself: side by side, owned, shadowed, ended by a scorer that hangs."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+
+from common.config.services import RewardServiceSection
+from common.errors import RewardError, StuckError
+from reward_service import deployment
+from reward_service.app import embedded_app
+from reward_service.handles import reward_handle
+from reward_service.part import BusyError, NoShadow, RewardFailure, RewardPart
+from reward_service.settings import ServedReward
+from tests.integration.reward_apps import (
+    LIMIT_S,
+    ask,
+    assert_scored,
+    cluster,
+    describe,
+    images_of,
+    pids,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+SCORERS = "tests.reward_service.scorers"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dashboard() -> Iterator[str]:
+    """The address of the module's cluster."""
+    with cluster() as address:
+        yield address
+
+
+@contextmanager
+def running(apps: dict[str, ServedReward], owner: str = "run") -> Iterator[None]:
+    """Applications named after their rewards, ended afterwards."""
+    section = RewardServiceSection(cpus=0.5)
+    built = {name: embedded_app(name, owner, settings, section) for name, settings in apps.items()}
+    started = deployment.deploy(built, owner, LIMIT_S, stop_serve=False)
+    try:
+        yield
+    finally:
+        deployment.end(started)
+
+
+def test_a_run_puts_its_rewards_up_side_by_side_and_ends_those_only() -> None:
+    red, duel = ServedReward(scorer=f"{SCORERS}:Redness"), ServedReward(scorer=f"{SCORERS}:Duel", pairs=4)
+    with running({"other": red}, "somebody"), running({"run-red": red, "run-duel": duel}):
+        others = pids("other")
+        assert_scored(ask("run-red", "a cat"), "a cat", red)
+        assert_scored(ask("run-duel", "a cat"), "a cat", duel)
+        assert describe("run-duel").kind == "pairs"
+        foreign = reward_handle("run-red").score.remote("a cat", ray.put(images_of("a dog")))
+        reply = foreign.result(timeout_s=LIMIT_S)
+        assert isinstance(reply.outcome, RewardFailure)
+        assert "'a dog'" in reply.outcome.reason
+        before = pids("run-red")
+        with (
+            pytest.raises(RewardError, match="this run did not start it"),
+            running({"run-red": red}, "b"),
+        ):
+            pass
+        assert pids("run-red") == before
+        with pytest.raises(RewardError, match="this run did not start it"), running({"run-red": red}, ""):
+            pass
+        again = {"run-red": embedded_app("red", "run", red, RewardServiceSection(cpus=0.5))}
+        deployment.deploy(again, "run", LIMIT_S, stop_serve=False)
+        assert not pids("run-red") & before
+        deployment.end(deployment.Deployment(("run-red", "run-duel"), stop_serve=False))
+        assert set(serve.status().applications) == {"other"}
+        assert pids("other") == others
+
+
+def test_what_cannot_start_tells_why_and_leaves_nothing_of_its_run() -> None:
+    red, bad = ServedReward(scorer=f"{SCORERS}:Redness"), ServedReward(scorer=f"{SCORERS}:Unbuildable")
+    with pytest.raises(RewardError) as caught, running({"good": red, "bad": bad}):
+        pass
+    assert "Reward 'bad'" in str(caught.value)
+    assert "OSError('no such model on this machine')" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    section = RewardServiceSection(cpus=64.0)
+    with pytest.raises(StuckError, match=r"not ready after 2 s.*CPUs"):
+        deployment.deploy({"huge": embedded_app("huge", "run", red, section)}, "run", 2.0, stop_serve=False)
+    assert not {"good", "bad", "huge"} & set(serve.status().applications)
+
+
+def test_a_shadow_is_heard_and_never_harms() -> None:
+    mine = ServedReward(scorer=f"{SCORERS}:Redness", shadow_app="next", shadow_wait_s=0.5)
+    # Two that shadow each other must not ask for ever.
+    other = ServedReward(scorer=f"{SCORERS}:Moody", shadow_app="mine", timeout_s=60.0)
+    lost = ServedReward(scorer=f"{SCORERS}:Redness", shadow_app="nobody")
+    with running({"mine": mine, "next": other, "lost": lost}):
+        reply = ask("mine", "a cat")
+        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.shadow, RewardPart)
+        assert (reply.outcome.stamp.name, reply.shadow.stamp.name) == ("mine", "next")
+        np.testing.assert_allclose(reply.shadow.rewards, reply.outcome.rewards)
+        started = time.monotonic()
+        reply = ask("mine", "hang now")
+        assert time.monotonic() - started < 5.0
+        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.shadow, RewardFailure)
+        assert "No answer 0.5 s after" in reply.shadow.reason
+        assert isinstance(ask("mine", "a cat").outcome, RewardPart)
+        reply = ask("lost", "a cat")
+        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.shadow, RewardFailure)
+        assert "'nobody'" in reply.shadow.reason
+
+
+def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(tmp_path: Path) -> None:
+    options: dict[str, str | int | float | bool] = {"folder": str(tmp_path)}
+    moody = ServedReward(
+        scorer=f"{SCORERS}:Moody", options=options, timeout_s=2.0, max_batch_groups=1, queue_groups=1
+    )
+    with running({"moody": moody}):
+        (before,) = pids("moody")
+        napping = [
+            reward_handle("moody").score.remote("nap now", ray.put(images_of("nap now"))) for _ in range(2)
+        ]
+        time.sleep(0.5)
+        with pytest.raises(RayTaskError) as caught:
+            ask("moody", "a cat")
+        assert isinstance(caught.value.cause, BusyError)
+        assert 0.0 < caught.value.cause.retry_after_s <= 30.0
+        for response in napping:
+            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
+        started = time.monotonic()
+        with pytest.raises(RayActorError):
+            ask("moody", "hang now")
+        assert time.monotonic() - started < 10.0
+        wait_until(lambda: bool(pids("moody") - {before}), "another replica")
+        reply = ask("moody", "a cat")
+        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.shadow, NoShadow)
+
+
+def series(reward: str) -> dict[str, float]:
+    """What Prometheus reads of a reward, by metric."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer:
+        text = answer.read().decode()
+    found = re.findall(r"^ray_(prdp_reward_\w+)\{(.*)\} (\S+)$", text, flags=re.MULTILINE)
+    return {name: float(value) for name, labels, value in found if f'reward="{reward}"' in labels}
+
+
+def test_counts_reach_prometheus() -> None:
+    with running({"counted": ServedReward(scorer=f"{SCORERS}:Moody")}):
+        for prompt in ("a cat", "a dog", "raise now"):
+            ask("counted", prompt)
+        wanted = {
+            "prdp_reward_scored_groups_total": 2.0,
+            "prdp_reward_failed_groups_total": 1.0,
+            "prdp_reward_seconds_count": 3.0,
+            "prdp_reward_batch_groups_sum": 3.0,
+            "prdp_reward_batch_seconds_count": 3.0,
+            "prdp_reward_queue_groups": 0.0,
+        }
+        wait_until(lambda: series("counted").items() >= wanted.items(), "the counts of three groups")
