@@ -1,0 +1,115 @@
+"""The remote scorers before a real server: the same numbers, its stamp, and failures that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import ConfigError, RewardError
+from reward_service.engine import Engine
+from reward_service.part import RewardPart
+from reward_service.scorers.remote import RemoteReward, RemoteScore
+from reward_service.service import build_service
+from reward_service.settings import ServedReward
+from tests.reward_service.http_calls import TOKEN, engine, served
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+RED = PIXELS[..., 0].mean(axis=(1, 2)) / 255.0
+
+
+def _with_a_server(ask: Callable[[str, Engine], Any], scorer: str, **settings: Any) -> Any:
+    async def serve() -> Any:
+        async with engine(scorer, **settings) as backend:
+            with served(backend, TOKEN) as url:
+                return await asyncio.to_thread(ask, url, backend)
+
+    return asyncio.run(serve())
+
+
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMOTE_TOKEN", TOKEN.value)
+
+
+def test_a_pointwise_reward_keeps_its_differences_and_its_numbers() -> None:
+    def ask(url: str, _: Engine) -> None:
+        matrix = RemoteReward(url, "REMOTE_TOKEN").compare("calm", PIXELS)
+        np.testing.assert_allclose(matrix, RED[:, None] - RED[None, :], atol=1e-15)
+        prompts = ["calm", "calm", "other", "calm"]
+        np.testing.assert_array_equal(RemoteScore(url, "REMOTE_TOKEN").score(prompts, PIXELS), RED)
+
+    _with_a_server(ask, "Redness")
+
+
+def test_a_judge_passes_its_matrix_on_and_has_no_numbers() -> None:
+    def ask(url: str, _: Engine) -> None:
+        green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
+        matrix = RemoteReward(url, "REMOTE_TOKEN").compare("calm", PIXELS)
+        np.testing.assert_allclose(matrix, np.tanh(green[:, None] - green[None, :]))
+        with pytest.raises(RewardError, match="Use the scorer remote"):
+            RemoteScore(url, "REMOTE_TOKEN").score(["calm"] * 4, PIXELS)
+
+    _with_a_server(ask, "GreenDuel")
+
+
+def test_it_is_a_scorer_of_the_service_with_the_server_s_version() -> None:
+    def ask(url: str, _: Engine) -> None:
+        options: dict[str, str | int | float | bool] = {"url": url, "token_env": "REMOTE_TOKEN"}
+        service = build_service("far", ServedReward(scorer="remote", options=options))
+        service.check()
+        (part,) = service.score_groups([("calm", PIXELS)])
+        assert isinstance(part, RewardPart)
+        np.testing.assert_allclose(part.rewards, RED - RED.mean(), atol=1e-15)
+        assert (service.kind, part.stamp.name, part.stamp.version) == ("pairwise", "far", "1+x")
+        assert TOKEN.value not in repr(service.stamp)
+
+    _with_a_server(ask, "Redness", version="x")
+
+
+def test_a_swap_at_the_server_is_a_failure_that_says_what_to_do() -> None:
+    async def swap() -> None:
+        async with engine("Redness") as backend:
+            with served(backend, TOKEN) as url:
+                scorer = RemoteReward(url, "REMOTE_TOKEN")
+                await asyncio.to_thread(scorer.compare, "calm", PIXELS)
+                settings = {"scorer": "tests.reward_service.scorers:Redness", "version": "b"}
+                assert await backend.change(settings) == ""
+                with pytest.raises(RewardError, match="Change this reward's `version` label"):
+                    await asyncio.to_thread(scorer.compare, "calm", PIXELS)
+
+    asyncio.run(swap())
+
+
+def test_a_failure_of_the_far_scorer_is_a_failure_here() -> None:
+    def ask(url: str, _: Engine) -> None:
+        with pytest.raises(RewardError, match="the judge is out"):
+            RemoteReward(url, "REMOTE_TOKEN").compare("raise always", PIXELS)
+
+    _with_a_server(ask, "Moody")
+
+
+def test_a_missing_token_is_told_when_it_is_built() -> None:
+    options: dict[str, str | int | float | bool] = {"url": "http://127.0.0.1:1", "token_env": "NO_SUCH_TOKEN"}
+    with pytest.raises(RewardError, match="NO_SUCH_TOKEN is not set"):
+        build_service("far", ServedReward(scorer="remote", options=options))
+
+
+@pytest.mark.parametrize("scorer", [RemoteReward, RemoteScore])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "nowhere"},
+        {"url": 5},
+        {"url": "http://127.0.0.1:1", "deadline_s": 0},
+        {"url": "http://127.0.0.1:1", "deadline_s": "9"},
+        {"url": "http://127.0.0.1:1", "insecure": "no"},
+        {"url": "http://127.0.0.1:1", "token_env": 1},
+    ],
+)
+def test_options_are_checked_without_asking(scorer: Any, options: dict[str, Any]) -> None:
+    with pytest.raises((RewardError, ConfigError)):
+        scorer.check_options(**options)
