@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from models.train_tiny import base, emoji, facts, prompts, report, rewards, vae
+from models.train_tiny.clip import PLANS
 from models.train_tiny.paths import MODELS
 
 
@@ -21,8 +22,12 @@ class Stage:
     run: Callable[[argparse.Namespace], None]
 
 
-def _reward(name: str, options: argparse.Namespace) -> None:
-    rewards.run(name, options.reward_steps, options.text_steps, options.into)
+def _proxy(options: argparse.Namespace) -> None:
+    rewards.run("proxy", options.proxy_steps, options.text_steps, options.into)
+
+
+def _gold(options: argparse.Namespace) -> None:
+    rewards.run("gold", options.gold_steps, options.text_steps, options.into)
 
 
 def _base(options: argparse.Namespace) -> None:
@@ -34,8 +39,8 @@ STAGES: dict[str, Stage] = {
     "emoji": Stage("rasterise the emoji of the npm package into sprites.png", lambda _: emoji.run()),
     "prompts": Stage("write every prompt with its attributes to prompts/", lambda _: prompts.run()),
     "vae": Stage("train the autoencoder", lambda a: vae.run(a.vae_steps, a.into)),
-    "proxy": Stage("train the reward to finetune on", lambda a: _reward("proxy", a)),
-    "gold": Stage("train the reward that only evaluates", lambda a: _reward("gold", a)),
+    "proxy": Stage("train the reward to finetune on", _proxy),
+    "gold": Stage("train the reward that only evaluates", _gold),
     "base": Stage("train the text encoder and the UNet", _base),
     "report": Stage("measure the weights, draw samples.png", lambda a: report.run(a.pictures, a.into)),
 }
@@ -43,7 +48,8 @@ STAGES: dict[str, Stage] = {
 STEPS: dict[str, tuple[int, int]] = {
     "text": (facts.TEXT_STEPS, facts.TEXT_BATCH),
     "vae": (vae.STEPS, vae.BATCH),
-    "reward": (rewards.STEPS, rewards.BATCH),
+    "proxy": (PLANS["proxy"].steps, rewards.BATCH),
+    "gold": (PLANS["gold"].steps, rewards.BATCH),
     "base": (base.STEPS, base.BATCH),
 }
 

@@ -17,7 +17,7 @@ POSITION_SCALE = 0.5
 
 @dataclass(frozen=True)
 class RewardPlan:
-    """What sets one reward apart: architecture, seed and augmentation strengths (pixels in 0..1)."""
+    """What sets one reward apart: architecture, seed, augmentation (pixels in 0..1) and training steps."""
 
     folder: str
     seed: int
@@ -33,6 +33,7 @@ class RewardPlan:
     shift: int
     contrast: float
     learning_rate: float
+    steps: int
 
 
 PLANS: dict[str, RewardPlan] = {
@@ -51,6 +52,7 @@ PLANS: dict[str, RewardPlan] = {
         shift=2,
         contrast=0.1,
         learning_rate=1.5e-3,
+        steps=5000,
     ),
     "gold": RewardPlan(
         GOLD_NAME,
@@ -67,6 +69,7 @@ PLANS: dict[str, RewardPlan] = {
         shift=3,
         contrast=0.2,
         learning_rate=1.2e-3,
+        steps=4200,
     ),
 }
 

@@ -22,7 +22,6 @@ from models.train_tiny.facts import FactHead, facts, pretrain_text
 from models.train_tiny.paths import SD_NAME
 from models.train_tiny.schedule import learning_rate, set_rate, timed
 
-STEPS = 5000
 # The first part of the steps, in plain batches; the others are hard.
 PLAIN_SHARE = 0.6
 SAVE_EVERY_STEPS = 500

@@ -119,7 +119,7 @@ def test_rewards_differ_in_all_that_makes_them_independent() -> None:
     assert same <= {"layers"}
 
 
-FEW = "--threads 1 --text-steps 1 --vae-steps 5 --reward-steps 2 --base-steps 2 --pictures 12"
+FEW = "--threads 1 --text-steps 1 --vae-steps 5 --proxy-steps 2 --gold-steps 2 --base-steps 2 --pictures 12"
 
 
 def make(folder: Path, stages: str) -> dict[str, bytes]:
