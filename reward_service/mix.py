@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import ray
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from common.trajectory import GroupScore, ScorerStamp
-from reward_service.channel import IDLE_POLL_S, Channel
+from reward_service.channel import IDLE_POLL_S
 from reward_service.join import join_parts
 from reward_service.ledger import PendingScore
 from reward_service.line import Request
@@ -40,6 +41,45 @@ class RewardCounters:
     swaps: int = 0
 
 
+class RewardChannel(Protocol):
+    """One reward as the mix asks it: channel.Channel, over whatever line."""
+
+    @property
+    def stamp(self) -> ScorerStamp:
+        """The version at the start, under the configuration's name."""
+        ...
+
+    @property
+    def retries(self) -> int:
+        """Groups sent again after a failure, since the start."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the scorer worked for us, since the start."""
+        ...
+
+    def submit(self, pending: PendingScore, request: Request) -> None:
+        """Ask for one group."""
+        ...
+
+    def refs(self) -> list[ray.ObjectRef]:
+        """References of the replies that are being worked on."""
+        ...
+
+    def poll_s(self) -> float:
+        """Seconds after which `collect` should be called anyway."""
+        ...
+
+    def collect(self) -> list[tuple[PendingScore, Outcome]]:
+        """Parts and failures that are there now; each submitted group comes exactly once."""
+        ...
+
+    def take_report(self) -> RewardReport:
+        """What happened since the last call."""
+        ...
+
+
 @dataclass
 class _Group:
     """A group in the making. asked: names of its rewards, in order; outcomes: those that have answered."""
@@ -60,7 +100,7 @@ class RewardMix:
 
     def __init__(
         self,
-        channels: Mapping[str, Channel],
+        channels: Mapping[str, RewardChannel],
         weights: Mapping[str, float],
         section: RewardServiceSection,
         at_end: ExitStack,

@@ -13,6 +13,8 @@ from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
 from driver.epoch import EpochTally
 from driver.source import Group
 from learner.report import UpdateReport
+from reward_service.part import NoShadow, Reply, RewardPart
+from reward_service.report import RewardReport
 from tests.tiny_config import make_config
 
 FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)
@@ -56,7 +58,10 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     second = [
         report(gradient_norm=1.5, clip_share=0.75, applied=False, version=4, step_gradient_norms=())
     ] * 2
-    metrics = tally.metrics([first, second], FAULTS, seconds=4.0)
+    part = RewardPart(np.ones(2), np.zeros((2, 2)), 0.25, ScorerStamp("jpeg", "1", ""))
+    answered = RewardReport().with_reply(Reply(part, 1.5, NoShadow()), latency_s=2.0)
+    rewards = {"jpeg": answered, "gold": answered}
+    metrics = tally.metrics([first, second], rewards, FAULTS, seconds=4.0)
     check_metrics(metrics)
     assert metrics["reward/mean"] == 1.0
     assert metrics["reward/within_group_std"] == 0.5
@@ -76,4 +81,8 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     assert metrics["transport/bytes_moved"] == 207
     assert metrics["time/actors_busy_s"] == 2.0
     assert metrics["time/actors_idle_share"] == 0.5
+    assert metrics["time/reward_busy_s"] == metrics["reward_busy_s/jpeg"] == 1.5
+    assert metrics["reward_latency_s/jpeg"] == 2.0
+    assert metrics["reward_residual/jpeg"] == 0.25
+    assert not [name for name in metrics if name.endswith("/gold")]
     assert metrics["time/learner_busy_s"] == pytest.approx((1.5 + 0.5 + 1.5 + 1.5) / 2)

@@ -42,6 +42,13 @@ def test_mistakes_are_found_early(
         check_inputs(make_config(tiny_pipeline, tmp_path, overrides))
 
 
+def test_an_application_needs_the_cluster_it_runs_on(tiny_pipeline: Path, tmp_path: Path) -> None:
+    rewards = {"a": {"app": "x"}, "b": {"scorer": "jpeg_compressibility"}}
+    with pytest.raises(ConfigError, match=r"a: an application .* Set ray\.address=auto"):
+        check_inputs(make_config(tiny_pipeline, tmp_path, {"rewards": rewards}))
+    check_inputs(make_config(tiny_pipeline, tmp_path, {"rewards": rewards, "ray.address": "auto"}))
+
+
 @pytest.mark.parametrize("missing", ["model_index.json", "scheduler/scheduler_config.json"])
 def test_a_folder_that_is_no_pipeline_is_refused(tiny_pipeline: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "broken"
@@ -56,6 +63,11 @@ def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> No
     check_room(config, {"CPU": 3.5})
     with pytest.raises(ConfigError, match=r"asks for 3\.5 CPUs at once \(actors 3, .*this machine has 2"):
         check_room(config, {"CPU": 2.0})
+    jpeg = {"scorer": "jpeg_compressibility"}
+    several = {"rewards": {"a": jpeg, "b": jpeg, "c": {"app": "x"}}, "gold": {"d": jpeg}}
+    every = make_config(Path("no/model"), tmp_path, {**several, "reward_service.replicas": 2})
+    with pytest.raises(ConfigError, match=r"reward_service 1\.5\)"):
+        check_room(every, {"CPU": 1.0})
     gpus = make_config(Path("no/model"), tmp_path, {"learner": {"gpus": 1}})
     with pytest.raises(ConfigError, match=r"1 GPUs at once .*this machine has 0\. Lower gpus"):
         check_room(gpus, {"CPU": 8.0})

@@ -90,3 +90,36 @@ def test_only_groups_that_kill_their_replica_each_time_are_dropped(
     assert dropped == guilty
     assert answered == set(range(12)) - guilty
     assert ledger.outstanding == 0
+
+
+def test_a_refused_group_is_sent_first_and_keeps_its_tries() -> None:
+    ledger = Ledger(window=2, capacity=4, retries=0)
+    for number in range(4):
+        ledger.add(group(number))
+    assert ledger.take() == [group(0), group(1)]
+    for _ in range(5):
+        ledger.refused(group(0))
+        assert ledger.take() == [group(0)]
+    assert ledger.outstanding == 4
+    assert not ledger.failed(group(0), lost=False)
+
+
+def test_a_refused_suspect_stays_a_suspect() -> None:
+    ledger = Ledger(window=2, capacity=4, retries=3)
+    for number in range(3):
+        ledger.add(group(number))
+    ledger.take()
+    ledger.failed(group(0), lost=True)
+    ledger.answered(group(1))
+    assert ledger.take() == [group(0)]
+    ledger.refused(group(0))
+    assert ledger.take() == [group(0)]
+    assert ledger.take() == []
+
+
+def test_a_group_given_up_frees_its_place_whatever_tries_are_left() -> None:
+    ledger = Ledger(window=1, capacity=1, retries=9)
+    ledger.add(group(0))
+    ledger.take()
+    ledger.given_up(group(0))
+    assert (ledger.outstanding, ledger.room) == (0, 1)
