@@ -106,6 +106,20 @@ def test_a_mistyped_local_head_is_not_taken_for_one_on_the_hub(
         AestheticScorer.check_options(head="models/heads/head.pth")
 
 
+def test_the_default_head_is_taken_from_the_hubs_cache(
+    clip_folder: Path, file: Path, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--trl-lib--ddpo-aesthetic-predictor"
+    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots" / ("0" * 40) / "aesthetic-model.pth").write_bytes(file.read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    expected = AestheticScorer(str(clip_folder), head=str(file)).score(PROMPTS, pictures(1, 4))
+    np.testing.assert_array_equal(AestheticScorer(str(clip_folder)).score(PROMPTS, pictures(1, 4)), expected)
+
+
 def test_a_head_that_cannot_be_fetched_says_so(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     scorer = AestheticScorer(str(clip_folder), head="nobody/nothing/head.pth")

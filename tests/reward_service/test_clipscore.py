@@ -90,6 +90,25 @@ def test_a_bin_file_is_read_where_there_are_no_safetensors(
     assert ClipScore(str(old)).digest != digest
 
 
+def test_the_default_is_taken_from_the_hubs_cache(
+    turned: Path, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0" * 40
+    repository = tmp_path / "models--openai--clip-vit-base-patch32"
+    shutil.copytree(turned, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit / "model.safetensors").unlink()
+    tensors = CLIPModel.from_pretrained(turned).state_dict()
+    torch.save(tensors, repository / "snapshots" / commit / "pytorch_model.bin")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    scores = ClipScore().score(PROMPTS, pictures(1, 4))
+    np.testing.assert_allclose(scores, ClipScore(str(turned)).score(PROMPTS, pictures(1, 4)), atol=1e-6)
+    with pytest.raises(RewardError, match="Cannot get CLIP model"):
+        ClipScore(revision="other").score(PROMPTS, pictures(1, 4))
+
+
 def test_wrong_folders_are_refused_early(clip_folder: Path, tmp_path: Path) -> None:
     ClipScore.check_options()
     with pytest.raises(RewardError, match=r"no config.json"):
