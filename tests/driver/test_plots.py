@@ -69,6 +69,15 @@ def test_training_figure_draws_both_scores_and_the_band() -> None:
     assert "gold" in right.get_ylabel()
 
 
+def test_a_swap_is_a_labelled_line_at_its_epoch() -> None:
+    unseen = [(0, Interval(0.3, 0.1)), (3, Interval(0.4, 0.1))]
+    left, _ = training_figure([(1, 0.5), (2, 0.6), (3, 0.7)], unseen, "gold", [(2, "clip: 1+b")]).axes
+    (curve, mark) = left.lines
+    assert list(curve.get_xdata()) == [1.0, 2.0, 3.0]
+    assert list(mark.get_xdata()) == [2, 2]
+    assert [text.get_text() for text in left.texts] == ["clip: 1+b"]
+
+
 def test_gradient_bars_stand_at_their_steps() -> None:
     norms = step_norms(EPOCHS)
     assert norms == {0: pytest.approx(0.2), 11: pytest.approx(0.6)}
