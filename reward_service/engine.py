@@ -178,6 +178,7 @@ class Engine:
         except BaseException:
             # Nothing of ours survives without this thread, whatever a user's code did to it.
             LOGGER.exception("The scoring thread of reward %r ended.", self._name)
+            self._queue.close()
             self._end_process(f"The scoring thread of reward {self._name!r} ended; the process ends.")
 
     def _run_call(self, call: Call) -> None:

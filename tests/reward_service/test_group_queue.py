@@ -1,0 +1,81 @@
+"""The queue of a scoring thread: nothing lost, nothing twice, in order, within its limits."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reward_service.group_queue import Batch, BatchLimits, Call, Closed, GroupQueue, WaitingGroup
+
+PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
+
+
+def group(number: int) -> WaitingGroup:
+    """A group that its prompt tells apart."""
+    return WaitingGroup(str(number), PIXELS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from(["put", "take", "call"]), max_size=40),
+    most=st.integers(1, 4),
+    room=st.integers(1, 6),
+)
+def test_groups_come_out_in_order_in_batches_within_the_limits(
+    steps: list[str], most: int, room: int
+) -> None:
+    queue = GroupQueue(BatchLimits(groups=most, wait_s=0.0, queue=room))
+    waiting: list[str] = []
+    calls = 0
+    for number, step in enumerate(steps):
+        if step == "put":
+            taken = queue.put(group(number))
+            assert taken == (len(waiting) < room)
+            waiting += [str(number)] if taken else []
+        elif step == "call":
+            queue.call(Call(lambda: None))
+            calls += 1
+        elif calls:
+            assert isinstance(queue.take(), Call)
+            calls -= 1
+        elif waiting:
+            batch = queue.take()
+            assert isinstance(batch, Batch)
+            expected, waiting = waiting[:most], waiting[most:]
+            assert [taken.prompt for taken in batch.groups] == expected
+        assert len(queue) == len(waiting)
+
+
+def test_a_batch_waits_for_more_until_it_is_full_or_its_time_is_up() -> None:
+    queue = GroupQueue(BatchLimits(groups=2, wait_s=5.0, queue=9))
+    queue.put(group(0))
+    threading.Timer(0.1, queue.put, [group(1)]).start()
+    started = time.monotonic()
+    batch = queue.take()
+    assert isinstance(batch, Batch)
+    assert len(batch.groups) == 2
+    assert time.monotonic() - started < 4.0
+    queue.limit(BatchLimits(groups=2, wait_s=0.05, queue=9))
+    queue.put(group(2))
+    batch = queue.take()
+    assert isinstance(batch, Batch)
+    assert [taken.prompt for taken in batch.groups] == ["2"]
+
+
+def test_what_waits_is_cancelled_when_the_queue_closes() -> None:
+    queue = GroupQueue(BatchLimits(groups=2, wait_s=0.0, queue=9))
+    waits, call = group(0), Call(lambda: None)
+    queue.put(waits)
+    queue.call(call)
+    queue.close()
+    late = Call(lambda: None)
+    queue.call(late)
+    assert waits.reply.cancelled()
+    assert call.done.cancelled()
+    assert late.done.cancelled()
+    assert not queue.put(group(1))
+    assert isinstance(queue.take(), Closed)
