@@ -1,4 +1,4 @@
-"""docs/rewards.md says what the code does."""
+"""docs/rewards.md and docs/scorers.md say what the code does."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from ray.serve.schema import ServeDeploySchema
 
-from common.config.services import RewardServiceSection, RewardSpec
+from common.config.services import RewardEntry, RewardServiceSection, RewardSpec
 from reward_service.contract import check_scorer
-from reward_service.registry import check_spec
 from reward_service.scorers import SHIPPED
+from reward_service.settings import read_settings
 
-TEXT = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "rewards.md").read_text(encoding="utf-8")
+SCORERS = (DOCS / "scorers.md").read_text(encoding="utf-8")
+ENTRY: TypeAdapter[Any] = TypeAdapter(RewardEntry)
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = TEXT) -> list[str]:
     """The fenced code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_the_scorers_of_the_text_keep_the_contract(pictures: Callable[[int, int], NDArray[np.uint8]]) -> None:
-    pointwise, pairwise, usage = blocks("python")
+    pointwise, pairwise, pairs, usage, _ = blocks("python")
     names: dict[str, Any] = {
         "votes": lambda prompt, images: np.tri(len(images)) * 0.0,
+        "asked": lambda prompt, first, second: float(first.mean() - second.mean()),
         "pictures": pictures(0, 3),
     }
-    for source in (pointwise, pairwise, usage):
+    for source in (pointwise, pairwise, pairs, usage):
         exec(source, names)
-    check_scorer(names["Judge"](), ["a cat"] * 3, pictures(1, 3))
+    for judge in ("Judge", "Duel"):
+        check_scorer(names[judge](), ["a cat"] * 3, pictures(1, 3))
 
 
 def test_the_settings_of_the_text_are_the_defaults() -> None:
@@ -42,22 +50,26 @@ def test_the_settings_of_the_text_are_the_defaults() -> None:
     assert set(stated) == set(RewardServiceSection.model_fields)
 
 
-def test_the_rewards_of_the_text_are_valid(tmp_path: Path) -> None:
-    documents = [yaml.safe_load(block) for block in blocks("yaml")]
-    specs = [
-        RewardSpec.model_validate(spec)
-        for document in documents
+def test_the_application_of_the_text_is_what_serve_takes() -> None:
+    (block,) = [yaml.safe_load(block) for block in blocks("yaml") if block.startswith("applications:")]
+    applications = ServeDeploySchema.model_validate(block).applications
+    read_settings(applications[0].deployments[0].user_config or {}, "docs/rewards.md")
+
+
+@pytest.mark.parametrize(("text", "expected"), [(TEXT, 7), (SCORERS, 5)])
+def test_the_rewards_of_the_text_are_valid(text: str, expected: int) -> None:
+    entries = [
+        ENTRY.validate_python(entry)
+        for document in map(yaml.safe_load, blocks("yaml", text))
         for section in ("rewards", "gold")
-        for spec in document.get(section, {}).values()
+        for entry in document.get(section, {}).values()
     ]
-    assert len(specs) == 5
-    for spec in specs:
-        if spec.scorer == "jpeg_compressibility":
-            check_spec(spec)
-        else:
-            assert spec.scorer in {"clip", "my_rewards:Redness"}
+    assert len(entries) == expected
+    for entry in entries:
+        if isinstance(entry, RewardSpec):
+            assert entry.scorer in {*SHIPPED, "my_rewards:Redness"}
 
 
 def test_every_shipped_scorer_is_in_the_table() -> None:
     for name in SHIPPED:
-        assert f"| `{name}` |" in TEXT
+        assert f"| `{name}` |" in SCORERS
