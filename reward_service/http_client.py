@@ -6,6 +6,7 @@ import io
 import random
 import time
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
@@ -25,6 +26,7 @@ _RETRIED = frozenset({429, 502, 503, 504})
 _SCORER_FAILED = 424
 _CONNECT_LIMIT_S = 10.0
 _READ_BYTES = 1 << 16
+_SEND_BYTES = 1 << 18
 _SPARE_BYTES = 1 << 20
 _BYTES_OF_A_NUMBER = 80
 _SHORTEST_WAIT_S = 0.001
@@ -74,7 +76,7 @@ class HttpReward:
         self._wire = wire
         self._retrying = retrying
         self._insecure = insecure
-        self._session = requests.Session()
+        self._session = _session()
 
     def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
         """Score one group, uint8 (B, height, width, 3). A RewardFailure where the scorer failed.
@@ -202,6 +204,13 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
+class _LargeBlocks(requests.adapters.HTTPAdapter):
+    """Sends bodies in larger pieces than 16 KiB, which costs both ends less."""
+
+    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
+        super().init_poolmanager(*arguments, blocksize=_SEND_BYTES, **settings)
+
+
 class _TimedBody(io.BytesIO):
     """A body that stops being sent at the deadline."""
 
@@ -213,6 +222,13 @@ class _TimedBody(io.BytesIO):
         if time.monotonic() > self._end_at:
             raise TimeoutError("the deadline passed while the group was sent")
         return super().read(size)
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _LargeBlocks())
+    return session
 
 
 def _parts(base_url: str) -> SplitResult:
