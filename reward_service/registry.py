@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from common.config.services import RewardEntry, RewardSpec
 from common.errors import RewardError
 from reward_service.contract import NEEDED, AnyScorer, methods_of
 from reward_service.scorers import SHIPPED
@@ -35,22 +34,6 @@ class ChecksOptions(Protocol):
     @staticmethod
     def check_options(**options: Any) -> None:
         """Raises RewardError where the options cannot work. Must not load weights."""
-
-
-def check_rewards(rewards: Mapping[str, RewardEntry], gold: Mapping[str, RewardEntry]) -> None:
-    """Check the scorers of a configuration without loading weights. Rewards that run elsewhere are not asked.
-
-    Raises RewardError naming the reward, what was given and what is allowed.
-    """
-    for name, entry in {**rewards, **gold}.items():
-        try:
-            if isinstance(entry, RewardSpec):
-                check_spec(entry)
-        except RewardError as error:
-            raise RewardError(f"Reward {name!r}: {error}") from error
-    weights = {name: entry.weight for name, entry in rewards.items()}
-    if not any(weights.values()):
-        raise RewardError(f"Every reward has weight 0 ({weights}), so there is nothing to train on.")
 
 
 def check_spec(spec: Spec) -> type[AnyScorer]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config.services import AppReward, RewardSpec
+from common.config.services import RewardSpec
 from common.errors import RewardError
 from reward_service.contract import methods_of
-from reward_service.registry import build_scorer, check_rewards, check_spec
+from reward_service.registry import build_scorer, check_spec
 from reward_service.scorers import SHIPPED
 from reward_service.scorers.jpeg import JpegCompressibility
 from tests.reward_service.scorers import PromptLength
@@ -114,12 +114,3 @@ def test_errors_of_the_constructor_and_bad_stamps_are_named() -> None:
         build_scorer(RewardSpec(scorer=f"{SCORERS}:Unbuildable"))
     with pytest.raises(RewardError, match="attribute version, a text"):
         build_scorer(RewardSpec(scorer=f"{__name__}:NumberVersion"))
-
-
-def test_check_rewards_names_the_reward_and_wants_a_weight() -> None:
-    good = RewardSpec(scorer="jpeg_compressibility")
-    check_rewards({"small": good, "far": AppReward(app="no-such-app")}, {"gold": good})
-    with pytest.raises(RewardError, match="Reward 'gold': no scorer named 'jpg'"):
-        check_rewards({"small": good}, {"gold": RewardSpec(scorer="jpg")})
-    with pytest.raises(RewardError, match="nothing to train on"):
-        check_rewards({"small": RewardSpec(scorer="jpeg_compressibility", weight=0.0)}, {})
