@@ -16,7 +16,8 @@ from reward_service.part import Outcome, RewardFailure
 from reward_service.registry import build_scorer, scorer_path
 from reward_service.settings import ServedReward
 
-CHECK_PROMPTS = ("a red apple", "a blue house", "a red apple")
+# Each names a text in quotes, which a scorer of text in pictures asks for.
+CHECK_PROMPTS = ('a sign that says "OPEN"', 'a blue house named "Home"', 'a sign that says "OPEN"')
 
 
 class RewardService:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import RewardError
 from reward_service.scorers.ocr import OcrAccuracy, accuracy, edit_distance, wanted_text
+from reward_service.service import CHECK_PROMPTS
 
 WORDS = st.text("aB c1", max_size=7)
 
@@ -139,3 +140,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RewardError, match=r"pip install 'prdp-on-ray\[ocr\]'"):
         OcrAccuracy.check_options()
+
+
+def test_the_service_checks_and_probes_with_prompts_that_name_a_text() -> None:
+    assert [wanted_text(prompt) for prompt in CHECK_PROMPTS] == ["OPEN", "Home", "OPEN"]
