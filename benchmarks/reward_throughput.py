@@ -1,0 +1,201 @@
+"""Pictures a second of the reward service over its scorer called directly in a loop."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.machine import Machine
+from benchmarks.options import at_least_one
+from benchmarks.report import RESULTS, Result, raw_of, verdict_of
+from benchmarks.reward_clients import open_mix, pictures, score_by_handle
+from benchmarks.reward_cluster import ServedApp, reward_cluster
+from benchmarks.reward_http import HttpClients, standalone
+from benchmarks.reward_stage import MODEL
+from benchmarks.timing import Comparison, Times, alternate
+from common.config.services import AppReward
+from common.errors import PrdpError
+from reward_service.scorers.clip import ClipScorer
+from reward_service.wire import ARROW, JSON, Wire
+
+ABOUT = (
+    "Pictures a second of one replica, asked by handle and by HTTP (Arrow, and JSON for information), over "
+    "those of the same scorer called directly in a loop with the same batches and threads. Sides take turns."
+)
+BY_HANDLE = 0.9
+BY_ARROW = 0.7
+NAME = "clip"
+JSON_SHARE = 8
+"""JSON scores this part of the groups: it packs every picture as a PNG, which takes long."""
+
+ARGUMENTS = (
+    ("groups", 64, "groups in one turn of a side"),
+    ("images", 16, "pictures of a group"),
+    ("side", 64, "height and width of a picture, in pixels"),
+    ("batch-groups", 4, "groups of one call of the scorer"),
+    ("threads", 1, "CPU threads of the scorer"),
+    ("clients", 8, "groups asked for at once over HTTP"),
+    ("repeats", 7, "timed turns"),
+    ("warm-ups", 2, "turns before them"),
+)
+NOTES = (
+    "By handle: one driver with the trainer's channel (as many groups out as it allows), pictures put "
+    "into the object store within the time. By HTTP: threads of one client process, encoding within the "
+    "time. Direct: whole batches laid out beforehand. Client, service and all of Ray share the cores.",
+)
+
+Groups = list[tuple[str, NDArray[np.uint8]]]
+Score = Callable[[Groups], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for. groups: in one turn of a side; side: of a picture, in pixels."""
+
+    groups: int
+    images: int
+    side: int
+    batch_groups: int
+    threads: int
+    clients: int
+    repeats: int
+    warm_ups: int
+
+    def settings(self) -> dict[str, object]:
+        """Of the served reward."""
+        return {
+            "scorer": "clip",
+            "options": {"path": str(MODEL)},
+            "threads": self.threads,
+            "max_batch_groups": self.batch_groups,
+        }
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to have groups scored. target: its least share of the direct side's speed; 0 = none."""
+
+    what: str
+    target: float
+    score: Score
+    groups: Groups
+
+
+def direct_side(plan: Plan, groups: Groups) -> Side:
+    """The scorer itself in a loop, with whole batches that are laid out beforehand."""
+    scorer = ClipScorer(str(MODEL))
+    batches = list(batches_of(groups, plan.batch_groups))
+
+    def score(_: Groups) -> None:
+        torch.set_num_threads(plan.threads)
+        for prompts, images in batches:
+            scorer.score(prompts, images)
+
+    return Side("direct", 0.0, score, groups)
+
+
+def batches_of(groups: Groups, size: int) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+    """`size` groups at a time as a scorer takes them: a prompt for each picture, and all pictures."""
+    for start in range(0, len(groups), size):
+        batch = groups[start : start + size]
+        prompts = [prompt for prompt, images in batch for _ in images]
+        yield prompts, np.concatenate([images for _, images in batch])
+
+
+@contextmanager
+def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
+    """The direct side first, then those of the service. All of them are up at once; one works at a time."""
+    fewer = groups[: max(1, len(groups) // JSON_SHARE)]
+    settings = {"threads": str(plan.threads), "max_batch_groups": str(plan.batch_groups)}
+    with (
+        TemporaryDirectory() as folder,
+        reward_cluster(Path(folder)) as cluster,
+        standalone({"path": str(MODEL)}, settings) as (_, address),
+    ):
+        cluster.deploy(ServedApp(NAME, plan.settings(), http=True))
+        cluster.wait_running()
+        mix = open_mix(NAME, AppReward(app=NAME))
+
+        def http(url: str, wire: Wire) -> Score:
+            clients = HttpClients(url, wire, plan.clients)
+            return lambda groups: clients.score(groups, lambda: None)
+
+        yield [
+            direct_side(plan, groups),
+            Side("by handle", BY_HANDLE, lambda groups: score_by_handle(mix, groups, lambda: None), groups),
+            Side("by HTTP/Arrow, server of one process", BY_ARROW, http(address, ARROW), groups),
+            Side("by HTTP/Arrow, Serve's gateway", BY_ARROW, http(cluster.url(NAME), ARROW), groups),
+            Side("by HTTP/JSON, server of one process", 0.0, http(address, JSON), fewer),
+            Side("by HTTP/JSON, Serve's gateway", 0.0, http(cluster.url(NAME), JSON), fewer),
+        ]
+
+
+def measure(plan: Plan, command: str) -> Result:
+    """Let the sides take turns and compare them with the first."""
+    machine = Machine.here()
+    prompts = [f"a cat and {number} red houses" for number in range(plan.groups)]
+    groups = [(prompt, pictures(prompt, plan.images, plan.side)) for prompt in prompts]
+    with all_sides(plan, groups) as sides:
+        calls = [lambda _, side=side: side.score(side.groups) for side in sides]
+        times = alternate(calls, plan.repeats, plan.warm_ups, torch.device("cpu"))
+    found = [
+        Comparison(
+            f"{side.what}, over direct", len(groups) * plan.images, "images", ours, times[0], side.target
+        )
+        for side, ours in zip(sides, times, strict=True)
+        if side.target
+    ]
+    speeds = {side.what: _speed(side, plan, ours) for side, ours in zip(sides, times, strict=True)}
+    return Result(
+        name="reward_throughput",
+        command=command,
+        settings=asdict(plan),
+        machine=machine,
+        verdicts=tuple(verdict_of(one) for one in found),
+        figures={
+            what: f"{speed:.1f} images/s, {speed / speeds['direct']:.2f}" for what, speed in speeds.items()
+        },
+        raw={one.what: raw_of(one) for one in found},
+        notes=NOTES,
+    )
+
+
+def _speed(side: Side, plan: Plan, times: Times) -> float:
+    return len(side.groups) * plan.images / statistics.median(times.wall)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line. Returns the exit status: 0 all met, 1 not, 2 a text explains why not."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reward_throughput", description=ABOUT)
+    for name, default, about in ARGUMENTS:
+        text = f"{about} (default: %(default)s)"
+        parser.add_argument(f"--{name}", type=at_least_one, default=default, help=text)
+    parser.add_argument(
+        "--name", default="reward_throughput", help="of the result files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)"
+    )
+    given = vars(parser.parse_args(arguments))
+    plan = Plan(**{name.replace("-", "_"): given[name.replace("-", "_")] for name, _, _ in ARGUMENTS})
+    try:
+        result = measure(plan, " ".join(["python -m benchmarks.reward_throughput", *arguments]))
+    except PrdpError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    replace(result, name=given["name"]).publish(given["out"])
+    return 0 if all(verdict.met for verdict in result.verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
