@@ -1,0 +1,148 @@
+"""HTTP through Serve's own proxy and the gateway: scores, the token, back-pressure, a killed replica."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import requests
+from ray import serve
+
+from benchmarks.hostile_requests import Request, Target, one_request, sound_request
+from common.config.services import RewardServiceSection
+from common.errors import RewardError
+from reward_service.app import embedded_app
+from reward_service.gateway import build_gateway
+from reward_service.handles import reward_handle
+from reward_service.http_client import HttpReward, Retrying
+from reward_service.http_limits import HttpLimits
+from reward_service.http_token import NO_TOKEN, Token, TokenSource
+from reward_service.part import RewardFailure, RewardPart
+from reward_service.settings import ServedReward
+from reward_service.wire import ARROW, JSON, Group
+from tests.integration.reward_apps import LIMIT_S, ROOT, free_port, pids, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+TOKEN = Token("a-token-of-the-tests-0123456789")
+LIMITS = HttpLimits(body_bytes=2 << 20, held_bytes=16 << 20, image_pixels=1 << 18, images=16)
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+RED = PIXELS[..., 0].mean(axis=(1, 2)) / 255.0
+PATIENT = Retrying(tries=200, longest_wait_s=2.0)
+MOODY = ServedReward(scorer="tests.reward_service.scorers:Moody", max_batch_groups=1, queue_groups=2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the proxy; below it /guarded with a token and /open without."""
+    port, place = free_port(), tmp_path_factory.mktemp("token") / "token"
+    place.write_text(TOKEN.value + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")  # a busy machine starts it slowly
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        for name, source in (("guarded", TokenSource(file=str(place))), ("open", TokenSource())):
+            replicas = embedded_app(name, "", MOODY, RewardServiceSection(queue_groups=2))
+            serve.run(build_gateway(replicas, LIMITS, source), name=name, route_prefix=f"/{name}")
+        yield f"http://127.0.0.1:{port}"
+        serve.shutdown()
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
+@pytest.mark.parametrize(("app", "token"), [("guarded", TOKEN), ("open", NO_TOKEN)])
+def test_a_group_is_scored_as_without_http(base: str, wire: Any, app: str, token: Token) -> None:
+    client = HttpReward(f"{base}/{app}", token, LIMIT_S, wire)
+    outcome = client.score("calm", PIXELS).outcome
+    assert isinstance(outcome, RewardPart)
+    np.testing.assert_array_equal(outcome.rewards, RED)
+    assert client.describe().stamp == outcome.stamp
+    assert requests.get(f"{base}/{app}/v1/health", headers=token.headers(), timeout=60).status_code == 200
+    client.close()
+
+
+def test_a_group_larger_than_a_message_is_scored(base: str) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 512, 512, 3), dtype=np.uint8)
+    outcome = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S).score("calm", pixels).outcome
+    assert isinstance(outcome, RewardPart)
+    np.testing.assert_array_equal(outcome.rewards, pixels[..., 0].mean(axis=(1, 2)) / 255.0)
+
+
+def test_only_holders_of_the_token_are_answered(base: str) -> None:
+    for path in ("/v1/describe", "/v1/ready", "/openapi.json"):
+        assert requests.get(f"{base}/guarded{path}", timeout=60).status_code == 401
+    with pytest.raises(RewardError, match="401"):
+        HttpReward(f"{base}/guarded", Token("another-token-0123456789"), LIMIT_S).score("calm", PIXELS)
+
+
+def test_without_a_token_a_forwarded_request_is_refused(base: str) -> None:
+    forwarded = requests.get(f"{base}/open/v1/ready", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
+    assert forwarded.status_code == 401
+    named = requests.get(f"{base}/open/v1/ready", headers={"Host": "evil.example.org"}, timeout=60)
+    assert named.status_code == 401
+
+
+def test_a_failing_scorer_is_a_failure_of_the_group(base: str) -> None:
+    outcome = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S).score("raise always", PIXELS).outcome
+    assert isinstance(outcome, RewardFailure)
+    assert "the judge is out" in outcome.reason
+    assert "Traceback" not in outcome.reason
+
+
+def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
+    headers = {"Content-Type": JSON.content_type, **TOKEN.headers()}
+
+    def ask(number: int) -> int:
+        body = JSON.encode_group(Group(f"nap {number}", PIXELS))
+        answer = requests.post(f"{base}/guarded/v1/score", data=body, headers=headers, timeout=LIMIT_S)
+        assert (answer.status_code in (429, 503)) == ("Retry-After" in answer.headers)
+        return answer.status_code
+
+    def insist(number: int) -> bool:
+        client = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S)
+        return isinstance(client.score(f"nap {number}", PIXELS).outcome, RewardPart)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert {200, 429} <= set(pool.map(ask, range(12))) <= {200, 429, 503}
+        assert all(pool.map(insist, range(12)))
+
+
+def test_hostile_requests_leave_the_application_as_it_was(base: str) -> None:
+    headers = TOKEN.headers()
+    schema = requests.get(f"{base}/guarded/openapi.json", headers=headers, timeout=60).json()
+    target = Target(TOKEN.value, schema, LIMITS.body_bytes)
+    before = pids("guarded")
+    for seed in range(120):
+        request = one_request(seed, target)
+        answer = _send(base, request)
+        assert answer.status_code < 500 or answer.status_code in (503, 504), (seed, request.kind, answer.text)
+        assert request.authorized or answer.status_code == 401 or "HTTP" in answer.text, (seed, request.kind)
+        assert TOKEN.value not in answer.text
+        assert "Traceback" not in answer.text
+    sound = _send(base, sound_request(random.Random(0)), TOKEN.headers())
+    assert sound.status_code == 200
+    assert pids("guarded") == before
+
+
+def test_a_killed_replica_costs_no_group(base: str) -> None:
+    (victim,) = pids("guarded")
+    os.kill(victim, signal.SIGKILL)
+    outcome = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S, retrying=PATIENT).score("calm", PIXELS).outcome
+    assert isinstance(outcome, RewardPart)
+    wait_until(lambda: bool(pids("guarded") - {victim}), "another replica")
+    assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
+
+
+def _send(base: str, request: Request, more: dict[str, str] | None = None) -> requests.Response:
+    headers = {**dict(request.headers), **(more or {})}
+    latin = {name: value.encode("latin-1", "replace") for name, value in headers.items()}
+    url = f"{base}/guarded{request.path}"
+    return requests.request(request.method, url, data=request.body, headers=latin, timeout=LIMIT_S)
