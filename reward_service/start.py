@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -45,6 +46,8 @@ def start_mix(
     Raises RewardError where a reward cannot be built, does not run or is not reachable, StuckError past
     start_limit_s seconds. Nothing that was started stays then.
     """
+    # Its warnings would tear the progress display; what matters of them reaches the driver as an error.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     entries = {**rewards, **gold}
     with ExitStack() as undo:
         check_running(_of(entries, AppReward))
