@@ -69,7 +69,7 @@ PLANS: dict[str, RewardPlan] = {
         shift=3,
         contrast=0.2,
         learning_rate=1.2e-3,
-        steps=4200,
+        steps=3600,
     ),
 }
 
