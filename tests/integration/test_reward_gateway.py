@@ -14,6 +14,7 @@ import pytest
 import ray
 import requests
 from ray import serve
+from ray.util.state import list_actors
 
 from benchmarks.hostile_requests import Request, Target, one_request, sound_request
 from common.config.services import RewardServiceSection
@@ -27,7 +28,7 @@ from reward_service.http_token import NO_TOKEN, Token, TokenSource
 from reward_service.part import RewardFailure, RewardPart
 from reward_service.settings import ServedReward
 from reward_service.wire import ARROW, JSON, Group
-from tests.integration.reward_apps import LIMIT_S, ROOT, free_port, pids, wait_until
+from tests.integration.reward_apps import LIMIT_S, cluster, free_port, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -45,16 +46,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port, place = free_port(), tmp_path_factory.mktemp("token") / "token"
     place.write_text(TOKEN.value + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")  # a busy machine starts it slowly
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        for name, source in (("guarded", TokenSource(file=str(place))), ("open", TokenSource())):
-            replicas = embedded_app(name, "", MOODY, RewardServiceSection(queue_groups=2))
-            serve.run(build_gateway(replicas, LIMITS, source), name=name, route_prefix=f"/{name}")
-        yield f"http://127.0.0.1:{port}"
-        serve.shutdown()
-        ray.shutdown()
+        with cluster():
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            for name, source in (("guarded", TokenSource(file=str(place))), ("open", TokenSource())):
+                replicas = embedded_app(name, "", MOODY, RewardServiceSection(queue_groups=2))
+                serve.run(build_gateway(replicas, LIMITS, source), name=name, route_prefix=f"/{name}")
+            yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
@@ -139,6 +137,13 @@ def test_a_killed_replica_costs_no_group(base: str) -> None:
     assert isinstance(outcome, RewardPart)
     wait_until(lambda: bool(pids("guarded") - {victim}), "another replica")
     assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
+
+
+def pids(app: str) -> set[int]:
+    """Processes of an application's replicas that live, in this cluster, whatever others run beside it."""
+    here = ray.get_runtime_context().gcs_address
+    states = list_actors(address=here, filters=[("state", "=", "ALIVE")], limit=200)
+    return {actor.pid for actor in states if actor.pid and actor.class_name == f"ServeReplica:{app}:Reward"}
 
 
 def _send(base: str, request: Request, more: dict[str, str] | None = None) -> requests.Response:
