@@ -92,15 +92,12 @@ class RewardCluster:
 
     def pids(self, name: str, deployment: str = DEPLOYMENT) -> frozenset[int]:
         """Processes of the replicas of an application that run and are not being stopped."""
-        details = ServeSubmissionClient(self._address).get_serve_details()
-        replicas = details["applications"][name]["deployments"][deployment]["replicas"]
+        replicas = self._replicas(name, deployment)
         return frozenset(one["pid"] for one in replicas if one["state"] == "RUNNING")
 
     def all_pids(self, name: str) -> frozenset[int]:
         """Processes of an application's replicas in any state."""
-        details = ServeSubmissionClient(self._address).get_serve_details()
-        replicas = details["applications"][name]["deployments"][DEPLOYMENT]["replicas"]
-        return frozenset(one["pid"] for one in replicas if one["pid"] is not None)
+        return frozenset(one["pid"] for one in self._replicas(name, DEPLOYMENT) if one["pid"] is not None)
 
     def proxy_pids(self) -> frozenset[int]:
         """Processes that take HTTP in for Serve."""
@@ -110,6 +107,15 @@ class RewardCluster:
     def wait_running(self) -> None:
         """Raises StuckError where not all applications run in time, RewardError where one cannot."""
         wait_until(self._all_run, "all applications run")
+
+    def _replicas(self, name: str, deployment: str) -> list[dict[str, Any]]:
+        """None while Serve builds the application anew."""
+        details = ServeSubmissionClient(self._address).get_serve_details()
+        deployments = details["applications"][name]["deployments"]
+        replicas: list[dict[str, Any]] = (
+            deployments[deployment]["replicas"] if deployment in deployments else []
+        )
+        return replicas
 
     def _all_run(self) -> bool:
         there = serve.status().applications
@@ -126,6 +132,7 @@ def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(folder)])
     sys.path.insert(0, str(folder))
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         context = ray.init(
             num_cpus=_LOGICAL_CPUS,
