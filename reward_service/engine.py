@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, RewardError
@@ -27,6 +26,7 @@ from reward_service.meter import Meter
 from reward_service.part import BusyError, Description, NoShadow, Reply, RewardFailure
 from reward_service.service import RewardService, build_service
 from reward_service.settings import ServedReward, read_settings
+from reward_service.torch_threads import use_threads
 
 LOGGER = logging.getLogger("ray.serve")
 BUILD_LIMIT_S = 600.0
@@ -160,7 +160,7 @@ class Engine:
         return reason
 
     def _swap(self, running: Running) -> None:
-        torch.set_num_threads(running.settings.threads)
+        use_threads(running.settings.threads)
         self._queue.limit(_limits(running.settings))
         self._running = running
         self._meter.swapped()
@@ -171,7 +171,7 @@ class Engine:
         await asyncio.wrap_future(call.done)
 
     def _work(self) -> None:
-        torch.set_num_threads(self._running.settings.threads)
+        use_threads(self._running.settings.threads)
         try:
             while not isinstance(work := self._queue.take(), Closed):
                 _WORKERS[type(work)](self, work)
@@ -245,8 +245,10 @@ def end_process(reason: str) -> None:
 
 
 def _build(name: str, settings: ServedReward) -> RewardService:
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     service = build_service(name, settings)
+    # It may have loaded torch.
+    use_threads(settings.threads)
     service.check()
     return service
 

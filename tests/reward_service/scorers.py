@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
@@ -119,10 +118,15 @@ class SlowToBuild(PromptLength):
 
 
 class Threads(Redness):
-    """The number of threads that torch and OpenMP may use here, as torch + OpenMP / 100."""
+    """The number of threads that torch may use where it is asked. Loads torch when it is built."""
+
+    def __init__(self) -> None:
+        import torch  # here, because the other scorers' processes need none
+
+        self._count = torch.get_num_threads
 
     def score(self, prompts: list[str], images: Images) -> Numbers:
-        return np.full(len(prompts), torch.get_num_threads() + int(os.environ["OMP_NUM_THREADS"]) / 100)
+        return np.full(len(prompts), float(self._count()))
 
 
 def _raise() -> float:
