@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,10 @@ import pytest
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.state import list_actors
+from ray.serve.context import _get_global_client
 
 from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
-from reward_service.handles import reward_handle
+from reward_service.handles import DEPLOYMENT, reward_handle
 from reward_service.part import Description, Reply, RewardPart
 from reward_service.service import build_service
 from reward_service.settings import ServedReward
@@ -35,21 +35,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """A cluster whose processes find our packages; gives the address of its dashboard."""
-    with pytest.MonkeyPatch.context() as patch:
+def cluster(dashboard: bool = False) -> Iterator[str]:
+    """A cluster whose processes find our packages; gives the address of its dashboard, where it has one."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")  # a busy machine starts it slowly
         patch.chdir(ROOT)
         context = ray.init(
             num_cpus=6,
-            include_dashboard=True,
+            include_dashboard=dashboard,
             dashboard_port=free_port(),
             log_to_driver=False,
             object_store_memory=200_000_000,
         )
+        stack.callback(ray.shutdown)
+        stack.callback(serve.shutdown)
         yield f"http://{context.dashboard_url}"
-        serve.shutdown()
-        ray.shutdown()
 
 
 def images_of(prompt: str, count: int = 4) -> ImageGroup:
@@ -73,10 +74,12 @@ def describe(app: str) -> Description:
 
 
 def pids(app: str) -> set[int]:
-    """Processes of an application's replicas that live."""
-    states = list_actors(filters=[("state", "=", "ALIVE")], limit=200)
-    ours = [actor.pid for actor in states if actor.class_name == f"ServeReplica:{app}:Reward"]
-    return {pid for pid in ours if pid is not None}
+    """Processes of an application's replicas that answer."""
+    apps = _get_global_client().get_serve_details()["applications"]
+    if app not in apps:
+        return set()
+    replicas = apps[app]["deployments"][DEPLOYMENT]["replicas"]
+    return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:

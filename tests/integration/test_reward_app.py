@@ -1,4 +1,4 @@
-"""`serve deploy` of the example file, then live settings, refusals, a code swap and a kill under load."""
+"""`serve deploy` of the example file, `status`, live settings, refusals, a code swap, a kill under load."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import requests
 import yaml
 from ray import serve
 
+from reward_service.__main__ import main
 from reward_service.part import RewardPart
 from reward_service.settings import ServedReward
 from tests.integration.reward_apps import (
@@ -38,7 +39,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module", autouse=True)
 def dashboard() -> Iterator[str]:
     """The address of the module's cluster."""
-    with cluster() as address:
+    with cluster(dashboard=True) as address:
         yield address
 
 
@@ -60,18 +61,21 @@ class ServeFile:
         deployments: list[dict[str, Any]] = self.app(name)["deployments"]
         return deployments[0]
 
-    def deploy(self) -> None:
+    def deploy_by_command(self) -> None:
         """`serve deploy`, and wait until all applications run."""
         self._path.write_text(yaml.safe_dump(self.content))
-        command = [
-            str(Path(sys.executable).parent / "serve"),
-            "deploy",
-            "-a",
-            self._dashboard,
-            str(self._path),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        command = [str(Path(sys.executable).parent / "serve"), "deploy", "-a", self._dashboard]
+        done = subprocess.run(
+            [*command, str(self._path)], capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
         assert done.returncode == 0, done.stderr
+        wait_until(self._runs, "all applications run")
+
+    def deploy(self) -> None:
+        """The request that `serve deploy` sends, without its process, and the same wait."""
+        requests.put(
+            f"{self._dashboard}/api/serve/applications/", json=self.content, timeout=LIMIT_S
+        ).raise_for_status()
         wait_until(self._runs, "all applications run")
 
     def _runs(self) -> bool:
@@ -87,7 +91,7 @@ def served(dashboard: str, tmp_path_factory: pytest.TempPathFactory) -> ServeFil
     content = yaml.safe_load((ROOT / "reward_service" / "serve.yaml").read_text())
     content["http_options"]["port"] = free_port()
     file = ServeFile(tmp_path_factory.mktemp("serve") / "serve.yaml", dashboard, content)
-    file.deploy()
+    file.deploy_by_command()
     return file
 
 
@@ -98,11 +102,12 @@ SMALL = ServedReward(scorer="jpeg_compressibility")
 def status_of(served: ServeFile, path: str) -> int:
     """Of an HTTP request."""
     address = f"http://127.0.0.1:{served.content['http_options']['port']}{path}"
-    try:
-        with urllib.request.urlopen(address, timeout=LIMIT_S) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
+    return requests.get(address, timeout=LIMIT_S).status_code
+
+
+def test_a_cluster_without_rewards_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert "No reward application runs" in capsys.readouterr().out
 
 
 def test_the_example_file_serves_two_rewards_in_processes_of_their_own(served: ServeFile) -> None:
@@ -114,6 +119,22 @@ def test_the_example_file_serves_two_rewards_in_processes_of_their_own(served: S
     assert describe("clip").ready
     assert status_of(served, "/clip/v1/ready") == 200
     assert status_of(served, "/jpeg/v1/ready") == 404
+
+
+def test_status_lists_them_from_another_process(served: ServeFile) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "reward_service", "status"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    )
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
+    assert rows["jpeg"][1:5] == ["jpeg", "pointwise", "jpeg_compressibility", "1"]
+    assert rows["jpeg"][6] == "yes"
+    assert rows["clip"][6] == "yes"
 
 
 def test_settings_change_live_under_load_and_nothing_is_lost_or_mixed(served: ServeFile) -> None:

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import requests
 from ray import serve
-from ray.util.state import list_actors
 
 from benchmarks.hostile_requests import Request, Target, one_request, sound_request
 from common.config.services import RewardServiceSection
@@ -28,7 +26,7 @@ from reward_service.http_token import NO_TOKEN, Token, TokenSource
 from reward_service.part import RewardFailure, RewardPart
 from reward_service.settings import ServedReward
 from reward_service.wire import ARROW, JSON, Group
-from tests.integration.reward_apps import LIMIT_S, cluster, free_port, wait_until
+from tests.integration.reward_apps import LIMIT_S, cluster, free_port, pids, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -45,14 +43,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the proxy; below it /guarded with a token and /open without."""
     port, place = free_port(), tmp_path_factory.mktemp("token") / "token"
     place.write_text(TOKEN.value + "\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")  # a busy machine starts it slowly
-        with cluster():
-            serve.start(http_options={"host": "127.0.0.1", "port": port})
-            for name, source in (("guarded", TokenSource(file=str(place))), ("open", TokenSource())):
-                replicas = embedded_app(name, "", MOODY, RewardServiceSection(queue_groups=2))
-                serve.run(build_gateway(replicas, LIMITS, source), name=name, route_prefix=f"/{name}")
-            yield f"http://127.0.0.1:{port}"
+    sources = {"guarded": TokenSource(file=str(place)), "open": TokenSource()}
+    section = RewardServiceSection(queue_groups=2)
+    apps = {
+        name: build_gateway(embedded_app(name, "", MOODY, section), LIMITS, source)
+        for name, source in sources.items()
+    }
+    with cluster():
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run_many([serve.RunTarget(app, name=name, route_prefix=f"/{name}") for name, app in apps.items()])
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
@@ -137,13 +137,6 @@ def test_a_killed_replica_costs_no_group(base: str) -> None:
     assert isinstance(outcome, RewardPart)
     wait_until(lambda: bool(pids("guarded") - {victim}), "another replica")
     assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
-
-
-def pids(app: str) -> set[int]:
-    """Processes of an application's replicas that live, in this cluster, whatever others run beside it."""
-    here = ray.get_runtime_context().gcs_address
-    states = list_actors(address=here, filters=[("state", "=", "ALIVE")], limit=200)
-    return {actor.pid for actor in states if actor.pid and actor.class_name == f"ServeReplica:{app}:Reward"}
 
 
 def _send(base: str, request: Request, more: dict[str, str] | None = None) -> requests.Response:
