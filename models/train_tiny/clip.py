@@ -17,7 +17,11 @@ POSITION_SCALE = 0.5
 
 @dataclass(frozen=True)
 class RewardPlan:
-    """What sets one reward apart: architecture, seed, augmentation (pixels in 0..1) and training steps."""
+    """What sets one reward apart: architecture, seed, augmentation (pixels in 0..1) and training.
+
+    ``plain_share`` of the ``steps`` are plain batches; the learning rate falls so that it would come to its
+    end after ``rate_stretch`` times the steps.
+    """
 
     folder: str
     seed: int
@@ -34,6 +38,8 @@ class RewardPlan:
     contrast: float
     learning_rate: float
     steps: int
+    plain_share: float
+    rate_stretch: float
 
 
 PLANS: dict[str, RewardPlan] = {
@@ -53,6 +59,8 @@ PLANS: dict[str, RewardPlan] = {
         contrast=0.1,
         learning_rate=1.5e-3,
         steps=5000,
+        plain_share=0.6,
+        rate_stretch=1.0,
     ),
     "gold": RewardPlan(
         GOLD_NAME,
@@ -69,7 +77,9 @@ PLANS: dict[str, RewardPlan] = {
         shift=3,
         contrast=0.2,
         learning_rate=1.2e-3,
-        steps=3600,
+        steps=3000,
+        plain_share=0.72,
+        rate_stretch=1.2,
     ),
 }
 

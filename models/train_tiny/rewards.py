@@ -22,8 +22,6 @@ from models.train_tiny.facts import FactHead, facts, pretrain_text
 from models.train_tiny.paths import SD_NAME
 from models.train_tiny.schedule import learning_rate, set_rate, timed
 
-# The first part of the steps, in plain batches; the others are hard.
-PLAIN_SHARE = 0.6
 SAVE_EVERY_STEPS = 500
 GROUPS = 16
 GROUP_SIZE = 6
@@ -138,7 +136,7 @@ class Trainer:
 
     def losses(self, steps: int, vae_folder: Path) -> Iterator[tuple[torch.Tensor, str]]:
         """The loss of each of ``steps`` batches, the plain ones first."""
-        plain = round(PLAIN_SHARE * steps)
+        plain = round(self.plan.plain_share * steps)
         for _ in range(plain):
             yield self.plain_loss()
         vae = AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32).eval()
@@ -151,11 +149,11 @@ class Trainer:
         The head stays as the prompts made it: pictures learn to be where their prompts are.
         """
         parameters = [*self.model.parameters()]
-        peak = self.plan.learning_rate
+        peak, rate_steps = self.plan.learning_rate, round(self.plan.rate_stretch * steps)
         optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
         losses = self.losses(steps, into / SD_NAME / "vae")
         for (step, seconds), (loss, line) in zip(timed(steps), losses, strict=True):
-            set_rate(optimizer, learning_rate(step, steps, peak))
+            set_rate(optimizer, learning_rate(step, rate_steps, peak))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

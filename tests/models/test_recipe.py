@@ -115,8 +115,7 @@ def test_the_rate_warms_up_and_falls_to_a_fiftieth() -> None:
 
 def test_rewards_differ_in_all_that_makes_them_independent() -> None:
     proxy, gold = vars(PLANS["proxy"]), vars(PLANS["gold"])
-    same = {name for name in proxy if proxy[name] == gold[name]}
-    assert same <= {"layers"}
+    assert {name for name in proxy if proxy[name] == gold[name]} == {"layers"}
 
 
 FEW = "--threads 1 --text-steps 1 --vae-steps 5 --proxy-steps 2 --gold-steps 2 --base-steps 2 --pictures 12"
