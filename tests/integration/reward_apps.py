@@ -47,6 +47,7 @@ def cluster(dashboard: bool = False) -> Iterator[str]:
             dashboard_port=free_port(),
             log_to_driver=False,
             object_store_memory=200_000_000,
+            _system_config={"metrics_report_interval_ms": 1000},
         )
         stack.callback(ray.shutdown)
         stack.callback(serve.shutdown)

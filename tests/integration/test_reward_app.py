@@ -16,6 +16,7 @@ import ray
 import requests
 import yaml
 from ray import serve
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from reward_service.__main__ import main
 from reward_service.part import RewardPart
@@ -73,9 +74,7 @@ class ServeFile:
 
     def deploy(self) -> None:
         """The request that `serve deploy` sends, without its process, and the same wait."""
-        requests.put(
-            f"{self._dashboard}/api/serve/applications/", json=self.content, timeout=LIMIT_S
-        ).raise_for_status()
+        ServeSubmissionClient(self._dashboard).deploy_applications(self.content)
         wait_until(self._runs, "all applications run")
 
     def _runs(self) -> bool:

@@ -7,7 +7,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,31 +121,12 @@ def test_a_shadow_is_heard_and_never_harms() -> None:
         assert "'nobody'" in reply.shadow.reason
 
 
-def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(tmp_path: Path) -> None:
-    options: dict[str, str | int | float | bool] = {"folder": str(tmp_path)}
-    moody = ServedReward(
-        scorer=f"{SCORERS}:Moody", options=options, timeout_s=2.0, max_batch_groups=1, queue_groups=1
-    )
-    with running({"moody": moody}):
-        (before,) = pids("moody")
-        napping = [
-            reward_handle("moody").score.remote("nap now", ray.put(images_of("nap now"))) for _ in range(2)
-        ]
-        time.sleep(0.5)
-        with pytest.raises(RayTaskError) as caught:
-            ask("moody", "a cat")
-        assert isinstance(caught.value.cause, BusyError)
-        assert 0.0 < caught.value.cause.retry_after_s <= 30.0
-        for response in napping:
-            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
-        started = time.monotonic()
-        with pytest.raises(RayActorError):
-            ask("moody", "hang now")
-        assert time.monotonic() - started < 10.0
-        wait_until(lambda: bool(pids("moody") - {before}), "another replica")
-        reply = ask("moody", "a cat")
-        assert isinstance(reply.outcome, RewardPart)
-        assert isinstance(reply.shadow, NoShadow)
+@pytest.fixture(scope="module")
+def moody() -> Iterator[str]:
+    """One replica with a queue of one group, of a scorer whose failures are asked for in the prompt."""
+    settings = ServedReward(scorer=f"{SCORERS}:Moody", timeout_s=2.0, max_batch_groups=1, queue_groups=1)
+    with running({"moody": settings}):
+        yield "moody"
 
 
 def series(reward: str) -> dict[str, float]:
@@ -158,16 +138,35 @@ def series(reward: str) -> dict[str, float]:
     return {name: float(value) for name, labels, value in found if f'reward="{reward}"' in labels}
 
 
-def test_counts_reach_prometheus() -> None:
-    with running({"counted": ServedReward(scorer=f"{SCORERS}:Moody")}):
-        for prompt in ("a cat", "a dog", "raise now"):
-            ask("counted", prompt)
-        wanted = {
-            "prdp_reward_scored_groups_total": 2.0,
-            "prdp_reward_failed_groups_total": 1.0,
-            "prdp_reward_seconds_count": 3.0,
-            "prdp_reward_batch_groups_sum": 3.0,
-            "prdp_reward_batch_seconds_count": 3.0,
-            "prdp_reward_queue_groups": 0.0,
-        }
-        wait_until(lambda: series("counted").items() >= wanted.items(), "the counts of three groups")
+def test_counts_reach_prometheus(moody: str) -> None:
+    for prompt in ("a cat", "a dog", "raise now"):
+        ask(moody, prompt)
+    wanted = {
+        "prdp_reward_scored_groups_total": 2.0,
+        "prdp_reward_failed_groups_total": 1.0,
+        "prdp_reward_seconds_count": 3.0,
+        "prdp_reward_batch_groups_sum": 3.0,
+        "prdp_reward_batch_seconds_count": 3.0,
+        "prdp_reward_queue_groups": 0.0,
+    }
+    wait_until(lambda: series(moody).items() >= wanted.items(), "the counts of three groups")
+
+
+def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str) -> None:
+    (before,) = pids(moody)
+    napping = [reward_handle(moody).score.remote("nap now", ray.put(images_of("nap now"))) for _ in range(2)]
+    time.sleep(0.5)
+    with pytest.raises(RayTaskError) as caught:
+        ask(moody, "a cat")
+    assert isinstance(caught.value.cause, BusyError)
+    assert 0.0 < caught.value.cause.retry_after_s <= 30.0
+    for response in napping:
+        assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
+    started = time.monotonic()
+    with pytest.raises(RayActorError):
+        ask(moody, "hang now")
+    assert time.monotonic() - started < 10.0
+    wait_until(lambda: bool(pids(moody) - {before}), "another replica")
+    reply = ask(moody, "a cat")
+    assert isinstance(reply.outcome, RewardPart)
+    assert isinstance(reply.shadow, NoShadow)

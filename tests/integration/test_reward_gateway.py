@@ -51,7 +51,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with cluster():
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run_many([serve.RunTarget(app, name=name, route_prefix=f"/{name}") for name, app in apps.items()])
+        targets = [serve.RunTarget(app, name=name, route_prefix=f"/{name}") for name, app in apps.items()]
+        serve.run_many(targets)
         yield f"http://127.0.0.1:{port}"
 
 
