@@ -20,6 +20,7 @@ from reward_service.handles import reward_handle
 
 _POLL_S = 0.1
 _OWNER_WAIT_S = 10.0
+_DELETE_LIMIT_S = 60.0
 _OUR_ERROR = re.compile(re.escape(RewardError.__module__) + r"\.\w+: ")
 
 
@@ -100,8 +101,15 @@ def _owner_of(name: str) -> str:
 
 
 def _delete(names: Iterable[str]) -> None:
-    for name in names:
-        serve.delete(name)
+    """Delete applications, all at once. Raises StuckError where one is still there after _DELETE_LIMIT_S."""
+    left = set(names)
+    for name in left:
+        serve.delete(name, _blocking=False)
+    end_at = time.monotonic() + _DELETE_LIMIT_S
+    while left := left & set(serve.status().applications):
+        if time.monotonic() > end_at:
+            raise StuckError(f"Serve did not end {', '.join(sorted(left))} within {_DELETE_LIMIT_S:g} s.")
+        time.sleep(_POLL_S)
 
 
 def _wait_until_running(names: tuple[str, ...], limit_s: float) -> None:
