@@ -93,11 +93,11 @@ class RewardCluster:
     def pids(self, name: str, deployment: str = DEPLOYMENT) -> frozenset[int]:
         """Processes of the replicas of an application that run and are not being stopped."""
         replicas = self._replicas(name, deployment)
-        return frozenset(one["pid"] for one in replicas if one["state"] == "RUNNING")
+        return frozenset(one["pid"] for one in replicas if one["state"] == "RUNNING" and "pid" in one)
 
     def all_pids(self, name: str) -> frozenset[int]:
         """Processes of an application's replicas in any state."""
-        return frozenset(one["pid"] for one in self._replicas(name, DEPLOYMENT) if one["pid"] is not None)
+        return frozenset(one["pid"] for one in self._replicas(name, DEPLOYMENT) if "pid" in one)
 
     def proxy_pids(self) -> frozenset[int]:
         """Processes that take HTTP in for Serve."""
