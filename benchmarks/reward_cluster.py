@@ -129,11 +129,8 @@ class RewardCluster:
 @contextmanager
 def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
     """Start a cluster whose processes find our packages and the modules in `folder`; end it afterwards."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(folder)])
-    sys.path.insert(0, str(folder))
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    try:
+    with _environment(folder):
         context = ray.init(
             num_cpus=_LOGICAL_CPUS,
             include_dashboard=True,
@@ -142,15 +139,28 @@ def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
         )
-        yield RewardCluster(f"http://{context.dashboard_url}", free_port())
+        try:
+            yield RewardCluster(f"http://{context.dashboard_url}", free_port())
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Where Ray's processes and this one find modules, and how much CPU time Ray's get."""
+    # By default Ray's workers are nicer than what they are compared with: other programs slow them only.
+    wanted = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "RAY_worker_niceness": "0"}
+    before = {key: os.environ[key] for key in wanted if key in os.environ}
+    os.environ.update(wanted)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
     finally:
-        serve.shutdown()
-        ray.shutdown()
         sys.path.remove(str(folder))
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for key in wanted:
+            del os.environ[key]
+        os.environ.update(before)
 
 
 def wait_until(done: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
