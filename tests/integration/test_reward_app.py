@@ -170,17 +170,19 @@ def test_refused_settings_leave_the_old_scorer_and_say_why(served: ServeFile) ->
 
 
 def test_a_code_swap_loses_no_group_and_leaves_other_applications_alone(served: ServeFile) -> None:
+    served.reward("jpeg")["user_config"] = {"scorer": SMALL.scorer}
     served.deploy()
-    old, other = pids("clip"), pids("jpeg")
-    with Load("clip", clients=4) as load:
-        served.app("clip")["args"]["code_version"] = "2"
+    wait_until(lambda: describe("jpeg").stamp.version == "1", "the first settings answer")
+    old, other = pids("jpeg"), pids("clip")
+    with Load("jpeg", clients=2) as load:
+        served.app("jpeg")["args"]["code_version"] = "2"
         served.deploy()
-        wait_until(lambda: bool(pids("clip")) and not pids("clip") & old, "new replicas answer")
+        wait_until(lambda: bool(pids("jpeg")) and not pids("jpeg") & old, "new replicas answer")
         time.sleep(0.5)
     assert load.errors == []
     for prompt, reply in load.replies[::10]:
-        assert_scored(reply, prompt, CLIP)
-    assert pids("jpeg") == other
+        assert_scored(reply, prompt, SMALL)
+    assert pids("clip") == other
 
 
 def test_a_killed_replica_is_replaced(served: ServeFile) -> None:

@@ -145,11 +145,18 @@ def test_counts_reach_prometheus(moody: str) -> None:
         "prdp_reward_scored_groups_total": 2.0,
         "prdp_reward_failed_groups_total": 1.0,
         "prdp_reward_seconds_count": 3.0,
-        "prdp_reward_batch_groups_sum": 3.0,
+        "prdp_reward_batch_groups_count": 3.0,
         "prdp_reward_batch_seconds_count": 3.0,
         "prdp_reward_queue_groups": 0.0,
     }
-    wait_until(lambda: series(moody).items() >= wanted.items(), "the counts of three groups")
+    seen: dict[str, float] = {}
+
+    def all_seen() -> bool:
+        time.sleep(0.5)
+        seen.update(series(moody))  # Ray tells a gauge once each time that it is set
+        return seen.items() >= wanted.items()
+
+    wait_until(all_seen, "the counts of three groups")
 
 
 def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str) -> None:
