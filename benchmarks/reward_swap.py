@@ -186,7 +186,7 @@ def _verdicts(seen: Mapping[str, Seen], left_alone: bool, apart: float) -> tuple
             "0",
             not mixed and apart > 10 * TOLERANCE,
             f"rewards and differences of each group are those of the version it names, within {TOLERANCE:g}; "
-            f"versions differ by {apart:.2g} at least",
+            f"any two versions differ by {apart:.2g} at least in some picture of each group",
         ),
         Verdict(
             "processes of the other application",

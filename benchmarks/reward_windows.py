@@ -83,14 +83,14 @@ def is_mixed(prompt: str, score: GroupScore, may_be: frozenset[ScorerStamp], exp
 
 
 def told_apart(expected: Expected) -> float:
-    """By how much any two versions differ at least in their rewards of a prompt's pictures.
+    """By how much any two versions differ at least, in the picture of a group in which they differ most.
 
     The test for mixed versions means something only where this is well above TOLERANCE.
     """
     stamps = sorted({stamp for stamp, _ in expected}, key=str)
     prompts = {prompt for _, prompt in expected}
     return min(
-        float(np.abs(expected[one, prompt].rewards - expected[other, prompt].rewards).min())
+        float(np.abs(expected[one, prompt].rewards - expected[other, prompt].rewards).max())
         for row, one in enumerate(stamps)
         for other in stamps[:row]
         for prompt in prompts

@@ -77,8 +77,10 @@ def test_a_change_has_settled_once_every_client_sees_the_new_version_only() -> N
     assert all_new([*both, asked(4, 7, OLD, client=1)], NEW, 5, clients=2)
 
 
-def test_versions_are_told_apart_by_their_nearest_rewards() -> None:
-    assert told_apart(EXPECTED) == 2.0
+def test_versions_are_told_apart_by_the_picture_in_which_they_differ_most() -> None:
+    assert told_apart(EXPECTED) == 3.0
+    third = RewardPart(OF[NEW] + 0.5, part(NEW).differences, 0.0, FOREIGN)
+    assert told_apart({**EXPECTED, (FOREIGN, PROMPT): third}) == 0.5
 
 
 def test_the_versions_of_the_stage_differ_in_stamp_and_in_every_reward(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
