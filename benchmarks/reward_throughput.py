@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -83,12 +85,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to have groups scored. target: its least share of the direct side's speed; 0 = none."""
+    """One way to have groups scored.
+
+    target: its least share of the direct side's speed; 0 = none. scorer_pid: the process that the scorer runs
+    in. used_s: CPU seconds of that process in each call.
+    """
 
     what: str
     target: float
     score: Score
     groups: Groups
+    scorer_pid: int
+    used_s: list[float] = field(default_factory=list)
+
+    def call(self, _: int) -> None:
+        """Score all groups."""
+        before = cpu_s(self.scorer_pid)
+        self.score(self.groups)
+        self.used_s.append(cpu_s(self.scorer_pid) - before)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used, all threads together."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def direct_side(plan: Plan, groups: Groups) -> Side:
@@ -101,7 +121,7 @@ def direct_side(plan: Plan, groups: Groups) -> Side:
         for prompts, images in batches:
             scorer.score(prompts, images)
 
-    return Side("direct", 0.0, score, groups)
+    return Side("direct", 0.0, score, groups, os.getpid())
 
 
 def batches_of(groups: Groups, size: int) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
@@ -120,11 +140,12 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
     with (
         TemporaryDirectory() as folder,
         reward_cluster(Path(folder)) as cluster,
-        standalone({"path": str(MODEL)}, settings) as (_, address),
+        standalone({"path": str(MODEL)}, settings) as (server, address),
     ):
         cluster.deploy(ServedApp(NAME, plan.settings(), http=True))
         cluster.wait_running()
         mix = open_mix(NAME, AppReward(app=NAME))
+        (replica,) = cluster.pids(NAME)
 
         def http(url: str, wire: Wire) -> Score:
             clients = HttpClients(url, wire, plan.clients)
@@ -132,11 +153,13 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
 
         yield [
             direct_side(plan, groups),
-            Side("by handle", BY_HANDLE, lambda groups: score_by_handle(mix, groups, lambda: None), groups),
-            Side("by HTTP/Arrow, server of one process", BY_ARROW, http(address, ARROW), groups),
-            Side("by HTTP/Arrow, Serve's gateway", BY_ARROW, http(cluster.url(NAME), ARROW), groups),
-            Side("by HTTP/JSON, server of one process", 0.0, http(address, JSON), fewer),
-            Side("by HTTP/JSON, Serve's gateway", 0.0, http(cluster.url(NAME), JSON), fewer),
+            Side(
+                "by handle", BY_HANDLE, lambda some: score_by_handle(mix, some, lambda: None), groups, replica
+            ),
+            Side("by HTTP/Arrow, server of one process", BY_ARROW, http(address, ARROW), groups, server),
+            Side("by HTTP/Arrow, Serve's gateway", BY_ARROW, http(cluster.url(NAME), ARROW), groups, replica),
+            Side("by HTTP/JSON, server of one process", 0.0, http(address, JSON), fewer, server),
+            Side("by HTTP/JSON, Serve's gateway", 0.0, http(cluster.url(NAME), JSON), fewer, replica),
         ]
 
 
@@ -146,7 +169,7 @@ def measure(plan: Plan, command: str) -> Result:
     prompts = [f"a cat and {number} red houses" for number in range(plan.groups)]
     groups = [(prompt, pictures(prompt, plan.images, plan.side)) for prompt in prompts]
     with all_sides(plan, groups) as sides:
-        calls = [lambda _, side=side: side.score(side.groups) for side in sides]
+        calls = [side.call for side in sides]
         times = alternate(calls, plan.repeats, plan.warm_ups, torch.device("cpu"))
     found = [
         Comparison(
@@ -155,23 +178,27 @@ def measure(plan: Plan, command: str) -> Result:
         for side, ours in zip(sides, times, strict=True)
         if side.target
     ]
-    speeds = {side.what: _speed(side, plan, ours) for side, ours in zip(sides, times, strict=True)}
     return Result(
         name="reward_throughput",
         command=command,
         settings=asdict(plan),
         machine=machine,
         verdicts=tuple(verdict_of(one) for one in found),
-        figures={
-            what: f"{speed:.1f} images/s, {speed / speeds['direct']:.2f}" for what, speed in speeds.items()
-        },
+        figures=_figures(plan, sides, times),
         raw={one.what: raw_of(one) for one in found},
         notes=NOTES,
     )
 
 
-def _speed(side: Side, plan: Plan, times: Times) -> float:
-    return len(side.groups) * plan.images / statistics.median(times.wall)
+def _figures(plan: Plan, sides: Sequence[Side], times: Sequence[Times]) -> dict[str, str]:
+    """Of every side: speed, and CPU time of the process that the scorer runs in."""
+    rows: dict[str, str] = {}
+    for side, taken in zip(sides, times, strict=True):
+        count = len(side.groups) * plan.images
+        speed = count / statistics.median(taken.wall)
+        used_ms = 1e3 * statistics.median(side.used_s[plan.warm_ups :]) / count
+        rows[side.what] = f"{speed:.1f} images/s; {used_ms:.2f} ms CPU an image in the scorer's process"
+    return rows
 
 
 def main(arguments: Sequence[str]) -> int:
