@@ -123,8 +123,8 @@ def test_a_shadow_is_heard_and_never_harms() -> None:
 
 @pytest.fixture(scope="module")
 def moody() -> Iterator[str]:
-    """One replica with a queue of one group, of a scorer whose failures are asked for in the prompt."""
-    settings = ServedReward(scorer=f"{SCORERS}:Moody", timeout_s=2.0, max_batch_groups=1, queue_groups=1)
+    """One replica of a scorer whose failures are asked for in the prompt: two groups in work, one waits."""
+    settings = ServedReward(scorer=f"{SCORERS}:Moody", timeout_s=2.0, max_batch_groups=2, queue_groups=1)
     with running({"moody": settings}):
         yield "moody"
 
@@ -159,16 +159,23 @@ def test_counts_reach_prometheus(moody: str) -> None:
     wait_until(all_seen, "the counts of three groups")
 
 
+def test_groups_beyond_the_queue_are_told_when_to_come_back(moody: str) -> None:
+    naps = ray.put(images_of("nap now", 2))  # half a second
+    sent = [reward_handle(moody).score.remote("nap now", naps) for _ in range(4)]
+    busy = []
+    for response in sent:
+        try:
+            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
+        except RayTaskError as error:
+            busy.append(error.cause)
+    assert 1 <= len(busy) <= 3
+    for cause in busy:
+        assert isinstance(cause, BusyError)
+        assert 0.0 < cause.retry_after_s <= 30.0
+
+
 def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str) -> None:
     (before,) = pids(moody)
-    napping = [reward_handle(moody).score.remote("nap now", ray.put(images_of("nap now"))) for _ in range(2)]
-    time.sleep(0.5)
-    with pytest.raises(RayTaskError) as caught:
-        ask(moody, "a cat")
-    assert isinstance(caught.value.cause, BusyError)
-    assert 0.0 < caught.value.cause.retry_after_s <= 30.0
-    for response in napping:
-        assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
     started = time.monotonic()
     with pytest.raises(RayActorError):
         ask(moody, "hang now")
