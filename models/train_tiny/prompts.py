@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,20 +27,24 @@ def table_of(scenes: Sequence[Scene]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
+def write_prompts(scenes: Sequence[Scene], path: Path) -> None:
+    """Write the scenes' prompts and attributes as a small Parquet file."""
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(
+        table_of(scenes),
+        path,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=list(_ATTRIBUTES),
+        column_encoding={"prompt": "DELTA_BYTE_ARRAY"},
+    )
+    print(f"{path}: {len(scenes)} prompts, {path.stat().st_size} bytes")
+
+
 def run() -> None:
     """Write ``models/prompts/train.parquet`` and ``models/prompts/heldout.parquet``."""
     split: dict[bool, list[Scene]] = {False: [], True: []}
     for scene in all_scenes():
         split[is_heldout(scene)].append(scene)
-    PROMPTS_FOLDER.mkdir(exist_ok=True)
     for name, scenes in (("train", split[False]), ("heldout", split[True])):
-        path = PROMPTS_FOLDER / f"{name}.parquet"
-        pq.write_table(
-            table_of(scenes),
-            path,
-            compression="zstd",
-            compression_level=19,
-            use_dictionary=list(_ATTRIBUTES),
-            column_encoding={"prompt": "DELTA_BYTE_ARRAY"},
-        )
-        print(f"{path}: {len(scenes)} prompts, {path.stat().st_size} bytes")
+        write_prompts(scenes, PROMPTS_FOLDER / f"{name}.parquet")
