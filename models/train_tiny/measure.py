@@ -117,6 +117,11 @@ def measure(reward: Reward, pictures: NDArray[np.uint8], questions: Sequence[Que
     )
 
 
+def noise_ratio(made: torch.Tensor, pictures: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio, in decibels, of pictures in -1..1 against the true ones."""
+    return -10 * float(((made.clamp(-1, 1) - pictures) / 2).square().mean().log10())
+
+
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The pipeline in ``folder``, in float32, with its DDIM scheduler and without a progress bar."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)

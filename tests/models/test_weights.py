@@ -18,7 +18,7 @@ from models.train_tiny.augment import pixel_values
 from models.train_tiny.clip import PLANS
 from models.train_tiny.code import patch_code
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.measure import Question, Reward, load_pipeline, measure, sample
+from models.train_tiny.measure import Question, Reward, load_pipeline, measure, noise_ratio, sample
 from models.train_tiny.paths import GOLD_FOLDER, MODELS, PROXY_FOLDER, SD_FOLDER
 
 MIB = 2**20
@@ -84,12 +84,13 @@ def test_tokenizers_have_one_token_a_word_and_room_for_every_prompt() -> None:
 def test_autoencoder_keeps_pictures() -> None:
     vae: AutoencoderKL = pipeline().vae
     rng = np.random.default_rng(0)
-    pictures = to_tensor(compose_many([random_scene(rng, heldout=True) for _ in range(16)], rng))
+    pictures = to_tensor(compose_many([random_scene(rng, heldout=True) for _ in range(64)], rng))
     with torch.no_grad():
         from_code = vae.decode(patch_code().encode(pictures)).sample
         round_trip = vae.decode(vae.encode(pictures).latent_dist.mode()).sample
-    assert (from_code - pictures).abs().mean() < 0.08
-    assert (round_trip - pictures).abs().mean() < 0.15
+    linear = patch_code().decode(patch_code().encode(pictures))
+    assert noise_ratio(from_code, pictures) > max(27, noise_ratio(linear, pictures) + 1)
+    assert noise_ratio(round_trip, pictures) > 27
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -110,11 +111,31 @@ def test_training_preprocesses_as_the_processor_does(name: str) -> None:
     assert (shipped - pixel_values(to_tensor(pictures), PLANS[name])).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize(("name", "bound"), [("proxy", 0.72), ("gold", 0.72)])
-@pytest.mark.parametrize("heldout", [False, True])
-def test_rewards_rank_the_true_prompt_first_on_real_pictures(name: str, bound: float, heldout: bool) -> None:
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize(("heldout", "bound"), [(False, 0.97), (True, 0.92)])
+def test_rewards_rank_the_true_prompt_first_on_real_pictures(name: str, heldout: bool, bound: float) -> None:
     rng = np.random.default_rng(2)
     scenes = [random_scene(rng, heldout) for _ in range(40)]
     questions = [Question.about(reward(name), scene) for scene in scenes]
     quality = measure(reward(name), compose_many(scenes, rng), questions)
     assert quality.attributes > bound
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards_tell_left_from_right_and_above_from_below(name: str) -> None:
+    rng = np.random.default_rng(6)
+    scenes = [scene for scene in (random_scene(rng) for _ in range(80)) if scene.relation is not None]
+    questions = [Question.about(reward(name), scene) for scene in scenes]
+    accuracy = measure(reward(name), compose_many(scenes, rng), questions).accuracy
+    assert min(accuracy["relation"], accuracy["order"]) > 0.9
+
+
+def test_base_model_follows_prompts_and_leaves_room() -> None:
+    rng = np.random.default_rng(3)
+    scenes = [random_scene(rng) for _ in range(32)]
+    questions = [Question.about(reward("gold"), scene) for scene in scenes]
+    pictures = sample(pipeline(), [prompt_of(scene) for scene in scenes], 0.0, seed=3)
+    base = measure(reward("gold"), pictures, questions)
+    real = measure(reward("gold"), compose_many(scenes, rng), questions)
+    assert 0.8 < base.attributes < real.attributes
+    assert base.cosine < real.cosine
