@@ -27,7 +27,7 @@ def scrape(port: int) -> dict[str, float]:
 
 @pytest.mark.integration
 def test_metrics_reach_prometheus() -> None:
-    ray.init(num_cpus=1, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
+    ray.init(num_cpus=1, include_dashboard=False)
     try:
         gauges = RayGauges("demo")
         gauges.publish({"policy/version": 1.0, "faults/dropped_groups": 0.0, "transport/bytes_moved": 100.0})
