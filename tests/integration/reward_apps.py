@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.context import _get_global_client
+from ray.serve.context import _get_global_client, _set_global_client
 
 from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
 from reward_service.handles import DEPLOYMENT, reward_handle
@@ -50,6 +50,8 @@ def cluster(dashboard: bool = False) -> Iterator[str]:
             _system_config={"metrics_report_interval_ms": 1000},
         )
         stack.callback(ray.shutdown)
+        # A run in this process may have left Serve's client of a cluster that is gone.
+        _set_global_client(None)
         stack.callback(serve.shutdown)
         yield f"http://{context.dashboard_url}"
 

@@ -14,9 +14,9 @@ from driver.main import train
 from driver.report import compare
 
 SHORT = (
-    "run.epochs=10",
-    "evaluation.prompts=48",
-    "evaluation.every_epochs=10",
+    "run.epochs=16",
+    "evaluation.prompts=96",
+    "evaluation.every_epochs=16",
     "ray.dashboard=false",
     "display.mode=lines",
 )
