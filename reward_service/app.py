@@ -110,23 +110,27 @@ class RewardReplica:
         return self._engine
 
 
+_REWARD = serve.deployment(
+    name=DEPLOYMENT,
+    health_check_period_s=HEALTH_PERIOD_S,
+    health_check_timeout_s=HEALTH_LIMIT_S,
+    graceful_shutdown_wait_loop_s=0.1,
+    max_constructor_retry_count=BUILD_TRIES,
+    logging_config=QUIET,
+)(RewardReplica)
+
+
 def served_app(name: str) -> serve.Application:
     """The application of a reward that a person deploys; settings and resources come from the file.
 
     A changed code version loses nothing: new replicas are started first, and old ones answer what they hold.
     """
-    deployment = serve.deployment(
-        name=DEPLOYMENT,
+    deployment = _REWARD.options(
         max_ongoing_requests=ONGOING_GROUPS,
         max_queued_requests=QUEUED_GROUPS,
         max_surge_percent=100,
-        health_check_period_s=HEALTH_PERIOD_S,
-        health_check_timeout_s=HEALTH_LIMIT_S,
         graceful_shutdown_timeout_s=DRAIN_LIMIT_S,
-        graceful_shutdown_wait_loop_s=0.1,
-        max_constructor_retry_count=BUILD_TRIES,
-        logging_config=QUIET,
-    )(RewardReplica)
+    )
     return deployment.bind(name, "")
 
 
@@ -134,20 +138,14 @@ def embedded_app(
     name: str, owner: str, settings: ServedReward, section: RewardServiceSection
 ) -> serve.Application:
     """The application of a reward that a run starts for itself, with the resources of `reward_service`."""
-    deployment = serve.deployment(
-        name=DEPLOYMENT,
+    deployment = _REWARD.options(
         num_replicas=section.replicas,
         ray_actor_options=process_options(section),
         user_config=settings.model_dump(mode="json"),
         max_ongoing_requests=groups_at_a_replica(settings),
         max_queued_requests=section.queue_groups,
-        health_check_period_s=HEALTH_PERIOD_S,
-        health_check_timeout_s=HEALTH_LIMIT_S,
         graceful_shutdown_timeout_s=STOP_LIMIT_S,
-        graceful_shutdown_wait_loop_s=0.1,
-        max_constructor_retry_count=BUILD_TRIES,
-        logging_config=QUIET,
-    )(RewardReplica)
+    )
     return deployment.bind(name, owner)
 
 
