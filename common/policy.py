@@ -22,7 +22,10 @@ from common.conditioning import PromptCondition
 from common.config.training import FullPolicy, LoraPolicy
 from common.errors import ModelError, WeightsError
 from common.pipelines import PipelineFamily
-from common.weights import Tensors
+from common.weights import Tensors, order_metadata
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers looks for in a folder of LoRA weights."""
 
 
 class Denoiser(Protocol):
@@ -125,13 +128,22 @@ class LoraTrainable:
         return AdapterOff(guided)
 
     def save(self, folder: Path) -> None:
-        """pytorch_lora_weights.safetensors, read by pipe.load_lora_weights(folder)."""
+        """pytorch_lora_weights.safetensors, read by pipe.load_lora_weights(folder).
+
+        The same weights give the same bytes in every process.
+        """
+        adapter = self.unet.peft_config["default"].to_dict()
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet)),
+            weight_name=LORA_FILE,
             safe_serialization=True,
-            unet_lora_adapter_metadata=self.unet.peft_config["default"].to_dict(),
+            unet_lora_adapter_metadata={
+                name: sorted(value) if isinstance(value, set) else value for name, value in adapter.items()
+            },
         )
+        file = folder / LORA_FILE
+        file.write_bytes(order_metadata(file.read_bytes()))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ compute it again from the module after loading: it proves what the policy sample
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,20 @@ class WeightBlob:
 
     stamp: PolicyStamp
     data: NDArray[np.uint8]
+
+
+def order_metadata(data: bytes) -> bytes:
+    """The same safetensors file with its metadata in order of name.
+
+    safetensors writes metadata in the order of a hash table, which differs from call to call.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    ordered = {"__metadata__": dict(sorted(metadata.items())), **header} if metadata else header
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    padded = text.ljust(-(-len(text) // 8) * 8)
+    return len(padded).to_bytes(8, "little") + padded + data[8 + length :]
 
 
 def digest_tensors(tensors: Tensors) -> str:

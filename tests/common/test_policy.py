@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.config.training import LoraPolicy
 from common.errors import ModelError, WeightsError
 from common.loading import load_policy
 from common.pipelines import load_family
-from common.policy import Policy, add_lora
+from common.policy import LORA_FILE, Policy, add_lora
 from common.scheduler import build_step_distribution
 from tests.tiny_config import make_config
 
@@ -215,3 +216,16 @@ def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
     assert float((latents - theirs).abs().max()) < 1e-4 * max(1.0, float(theirs.abs().max()))
     pixels = np.stack([np.asarray(image) for image in paint("pil")]).astype(int)
     assert np.abs(policy.family.decode(latents).astype(int) - pixels).max() <= 1
+
+
+def test_saved_adapters_are_equal_byte_for_byte(tiny_pipeline: Path, tmp_path: Path) -> None:
+    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path))
+    files = set()
+    for number in range(6):
+        policy.trainable.save(tmp_path / str(number))
+        files.add((tmp_path / str(number) / LORA_FILE).read_bytes())
+    (data,) = files
+    # A set's order differs between processes.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    adapter = json.loads(header["__metadata__"]["lora_adapter_metadata"])
+    assert adapter["unet.target_modules"] == sorted(LoraPolicy().target_modules)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import WeightsError
 from common.trajectory import PolicyStamp
-from common.weights import WeightBlob, digest_tensors, pack, unpack
+from common.weights import WeightBlob, digest_tensors, order_metadata, pack, unpack
 
 
 def _tensors() -> dict[str, torch.Tensor]:
@@ -110,3 +113,14 @@ def test_altered_values_are_named_as_such() -> None:
     data[-1] ^= 255
     with pytest.raises(WeightsError, match="has been altered"):
         unpack(WeightBlob(blob.stamp, np.ascontiguousarray(data)), blob.stamp)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=9))
+def test_the_order_of_metadata_is_its_names_and_nothing_else_changes(metadata: dict[str, str]) -> None:
+    files = [safetensors.torch.save(_tensors(), metadata) for _ in range(3)]
+    (ordered,) = {order_metadata(data) for data in files}
+    header = json.loads(ordered[8 : 8 + int.from_bytes(ordered[:8], "little")])
+    assert list(header.get("__metadata__", {}).items()) == sorted(metadata.items())
+    assert digest_tensors(safetensors.torch.load(ordered)) == digest_tensors(_tensors())
+    assert order_metadata(ordered) == ordered
