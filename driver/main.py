@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from driver.evaluation_store import load_evaluations
 from driver.faults import FaultCounter
 from driver.finish import show_result
 from driver.gauges import RayGauges
+from driver.joined import check_run_folder
 from driver.observer import Observer, first_state
 from driver.rollouts import Rollouts
 from driver.run_folder import Beginning, claim, find_beginning
@@ -48,6 +50,7 @@ class Inputs:
 
 def check_inputs(config: Config) -> Inputs:
     """Open and check everything that can be checked without Ray. Raises the error of whatever is wrong."""
+    check_run_folder(config, os.environ)
     check_model(config)
     check_cluster(config)
     check_entries({**config.rewards, **config.gold})

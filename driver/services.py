@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayTaskError
 
 from actors.pool import ActorPool
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError, StuckError
+from driver.joined import worker_environment
 from learner.group import LearnerGroup
 from reward_service.mix import RewardMix
 from reward_service.start import start_mix
@@ -32,25 +35,42 @@ class Services:
 
 @contextmanager
 def ray_cluster(config: Config) -> Iterator[None]:
-    """Connect to the cluster, or start one on this machine and stop it at the end."""
-    section = config.ray
-    own: dict[str, Any] = {
-        "object_store_memory": int(section.object_store_gb * 1e9),
-        "include_dashboard": section.dashboard,
-    }
-    ray.init(
-        address=section.address,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        namespace="prdp",
-        **(own if section.address == "local" else {}),
-    )
+    """Connect to the cluster, or start one on this machine and stop it at the end.
+
+    Raises ConfigError where there is no cluster to join, or it does not let us in.
+    """
+    _connect(config)
     try:
-        if section.address == "local":
+        if config.ray.address == "local":
             check_room(config, ray.cluster_resources())
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(config: Config) -> None:
+    section = config.ray
+    if section.address == "local":
+        own: dict[str, Any] = {
+            "object_store_memory": int(section.object_store_gb * 1e9),
+            "include_dashboard": section.dashboard,
+        }
+    else:
+        own = {"runtime_env": worker_environment(os.environ, Path.cwd())}
+    try:
+        ray.init(
+            address=section.address, logging_level=logging.ERROR, log_to_driver=False, namespace="prdp", **own
+        )
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"The Ray cluster at {section.address!r} wants a token. Put the cluster's into "
+            "~/.ray/auth_token and set RAY_AUTH_MODE=token."
+        ) from error
+    except ConnectionError as error:
+        raise ConfigError(
+            f"ray.address is {section.address!r}, but no Ray cluster answers there: {error} Start this on a "
+            "node of the cluster, or as a job (ray job submit), or set ray.address=local."
+        ) from error
 
 
 def check_room(config: Config, resources: Mapping[str, float]) -> None:

@@ -92,7 +92,7 @@ class Config(Section):
     @property
     def run_folder(self) -> Path:
         """Where the run writes."""
-        return Path(self.run.folder) / self.run.name
+        return Path(self.run.folder).expanduser() / self.run.name
 
     @property
     def trajectories_per_epoch(self) -> int:

@@ -18,7 +18,7 @@ class RunSection(Section):
     """The run as a whole."""
 
     name: str = setting("prdp", "", "Name of the run: its folder under `folder` and its name in the tracker.")
-    folder: str = setting("runs", "", "Parent of the run folder.", min_length=1)
+    folder: str = setting("runs", "", "Parent of the run folder; ~ is the home folder.", min_length=1)
     seed: int = setting(0, "", "Seed of the order of prompts and of all noise.", ge=0, le=LARGEST_SEED)
     epochs: int = setting(100, "epochs", "E: epochs in all, those of a continued run included.", ge=1)
 
