@@ -9,10 +9,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from actors.sampler import sample_group
 from common.diffusion import StepDistribution
 from common.errors import WeightsError
 from common.policy import Denoiser, Policy
+from common.probe import Probe
 from common.trajectory import ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
 from common.weights import WeightBlob, digest_tensors, unpack
 
@@ -30,22 +33,40 @@ class SampleReport:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Weights as they were when the policy was last looked at. output: of the probe."""
+
+    digest: str
+    output: Tensor
+
+
 class Actor:
     """Samples trajectories.
 
     Holds one version of the weights at a time; a task of another version loads it first.
     """
 
-    def __init__(self, policy: Policy, reference: Denoiser, distribution: StepDistribution) -> None:
+    def __init__(
+        self, policy: Policy, reference: Denoiser, distribution: StepDistribution, probe: Probe
+    ) -> None:
         self._policy = policy
         self._reference = reference
         self._distribution = distribution
+        self._probe = probe
         self._loaded: frozenset[PolicyStamp] = frozenset()
+        self._held: tuple[_Held, ...] = ()
+
+    @staticmethod
+    def of(policy: Policy, distribution: StepDistribution) -> Actor:
+        """An actor of a policy just loaded, which is its own reference as long as nothing trains it."""
+        return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
 
     def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
         """Do one task.
 
-        Raises WeightsError where the weights are not, before or after loading, what the task names.
+        Raises WeightsError where the weights are not, before or after loading, what the task names, or where
+        the policy predicts with them what it predicted with others.
         """
         started = time.perf_counter()
         if task.stamp not in self._loaded:
@@ -61,8 +82,17 @@ class Actor:
 
     def _load(self, blob: WeightBlob, stamp: PolicyStamp) -> None:
         self._loaded = frozenset()
-        self._policy.load(unpack(blob, stamp))
-        digest = digest_tensors(self._policy.trainable.parameters())
-        if digest != stamp.digest:
-            raise WeightsError(f"After loading {stamp} the policy's weights have digest {digest[:12]}.")
+        tensors = unpack(blob, stamp)
+        before = self._held[0] if self._held else self._look()
+        self._policy.load(tensors)
+        after = self._look()
+        if after.digest != stamp.digest:
+            raise WeightsError(f"After loading {stamp} the policy's weights have digest {after.digest[:12]}.")
+        if after.digest != before.digest:
+            change = f"An actor loaded {stamp} in place of weights of digest {before.digest[:12]}"
+            self._probe.check_influence(self._policy, before.output, after.output, change)
+        self._held = (after,)
         self._loaded = frozenset({stamp})
+
+    def _look(self) -> _Held:
+        return _Held(digest_tensors(self._policy.trainable.parameters()), self._probe.output(self._policy))

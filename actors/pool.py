@@ -31,7 +31,7 @@ from common.weights import WeightBlob
 def build_actor(config: Config) -> Actor:
     """Load the model and make it ready to sample. Raises ModelError."""
     policy, distribution = load_policy(config)
-    return Actor(policy, policy.reference(), distribution)
+    return Actor.of(policy, distribution)
 
 
 class ActorProcess:

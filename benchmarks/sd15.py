@@ -91,7 +91,7 @@ class Work:
 def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) -> Work:
     """Build both sides of both jobs on one policy."""
     family: Any = policy.family
-    actor = Actor(policy, policy.reference(), distribution)
+    actor = Actor.of(policy, distribution)
     blob = pack(policy.trainable.parameters(), version=0, run_id="benchmark")
 
     def task(turn: int) -> PromptTask:

@@ -9,11 +9,13 @@ import torch
 from common.config.schema import Config
 from common.config.training import ObjectiveSection
 from common.loading import load_policy
+from common.probe import Probe
 from learner.experience import Experience, Offline, Online
 from learner.learner import Learner, LearnerSettings
 from learner.objectives import Objective
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import Ranks
+from learner.step import GuardedStep
 
 
 def build_objective(section: ObjectiveSection, latent_elements: int) -> Objective:
@@ -51,7 +53,7 @@ def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
         policy=policy,
         distribution=distribution,
         objective=build_objective(config.objective, math.prod(policy.family.latent_shape)),
-        optimizer=optimizer,
+        step=GuardedStep(policy, optimizer, Probe.of(policy, distribution)),
         experience=build_experience(config),
         ranks=ranks,
         settings=LearnerSettings(

@@ -26,6 +26,7 @@ from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_g
 from learner.objectives import Objective, ObjectiveResult
 from learner.ranks import Ranks
 from learner.report import Tally, UpdateReport, summarise
+from learner.step import GuardedStep
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Learner:
         policy: Policy,
         distribution: StepDistribution,
         objective: Objective,
-        optimizer: torch.optim.Optimizer,
+        step: GuardedStep,
         experience: Experience,
         ranks: Ranks,
         settings: LearnerSettings,
@@ -76,7 +77,7 @@ class Learner:
         self._policy = policy
         self._distribution = distribution
         self._objective = objective
-        self._optimizer = optimizer
+        self._step = step
         self._experience = experience
         self._ranks = ranks
         self._settings = settings
@@ -115,7 +116,7 @@ class Learner:
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the trained tensors, in the order of `parameters`."""
-        return self._optimizer
+        return self._step.optimizer
 
     def publish(self) -> WeightBlob:
         """The current weights, stamped; trajectories sampled with them are accepted from now on."""
@@ -177,7 +178,8 @@ class Learner:
     def finish_update(self) -> UpdateReport:
         """Sum over ranks, divide by the number of pairs, clip, step.
 
-        A non-finite or empty gradient is skipped and counted.
+        A non-finite or empty gradient is skipped and counted, and so is a step that would make weights
+        non-finite. Raises WeightsError where the trained weights act on nothing.
         """
         started = time.perf_counter()
         for value in self._parameters.values():
@@ -186,12 +188,12 @@ class Learner:
         totals = self._tally.totals.to(gradients[0].device)
         self._ranks.sum_([*gradients, totals])
         norm = self._scale_and_clip(gradients, float(totals[1]))
-        applied = bool(totals[1] > 0) and bool(torch.isfinite(norm))
+        sound = bool(totals[1] > 0) and bool(torch.isfinite(norm))
+        applied = sound and self._step.take(float(norm))
         if applied:
-            self._optimizer.step()
             self._version += 1
             self._average()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._step.optimizer.zero_grad(set_to_none=True)
         report = summarise(
             self._tally,
             totals.cpu(),

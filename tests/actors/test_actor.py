@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.tiny_config import make_config
 def _actor(pipeline: Path, tmp_path: Path, steps: int = 4) -> Actor:
     config = make_config(pipeline, tmp_path, {"sampling.steps": steps, "sampling.guidance_scale": 2.0})
     policy, distribution = load_policy(config)
-    return Actor(policy, policy.reference(), distribution)
+    return Actor.of(policy, distribution)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_policy_that_does_not_hold_what_was_loaded_is_refused(
             """Takes nothing over."""
 
     deaf = Deaf(policy.family, policy.trainable, policy.guided)
-    actor = Actor(deaf, policy.reference(), distribution)
+    actor = Actor.of(deaf, distribution)
     with pytest.raises(WeightsError, match=r"After loading version 1 .* weights have digest"):
         actor.sample(_task(blobs[1].stamp), blobs[1])
 
@@ -134,3 +135,34 @@ def test_a_failed_load_is_not_taken_for_a_success(
         with pytest.raises(WeightsError, match=f"Weight {last} is"):
             actor.sample(_task(torn.stamp), torn)
     assert _same(actor.sample(_task(blobs[1].stamp), blobs[1])[0], expected)
+
+
+def test_weights_that_act_on_nothing_are_refused(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob]
+) -> None:
+    """Every digest is right, but the adapter is off: the actor would sample with the pretrained policy."""
+    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path))
+    actor = Actor.of(policy, distribution)
+    actor.sample(_task(blobs[0].stamp), blobs[0])
+    unet: Any = policy.guided.unet
+    unet.disable_adapters()
+    with pytest.raises(WeightsError, match=r"An actor loaded version 1 .* act on nothing"):
+        actor.sample(_task(blobs[1].stamp), blobs[1])
+
+
+@pytest.mark.parametrize("change", ["truncated", "bit flipped", "swapped"])
+def test_a_tampered_weights_object_is_refused_before_anything_is_sampled(
+    tiny_pipeline: Path, tmp_path: Path, blobs: list[WeightBlob], change: str
+) -> None:
+    data = blobs[1].data.copy()
+    data[-5] ^= 16
+    tampered = {
+        "truncated": replace(blobs[1], data=blobs[1].data[:-8]),
+        "bit flipped": replace(blobs[1], data=data),
+        "swapped": replace(blobs[1], data=blobs[2].data),
+    }[change]
+    actor = _actor(tiny_pipeline, tmp_path)
+    expected, _, _ = actor.sample(_task(blobs[0].stamp), blobs[0])
+    with pytest.raises(WeightsError, match=r"weights object of version 1 .* (damaged|altered)"):
+        actor.sample(_task(blobs[1].stamp), tampered)
+    assert _same(actor.sample(_task(blobs[0].stamp), blobs[0])[0], expected)

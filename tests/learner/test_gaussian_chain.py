@@ -36,11 +36,13 @@ from actors.sampler import sample_group
 from common.conditioning import Conditioning
 from common.diffusion import StepDistribution
 from common.policy import FullTrainable, GuidedUnet, Policy
+from common.probe import Probe
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
 from learner.experience import Online
 from learner.learner import Learner, LearnerSettings
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import SingleRank
+from learner.step import GuardedStep
 
 A = (0.0, 0.9, 0.8, 1.1)
 B = (0.5, 0.7, -0.4, 0.3)
@@ -112,7 +114,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
         policy,
         distribution,
         Prdp(BETA, clip_range, elements, STEP_REDUCTIONS["sum"], PAIR_WEIGHTINGS["untied"]),
-        optimizer,
+        GuardedStep(policy, optimizer, Probe.of(policy, distribution)),
         Online(2),
         SingleRank(),
         LearnerSettings("run", 64, 1e9, 0.0, keep_groups=updates > 1),

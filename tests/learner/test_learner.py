@@ -154,12 +154,13 @@ def test_the_first_update_takes_no_extra_forward_pass(
     twins.policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
     for group in groups:
         learner.accumulate(group)
-    learner.finish_update()
     passes = 2 if twins.policy.guided.guidance_scale > 1 else 1
     once = sum(group.trajectory.log_prob.size for group in groups) * passes
     assert sum(seen) == once
+    learner.finish_update()
+    assert sum(seen) == once + 2  # the probe, before and after the step
     learner.repeat_update()
-    assert sum(seen) == 3 * once
+    assert sum(seen) == 3 * once + 4
 
 
 @every_setting
