@@ -1,4 +1,4 @@
-"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint FOLDER [--prompts FILE]
+"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint PLACE [--prompts FILE]
 [key=value ...]"""
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 from common.errors import ConfigError
 from driver.command_line import Arguments, fail, parse_arguments
 
-USAGE = "python evaluate.py --checkpoint FOLDER [--prompts FILE] [--output FOLDER] [key=value ...]"
+USAGE = "python evaluate.py --checkpoint PLACE [--prompts FILE] [--output FOLDER] [key=value ...]"
 FLAGS = {
-    "--checkpoint": "folder of a checkpoint, RUN_FOLDER/checkpoints/epoch_…, compared with the "
+    "--checkpoint": "folder or URI of a checkpoint, RUN_FOLDER/checkpoints/epoch_…, compared with the "
     "pretrained model",
     "--config": "configuration file, instead of the checkpoint's own; without --checkpoint: the "
     "pretrained model alone",
@@ -66,7 +66,7 @@ def evaluate(given: Arguments) -> None:
     shown = before.sets[-1]
     if after:
         changes = compare(before, after[0])
-        console.print(change_table(changes, str(chosen.checkpoints[0])))
+        console.print(change_table(changes, chosen.checkpoints[0]))
         (output / "table.md").write_text(change_markdown(changes))
         grid = before_after_grid(shown, after[0].sets[-1])
     else:

@@ -1,4 +1,4 @@
-"""Make pictures: python sample.py "a prompt" --checkpoint FOLDER [--images 4] [--seed 0] [--output
+"""Make pictures: python sample.py "a prompt" --checkpoint PLACE [--images 4] [--seed 0] [--output
 picture.png] [key=value ...]"""
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from common.errors import ConfigError
 from driver.command_line import Arguments, fail, parse_arguments
 
-USAGE = 'python sample.py "a prompt" --checkpoint FOLDER [--images 1] [--seed 0] [--output FILE] [key=value]'
+USAGE = 'python sample.py "a prompt" --checkpoint PLACE [--images 1] [--seed 0] [--output FILE] [key=value]'
 FLAGS = {
-    "--checkpoint": "folder of a checkpoint, RUN_FOLDER/checkpoints/epoch_…",
+    "--checkpoint": "folder or URI of a checkpoint, RUN_FOLDER/checkpoints/epoch_…",
     "--config": "configuration file, to sample from the pretrained model instead of a checkpoint",
     "--images": "number of pictures (1)",
     "--seed": "seed of the noise (0)",

@@ -33,6 +33,10 @@ class CheckpointError(PrdpError):
     """A checkpoint that is torn, missing, or of another run."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not what was written; one before it may be whole."""
+
+
 class RunFolderError(PrdpError):
     """A run folder that is in use, finished, unwritable, or holds another configuration."""
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 
+from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.places import join_place
 from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
 from driver.report import change_markdown, change_table, compare
 from driver.run_page import describe_run
 from driver.tracker import Tracker
-from learner.checkpoint import checkpoint_folder
+from learner.checkpoint import CONFIG_FILE, Checkpoints
 from learner.state import AVERAGED_FOLDER, POLICY_FOLDER
 
 
@@ -22,22 +25,25 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
     changes = compare(before, after)
     grid = picture_file(config)
     (config.run_folder / "result.md").write_text(change_markdown(changes))
-    checkpoint = checkpoint_folder(config.run_folder, config.run.epochs)
+    checkpoints = Checkpoints.of(config)
+    checkpoint = checkpoints.where(config.run.epochs)
+    (config.run_folder / CONFIG_FILE).write_text(config_to_yaml(config))
     tracker.log_folder(write_plots(config.run_folder / "plots", observer, shown_score(config)), "plots")
     pictures = (grid.name, "plots/training_curve.png")
     tracker.set_description(describe_run(config, config.run.epochs, changes, tracker.run_id, pictures))
     if config.tracker.save_checkpoint:
-        for folder in (POLICY_FOLDER, AVERAGED_FOLDER):
-            if (checkpoint / folder).is_dir():
-                tracker.log_folder(checkpoint / folder, f"checkpoint/{folder}")
+        for name in (POLICY_FOLDER, AVERAGED_FOLDER):
+            with checkpoints.on_disk(config.run.epochs, name) as folder:
+                if folder.is_dir():
+                    tracker.log_folder(folder, f"checkpoint/{name}")
     console.print(change_table(changes, f"{config.run.name}: {config.run.epochs} epochs"))
     prompt = after.sets[-1].prompts[0]
     for title, text in {
         "Pictures, same prompts and noise before and after": grid,
-        "Weights, as diffusers loads them": checkpoint / POLICY_FOLDER,
+        "Weights, as diffusers loads them": join_place(checkpoint, POLICY_FOLDER),
         "Look at the run": tracker.run_url_hint(),
-        "Sample": f'python sample.py "{prompt}" --checkpoint {checkpoint}',
-        "Go on": f"python train.py {checkpoint / 'config.yaml'} run.epochs={2 * config.run.epochs}",
+        "Sample": f'python sample.py "{prompt}" --checkpoint {shlex.quote(checkpoint)}',
+        "Go on": f"python train.py {config.run_folder / CONFIG_FILE} run.epochs={2 * config.run.epochs}",
     }.items():
         console.print(f"[bold]{title}:[/bold]\n  {text}", soft_wrap=True, highlight=False)
 

@@ -23,6 +23,7 @@ from driver.faults import FaultCounter
 from driver.finish import show_result
 from driver.gauges import RayGauges
 from driver.joined import check_run_folder
+from driver.keeper import Keeper
 from driver.observer import Observer, first_state
 from driver.rollouts import Rollouts
 from driver.run_folder import Beginning, claim, find_beginning
@@ -32,7 +33,7 @@ from driver.stop import StopFlag, StopRequested
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
 from driver.versions import VersionLog, load_versions
-from learner.checkpoint import list_checkpoints
+from learner.checkpoint import Checkpoints
 from reward_service.entries import check_entries
 
 STOPPED = 130
@@ -94,8 +95,9 @@ def train(config: Config, console: Console) -> int:
                 with tracked(config, beginning) as tracker, ray_cluster(config), StopFlag() as stop:
                     gauges = RayGauges(config.run.name)
                     observer = Observer(config, display, tracker, gauges, state, earlier, versions)
-                    with services(config, beginning.run_id) as started:
-                        run_epochs(config, inputs, beginning, started, observer, stop)
+                    keeper = Keeper.open(config, earlier, beginning.forked_from)
+                    with services(config, beginning.run_id) as started, keeper:
+                        run_epochs(config, inputs, beginning, started, observer, stop, keeper)
                     display.close()
                     show_result(config, observer, tracker, console)
             except StopRequested:
@@ -107,7 +109,8 @@ def train(config: Config, console: Console) -> int:
 
 def stopped_text(config: Config) -> str:
     """What is kept of a run that was stopped."""
-    saved = list_checkpoints(config.run_folder)
+    checkpoints = Checkpoints.of(config)
+    saved = [checkpoints.where(epoch) for epoch in checkpoints.epochs()]
     kept = f"the last checkpoint is {saved[-1]}" if saved else "there was no finished epoch to keep"
     return f"Stopped; {kept}. The same command goes on from there."
 
@@ -135,6 +138,7 @@ def run_epochs(
     started: Services,
     observer: Observer,
     stop: StopFlag,
+    keeper: Keeper,
 ) -> None:
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
@@ -142,10 +146,12 @@ def run_epochs(
     facts = rollouts.wait(started.learner.ready(), "the learner", config.learner.timeout_s)[0]
     for recording in inputs.recordings:
         recording.check(facts.schedule, facts.latent_shape)
+    for note in beginning.notes:
+        observer.note(note)
     for checkpoint in beginning.checkpoint:
         restored = started.learner.restore_state(checkpoint.files)
         rollouts.wait(restored, "the learner to take over the checkpoint", config.learner.timeout_s)
-        observer.note(f"Going on after epoch {beginning.epoch} from {checkpoint.folder}.")
+        observer.note(f"Going on after epoch {beginning.epoch} from {checkpoint.place}.")
     parts = Parts(
         learner=started.learner,
         rollouts=rollouts,
@@ -154,6 +160,7 @@ def run_epochs(
         observer=observer,
         stop=stop,
         faults=FaultCounter(started.pool, started.rewards, rollouts),
+        keeper=keeper,
     )
     with stop.deferred():
         Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning.epoch)

@@ -14,13 +14,14 @@ from actors.sampler import sample_group
 from common.config.load import config_from_yaml_text, load_config
 from common.config.schema import Config
 from common.diffusion import StepDistribution
-from common.errors import CheckpointError, ConfigError
+from common.errors import CheckpointError, ConfigError, DamagedError
 from common.loading import load_policy
 from common.policy import Policy
 from common.trajectory import ImageGroup, NoiseKey, PolicyStamp, PromptTask
 from common.weights import digest_tensors
-from learner.checkpoint import CONFIG_FILE, Checkpoint, read_checkpoint
+from learner.checkpoint import CONFIG_FILE, read_checkpoint
 
+WEIGHTS = ("trainable.safetensors", "ema.safetensors")
 PRETRAINED = PolicyStamp(version=0, digest="", run_id="pretrained")
 
 
@@ -44,40 +45,36 @@ class Chosen:
     """What the command line chose: a configuration, and one checkpoint or none."""
 
     config: Config
-    checkpoints: tuple[Path, ...]
+    checkpoints: tuple[str, ...]
 
     def load(self) -> LoadedPolicy:
         """The checkpoint's policy, or the pretrained one."""
-        for folder in self.checkpoints:
-            return load_checkpoint(self.config, folder)
+        for place in self.checkpoints:
+            return load_checkpoint(self.config, place)
         return load_pretrained(self.config)
 
 
 def choose(flags: Mapping[str, str], overrides: Sequence[str]) -> Chosen:
-    """From --checkpoint FOLDER (its own configuration unless --config is given too) or --config FILE alone.
+    """From --checkpoint PLACE (its own configuration unless --config is given too) or --config FILE alone.
 
-    Raises ConfigError where neither is given, CheckpointError where the folder is no checkpoint.
+    Raises ConfigError where neither is given, CheckpointError where the place is no checkpoint.
     """
-    checkpoints = tuple(Path(flags[name]) for name in ("--checkpoint",) if name in flags)
+    checkpoints = tuple(flags[name] for name in ("--checkpoint",) if name in flags)
     if "--config" in flags:
         return Chosen(load_config(Path(flags["--config"]), overrides), checkpoints)
-    for folder in checkpoints:
-        return Chosen(checkpoint_config(folder, overrides), checkpoints)
-    raise ConfigError("Name a policy: --checkpoint FOLDER, or --config FILE for the pretrained model.")
+    for place in checkpoints:
+        return Chosen(checkpoint_config(place, overrides), checkpoints)
+    raise ConfigError("Name a policy: --checkpoint PLACE, or --config FILE for the pretrained model.")
 
 
-def checkpoint_config(folder: Path, overrides: Sequence[str]) -> Config:
+def checkpoint_config(place: str, overrides: Sequence[str]) -> Config:
     """The configuration that a checkpoint was trained with, with overrides. Raises CheckpointError,
     ConfigError."""
-    path = folder / CONFIG_FILE
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} is no checkpoint: {path} cannot be read ({error}). Checkpoints lie in "
-            "RUN_FOLDER/checkpoints/epoch_…"
-        ) from error
-    return config_from_yaml_text(text, str(path), overrides)
+        checkpoint = read_checkpoint(place, lambda file: file == CONFIG_FILE)
+    except DamagedError as error:
+        raise CheckpointError(f"{error} Checkpoints lie in RUN_FOLDER/checkpoints/epoch_…") from error
+    return config_from_yaml_text(checkpoint.config_yaml, f"the configuration of {place}", overrides)
 
 
 def load_pretrained(config: Config) -> LoadedPolicy:
@@ -89,10 +86,10 @@ def load_pretrained(config: Config) -> LoadedPolicy:
     return LoadedPolicy(policy, distribution, stamp)
 
 
-def load_checkpoint(config: Config, folder: Path) -> LoadedPolicy:
+def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
     """The policy of a checkpoint; its moving average where it has one. Raises CheckpointError,
     WeightsError."""
-    checkpoint: Checkpoint = read_checkpoint(folder)
+    checkpoint = read_checkpoint(place, lambda file: file in WEIGHTS)
     loaded = load_pretrained(config)
     averages = safetensors.torch.load(checkpoint.files["ema.safetensors"])
     tensors = averages or safetensors.torch.load(checkpoint.files["trainable.safetensors"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from common.config.load import config_differences, config_from_yaml_text
 from common.config.schema import Config
 from common.errors import RunFolderError
-from learner.checkpoint import Checkpoint, latest_checkpoint
+from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, list_checkpoints
 
 LOCK_FILE = ".lock"
 
@@ -32,16 +32,25 @@ FREE_SETTINGS = ("run.epochs", "run.folder", "learner.", "model.device", "data.r
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a run begins. checkpoint: none for a new run, one to go on from."""
+    """Where a run begins.
+
+    checkpoint: none for a new run, one to go on from. notes: what a person should know of it.
+    """
 
     run_id: str
     epoch: int
     checkpoint: tuple[Checkpoint, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def tracker_run(self) -> str:
         """The tracker's run to go on with; empty for a new one."""
         return self.checkpoint[0].state.tracker_run if self.checkpoint else ""
+
+    @property
+    def forked_from(self) -> str:
+        """The checkpoint of another run that this one began with; empty for a run of its own."""
+        return self.checkpoint[0].state.forked_from if self.checkpoint else ""
 
 
 @contextmanager
@@ -75,14 +84,16 @@ def find_beginning(config: Config) -> Beginning:
     """A new run, or the continuation of the one in the folder.
 
     Raises RunFolderError where the folder holds a finished run or one of another configuration,
-    CheckpointError where its
-    checkpoints are damaged.
+    CheckpointError where its checkpoints are damaged, or can be neither read nor written.
     """
-    found = latest_checkpoint(config.run_folder)
-    if not found:
-        return Beginning(run_id=secrets.token_hex(6), epoch=0, checkpoint=())
-    (checkpoint,) = found
-    earlier = config_from_yaml_text(checkpoint.config_yaml, str(checkpoint.folder / "config.yaml"))
+    checkpoints = Checkpoints.of(config)
+    checkpoints.check_writable()
+    found = checkpoints.newest()
+    if not found.checkpoints:
+        check_none_elsewhere(config, checkpoints)
+        return Beginning(run_id=secrets.token_hex(6), epoch=0, checkpoint=(), notes=found.notes)
+    (checkpoint,) = found.checkpoints
+    earlier = config_from_yaml_text(checkpoint.config_yaml, f"the configuration of {checkpoint.place}")
     differences = [
         line
         for line in config_differences(earlier, config)
@@ -100,4 +111,15 @@ def find_beginning(config: Config) -> Beginning:
             f"{config.run_folder} holds a finished run of {epoch} epochs. To go on, raise run.epochs "
             f"(run.epochs={2 * epoch}); to start anew, choose another run.name or delete the folder."
         )
-    return Beginning(run_id=checkpoint.state.run_id, epoch=epoch, checkpoint=(checkpoint,))
+    return Beginning(checkpoint.state.run_id, epoch, (checkpoint,), found.notes)
+
+
+def check_none_elsewhere(config: Config, checkpoints: Checkpoints) -> None:
+    """Raise RunFolderError where checkpoints lie in the run folder, but checkpoint.folder is another."""
+    if config.checkpoint.folder and list_checkpoints(config.run_folder):
+        own = config.run_folder / FOLDER
+        raise RunFolderError(
+            f"checkpoint.folder has no checkpoint of this run, but {own} has. To go on with it, leave "
+            f"checkpoint.folder empty, or copy what is in {own} to {checkpoints.place}; to begin anew, "
+            "choose another run.name."
+        )

@@ -19,11 +19,12 @@ from driver.display_state import Phase
 from driver.epoch import EpochTally
 from driver.evaluating import PromptSets, evaluate
 from driver.faults import FaultCounter
+from driver.keeper import Keeper
 from driver.observer import Observer
 from driver.rollouts import Rollouts
 from driver.source import Group, Source
 from driver.stop import StopFlag, StopRequested
-from learner.checkpoint import RunState, prune_checkpoints, write_checkpoint
+from learner.checkpoint import RunState
 from learner.group import LearnerGroup
 from learner.report import UpdateReport
 
@@ -48,6 +49,7 @@ class Parts:
     observer: Observer
     stop: StopFlag
     faults: FaultCounter
+    keeper: Keeper
 
 
 class Training:
@@ -136,13 +138,19 @@ class Training:
         return Published(stamp=blob.stamp, reference=blobs[0], nbytes=int(blob.data.nbytes))
 
     def _after_epoch(self, published: Published) -> None:
-        """Save and evaluate after the epochs that the configuration names, and always after the last."""
+        """Save and evaluate after the epochs that the configuration names, and always after the last.
+
+        What is evaluated as one of the best is saved too.
+        """
         finished = self._finished
         last = finished == self._config.run.epochs
+        self._parts.keeper.check()
         if last or finished % self._config.checkpoint.every_epochs == 0:
             self._save()
         if last or finished % self._config.evaluation.every_epochs == 0:
-            self._evaluate(finished, published)
+            evaluation = self._evaluate(finished, published)
+            if self._parts.keeper.after_evaluation(evaluation):
+                self._save()
 
     def _evaluate(self, finished: int, published: Published) -> Evaluation:
         parts, started = self._parts, time.perf_counter()
@@ -165,15 +173,14 @@ class Training:
         return evaluation
 
     def _save(self) -> None:
-        """Write the checkpoint after the epochs finished so far, unless it is there."""
+        """Have the checkpoint after the epochs finished so far written, unless it is there."""
         finished = self._finished
         if finished in self._saved:
             return
         self._parts.observer.phase(Phase.CHECKPOINTING, 0)
         files = self._wait([self._parts.learner.export_state()], "the learner's state for a checkpoint")[0]
         state = RunState(self._run_id, finished, self._parts.source.cursor(finished), self._tracker_run)
-        write_checkpoint(self._config.run_folder, state, self._config_yaml, files)
-        prune_checkpoints(self._config.run_folder, self._config.checkpoint.keep)
+        self._parts.keeper.save(state, self._config_yaml, files)
         self._saved = frozenset({finished})
 
     def _wait(self, references: list[ray.ObjectRef], what: str) -> list:

@@ -1,6 +1,6 @@
-"""Checkpoints on disk: a folder that is whole or not there, with the digest of every file.
+"""Checkpoints: folders that are whole or not there, with the digest of every file.
 
-<run folder>/checkpoints/epoch_000012/
+<run folder>/checkpoints/epoch_000012/          or <checkpoint.folder>/<run.name>/epoch_000012/
     run.json            epoch, prompt cursor, run id, tracker run, digest of every file
     config.yaml         the whole configuration
     learner.json, trainable.safetensors, optimizer.safetensors, ema.safetensors      what an exact
@@ -12,136 +12,246 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from common.errors import CheckpointError
+from common.config.schema import Config
+from common.errors import CheckpointError, DamagedError
+from common.places import join_place, split_place
+from common.storage import COMMIT_FILE, LocalStorage, Storage, open_storage
 
 FORMAT = 1
-RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
+FOLDER = "checkpoints"
+_NAME = re.compile(r"epoch_(\d{6,})")
+MEND = "Free space, or mend the rights, the network, or the credentials in the environment."
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands. epoch: finished epochs; cursor: next position in the prompt stream; tracker_run:
-    MLflow's id."""
+    """Where a run stands.
+
+    epoch: finished epochs; cursor: next position in the prompt stream; tracker_run: MLflow's id;
+    forked_from: the checkpoint that the run began with, empty where it began with the pretrained model.
+    """
 
     run_id: str
     epoch: int
     cursor: int
     tracker_run: str
+    forked_from: str = ""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back, every digest verified. files: contents by relative name."""
+    """A checkpoint read back, every digest verified. place: path or URI; files: contents by relative name."""
 
-    folder: Path
+    place: str
     state: RunState
     config_yaml: str
     files: dict[str, bytes]
 
 
+@dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint, or none; notes: what was left out on the way, and why."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    notes: tuple[str, ...]
+
+
+Wanted = Callable[[str], bool]
+"""Whether a file, by its relative name, is to be read."""
+
+
+def _everything(_file: str) -> bool:
+    return True
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Name of the folder of the checkpoint after `epoch` finished epochs."""
+    return f"epoch_{epoch:06d}"
+
+
 def checkpoint_folder(run_folder: Path, epoch: int) -> Path:
-    """Where the checkpoint after `epoch` finished epochs lies."""
-    return run_folder / "checkpoints" / f"epoch_{epoch:06d}"
-
-
-def write_checkpoint(run_folder: Path, state: RunState, config_yaml: str, files: Mapping[str, bytes]) -> Path:
-    """Write aside, flush to disk, then rename: a reader sees all of it or nothing. Replaces one of the same
-    epoch.
-
-    Raises CheckpointError where the disk is full or the folder cannot be written; nothing else is lost then.
-    """
-    folder = checkpoint_folder(run_folder, state.epoch)
-    aside = folder.with_name(f".{folder.name}.partial")
-    content = {**files, CONFIG_FILE: config_yaml.encode()}
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    content[RUN_FILE] = json.dumps(
-        {"format": FORMAT, "state": asdict(state), "files": digests}, indent=1
-    ).encode()
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        for name, data in content.items():
-            _write_flushed(aside / name, data)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
-        _flush_folder(folder.parent)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(
-            f"Could not write the checkpoint {folder}: {error}. Free space or mend its rights."
-        ) from error
-    return folder
-
-
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify. Raises CheckpointError where the folder is no checkpoint, or is torn or altered."""
-    try:
-        header = json.loads((folder / RUN_FILE).read_text())
-        if header["format"] != FORMAT:
-            raise CheckpointError(
-                f"{folder} has format {header['format']}; this version reads format {FORMAT}."
-            )
-        files = {name: (folder / name).read_bytes() for name in header["files"]}
-        state = RunState(**header["state"])
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} is no checkpoint, or a torn one: {error.filename} is missing."
-        ) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint, or a torn one: {error}") from error
-    altered = [
-        name for name, data in files.items() if hashlib.sha256(data).hexdigest() != header["files"][name]
-    ]
-    if altered:
-        raise CheckpointError(f"{folder} is damaged: {', '.join(altered)} changed since it was written.")
-    return Checkpoint(folder, state, files.pop(CONFIG_FILE).decode(), files)
+    """Where that checkpoint lies, if checkpoint.folder is empty."""
+    return run_folder / FOLDER / checkpoint_name(epoch)
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest first. Unfinished ones are not among them."""
-    return sorted((run_folder / "checkpoints").glob("epoch_*"))
+    """Finished checkpoints of a run folder, oldest first, if checkpoint.folder is empty."""
+    found = Checkpoints(LocalStorage(run_folder / FOLDER))
+    return [checkpoint_folder(run_folder, epoch) for epoch in found.epochs()]
 
 
-def latest_checkpoint(run_folder: Path) -> list[Checkpoint]:
-    """The newest checkpoint that is whole, or none where there is no checkpoint at all.
+def read_checkpoint(place: str | Path, wanted: Wanted = _everything) -> Checkpoint:
+    """Read and verify the checkpoint at a path or URI.
 
-    Raises CheckpointError where there are some and every one is damaged.
+    Raises CheckpointError where there is none or it cannot be read, DamagedError where it is torn or altered.
     """
-    problems = []
-    for folder in reversed(list_checkpoints(run_folder)):
+    folder, name = split_place(str(place))
+    return _read(open_storage(folder), name, wanted)
+
+
+class Checkpoints:
+    """The checkpoints of a run, in one place. Only one process writes them."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    @staticmethod
+    def of(config: Config) -> Checkpoints:
+        """Those of the configured run. Raises CheckpointError where checkpoint.folder cannot be opened."""
+        own = str(config.run_folder / FOLDER)
+        elsewhere = config.checkpoint.folder
+        return Checkpoints(open_storage(join_place(elsewhere, config.run.name) if elsewhere else own))
+
+    @property
+    def place(self) -> str:
+        """Path or URI of the folder that they lie in."""
+        return self._storage.place
+
+    def where(self, epoch: int) -> str:
+        """Path or URI of one of them."""
+        return join_place(self.place, checkpoint_name(epoch))
+
+    def check_writable(self) -> None:
+        """Raise CheckpointError where nothing can be written there."""
+        with self._reaching("written"):
+            self._storage.check_writable()
+
+    def epochs(self) -> list[int]:
+        """Epochs of the finished ones, increasing; damaged ones are among them."""
+        with self._reaching("listed"):
+            return _epochs(self._storage.names())
+
+    def write(self, state: RunState, config_yaml: str, files: Mapping[str, bytes]) -> str:
+        """Write one, replacing that of the same epoch; a reader sees all of it or nothing. Returns its place.
+
+        Raises CheckpointError where it cannot be written, or where a checkpoint of another run lies there;
+        nothing else is lost then.
+        """
+        name, place = checkpoint_name(state.epoch), self.where(state.epoch)
+        content = {**files, CONFIG_FILE: config_yaml.encode()}
+        digests = {file: hashlib.sha256(data).hexdigest() for file, data in content.items()}
+        header = {"format": FORMAT, "state": asdict(state), "files": digests}
+        content[COMMIT_FILE] = json.dumps(header, indent=1).encode()
         try:
-            return [read_checkpoint(folder)]
-        except CheckpointError as error:
-            problems.append(str(error))
-    if problems:
-        raise CheckpointError("No checkpoint can be used:\n" + "\n".join(problems))
-    return []
+            self._refuse_another_run(name, state.run_id)
+            self._storage.write(name, content)
+        except OSError as error:
+            raise CheckpointError(f"Could not write the checkpoint {place}: {error}. {MEND}") from error
+        return place
+
+    def newest(self) -> Found:
+        """The newest checkpoint that is whole; none where there is no finished checkpoint at all.
+
+        Raises CheckpointError where there are some and every one is damaged, or where one cannot be read for
+        another reason than damage: an older one would silently throw epochs away.
+        """
+        with self._reaching("listed"):
+            unfinished = _epochs(self._storage.unfinished())
+        notes = [
+            f"The checkpoint {self.where(epoch)} was not finished and is left out." for epoch in unfinished
+        ]
+        problems = []
+        for epoch in reversed(self.epochs()):
+            try:
+                return Found((_read(self._storage, checkpoint_name(epoch), _everything),), tuple(notes))
+            except DamagedError as error:
+                problems.append(str(error))
+                notes.append(f"{error} The one before it is used.")
+        if problems:
+            raise CheckpointError(
+                "No checkpoint can be used:\n  " + "\n  ".join(problems) + "\nBring one back from a copy, or "
+                f"delete {self.place} to begin anew."
+            )
+        return Found((), tuple(notes))
+
+    def prune(self, kept: Collection[int]) -> None:
+        """Delete all but those of these epochs, and what was left unfinished. Raises CheckpointError."""
+        for epoch in self.epochs():
+            if epoch not in kept:
+                with self._reaching("deleted"):
+                    self._storage.delete(checkpoint_name(epoch))
+        with self._reaching("deleted"):
+            self._storage.clean()
+
+    @contextmanager
+    def on_disk(self, epoch: int, folder: str) -> Iterator[Path]:
+        """A folder of a checkpoint, such as policy/, as files on this machine while the context lasts."""
+        with ExitStack() as stack:
+            with self._reaching("read"):
+                path = stack.enter_context(self._storage.on_disk(checkpoint_name(epoch), folder))
+            yield path
+
+    def _refuse_another_run(self, name: str, run_id: str) -> None:
+        """Two runs that write to one place would delete each other's checkpoints."""
+        if name not in self._storage.names():
+            return
+        try:
+            other = _header(self._storage, name)["state"]["run_id"]
+        except (DamagedError, KeyError, TypeError):
+            return
+        if other != run_id:
+            raise CheckpointError(
+                f"{join_place(self.place, name)} is a checkpoint of another run ({other}). Choose another "
+                "run.name or checkpoint.folder."
+            )
+
+    @contextmanager
+    def _reaching(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"Checkpoints in {self.place} cannot be {what}: {error}. {MEND}") from error
 
 
-def prune_checkpoints(run_folder: Path, keep: int) -> None:
-    """Delete all but the last and the `keep` before it."""
-    for folder in list_checkpoints(run_folder)[: -(keep + 1)]:
-        shutil.rmtree(folder)
+def _epochs(names: Collection[str]) -> list[int]:
+    return sorted(int(found.group(1)) for name in names if (found := _NAME.fullmatch(name)))
 
 
-def _write_flushed(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _header(storage: Storage, name: str) -> dict[str, Any]:
+    place = join_place(storage.place, name)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        header = json.loads(storage.read(name, COMMIT_FILE))
+    except FileNotFoundError as error:
+        raise DamagedError(f"{place} is no checkpoint, or a torn one: {COMMIT_FILE} is missing.") from error
+    except ValueError as error:
+        raise DamagedError(f"{place} is no checkpoint, or a torn one: {COMMIT_FILE}: {error}.") from error
+    if not isinstance(header, dict):
+        raise DamagedError(f"{place} is no checkpoint: its {COMMIT_FILE} holds no mapping.")
+    return header
+
+
+def _read(storage: Storage, name: str, wanted: Wanted) -> Checkpoint:
+    place = join_place(storage.place, name)
+    try:
+        header = _header(storage, name)
+        if header["format"] != FORMAT:
+            raise CheckpointError(
+                f"{place} has format {header['format']}; this version reads format {FORMAT}."
+            )
+        digests = {file: digest for file, digest in header["files"].items() if wanted(file)}
+        state = RunState(**header["state"])
+        files = {file: _read_file(storage, name, file, digests[file]) for file in digests}
+        return Checkpoint(place, state, files.pop(CONFIG_FILE, b"").decode(), files)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedError(f"{place} is no checkpoint, or a torn one: {error!r}.") from error
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be read: {error}. {MEND}") from error
+
+
+def _read_file(storage: Storage, name: str, file: str, digest: str) -> bytes:
+    place = join_place(storage.place, name)
+    try:
+        data = storage.read(name, file)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{place} is a torn checkpoint: {file} is missing.") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DamagedError(f"{place} is damaged: {file} changed since it was written.")
+    return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from driver.run_folder import claim, find_beginning
-from learner.checkpoint import RunState, checkpoint_folder, write_checkpoint
+from learner.checkpoint import Checkpoints, RunState, checkpoint_folder
 from tests.tiny_config import make_config
 
 
@@ -24,7 +25,34 @@ def config(tmp_path: Path) -> Config:
 def save(config: Config, epoch: int) -> Path:
     """A checkpoint with made-up files."""
     state = RunState(run_id="abc", epoch=epoch, cursor=2 * epoch, tracker_run="tracked")
-    return write_checkpoint(config.run_folder, state, config_to_yaml(config), {"learner.json": b"{}"})
+    return Path(Checkpoints.of(config).write(state, config_to_yaml(config), {"learner.json": b"{}"}))
+
+
+def elsewhere(config: Config, folder: Path) -> Config:
+    """With checkpoints in another folder."""
+    return changed(config, "checkpoint", folder=str(folder))
+
+
+def test_checkpoints_may_lie_elsewhere_by_run_name(config: Config, tmp_path: Path) -> None:
+    other = elsewhere(config, tmp_path / "far")
+    assert save(other, 2) == tmp_path / "far" / "test" / "epoch_000002"
+    assert find_beginning(other).epoch == 2
+    by_uri = changed(config, "checkpoint", folder=f"file://{tmp_path}/far")
+    assert find_beginning(by_uri).epoch == 2
+    assert find_beginning(config).epoch == 0
+
+
+def test_a_folder_of_checkpoints_that_has_none_of_this_run_is_refused(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(save(config, 2), tmp_path / "copied" / "test" / "epoch_000002")
+    with pytest.raises(RunFolderError, match=r"copy what is in .*checkpoints to .*far/test"):
+        find_beginning(elsewhere(config, tmp_path / "far"))
+    assert find_beginning(elsewhere(config, tmp_path / "copied")).epoch == 2
+
+
+def test_a_place_of_checkpoints_that_cannot_be_written_is_refused(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        find_beginning(elsewhere(config, tmp_path / "file"))
 
 
 def changed(config: Config, section: str, **values: object) -> Config:
@@ -73,11 +101,13 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint(config: Config) -> None:
     (torn / "learner.json").write_bytes(b"{ }")
     beginning = find_beginning(config)
     assert (beginning.epoch, beginning.run_id, beginning.tracker_run) == (1, "abc", "tracked")
+    (note,) = beginning.notes
+    assert "epoch_000002 is damaged: learner.json changed" in note
 
 
 def test_only_damaged_checkpoints_are_an_error(config: Config) -> None:
     (save(config, 1) / "run.json").unlink()
-    with pytest.raises(CheckpointError, match=r"run\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"run\.json is missing.*\n.*begin anew"):
         find_beginning(config)
 
 

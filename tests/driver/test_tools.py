@@ -16,7 +16,7 @@ from common.config.schema import Config
 from common.trajectory import NoiseKey
 from driver.pretrained import load_checkpoint, load_pretrained
 from learner.build import build_learner
-from learner.checkpoint import RunState, write_checkpoint
+from learner.checkpoint import Checkpoints, RunState
 from learner.ranks import SingleRank
 from learner.state import export_state
 from tests.tiny_config import make_config
@@ -33,7 +33,8 @@ def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         for value in learner.parameters.values():
             value += 0.2 * torch.randn(value.shape, generator=generator)
     state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="")
-    return config, write_checkpoint(config.run_folder, state, config_to_yaml(config), export_state(learner))
+    place = Checkpoints.of(config).write(state, config_to_yaml(config), export_state(learner))
+    return config, Path(place)
 
 
 def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path], tmp_path: Path) -> None:

@@ -1,0 +1,219 @@
+"""Which checkpoints stay, and that writing them holds nobody up and hides no failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config.schema import Config
+from common.errors import CheckpointError, StuckError
+from common.evaluation import Evaluation, PromptSetEvaluation
+from common.storage import LocalStorage
+from common.trajectory import PolicyStamp
+from driver.keeper import Keeper, best_epochs, gold_score, kept_epochs
+from learner.checkpoint import Checkpoints, RunState, read_checkpoint
+from tests.tiny_config import make_config
+
+LIMIT_S = 20.0
+FILES = {"a.bin": b"a" * 100}
+
+
+def state(epoch: int) -> RunState:
+    return RunState("run", epoch, 2 * epoch, "tracked")
+
+
+def evaluation(epoch: int, *golds: float) -> Evaluation:
+    """With two gold rewards a and b on unseen prompts, and others that must not count."""
+    unseen = {name: np.array([[gold - 1, gold + 1]]) for name, gold in zip("ab", golds, strict=False)}
+    unseen["reward"] = np.full((1, 2), 1000.0 - epoch)
+    seen = {name: -values for name, values in unseen.items()}
+    pixels = np.zeros((1, 2, 2, 3), dtype=np.uint8)
+    sets = [PromptSetEvaluation(n, ("p",), s, pixels) for n, s in (("seen", seen), ("unseen", unseen))]
+    return Evaluation(epoch, PolicyStamp(epoch, "", "run"), tuple(sets))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    gold = {name: {"scorer": "jpeg_compressibility"} for name in "ab"}
+    return make_config(
+        Path("no/model"), tmp_path, {"gold": gold, "checkpoint": {"keep": 1, "keep_best": 1, "timeout_s": 20}}
+    )
+
+
+def slow_kept(
+    written: Collection[int], last: int, keep: int, keep_best: int, golds: Mapping[int, float]
+) -> set[int]:
+    """By removing one after the other what no rule asks for."""
+    kept = set()
+    for epoch in written:
+        newer = [other for other in written if epoch < other <= last]
+        scored = [other for other in written if other <= last and other in golds]
+        better = [other for other in scored if (-golds[other], other) < (-golds.get(epoch, 0.0), epoch)]
+        if epoch > last or len(newer) <= keep or (epoch in scored and len(better) < keep_best):
+            kept.add(epoch)
+    return kept
+
+
+@given(
+    st.sets(st.integers(1, 12), min_size=1),
+    st.integers(0, 11),
+    st.integers(0, 4),
+    st.integers(0, 4),
+    st.dictionaries(st.integers(1, 12), st.sampled_from([0.25, 0.5, 0.75])),
+)
+def test_the_last_some_before_it_and_the_best_stay(
+    written: set[int], place: int, keep: int, keep_best: int, golds: dict[int, float]
+) -> None:
+    last = sorted(written)[place % len(written)]
+    kept = kept_epochs(written, last, keep, keep_best, golds)
+    assert kept == slow_kept(written, last, keep, keep_best, golds)
+    assert last in kept
+
+
+def test_of_equal_scores_the_earlier_is_better() -> None:
+    assert best_epochs({3: 0.5, 1: 0.5, 2: 0.9}, 2) == [2, 1]
+
+
+def test_the_gold_score_is_the_mean_of_the_rewards_means() -> None:
+    assert gold_score(evaluation(1, 0.25, 0.75), ("a", "b")) == 0.5
+    assert gold_score(evaluation(1, 0.25, 0.75), ("b",)) == 0.75
+
+
+def test_saved_checkpoints_are_whole_and_say_what_the_run_was_forked_from(config: Config) -> None:
+    with Keeper(config, Checkpoints.of(config), "elsewhere") as keeper:
+        keeper.save(state(1), "config", FILES)
+    read = read_checkpoint(config.run_folder / "checkpoints" / "epoch_000001")
+    assert read.state == RunState("run", 1, 2, "tracked", forked_from="elsewhere")
+    assert (read.files, read.config_yaml) == (FILES, "config")
+
+
+def test_the_best_are_asked_for_and_outlive_the_others(config: Config) -> None:
+    checkpoints = Checkpoints.of(config)
+    golds = {1: 0.2, 2: 0.9, 3: 0.4, 4: 0.9, 5: 0.5, 6: 0.1}
+    asked = []
+    with Keeper.open(config, [evaluation(0, 5.0, 5.0)], "") as keeper:
+        for epoch, gold in golds.items():
+            keeper.save(state(epoch), "config", FILES)
+            if keeper.after_evaluation(evaluation(epoch, gold, gold)):
+                asked.append(epoch)
+    assert asked == [1, 2]
+    assert checkpoints.epochs() == [2, 5, 6]
+    continued = Keeper.open(config, [evaluation(epoch, gold, gold) for epoch, gold in golds.items()], "")
+    assert not continued.after_evaluation(evaluation(7, 0.8, 0.8))
+    with continued:
+        continued.save(state(7), "config", FILES)
+        assert continued.after_evaluation(evaluation(8, 1.8, 0.1))
+        continued.save(state(8), "config", FILES)
+    assert checkpoints.epochs() == [7, 8]
+
+
+def test_what_became_superfluous_by_the_last_evaluation_goes_at_the_end(config: Config) -> None:
+    with Keeper.open(config, [], "") as keeper:
+        for epoch in (1, 2, 3):
+            keeper.save(state(epoch), "config", FILES)
+            keeper.after_evaluation(evaluation(epoch, epoch, epoch))
+    assert Checkpoints.of(config).epochs() == [2, 3]
+
+
+def test_without_gold_rewards_nothing_is_best(tmp_path: Path) -> None:
+    keeper = Keeper.open(make_config(Path("no/model"), tmp_path), [], "")
+    assert not keeper.after_evaluation(evaluation(1))
+
+
+class HeldStorage(LocalStorage):
+    """A local storage as slow as the test likes."""
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Say that it was called, and wait."""
+        self.begun.set()
+        assert self.go_on.wait(LIMIT_S)
+        super().write(name, files)
+
+
+@pytest.fixture
+def held(config: Config) -> Iterator[HeldStorage]:
+    storage = HeldStorage(config.run_folder / "checkpoints")
+    storage.begun.clear()
+    storage.go_on.clear()
+    yield storage
+    storage.go_on.set()
+
+
+def test_saving_does_not_wait_but_a_second_one_and_the_end_do(config: Config, held: HeldStorage) -> None:
+    checkpoints = Checkpoints(held)
+    keeper = Keeper(config, checkpoints, "")
+    keeper.save(state(1), "config", FILES)
+    assert held.begun.wait(LIMIT_S)
+    keeper.check()
+    assert checkpoints.epochs() == []
+    second = threading.Thread(target=keeper.save, args=(state(2), "config", FILES), daemon=True)
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    held.go_on.set()
+    second.join(LIMIT_S)
+    keeper.finish()
+    assert checkpoints.epochs() == [1, 2]
+
+
+def test_the_wait_has_a_limit_that_names_the_checkpoint(config: Config, held: HeldStorage) -> None:
+    section = config.checkpoint.model_copy(update={"timeout_s": 0.05})
+    keeper = Keeper(config.model_copy(update={"checkpoint": section}), Checkpoints(held), "")
+    keeper.save(state(1), "config", FILES)
+    with pytest.raises(StuckError, match=r"epoch_000001 to be written.*checkpoint\.timeout_s"):
+        keeper.wait()
+
+
+def test_a_second_ctrl_c_waits_for_nothing(config: Config, held: HeldStorage) -> None:
+    keeper = Keeper(config, Checkpoints(held), "")
+    keeper.save(state(1), "config", FILES)
+    with pytest.raises(KeyboardInterrupt), keeper:
+        raise KeyboardInterrupt
+    assert Checkpoints(held).epochs() == []
+
+
+@pytest.mark.parametrize("how", ["check", "wait", "finish", "save"])
+def test_a_write_that_failed_is_told_at_the_next_occasion_and_once(config: Config, how: str) -> None:
+    keeper = Keeper.open(config, [], "")
+    keeper.save(state(1), "config", FILES)
+    keeper.wait()
+    keeper.save(state(2), "config", {"x" * 300: b""})
+    calls = {
+        "check": lambda: until_told(keeper),
+        "wait": keeper.wait,
+        "finish": keeper.finish,
+        "save": lambda: keeper.save(state(3), "config", FILES),
+    }
+    with pytest.raises(CheckpointError, match=r"Could not write the checkpoint.*epoch_000002"):
+        calls[how]()
+    keeper.save(state(4), "config", FILES)
+    keeper.finish()
+    assert Checkpoints.of(config).epochs() == [1, 4]
+
+
+def until_told(keeper: Keeper) -> None:
+    """Look, as the loop does after each epoch."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        keeper.check()
+        time.sleep(0.01)
+
+
+def test_an_error_of_the_program_is_no_checkpoint(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda raised: told.append(raised.exc_type.__name__))
+    keeper, wrong = Keeper.open(config, [], ""), {"a.bin": "no bytes"}
+    keeper.save(state(1), "config", cast(Any, wrong))
+    with pytest.raises(CheckpointError, match="an error of the program"):
+        keeper.finish()
+    assert told == ["TypeError"]
