@@ -7,7 +7,7 @@ import math
 import torch
 
 from common.config.schema import Config
-from common.config.training import ObjectiveSection
+from common.config.training import ObjectiveSection, OptimizerSection
 from common.loading import load_policy
 from common.probe import Probe
 from learner.experience import Experience, Offline, Online
@@ -15,6 +15,7 @@ from learner.learner import Learner, LearnerSettings
 from learner.objectives import Objective
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import Ranks
+from learner.schedule import LearningRate
 from learner.step import GuardedStep
 
 
@@ -26,6 +27,16 @@ def build_objective(section: ObjectiveSection, latent_elements: int) -> Objectiv
         latent_scale={"mean": 1.0, "sum": float(latent_elements)}[section.latent_reduction],
         step_reduction=STEP_REDUCTIONS[section.step_reduction],
         counted=PAIR_WEIGHTINGS[section.pair_weighting],
+    )
+
+
+def build_rate(section: OptimizerSection) -> LearningRate:
+    """The step size of the configuration."""
+    return LearningRate(
+        peak=section.learning_rate,
+        warmup=section.warmup_updates,
+        decay=section.decay_updates,
+        final_share=section.final_share,
     )
 
 
@@ -58,6 +69,7 @@ def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
         ranks=ranks,
         settings=LearnerSettings(
             run_id=run_id,
+            rate=build_rate(settings),
             micro_batch=config.learner.micro_batch_size,
             max_gradient_norm=settings.max_gradient_norm,
             ema_decay=settings.ema_decay,

@@ -26,6 +26,7 @@ from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_g
 from learner.objectives import Objective, ObjectiveResult
 from learner.ranks import Ranks
 from learner.report import Tally, UpdateReport, summarise
+from learner.schedule import LearningRate
 from learner.step import GuardedStep
 
 
@@ -33,10 +34,12 @@ from learner.step import GuardedStep
 class LearnerSettings:
     """Plain numbers.
 
-    micro_batch: image-steps a pass. max_gradient_norm: L2. ema_decay: 0 = off. keep_groups: K > 1.
+    rate: AdamW's step size by update. micro_batch: image-steps a pass. max_gradient_norm: L2.
+    ema_decay: 0 = off. keep_groups: K > 1.
     """
 
     run_id: str
+    rate: LearningRate
     micro_batch: int
     max_gradient_norm: float
     ema_decay: float
@@ -189,6 +192,8 @@ class Learner:
         self._ranks.sum_([*gradients, totals])
         norm = self._scale_and_clip(gradients, float(totals[1]))
         sound = bool(totals[1] > 0) and bool(torch.isfinite(norm))
+        for group in self._step.optimizer.param_groups:
+            group["lr"] = self._settings.rate.at(self._version)
         applied = sound and self._step.take(float(norm))
         if applied:
             self._version += 1

@@ -127,6 +127,22 @@ class OptimizerSection(Section):
     """AdamW on the trainable weights."""
 
     learning_rate: float = setting(1e-5, "", "AdamW's step size.", gt=0.0)
+    warmup_updates: int = setting(
+        0, "updates", "The step size rises in a line over so many updates; 0 = it begins at its peak.", ge=0
+    )
+    decay_updates: int = setting(
+        0,
+        "updates",
+        "The step size falls as half a cosine over the first so many updates, then stays; 0 = no fall.",
+        ge=0,
+    )
+    final_share: float = setting(
+        0.1,
+        "",
+        "What is left of the step size after decay_updates, as a share of learning_rate.",
+        gt=0.0,
+        le=1.0,
+    )
     beta1: float = setting(0.9, "", "AdamW's first-moment decay.", ge=0.0, lt=1.0)
     beta2: float = setting(0.999, "", "AdamW's second-moment decay.", ge=0.0, lt=1.0)
     epsilon: float = setting(1e-8, "", "AdamW's denominator offset.", gt=0.0)

@@ -24,6 +24,7 @@ from learner.gradient import TrajectoryTensors, evaluate_log_prob
 from learner.learner import Learner, LearnerSettings
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import Ranks, SingleRank
+from learner.schedule import LearningRate
 from learner.step import GuardedStep
 from tests.tiny_config import make_config
 
@@ -182,6 +183,7 @@ def make_learner(
         ranks=ranks or SingleRank(),
         settings=LearnerSettings(
             run_id="run",
+            rate=LearningRate(1e-2, 0, 0, 1.0),
             micro_batch=5,
             max_gradient_norm=max_norm,
             ema_decay=ema_decay,
