@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint setup help
+.PHONY: quickstart test test-cluster lint setup help
 
 help:
 	@echo "make quickstart   set up, then finetune the embedded model (about 6 minutes on 2 cores)"
 	@echo "make test         set up, then lint, types, import contracts and tests"
+	@echo "make test-cluster several hosts on this machine: ray up, jobs, a lost host (root, sshd; minutes)"
 	@echo "make lint         ruff, mypy and the import contracts only"
 
 setup: $(READY)
@@ -30,3 +31,7 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Skips with a reason where network namespaces are not permitted or programs are missing.
+test-cluster: $(READY)
+	tests/cluster/run.sh $(BIN)/python -m cluster -rs tests/cluster
