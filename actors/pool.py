@@ -126,6 +126,10 @@ class ActorPool:
         self._queue.append(_Job(task, weights, tries=0))
         self._feed()
 
+    def forget_waiting(self) -> None:
+        """Give up the tasks that no actor has yet; those begun come to their end."""
+        self._queue.clear()
+
     def complete(self, reference: ray.ObjectRef) -> list[Sampled]:
         """Take in one ready reference: a finished task, or none where its actor died and the task was queued
         again.

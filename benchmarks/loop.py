@@ -23,6 +23,7 @@ from common.loading import choose_device
 from common.prompts import PromptStream, open_prompts
 from common.trajectory import ScoredGroup
 from common.weights import WeightBlob
+from driver.published import Published
 from driver.rollouts import Rollouts
 from driver.services import Services, ray_cluster, services
 from driver.source import OnlineSource
@@ -87,13 +88,12 @@ class Distributed:
             started.pool, started.rewards, config.reward_service.max_dropped_share, check_stop=_go_on
         )
         self._source = OnlineSource(config, stream, self._rollouts)
-        self._weights: list[Any] = []
+        self._weights: list[Published] = []
 
     def epoch(self, number: int) -> None:
         """Train one epoch."""
         weights = self._weights or self._publish()
-        blob = self._wait(weights)[0]
-        self._source.prepare(number, blob.stamp, weights[0])
+        self._source.prepare(number, weights[0])
         groups = enumerate(self._source.groups(number))
         self._wait(
             [self._learner.accumulate(position, group.trajectory, group.score) for position, group in groups]
@@ -104,10 +104,10 @@ class Distributed:
         self._wait(self._learner.end_epoch())
         self._weights = self._publish()
 
-    def _publish(self) -> list[Any]:
-        weights = self._learner.publish()
-        self._wait(weights)
-        return weights
+    def _publish(self) -> list[Published]:
+        references = self._learner.publish()
+        self._wait(references.stamps)
+        return [Published(references.blob, self._wait([references.blob])[0])]
 
     def _wait(self, references: list[Any]) -> list[Any]:
         return self._rollouts.wait(references, "the learner", self._config.learner.timeout_s)

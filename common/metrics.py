@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -22,6 +22,10 @@ PLACEHOLDERS: dict[str, str] = {
     "role": "actors|reward|learner",
 }
 """What each placeholder may stand for, as a regular expression."""
+
+
+INEXACT = ("time/", "throughput/", "faults/", "reward_latency_s/", "reward_busy_s/", "shadow/")
+"""What metrics begin with that depend on more than the seed."""
 
 
 class MetricKind(Enum):
@@ -203,6 +207,7 @@ METRICS: tuple[MetricDefinition, ...] = (
     ),
     _counter("faults/retried_groups", "groups", "Prompts whose scoring failed and was tried again."),
     _counter("faults/actor_restarts", "restarts", "Actors that died and were replaced."),
+    _counter("faults/learner_restarts", "restarts", "Times that the learner died and was started again."),
     _counter("faults/redone_tasks", "tasks", "Sampling tasks done again after their actor died."),
 )
 
@@ -227,6 +232,11 @@ def check_metrics(names: Iterable[str]) -> None:
     """
     for name in names:
         definition_of(name)
+
+
+def exact_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that an epoch that is done again gives again to the bit: neither times nor counts of faults."""
+    return {name: value for name, value in metrics.items() if not name.startswith(INEXACT)}
 
 
 def metrics_markdown() -> str:

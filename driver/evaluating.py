@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import ray
+from ray.exceptions import ObjectLostError
 
 from common.config.schema import Config
+from common.errors import StuckError
 from common.evaluation import Evaluation, PromptSetEvaluation
 from common.prompts import PromptSet, PromptStream, sample_prompts
-from common.trajectory import PolicyStamp, ScorerStamp
-from driver.rollouts import Rollouts, ScoredReference
+from common.trajectory import ImageGroup, ScorerStamp
+from driver.published import Published
+from driver.rollouts import LOST_TRIES, Rollouts, ScoredReference
 from driver.tasks import evaluation_batch
 
 PromptSets = dict[str, list[tuple[int, str]]]
@@ -35,14 +38,14 @@ def evaluate(
     rollouts: Rollouts,
     prompt_sets: PromptSets,
     epoch: int,
-    stamp: PolicyStamp,
-    weights: ray.ObjectRef,
+    weights: Published,
     group_scored: GroupScored,
 ) -> Evaluation:
-    """Sample and score every prompt set with the stamped weights. group_scored: told of each group.
+    """Sample and score every prompt set with the published weights. group_scored: told of each group.
 
     Raises RewardError where too many groups fail.
     """
+    stamp = weights.stamp
     batches = {name: evaluation_batch(config, name, prompts, stamp) for name, prompts in prompt_sets.items()}
     for batch in batches.values():
         rollouts.begin(batch, weights)
@@ -53,16 +56,31 @@ def evaluate(
         for group in rollouts.collect(batch):
             group_scored(epoch, next(position), group.score.scorers)
             groups.append(group)
-        sets.append(_measure(name, groups, config.evaluation.grid_prompts))
+        pictures = [_pictures(rollouts, group) for group in groups[: config.evaluation.grid_prompts]]
+        sets.append(_measure(name, groups, pictures))
     return Evaluation(epoch=epoch, stamp=stamp, sets=tuple(sets))
 
 
-def _measure(name: str, groups: Sequence[ScoredReference], shown: int) -> PromptSetEvaluation:
+def _pictures(rollouts: Rollouts, group: ScoredReference) -> ImageGroup:
+    """A group's pictures; sampled again where they were lost with the node that held them."""
+    images = group.images
+    for _ in range(LOST_TRIES):
+        try:
+            found: ImageGroup = ray.get(images)
+        except ObjectLostError:
+            images = rollouts.again(group).images
+        else:
+            return found
+    raise StuckError(f"The pictures of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
+
+
+def _measure(
+    name: str, groups: Sequence[ScoredReference], pictures: Sequence[ImageGroup]
+) -> PromptSetEvaluation:
     parts = {part: np.stack([group.score.parts[part] for group in groups]) for part in groups[0].score.parts}
-    pictures = [ray.get(group.images).pixels[0] for group in groups[:shown]]
     return PromptSetEvaluation(
         name=name,
         prompts=tuple(group.task.prompt for group in groups),
         scores={TOTAL: np.stack([group.score.rewards for group in groups]), **parts},
-        pixels=np.stack(pictures),
+        pixels=np.stack([own.pixels[0] for own in pictures]),
     )

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from actors.pool import ActorPool
 from driver.rollouts import Rollouts
+from driver.steady_learner import SteadyLearner
 from reward_service.mix import RewardMix
 
 
 class FaultCounter:
     """Differences of the services' running counts, so that each fault is reported in one epoch."""
 
-    def __init__(self, pool: ActorPool, rewards: RewardMix, rollouts: Rollouts) -> None:
+    def __init__(
+        self, pool: ActorPool, rewards: RewardMix, rollouts: Rollouts, learner: SteadyLearner
+    ) -> None:
         self._pool = pool
         self._rewards = rewards
         self._rollouts = rollouts
+        self._learner = learner
         self._reported: dict[str, int] = {}
 
     def since_last(self) -> dict[str, float]:
         """Counts since the last call, by metric."""
         totals = {
             "faults/actor_restarts": self._pool.restarts,
+            "faults/learner_restarts": self._learner.restarts,
             "faults/redone_tasks": self._pool.redone,
             "faults/retried_groups": self._rewards.counters().retries,
             "faults/dropped_groups": self._rollouts.dropped,

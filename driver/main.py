@@ -29,6 +29,7 @@ from driver.rollouts import Rollouts
 from driver.run_folder import Beginning, claim, find_beginning
 from driver.services import Services, ray_cluster, services
 from driver.source import OfflineSource, OnlineSource, Source
+from driver.steady_learner import SteadyLearner
 from driver.stop import StopFlag, StopRequested
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
@@ -85,7 +86,9 @@ def train(config: Config, console: Console) -> int:
     inputs = check_inputs(config)
     with claim(config.run_folder):
         beginning = find_beginning(config)
-        earlier = load_evaluations(config.run_folder) if beginning.epoch else []
+        known = load_evaluations(config.run_folder) if beginning.epoch else []
+        # Later ones come again, with the epochs since the checkpoint.
+        earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
         versions = VersionLog(load_versions(config.run_folder, beginning.epoch))
         state = first_state(config, beginning.epoch, earlier)
         with closing(open_display(config.display, console)) as display:
@@ -143,27 +146,26 @@ def run_epochs(
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
     rollouts = Rollouts(started.pool, started.rewards, config.reward_service.max_dropped_share, stop.check)
-    facts = rollouts.wait(started.learner.ready(), "the learner", config.learner.timeout_s)[0]
+    learner = SteadyLearner(config, started.learner, rollouts, observer)
+    facts = learner.facts()
     for recording in inputs.recordings:
         recording.check(facts.schedule, facts.latent_shape)
     for note in beginning.notes:
         observer.note(note)
     for checkpoint in beginning.checkpoint:
-        restored = started.learner.restore_state(checkpoint.files)
-        rollouts.wait(restored, "the learner to take over the checkpoint", config.learner.timeout_s)
         observer.note(f"Going on after epoch {beginning.epoch} from {checkpoint.place}.")
     parts = Parts(
-        learner=started.learner,
+        learner=learner,
         rollouts=rollouts,
         source=make_source(config, inputs, stream, rollouts),
         prompt_sets=choose_prompts(config, stream, inputs.unseen),
         observer=observer,
         stop=stop,
-        faults=FaultCounter(started.pool, started.rewards, rollouts),
+        faults=FaultCounter(started.pool, started.rewards, rollouts, learner),
         keeper=keeper,
     )
     with stop.deferred():
-        Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning.epoch)
+        Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning)
 
 
 def make_source(config: Config, inputs: Inputs, stream: PromptStream, rollouts: Rollouts) -> Source:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.config.schema import Config
 from common.evaluation import Evaluation, PromptSetEvaluation
+from common.metrics import exact_metrics
 from common.trajectory import ScorerStamp
 from driver.display_state import Display, DisplayState, Phase
 from driver.epoch import Rewards, reward_metrics
@@ -71,6 +72,15 @@ class Observer:
         """The tracker's id of this run, for checkpoints."""
         return self._tracker.run_id
 
+    def has_evaluated(self, epoch: int) -> bool:
+        """Whether the weights after so many epochs have been evaluated."""
+        return any(evaluation.epoch == epoch for evaluation in self._evaluations)
+
+    def rewound(self, epoch: int, why: str) -> None:
+        """Epochs after `epoch` come again. What is known of them stays, and must come again the same."""
+        self.note(why)
+        self._show(replace(self._state, epoch=epoch))
+
     def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
         """Something new is being done, `total` units of it."""
         self._show(replace(self._state, phase=phase, done=0, total=total, unit=unit))
@@ -98,6 +108,10 @@ class Observer:
         indices = self._versions.indices()
         marks = {f"reward_version/{name}": float(index) for name, index in indices.items()}
         metrics = {**epoch_metrics, **marks}
+        if epoch in dict(self._epochs):
+            self._show(replace(self._state, epoch=epoch))
+            self._compare(f"Epoch {epoch}", exact_metrics(dict(self._epochs)[epoch]), exact_metrics(metrics))
+            return
         self._epochs = (*self._epochs, (epoch, metrics))
         self._tracker.log_metrics(metrics, epoch)
         self._gauges.publish(metrics)
@@ -116,6 +130,11 @@ class Observer:
 
     def evaluated(self, evaluation: Evaluation, rewards: Rewards, seconds: float) -> None:
         """A policy version has been evaluated. rewards: what each did meanwhile, by name."""
+        if self.has_evaluated(evaluation.epoch):
+            (first,) = (known for known in self._evaluations if known.epoch == evaluation.epoch)
+            what = f"The evaluation after epoch {evaluation.epoch}"
+            self._compare(what, evaluation_metrics(first), evaluation_metrics(evaluation))
+            return
         self._evaluations = (*self._evaluations, evaluation)
         save_evaluation(self._config.run_folder, evaluation)
         metrics = {
@@ -137,6 +156,12 @@ class Observer:
         )
         score = metrics[f"eval/unseen/{self._state.unseen_name}"]
         self._show(replace(self._state, unseen=(*self._state.unseen, score)))
+
+    def _compare(self, what: str, first: Metrics, second: Metrics) -> None:
+        """What was done again has been logged already; it is only checked that it came out the same."""
+        others = [name for name in {*first, *second} if first.get(name) != second.get(name)]
+        if others:
+            self.note(f"{what} was done again and came out differently: {', '.join(sorted(others))}.")
 
     def _show(self, state: DisplayState) -> None:
         self._state = replace(state, epoch_elapsed_s=time.perf_counter() - self._epoch_started)

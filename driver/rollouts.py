@@ -14,22 +14,26 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError
 
 from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled
 from common.errors import PrdpError, RewardError, StuckError
-from common.trajectory import GroupScore, NoiseKey, PromptTask
+from common.trajectory import GroupScore, PromptTask
+from driver.published import Published
 from reward_service.ledger import PendingScore
 from reward_service.mix import RewardMix
 from reward_service.part import RewardFailure
 from reward_service.report import RewardReport
 
 WAIT_SLICE_S = 0.5
+FETCH_LIMIT_S = 30.0
+LOST_TRIES = 5
+"""How often one group's pictures may be lost with their node before that counts as a failed score."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class ScoredReference:
     """A scored group as the driver holds it: references to what is big, and the score."""
 
     task: PromptTask
+    weights: Published
     trajectory: ray.ObjectRef
     images: ray.ObjectRef
     score: GroupScore
@@ -54,6 +59,15 @@ class Batch:
     with_gold: bool
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What is known of a task in flight. lost: how often its pictures were lost with their node."""
+
+    weights: Published
+    with_gold: bool
+    lost: int = 0
+
+
 class Rollouts:
     """Moves groups from actors to rewards. Bounded by what is submitted: at most max_staleness + 1 epochs."""
 
@@ -64,10 +78,11 @@ class Rollouts:
         self._rewards = rewards
         self._max_dropped_share = max_dropped_share
         self._check_stop = check_stop
-        self._batches: dict[NoiseKey, Batch] = {}
+        self._begun: dict[PromptTask, _Begun] = {}
         self._unsent: deque[Sampled] = deque()
         self._scoring: dict[PendingScore, Sampled] = {}
-        self._outcomes: dict[NoiseKey, Outcome] = {}
+        self._outcomes: dict[PromptTask, Outcome] = {}
+        self._renewed: dict[PromptTask, list[Sampled]] = {}
         self._dropped = 0
 
     @property
@@ -79,11 +94,26 @@ class Rollouts:
         """What each reward did since the last call, by name."""
         return self._rewards.take_reports()
 
-    def begin(self, batch: Batch, weights: ray.ObjectRef) -> None:
+    def begin(self, batch: Batch, weights: Published) -> None:
         """Queue all tasks of a batch."""
         for task in batch.tasks:
-            self._batches[task.noise] = batch
-            self._pool.submit(task, weights)
+            self._begun[task] = _Begun(weights, batch.with_gold)
+            self._pool.submit(task, weights.reference)
+
+    def forget(self) -> None:
+        """Give up everything that has begun. Answers that still come are left aside."""
+        self._pool.forget_waiting()
+        for waiting in (self._begun, self._unsent, self._outcomes):
+            waiting.clear()
+
+    def again(self, group: ScoredReference) -> Sampled:
+        """Sample a group once more, to the same bits, because what was sampled is lost. Waits for it."""
+        found = self._renewed.setdefault(group.task, [])
+        self._pool.submit(group.task, group.weights.reference)
+        while not found:
+            self._turn([])
+        del self._renewed[group.task]
+        return found[0]
 
     def collect(self, batch: Batch) -> Iterator[ScoredReference]:
         """The batch's groups in prompt order, each as soon as it and those before it are scored.
@@ -92,11 +122,11 @@ class Rollouts:
         """
         dropped: list[RewardFailure] = []
         for task in batch.tasks:
-            while task.noise not in self._outcomes:
+            while task not in self._outcomes:
                 self._check_stop()
                 self._turn([])
-            outcome = self._outcomes.pop(task.noise)
-            del self._batches[task.noise]
+            outcome = self._outcomes.pop(task)
+            del self._begun[task]
             if isinstance(outcome, ScoredReference):
                 yield outcome
                 continue
@@ -110,56 +140,97 @@ class Rollouts:
                 )
 
     def wait(self, references: Sequence[ray.ObjectRef], what: str, limit_s: float) -> list[Any]:
-        """The values of references, while groups move on. Raises StuckError after limit_s, naming `what`."""
+        """The values of references, while groups move on; an error is raised as soon as it is known.
+
+        Raises StuckError after limit_s, naming `what`.
+        """
         deadline = time.monotonic() + limit_s
+        values: dict[ray.ObjectRef, Any] = {}
         missing = list(references)
         while missing:
-            if time.monotonic() > deadline:
+            left = deadline - time.monotonic()
+            if left < 0:
                 raise StuckError(
                     f"Waited {limit_s:.0f} s for {what}, in vain. Raise the limit, or look at its logs."
                 )
-            ready = self._turn(missing)
-            missing = [reference for reference in missing if reference not in ready]
-        return [_value(reference) for reference in references]
+            for reference in self._turn(missing):
+                values[reference] = _value(reference, left + WAIT_SLICE_S, what)
+                missing.remove(reference)
+        return [values[reference] for reference in references]
 
     def _turn(self, extra: Sequence[ray.ObjectRef]) -> set[ray.ObjectRef]:
         """Wait a moment for anything at all, and move on what is ready. Returns the ready ones of `extra`."""
         self._pool.check_deadlines()
         references = [*self._pool.references, *self._rewards.refs(), *extra]
         limit = min(WAIT_SLICE_S, self._rewards.poll_s())
+        if not references:
+            time.sleep(limit)
         ready, _ = ray.wait(references, num_returns=1, timeout=limit, fetch_local=False)
         if ready:
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
         sampled = set(self._pool.references)
         for reference in ready:
             if reference in sampled:
-                self._unsent.extend(self._pool.complete(reference))
+                self._take_samples(self._pool.complete(reference))
         self._take_scores()
         self._send_to_rewards()
         return set(ready) & set(extra)
+
+    def _take_samples(self, samples: Sequence[Sampled]) -> None:
+        for sampled in samples:
+            if sampled.task in self._renewed:
+                self._renewed[sampled.task].append(sampled)
+            elif sampled.task in self._begun:
+                self._unsent.append(sampled)
 
     def _send_to_rewards(self) -> None:
         while self._unsent and self._rewards.room:
             sampled = self._unsent.popleft()
             task = sampled.task
-            with_gold = self._batches[task.noise].with_gold
+            # After `forget` a task can come in twice.
+            if task not in self._begun:
+                continue
+            with_gold = self._begun[task].with_gold
             pending = self._rewards.submit(task.prompt, sampled.images, task.images, with_gold)
             self._scoring[pending] = sampled
 
     def _take_scores(self) -> None:
         for pending, answer in self._rewards.collect():
             sampled = self._scoring.pop(pending)
-            self._outcomes[sampled.task.noise] = (
-                answer
-                if isinstance(answer, RewardFailure)
-                else ScoredReference(sampled.task, sampled.trajectory, sampled.images, answer, sampled.report)
-            )
+            task = sampled.task
+            if task not in self._begun or task in self._outcomes:
+                continue
+            begun = self._begun[task]
+            if not isinstance(answer, RewardFailure):
+                self._outcomes[task] = ScoredReference(
+                    task, begun.weights, sampled.trajectory, sampled.images, answer, sampled.report
+                )
+            elif begun.lost < LOST_TRIES and _is_lost(sampled.images):
+                self._begun[task] = replace(begun, lost=begun.lost + 1)
+                self._pool.submit(task, begun.weights.reference)
+            else:
+                self._outcomes[task] = answer
 
 
-def _value(reference: ray.ObjectRef) -> Any:
+def _is_lost(reference: ray.ObjectRef) -> bool:
+    """Whether an object that was made is gone, with the node that held it."""
+    try:
+        ray.get(reference, timeout=FETCH_LIMIT_S)
+    except ObjectLostError:
+        return True
+    except (RayError, GetTimeoutError):
+        return False
+    return False
+
+
+def _value(reference: ray.ObjectRef, limit_s: float, what: str) -> Any:
     """ray.get, raising our own error where the process raised one."""
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=limit_s)
+    except GetTimeoutError as error:
+        raise StuckError(
+            f"{what.capitalize()}: the answer could not be fetched in {limit_s:.0f} s."
+        ) from error
     except RayTaskError as error:
         if isinstance(error.cause, PrdpError):
             raise error.cause from error

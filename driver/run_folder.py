@@ -43,6 +43,11 @@ class Beginning:
     notes: tuple[str, ...] = ()
 
     @property
+    def files(self) -> dict[str, bytes]:
+        """The learner's files to go on from; none for a new run."""
+        return self.checkpoint[0].files if self.checkpoint else {}
+
+    @property
     def tracker_run(self) -> str:
         """The tracker's run to go on with; empty for a new one."""
         return self.checkpoint[0].state.tracker_run if self.checkpoint else ""

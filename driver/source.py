@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Protocol
 
 import ray
@@ -11,27 +13,40 @@ import ray
 from common.config.schema import Config
 from common.prompts import PromptStream
 from common.recording import Recording
-from common.trajectory import GroupScore, PolicyStamp
-from driver.rollouts import Batch, Rollouts
+from common.trajectory import GroupScore, PolicyStamp, ScoredGroup
+from driver.published import Published
+from driver.rollouts import Batch, Rollouts, ScoredReference
 from driver.tasks import training_batch
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group for the learner. actor_busy_s: seconds an actor took; nbytes: bytes put in the object store."""
+    """A group for the learner. actor_busy_s: seconds an actor took; nbytes: bytes put in the object store.
+
+    renew: makes the same trajectories once more, bit for bit, and waits for them.
+    """
 
     trajectory: ray.ObjectRef
     score: GroupScore
     stamp: PolicyStamp
     actor_busy_s: float
     nbytes: int
+    renew: Callable[[], ray.ObjectRef]
+
+    def again(self) -> Group:
+        """The same group, where its trajectories were lost with the node that held them."""
+        return replace(self, trajectory=self.renew())
 
 
 class Source(Protocol):
     """One of the two."""
 
-    def prepare(self, epoch: int, stamp: PolicyStamp, weights: ray.ObjectRef) -> None:
+    def prepare(self, epoch: int, weights: Published) -> None:
         """Before epoch `epoch` is learned, with the weights published last."""
+        ...
+
+    def forget(self) -> None:
+        """Give up what has begun: epochs come again."""
         ...
 
     def groups(self, epoch: int) -> Iterator[Group]:
@@ -52,14 +67,19 @@ class OnlineSource:
         self._rollouts = rollouts
         self._in_flight: dict[int, Batch] = {}
 
-    def prepare(self, epoch: int, stamp: PolicyStamp, weights: ray.ObjectRef) -> None:
+    def prepare(self, epoch: int, weights: Published) -> None:
         """Begin this epoch, and those that may run ahead of it, if they have not begun."""
         last = min(epoch + self._config.data.max_staleness, self._config.run.epochs - 1)
         for ahead in range(epoch, last + 1):
             if ahead not in self._in_flight:
-                batch = training_batch(self._config, self._stream, ahead, self.cursor(ahead), stamp)
+                batch = training_batch(self._config, self._stream, ahead, self.cursor(ahead), weights.stamp)
                 self._in_flight[ahead] = batch
                 self._rollouts.begin(batch, weights)
+
+    def forget(self) -> None:
+        """See Source."""
+        self._in_flight.clear()
+        self._rollouts.forget()
 
     def groups(self, epoch: int) -> Iterator[Group]:
         """See Source."""
@@ -70,7 +90,11 @@ class OnlineSource:
                 stamp=group.task.stamp,
                 actor_busy_s=group.report.busy_s,
                 nbytes=group.report.nbytes,
+                renew=partial(self._sample_again, group),
             )
+
+    def _sample_again(self, group: ScoredReference) -> ray.ObjectRef:
+        return self._rollouts.again(group).trajectory
 
     def cursor(self, epochs: int) -> int:
         """N prompts an epoch."""
@@ -83,15 +107,31 @@ class OfflineSource:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
 
-    def prepare(self, epoch: int, stamp: PolicyStamp, weights: ray.ObjectRef) -> None:
+    def prepare(self, epoch: int, weights: Published) -> None:
         """Nothing to begin."""
+
+    def forget(self) -> None:
+        """Nothing has begun."""
 
     def groups(self, epoch: int) -> Iterator[Group]:
         """See Source."""
-        epochs = self._recording.epochs
-        for scored in self._recording.read_epoch(epochs[epoch % len(epochs)]):
+        for position, scored in enumerate(self._read(epoch)):
             trajectory = scored.trajectory
-            yield Group(ray.put(trajectory), scored.score, trajectory.stamp, 0.0, trajectory.nbytes)
+            yield Group(
+                trajectory=ray.put(trajectory),
+                score=scored.score,
+                stamp=trajectory.stamp,
+                actor_busy_s=0.0,
+                nbytes=trajectory.nbytes,
+                renew=partial(self._read_again, epoch, position),
+            )
+
+    def _read(self, epoch: int) -> Iterator[ScoredGroup]:
+        epochs = self._recording.epochs
+        return self._recording.read_epoch(epochs[epoch % len(epochs)])
+
+    def _read_again(self, epoch: int, position: int) -> ray.ObjectRef:
+        return ray.put(next(islice(self._read(epoch), position, None)).trajectory)
 
     def cursor(self, epochs: int) -> int:
         """A recording draws no prompts."""

@@ -4,45 +4,38 @@ came of it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import ray
+from ray.exceptions import ObjectLostError, RayError
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.evaluation import Evaluation
+from common.errors import PrdpError, StuckError
 from common.recording import TrajectoryWriter
-from common.trajectory import PolicyStamp, ScoredGroup
-from common.weights import WeightBlob
+from common.trajectory import ScoredGroup
 from driver.display_state import Phase
 from driver.epoch import EpochTally
 from driver.evaluating import PromptSets, evaluate
 from driver.faults import FaultCounter
 from driver.keeper import Keeper
 from driver.observer import Observer
+from driver.published import Published
 from driver.rollouts import Rollouts
+from driver.run_folder import Beginning
 from driver.source import Group, Source
+from driver.steady_learner import RewindNeeded, SteadyLearner
 from driver.stop import StopFlag, StopRequested
-from learner.checkpoint import RunState
-from learner.group import LearnerGroup
-from learner.report import UpdateReport
-
-
-@dataclass(frozen=True)
-class Published:
-    """The newest weights: their stamp, the reference that tasks carry, and their size in bytes."""
-
-    stamp: PolicyStamp
-    reference: ray.ObjectRef
-    nbytes: int
+from learner.checkpoint import Checkpoints, RunState
+from learner.state import Files
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a run is made of."""
 
-    learner: LearnerGroup
+    learner: SteadyLearner
     rollouts: Rollouts
     source: Source
     prompt_sets: PromptSets
@@ -64,47 +57,70 @@ class Training:
         self._finished = 0
         self._saved: frozenset[int] = frozenset()
 
-    def run(self, first_epoch: int) -> None:
-        """Train epochs first_epoch .. run.epochs - 1. Stops with a checkpoint where a stop is asked for.
+    def run(self, beginning: Beginning) -> None:
+        """Train the epochs that are left. Stops with a checkpoint where a stop is asked for.
 
-        Raises StopRequested after that checkpoint.
+        Raises StopRequested after that checkpoint, and StuckError after one of the last finished epoch where
+        the learner's state can still be had.
         """
-        self._finished = first_epoch
-        self._saved = frozenset({first_epoch} - {0})
-        published = self._publish()
         try:
-            if first_epoch == 0:
-                self._evaluate(0, published)
-            for epoch in range(first_epoch, self._config.run.epochs):
+            published = self._begin(beginning)
+            while self._finished < self._config.run.epochs:
                 self._parts.stop.check()
-                published = self._train_epoch(epoch, published)
-                self._finished = epoch + 1
-                self._after_epoch(published)
+                try:
+                    published = self._train_epoch(published)
+                    self._after_epoch(published)
+                except RewindNeeded as loss:
+                    published = self._rewind(beginning, loss)
         except StopRequested:
             # A stop is only noticed before an epoch's first update, so the weights are those of the last
             # finished epoch.
-            self._save()
+            self._save(self._parts.learner.export)
+            raise
+        except StuckError:
+            self._save_at_last()
             raise
 
-    def _train_epoch(self, epoch: int, published: Published) -> Published:
+    def _begin(self, beginning: Beginning) -> Published:
+        """Stand where the beginning is."""
+        self._finished = epoch = beginning.epoch
+        self._saved = frozenset({epoch} - {0})
+        published = self._parts.learner.begin(epoch, beginning.files)
+        if self._evaluation_is_due() and not self._parts.observer.has_evaluated(epoch):
+            self._evaluate(published)
+        return published
+
+    def _rewind(self, beginning: Beginning, loss: RewindNeeded) -> Published:
+        """Go back to the newest checkpoint, or the beginning: the epochs since come again."""
+        parts, reached = self._parts, self._finished
+        parts.keeper.wait()
+        checkpoints = Checkpoints.of(self._config).newest().checkpoints
+        for checkpoint in checkpoints:
+            beginning = replace(beginning, epoch=checkpoint.state.epoch, checkpoint=(checkpoint,))
+        where = f"the checkpoint after epoch {beginning.epoch}" if checkpoints else "the beginning"
+        again = f"epochs {beginning.epoch + 1} to {reached + 1} are done again"
+        parts.observer.rewound(beginning.epoch, f"Back to {where}, because {loss}: {again}.")
+        parts.source.forget()
+        parts.learner.restart()
+        return self._begin(beginning)
+
+    def _train_epoch(self, published: Published) -> Published:
         """One epoch of Algorithm 1."""
-        parts, started = self._parts, time.perf_counter()
-        parts.source.prepare(epoch, published.stamp, published.reference)
+        parts, started, epoch = self._parts, time.perf_counter(), self._finished
+        parts.source.prepare(epoch, published)
         tally = EpochTally.start(self._config, published.nbytes)
         parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
-        pending = []
+        parts.learner.begin_epoch()
         for position, group in enumerate(self._groups(epoch)):
-            pending.append(parts.learner.accumulate(position, group.trajectory, group.score))
+            parts.learner.take_in(group)
             tally = tally.with_group(group, published.stamp)
             parts.observer.group_scored(epoch + 1, position, group.score.scorers)
             parts.observer.progress(tally.trajectories)
         parts.observer.phase(Phase.LEARNING, self._config.objective.updates_per_epoch, "updates")
-        self._wait(pending, "the learner to take in the epoch's groups")
-        reports = self._updates()
-        parts.observer.phase(Phase.PUBLISHING, 0)
-        renewed = self._publish()
+        reports, renewed = parts.learner.finish_epoch()
         rewards = parts.rollouts.reward_reports()
         metrics = tally.metrics(reports, rewards, parts.faults.since_last(), time.perf_counter() - started)
+        self._finished = epoch + 1
         parts.observer.epoch_done(epoch + 1, metrics)
         return renewed
 
@@ -119,40 +135,28 @@ class Training:
             kept.append(group)
             yield group
         writer = TrajectoryWriter(self._config.run_folder / "trajectories")
-        writer.write_epoch(epoch, (ScoredGroup(ray.get(group.trajectory), group.score) for group in kept))
-
-    def _updates(self) -> list[list[UpdateReport]]:
-        """K updates: the first on the gradient that has been accumulated, the others on the same groups
-        anew."""
-        learner = self._parts.learner
-        reports = [self._wait(learner.finish_update(), "the learner's update 1")]
-        for update in range(2, self._config.objective.updates_per_epoch + 1):
-            reports.append(self._wait(learner.repeat_update(), f"the learner's update {update}"))
-            self._parts.observer.progress(update)
-        self._wait(learner.end_epoch(), "the learner to end the epoch")
-        return reports
-
-    def _publish(self) -> Published:
-        blobs = self._parts.learner.publish()
-        blob: WeightBlob = self._wait(blobs, "the learner to publish its weights")[0]
-        return Published(stamp=blob.stamp, reference=blobs[0], nbytes=int(blob.data.nbytes))
+        writer.write_epoch(epoch, map(_scored, kept))
 
     def _after_epoch(self, published: Published) -> None:
         """Save and evaluate after the epochs that the configuration names, and always after the last.
 
-        What is evaluated as one of the best is saved too.
+        What is evaluated as one of the best is saved too. The evaluation comes first: a run that was killed
+        between the two does both again.
         """
-        finished = self._finished
-        last = finished == self._config.run.epochs
         self._parts.keeper.check()
-        if last or finished % self._config.checkpoint.every_epochs == 0:
-            self._save()
-        if last or finished % self._config.evaluation.every_epochs == 0:
-            evaluation = self._evaluate(finished, published)
-            if self._parts.keeper.after_evaluation(evaluation):
-                self._save()
+        best = self._evaluation_is_due() and self._evaluate(published)
+        if best or self._is_last() or self._finished % self._config.checkpoint.every_epochs == 0:
+            self._save(self._parts.learner.export)
 
-    def _evaluate(self, finished: int, published: Published) -> Evaluation:
+    def _evaluation_is_due(self) -> bool:
+        """Before the first epoch, every so many epochs, and after the last."""
+        return self._is_last() or self._finished % self._config.evaluation.every_epochs == 0
+
+    def _is_last(self) -> bool:
+        return self._finished == self._config.run.epochs
+
+    def _evaluate(self, published: Published) -> bool:
+        """Whether the policy is one of the best so far."""
         parts, started = self._parts, time.perf_counter()
         total = (
             sum(len(prompts) for prompts in parts.prompt_sets.values())
@@ -163,25 +167,34 @@ class Training:
             self._config,
             parts.rollouts,
             parts.prompt_sets,
-            finished,
-            published.stamp,
-            published.reference,
+            self._finished,
+            published,
             parts.observer.group_scored,
         )
         rewards = parts.rollouts.reward_reports()
         parts.observer.evaluated(evaluation, rewards, time.perf_counter() - started)
-        return evaluation
+        return parts.keeper.after_evaluation(evaluation)
 
-    def _save(self) -> None:
+    def _save(self, export: Callable[[], Files]) -> None:
         """Have the checkpoint after the epochs finished so far written, unless it is there."""
         finished = self._finished
         if finished in self._saved:
             return
         self._parts.observer.phase(Phase.CHECKPOINTING, 0)
-        files = self._wait([self._parts.learner.export_state()], "the learner's state for a checkpoint")[0]
         state = RunState(self._run_id, finished, self._parts.source.cursor(finished), self._tracker_run)
-        self._parts.keeper.save(state, self._config_yaml, files)
+        self._parts.keeper.save(state, self._config_yaml, export())
         self._saved = frozenset({finished})
 
-    def _wait(self, references: list[ray.ObjectRef], what: str) -> list:
-        return self._parts.rollouts.wait(references, what, self._config.learner.timeout_s)
+    def _save_at_last(self) -> None:
+        """Keep the last finished epoch of a run that is stuck, where the learner's state can still be had."""
+        try:
+            self._save(self._parts.learner.rescue)
+        except (PrdpError, RewindNeeded, RayError) as error:
+            self._parts.observer.note(f"The last finished epoch could not be saved: {error}")
+
+
+def _scored(group: Group) -> ScoredGroup:
+    try:
+        return ScoredGroup(ray.get(group.trajectory), group.score)
+    except ObjectLostError:
+        return ScoredGroup(ray.get(group.again().trajectory), group.score)

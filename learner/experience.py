@@ -15,6 +15,11 @@ Anchor = tuple[Tensor, Tensor]
 class Experience(Protocol):
     """Online or offline."""
 
+    @property
+    def stamps(self) -> tuple[PolicyStamp, ...]:
+        """The published weights that are remembered, oldest first."""
+        ...
+
     def published(self, stamp: PolicyStamp) -> None:
         """The learner has published these weights."""
         ...
@@ -39,6 +44,11 @@ class Online:
         self._remembered = remembered
         self._stamps: tuple[PolicyStamp, ...] = ()
 
+    @property
+    def stamps(self) -> tuple[PolicyStamp, ...]:
+        """The last `remembered` stamps, oldest first."""
+        return self._stamps
+
     def published(self, stamp: PolicyStamp) -> None:
         """Keep the last `remembered` different stamps."""
         others = tuple(own for own in self._stamps if own != stamp)
@@ -60,6 +70,8 @@ class Online:
 
 class Offline:
     """Recorded trajectories of any policy on the same reference; old is the policy as the epoch starts."""
+
+    stamps: tuple[PolicyStamp, ...] = ()
 
     def published(self, stamp: PolicyStamp) -> None:
         """Nothing to remember: recorded stamps are of other runs."""

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError
 
 from common.config.schema import Config
 from common.loading import choose_device
 from common.placement import process_options
-from common.trajectory import GroupScore, ScoredGroup, TrajectoryGroup
+from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.build import build_learner
 from learner.learner import LearnerFacts
 from learner.ranks import Ranks, SingleRank, TorchRanks
 from learner.report import UpdateReport
-from learner.state import Files, export_state, restore_state
+from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
+
+DEATH_LIMIT_S = 20.0
+"""How long a dead rank may stay unnoticed after another one failed in its wake."""
 
 
 class Rendezvous:
@@ -88,9 +94,18 @@ class LearnerRank:
         """See Learner.end_epoch."""
         self._learner.end_epoch()
 
-    def publish(self) -> WeightBlob:
+    def reset_epoch(self) -> None:
+        """See Learner.reset_epoch."""
+        self._learner.reset_epoch()
+
+    def publish(self) -> tuple[PolicyStamp, WeightBlob]:
         """See Learner.publish. Every rank publishes, so that every rank accepts what is sampled."""
-        return self._learner.publish()
+        blob = self._learner.publish()
+        return blob.stamp, blob
+
+    def export_snapshot(self) -> Snapshot:
+        """See learner.state."""
+        return export_snapshot(self._learner)
 
     def export_state(self) -> Files:
         """See learner.state."""
@@ -101,23 +116,34 @@ class LearnerRank:
         restore_state(self._learner, files)
 
 
+@dataclass(frozen=True)
+class PublishedReferences:
+    """stamps: one PolicyStamp a rank. blob: the WeightBlob of rank 0, the one to hand out."""
+
+    stamps: list[ray.ObjectRef]
+    blob: ray.ObjectRef
+
+
 class LearnerGroup:
     """All ranks as one."""
 
-    def __init__(self, ranks: Sequence[Any]) -> None:
+    def __init__(self, config: Config, run_id: str, ranks: Sequence[Any]) -> None:
+        self._config = config
+        self._run_id = run_id
         self._ranks = list(ranks)
 
     @staticmethod
     def start(config: Config, run_id: str) -> LearnerGroup:
         """Create the ranks' processes. They are usable at once; `ready` says when their models are loaded."""
-        remote = ray.remote(LearnerRank).options(**process_options(config.learner))
-        rendezvous = ray.remote(Rendezvous).options(num_cpus=0).remote()
-        return LearnerGroup(
-            [remote.remote(config, run_id, rank, rendezvous) for rank in range(config.learner.workers)]
-        )
+        return LearnerGroup(config, run_id, _start_ranks(config, run_id))
+
+    def restart(self) -> None:
+        """End all ranks, whichever still live, and start new ones with the pretrained weights."""
+        self.shutdown()
+        self._ranks = _start_ranks(self._config, self._run_id)
 
     def ready(self) -> list[ray.ObjectRef]:
-        """LearnerFacts of each rank, ready when its model is loaded."""
+        """LearnerFacts of each rank, ready when its model is loaded and it is through with earlier calls."""
         return [rank.ready.remote() for rank in self._ranks]
 
     def accumulate(self, position: int, trajectory: ray.ObjectRef, score: GroupScore) -> ray.ObjectRef:
@@ -136,21 +162,54 @@ class LearnerGroup:
         """Forget the epoch's groups."""
         return [rank.end_epoch.remote() for rank in self._ranks]
 
-    def publish(self) -> list[ray.ObjectRef]:
-        """WeightBlobs, equal on all ranks: the first is the one to hand out."""
-        return [rank.publish.remote() for rank in self._ranks]
+    def reset_epoch(self) -> list[ray.ObjectRef]:
+        """Forget what was accumulated since the last update."""
+        return [rank.reset_epoch.remote() for rank in self._ranks]
+
+    def publish(self) -> PublishedReferences:
+        """The current weights, which every rank accepts trajectories of from then on."""
+        answers = [rank.publish.options(num_returns=2).remote() for rank in self._ranks]
+        return PublishedReferences([stamp for stamp, _ in answers], answers[0][1])
+
+    def export_snapshot(self) -> ray.ObjectRef:
+        """What an exact continuation needs, from rank 0."""
+        return self._ranks[0].export_snapshot.remote()
 
     def export_state(self) -> ray.ObjectRef:
         """The learner's files of a checkpoint, from rank 0."""
         return self._ranks[0].export_state.remote()
 
-    def restore_state(self, files: Mapping[str, bytes]) -> list[ray.ObjectRef]:
-        """Every rank continues from the files."""
-        reference = ray.put(dict(files))
-        return [rank.restore_state.remote(reference) for rank in self._ranks]
+    def restore_state(self, files: ray.ObjectRef) -> list[ray.ObjectRef]:
+        """Every rank continues from the files of a checkpoint or snapshot."""
+        return [rank.restore_state.remote(files) for rank in self._ranks]
+
+    def lost_a_rank(self, limit_s: float = DEATH_LIMIT_S) -> bool:
+        """Whether one of several ranks has died, as far as is known within limit_s seconds."""
+        if len(self._ranks) == 1:
+            return False
+        missing, end_at = self.ready(), time.monotonic() + limit_s
+        while missing and time.monotonic() < end_at:
+            ready, missing = ray.wait(missing, timeout=max(0.0, end_at - time.monotonic()))
+            if any(_died(reference) for reference in ready):
+                return True
+        return False
 
     def shutdown(self) -> None:
         """End the ranks' processes."""
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
+
+
+def _died(reference: ray.ObjectRef) -> bool:
+    try:
+        ray.get(reference)
+    except RayActorError:
+        return True
+    return False
+
+
+def _start_ranks(config: Config, run_id: str) -> list[Any]:
+    remote = ray.remote(LearnerRank).options(**process_options(config.learner), max_restarts=0)
+    rendezvous = ray.remote(Rendezvous).options(num_cpus=0).remote()
+    return [remote.remote(config, run_id, rank, rendezvous) for rank in range(config.learner.workers)]

@@ -117,6 +117,16 @@ class Learner:
         return self._ema
 
     @property
+    def experience(self) -> Experience:
+        """Whose trajectories are accepted."""
+        return self._experience
+
+    @property
+    def run_id(self) -> str:
+        """The run that the weights are of."""
+        return self._settings.run_id
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the trained tensors, in the order of `parameters`."""
         return self._step.optimizer
@@ -214,6 +224,12 @@ class Learner:
     def end_epoch(self) -> None:
         """Forget the epoch's groups."""
         self._kept = []
+
+    def reset_epoch(self) -> None:
+        """Forget what was accumulated since the last update: the epoch's groups come again from the first."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._kept = []
+        self._tally = Tally.zero()
 
     def restore(self, parameters: Tensors, averages: Tensors, version: int) -> None:
         """Take over the weights of a checkpoint. The optimizer's state is restored by learner.state."""

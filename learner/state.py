@@ -1,4 +1,4 @@
-"""The learner's part of a checkpoint, as named files: what an exact continuation needs, nothing pickled."""
+"""The learner's state as named files, nothing pickled: a snapshot in memory or a checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import CheckpointError
+from common.trajectory import PolicyStamp
 from learner.learner import Learner
 
 Files = dict[str, bytes]
+Snapshot = dict[str, NDArray[np.uint8]]
+"""The files of an exact continuation as arrays, which the object store shares without a copy."""
+
 POLICY_FOLDER = "policy"
 AVERAGED_FOLDER = "policy_ema"
+
+
+def export_snapshot(learner: Learner) -> Snapshot:
+    """What an exact continuation needs: the files of export_state without those for diffusers."""
+    return {name: np.frombuffer(data, dtype=np.uint8) for name, data in _exact_files(learner).items()}
 
 
 def export_state(learner: Learner) -> Files:
@@ -25,12 +36,7 @@ def export_state(learner: Learner) -> Files:
     trainable, optimizer and ema .safetensors hold exact float32 tensors; policy/ (and policy_ema/ where
     ema_decay is on) is what plain diffusers loads.
     """
-    files = {
-        "learner.json": json.dumps({"version": learner.version}).encode(),
-        "trainable.safetensors": _pack(learner.parameters),
-        "optimizer.safetensors": _pack(_optimizer_tensors(learner)),
-        "ema.safetensors": _pack(learner.averages),
-    }
+    files = _exact_files(learner)
     files |= _policy_files(learner, POLICY_FOLDER)
     if learner.averages:
         own = {name: value.detach().clone() for name, value in learner.parameters.items()}
@@ -40,18 +46,24 @@ def export_state(learner: Learner) -> Files:
     return files
 
 
-def restore_state(learner: Learner, files: Mapping[str, bytes]) -> None:
-    """Continue from export_state's files. Raises CheckpointError, WeightsError."""
+def restore_state(learner: Learner, files: Mapping[str, bytes | NDArray[np.uint8]]) -> None:
+    """Continue from the files of export_state or export_snapshot. Raises CheckpointError, WeightsError."""
     try:
-        version = int(json.loads(files["learner.json"])["version"])
+        header = json.loads(bytes(files["learner.json"]))
+        version = int(header["version"])
+        # Checkpoints of format 1 may lack them.
+        published = [(int(number), str(digest)) for number, digest in header.get("published", [])]
         trainable, optimizer, averages = (
-            safetensors.torch.load(files[f"{name}.safetensors"]) for name in ("trainable", "optimizer", "ema")
+            safetensors.torch.load(bytes(files[f"{name}.safetensors"]))
+            for name in ("trainable", "optimizer", "ema")
         )
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"
         ) from error
     learner.restore(trainable, averages, version)
+    for number, digest in published:
+        learner.experience.published(PolicyStamp(number, digest, learner.run_id))
     state: dict[int, dict[str, Tensor]] = {}
     for index, name in enumerate(learner.parameters):
         own = {
@@ -60,6 +72,20 @@ def restore_state(learner: Learner, files: Mapping[str, bytes]) -> None:
         state |= {index: own} if own else {}
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _exact_files(learner: Learner) -> Files:
+    header = {
+        "version": learner.version,
+        # What was sampled with these weights, and is still in flight, can be learned after a restart.
+        "published": [[stamp.version, stamp.digest] for stamp in learner.experience.stamps],
+    }
+    return {
+        "learner.json": json.dumps(header).encode(),
+        "trainable.safetensors": _pack(learner.parameters),
+        "optimizer.safetensors": _pack(_optimizer_tensors(learner)),
+        "ema.safetensors": _pack(learner.averages),
+    }
 
 
 def _pack(tensors: Mapping[str, Tensor]) -> bytes:

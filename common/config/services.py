@@ -81,6 +81,15 @@ class LearnerSection(PlacementSection):
         32, "image-steps", "(image, step) pairs in one forward and backward pass: bounds its memory.", ge=1
     )
     gradient_checkpointing: bool = setting(False, "", "Recompute UNet activations in the backward pass.")
+    snapshots: bool = setting(
+        True,
+        "",
+        "Keep the learner's state after each epoch in the object store, so that a learner that dies goes on "
+        "from there; false saves that memory, and epochs since the last checkpoint are done again.",
+    )
+    restarts: int = setting(
+        20, "restarts", "How often a learner that died is started again, before the run stops.", ge=0
+    )
     timeout_s: float = setting(1800.0, "s", "Longest wait for one learner call.", gt=0.0)
 
 

@@ -17,6 +17,7 @@ from reward_service.part import NoShadow, Reply, RewardPart
 from reward_service.report import RewardReport
 from tests.tiny_config import make_config
 
+NO_RAY = cast(Any, None)
 FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)
 
 
@@ -42,7 +43,7 @@ def report(**changes: Any) -> UpdateReport:
 def group(rewards: list[float], version: int) -> Group:
     values = np.array(rewards)
     score = GroupScore.pointwise(values, {"jpeg": 2 * values}, (ScorerStamp("jpeg", "1", ""),))
-    return Group(cast(Any, None), score, PolicyStamp(version, "", "run"), actor_busy_s=2.0, nbytes=100)
+    return Group(NO_RAY, score, PolicyStamp(version, "", "run"), 2.0, nbytes=100, renew=NO_RAY)
 
 
 @pytest.fixture

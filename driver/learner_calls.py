@@ -1,0 +1,51 @@
+"""Calls of the learner's ranks, and what their failures mean to the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+
+from common.errors import StuckError
+from driver.rollouts import Rollouts
+from learner.group import LearnerGroup
+
+
+class LearnerLost(Exception):  # noqa: N818 - an event that the driver mends
+    """A rank has died."""
+
+
+class GroupLost(Exception):  # noqa: N818 - an event that the driver mends
+    """What a call was given is lost with the node that held it."""
+
+
+class LearnerCalls:
+    """Waits for the ranks, by way of Rollouts, so that groups move on meanwhile. limit_s: of each wait."""
+
+    def __init__(self, group: LearnerGroup, rollouts: Rollouts, limit_s: float) -> None:
+        self._group = group
+        self._rollouts = rollouts
+        self._limit_s = limit_s
+
+    def wait(self, references: list[ray.ObjectRef], what: str) -> list[Any]:
+        """The values of one call. Raises LearnerLost, GroupLost, StuckError, or the learner's own error."""
+        try:
+            return self._rollouts.wait(references, what, self._limit_s)
+        except RayActorError as error:
+            if error.actor_init_failed:
+                raise StuckError(f"The learner could not start: {error}") from error
+            raise LearnerLost(_first_line(error)) from error
+        except ObjectLostError as error:
+            raise GroupLost(_first_line(error)) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                raise GroupLost(_first_line(error.cause)) from error
+            # Ranks whose peer died fail in its wake, often before its death is known.
+            if self._group.lost_a_rank():
+                raise LearnerLost(f"a rank died ({_first_line(error)})") from error
+            raise
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
