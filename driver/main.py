@@ -16,7 +16,7 @@ from common.errors import ConfigError
 from common.loading import check_model
 from common.prompts import PromptSet, PromptStream, open_prompts
 from common.recording import Recording, open_recording
-from driver.display import open_display
+from driver.display import Phase, open_display
 from driver.evaluating import choose_prompts
 from driver.evaluation_store import load_evaluations
 from driver.faults import FaultCounter
@@ -29,6 +29,7 @@ from driver.rollouts import Rollouts
 from driver.run_folder import Beginning, claim, find_beginning
 from driver.services import Services, ray_cluster, services
 from driver.source import OfflineSource, OnlineSource, Source
+from driver.status import StatusFile
 from driver.steady_learner import SteadyLearner
 from driver.stop import StopFlag, StopRequested
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
@@ -95,9 +96,16 @@ def train(config: Config, console: Console) -> int:
             display.start(config.run.epochs)
             display.update(state)
             try:
-                with tracked(config, beginning) as tracker, ray_cluster(config), StopFlag() as stop:
+                status = StatusFile(config, beginning.run_id)
+                with (
+                    tracked(config, beginning) as tracker,
+                    status.until_the_end(),
+                    ray_cluster(config),
+                    StopFlag() as stop,
+                ):
                     gauges = RayGauges(config.run.name)
-                    observer = Observer(config, display, tracker, gauges, state, earlier, versions)
+                    observer = Observer(config, display, tracker, gauges, state, earlier, versions, status)
+                    observer.phase(Phase.STARTING, 0)
                     keeper = Keeper.open(config, earlier, beginning.forked_from)
                     with services(config, beginning.run_id) as started, keeper:
                         run_epochs(config, inputs, beginning, started, observer, stop, keeper)

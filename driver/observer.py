@@ -1,5 +1,5 @@
 """Everything that looks at a run: the progress display, the tracker, Ray's metrics, and the run folder's
-evaluations."""
+status and evaluations."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from driver.gauges import RayGauges
 from driver.pictures import before_after_grid
 from driver.report import compare, evaluation_metrics
 from driver.run_page import describe_run
+from driver.status import StatusFile
 from driver.tracker import Tracker
 from driver.versions import VERSIONS_FILE, VersionLog
 
@@ -41,6 +42,7 @@ class Observer:
         state: DisplayState,
         evaluations: Sequence[Evaluation],
         versions: VersionLog,
+        status: StatusFile,
     ) -> None:
         self._config = config
         self._display = display
@@ -49,6 +51,7 @@ class Observer:
         self._state = state
         self._evaluations: Evaluations = tuple(evaluations)
         self._versions = versions
+        self._status = status
         self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
         self._epoch_started = time.perf_counter()
 
@@ -84,6 +87,7 @@ class Observer:
     def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
         """Something new is being done, `total` units of it."""
         self._show(replace(self._state, phase=phase, done=0, total=total, unit=unit))
+        self._status.write(self._state)
 
     def progress(self, done: int) -> None:
         """So much of the phase is done."""
