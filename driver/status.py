@@ -63,7 +63,8 @@ class RunStatus:
 def living_processes(config: Config) -> tuple[ProcessStatus, ...]:
     """The run's living processes on the cluster that this process is in, from Ray's own table of actors."""
     apps = {f"{config.run.name}-{name}" for name in config.embedded}
-    apps |= {entry.app for entry in {**config.rewards, **config.gold}.values() if isinstance(entry, AppReward)}
+    entries = {**config.rewards, **config.gold}.values()
+    apps |= {entry.app for entry in entries if isinstance(entry, AppReward)}
     job = ray.get_runtime_context().get_job_id()
     found = []
     for actor in actor_table().values():

@@ -227,7 +227,7 @@ class Learner:
 
     def reset_epoch(self) -> None:
         """Forget what was accumulated since the last update: the epoch's groups come again from the first."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._step.optimizer.zero_grad(set_to_none=True)
         self._kept = []
         self._tally = Tally.zero()
 

@@ -27,7 +27,7 @@ def kill(status: RunStatus, kind: str) -> None:
 
 
 def test_it_goes_on_from_its_snapshot(whole: Outcome, faulty: MakeFaulty, start: Start) -> None:
-    """Killed before the first snapshot, in an update, and while weights are published or a checkpoint made."""
+    """Killed before the first snapshot, in an update, in a checkpoint, and while weights are published."""
     running = start(faulty())
     for epoch, phase in ((0, "sampling"), (1, "learning"), (2, "checkpointing"), (4, "publishing")):
         status = running.until(lambda now, at=(epoch, phase): at == (now.epoch, now.phase), LIMIT_S)

@@ -16,9 +16,9 @@ from actors.sampler import sample_group
 from common.errors import CheckpointError, WeightsError
 from common.loading import load_policy
 from common.policy import Policy
-from common.trajectory import NoiseKey, PromptTask
+from common.trajectory import NoiseKey, PromptTask, ScoredGroup
 from learner.learner import Learner
-from learner.state import Files, export_state, restore_state
+from learner.state import Files, export_snapshot, export_state, restore_state
 from tests.learner.support import make_learner, perturb, scored
 from tests.tiny_config import make_config
 
@@ -40,12 +40,19 @@ class Run:
 
     def epoch(self, number: int) -> None:
         """Two prompts, one update."""
+        for group in self.groups(number):
+            self.learner.accumulate(group)
+        assert self.learner.finish_update().applied
+
+    def groups(self, number: int) -> list[ScoredGroup]:
+        """Two prompts' trajectories of the weights as they are."""
         stamp = self.learner.publish().stamp
+        found = []
         for index, prompt in enumerate(("a cat", "two red birds")):
             task = PromptTask(prompt, 3, NoiseKey(0, "train", number, index), stamp, with_reference=True)
             group, _ = sample_group(task, self.policy, self.reference, self.distribution)
-            self.learner.accumulate(scored(group, [0.1 * number, 0.3, 0.2]))
-        assert self.learner.finish_update().applied
+            found.append(scored(group, [0.1 * number, 0.3, 0.2]))
+        return found
 
 
 def _tensors(files: Files) -> dict[str, torch.Tensor]:
@@ -79,6 +86,33 @@ def test_a_restored_learner_continues_to_the_bit(tiny_pipeline: Path, tmp_path: 
     own, other = (_tensors(export_state(run.learner)) for run in (undisturbed, restored))
     _assert_same(own, other)
     assert not torch.equal(own[step], _tensors(files)[step])
+
+
+def test_a_restored_learner_accepts_what_is_still_in_flight(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Trajectories of the weights before last, as with staleness, are learned after a restart too."""
+    undisturbed, restored = (Run(tiny_pipeline, tmp_path, "lora") for _ in range(2))
+    late = undisturbed.groups(1)
+    undisturbed.epoch(2)
+    undisturbed.learner.publish()
+    restore_state(restored.learner, export_snapshot(undisturbed.learner))
+    restored.learner.publish()
+    for run in (undisturbed, restored):
+        for group in late:
+            run.learner.accumulate(group)
+        assert run.learner.finish_update().applied
+    assert restored.learner.publish().stamp == undisturbed.learner.publish().stamp
+    with pytest.raises(WeightsError, match="did not publish"):
+        Run(tiny_pipeline, tmp_path, "lora").learner.accumulate(late[0])
+
+
+def test_an_epoch_that_is_begun_again_adds_up_to_the_same_bits(tiny_pipeline: Path, tmp_path: Path) -> None:
+    once, again = (Run(tiny_pipeline, tmp_path, "lora") for _ in range(2))
+    once.epoch(1)
+    for group in again.groups(1)[:1]:
+        again.learner.accumulate(group)
+    again.learner.reset_epoch()
+    again.epoch(1)
+    assert export_state(again.learner) == export_state(once.learner)
 
 
 def test_a_learner_that_never_stepped_can_be_restored(tiny_pipeline: Path, tmp_path: Path) -> None:
