@@ -150,6 +150,15 @@ class ActorPool:
         self._feed()
         return [Sampled(running.job.task, running.trajectory, running.images, report)]
 
+    def in_work(self) -> list[str]:
+        """Who samples what and for how long, in words, and how many tasks wait."""
+        now, given = time.monotonic(), self._section.timeout_s * self._section.tasks_in_flight
+        lines = [
+            f"actor {running.seat} has {running.job.task.prompt!r} ({now - running.deadline + given:.0f} s)"
+            for running in self._running.values()
+        ]
+        return [*lines, *([f"{len(self._queue)} tasks wait for an actor"] if self._queue else [])]
+
     def check_deadlines(self) -> None:
         """Raise StuckError where a task has been running for longer than actors.timeout_s."""
         now = time.monotonic()

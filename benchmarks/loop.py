@@ -23,6 +23,7 @@ from common.loading import choose_device
 from common.prompts import PromptStream, open_prompts
 from common.trajectory import ScoredGroup
 from common.weights import WeightBlob
+from driver.patience import Patience
 from driver.published import Published
 from driver.rollouts import Rollouts
 from driver.services import Services, ray_cluster, services
@@ -85,7 +86,11 @@ class Distributed:
         self._config = config
         self._learner = started.learner
         self._rollouts = Rollouts(
-            started.pool, started.rewards, config.reward_service.max_dropped_share, check_stop=_go_on
+            started.pool,
+            started.rewards,
+            config.reward_service.max_dropped_share,
+            check_stop=_go_on,
+            patience=Patience(note=print),
         )
         self._source = OnlineSource(config, stream, self._rollouts)
         self._weights: list[Published] = []

@@ -23,13 +23,15 @@ from driver.faults import FaultCounter
 from driver.finish import show_result
 from driver.gauges import RayGauges
 from driver.joined import check_run_folder
+from driver.journal import Journal, write_journal
 from driver.keeper import Keeper
 from driver.observer import Observer, first_state
+from driver.patience import Patience
 from driver.rollouts import Rollouts
-from driver.run_folder import Beginning, claim, find_beginning
+from driver.run_folder import Beginning, claim, find_beginning, fixed_settings_digest
 from driver.services import Services, ray_cluster, services
 from driver.source import OfflineSource, OnlineSource, Source
-from driver.status import StatusFile
+from driver.status import StatusFile, epochs_reached
 from driver.steady_learner import SteadyLearner
 from driver.stop import StopFlag, StopRequested
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
@@ -87,6 +89,7 @@ def train(config: Config, console: Console) -> int:
     inputs = check_inputs(config)
     with claim(config.run_folder):
         beginning = find_beginning(config)
+        reached = epochs_reached(config.run_folder, beginning.run_id)
         known = load_evaluations(config.run_folder) if beginning.epoch else []
         # Later ones come again, with the epochs since the checkpoint.
         earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
@@ -108,9 +111,10 @@ def train(config: Config, console: Console) -> int:
                     observer.phase(Phase.STARTING, 0)
                     keeper = Keeper.open(config, earlier, beginning.forked_from)
                     with services(config, beginning.run_id) as started, keeper:
-                        run_epochs(config, inputs, beginning, started, observer, stop, keeper)
+                        run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached)
                     display.close()
                     show_result(config, observer, tracker, console)
+                    keep_journal(config, beginning, tracker, finished=config.run.epochs)
             except StopRequested:
                 display.close()
                 console.print(stopped_text(config), soft_wrap=True)
@@ -132,6 +136,7 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
     tracker = open_tracker(config.tracker, config.run.name, config.run_folder.parent, beginning.tracker_run)
     end = RunEnd.FAILED
     try:
+        keep_journal(config, beginning, tracker, finished=0)
         tracker.log_config(flat_params(config.model_dump(mode="json")), config_to_yaml(config))
         yield tracker
         end = RunEnd.FINISHED
@@ -142,6 +147,23 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
         tracker.finish(end)
 
 
+def keep_journal(config: Config, beginning: Beginning, tracker: Tracker, finished: int) -> None:
+    """Write what a killed run is recognised by. finished: its epochs once its result has been shown."""
+    journal = Journal(beginning.run_id, tracker.run_id, fixed_settings_digest(config), finished)
+    write_journal(config.run_folder, journal)
+
+
+def going_on(beginning: Beginning, reached: int) -> list[str]:
+    """Where a continued run goes on, and what it does again. reached: epochs that had been finished."""
+    lines = [
+        f"Going on after epoch {beginning.epoch} from {checkpoint.place}."
+        for checkpoint in beginning.checkpoint
+    ]
+    if reached > beginning.epoch:
+        lines.append(f"Epochs {beginning.epoch + 1} to {reached} had been finished, and are done again.")
+    return lines
+
+
 def run_epochs(
     config: Config,
     inputs: Inputs,
@@ -150,18 +172,20 @@ def run_epochs(
     observer: Observer,
     stop: StopFlag,
     keeper: Keeper,
+    reached: int,
 ) -> None:
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
-    rollouts = Rollouts(started.pool, started.rewards, config.reward_service.max_dropped_share, stop.check)
+    dropped = config.reward_service.max_dropped_share
+    rollouts = Rollouts(started.pool, started.rewards, dropped, stop.check, Patience(observer.note))
     learner = SteadyLearner(config, started.learner, rollouts, observer)
     facts = learner.facts()
     for recording in inputs.recordings:
         recording.check(facts.schedule, facts.latent_shape)
     for note in beginning.notes:
         observer.note(note)
-    for checkpoint in beginning.checkpoint:
-        observer.note(f"Going on after epoch {beginning.epoch} from {checkpoint.place}.")
+    for line in going_on(beginning, reached):
+        observer.note(line)
     parts = Parts(
         learner=learner,
         rollouts=rollouts,

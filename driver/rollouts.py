@@ -24,6 +24,7 @@ from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled
 from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, PromptTask
+from driver.patience import Patience
 from driver.published import Published
 from reward_service.ledger import PendingScore
 from reward_service.mix import RewardMix
@@ -72,12 +73,18 @@ class Rollouts:
     """Moves groups from actors to rewards. Bounded by what is submitted: at most max_staleness + 1 epochs."""
 
     def __init__(
-        self, pool: ActorPool, rewards: RewardMix, max_dropped_share: float, check_stop: Callable[[], None]
+        self,
+        pool: ActorPool,
+        rewards: RewardMix,
+        max_dropped_share: float,
+        check_stop: Callable[[], None],
+        patience: Patience,
     ) -> None:
         self._pool = pool
         self._rewards = rewards
         self._max_dropped_share = max_dropped_share
         self._check_stop = check_stop
+        self._patience = patience
         self._begun: dict[PromptTask, _Begun] = {}
         self._unsent: deque[Sampled] = deque()
         self._scoring: dict[PendingScore, Sampled] = {}
@@ -111,7 +118,7 @@ class Rollouts:
         found = self._renewed.setdefault(group.task, [])
         self._pool.submit(group.task, group.weights.reference)
         while not found:
-            self._turn([])
+            self._turn([], "")
         del self._renewed[group.task]
         return found[0]
 
@@ -124,7 +131,7 @@ class Rollouts:
         for task in batch.tasks:
             while task not in self._outcomes:
                 self._check_stop()
-                self._turn([])
+                self._turn([], "")
             outcome = self._outcomes.pop(task)
             del self._begun[task]
             if isinstance(outcome, ScoredReference):
@@ -153,20 +160,27 @@ class Rollouts:
                 raise StuckError(
                     f"Waited {limit_s:.0f} s for {what}, in vain. Raise the limit, or look at its logs."
                 )
-            for reference in self._turn(missing):
+            for reference in self._turn(missing, what):
                 values[reference] = _value(reference, left + WAIT_SLICE_S, what)
                 missing.remove(reference)
         return [values[reference] for reference in references]
 
-    def _turn(self, extra: Sequence[ray.ObjectRef]) -> set[ray.ObjectRef]:
-        """Wait a moment for anything at all, and move on what is ready. Returns the ready ones of `extra`."""
+    def _turn(self, extra: Sequence[ray.ObjectRef], what: str) -> set[ray.ObjectRef]:
+        """Wait a moment for anything at all, and move on what is ready. Returns the ready ones of `extra`.
+
+        what: that extra is, in words.
+        """
         self._pool.check_deadlines()
         references = [*self._pool.references, *self._rewards.refs(), *extra]
         limit = min(WAIT_SLICE_S, self._rewards.poll_s())
         if not references:
             time.sleep(limit)
         ready, _ = ray.wait(references, num_returns=1, timeout=limit, fetch_local=False)
-        if ready:
+        if not ready:
+            waits = [f"the run waits for {what}"] if what else []
+            self._patience.look(lambda: [*waits, *self._pool.in_work(), *self._rewards.in_work()])
+        else:
+            self._patience.moved()
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
         sampled = set(self._pool.references)
         for reference in ready:

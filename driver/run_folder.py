@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from common.config.load import config_differences, config_from_yaml_text
 from common.config.schema import Config
 from common.errors import RunFolderError
+from driver.journal import read_journal, settings_digest
+from driver.tracker import flat_params
 from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, list_checkpoints
 
 LOCK_FILE = ".lock"
@@ -35,12 +38,14 @@ class Beginning:
     """Where a run begins.
 
     checkpoint: none for a new run, one to go on from. notes: what a person should know of it.
+    open_tracker_run: of a run that was killed before its first checkpoint.
     """
 
     run_id: str
     epoch: int
     checkpoint: tuple[Checkpoint, ...]
     notes: tuple[str, ...] = ()
+    open_tracker_run: str = ""
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -50,7 +55,7 @@ class Beginning:
     @property
     def tracker_run(self) -> str:
         """The tracker's run to go on with; empty for a new one."""
-        return self.checkpoint[0].state.tracker_run if self.checkpoint else ""
+        return self.checkpoint[0].state.tracker_run if self.checkpoint else self.open_tracker_run
 
     @property
     def forked_from(self) -> str:
@@ -96,7 +101,7 @@ def find_beginning(config: Config) -> Beginning:
     found = checkpoints.newest()
     if not found.checkpoints:
         check_none_elsewhere(config, checkpoints)
-        return Beginning(run_id=secrets.token_hex(6), epoch=0, checkpoint=(), notes=found.notes)
+        return _without_checkpoint(config, found.notes)
     (checkpoint,) = found.checkpoints
     earlier = config_from_yaml_text(checkpoint.config_yaml, f"the configuration of {checkpoint.place}")
     differences = [
@@ -111,12 +116,29 @@ def find_beginning(config: Config) -> Beginning:
             + "\nChoose another run.name, or set these as they were to go on with that run."
         )
     epoch = checkpoint.state.epoch
-    if epoch >= config.run.epochs:
+    shown = all(journal.finished >= config.run.epochs for journal in read_journal(config.run_folder))
+    if epoch > config.run.epochs or (epoch == config.run.epochs and shown):
         raise RunFolderError(
             f"{config.run_folder} holds a finished run of {epoch} epochs. To go on, raise run.epochs "
             f"(run.epochs={2 * epoch}); to start anew, choose another run.name or delete the folder."
         )
     return Beginning(checkpoint.state.run_id, epoch, (checkpoint,), found.notes)
+
+
+def _without_checkpoint(config: Config, notes: tuple[str, ...]) -> Beginning:
+    """A new run, or the one in the folder that was ended before its first checkpoint."""
+    for journal in read_journal(config.run_folder):
+        if journal.config_digest == fixed_settings_digest(config):
+            note = "This run has no checkpoint yet: it begins again, as the same run."
+            return Beginning(journal.run_id, 0, (), (*notes, note), journal.tracker_run)
+    return Beginning(run_id=secrets.token_hex(6), epoch=0, checkpoint=(), notes=notes)
+
+
+def fixed_settings_digest(config: Config) -> str:
+    """Digest of the settings that must be as they were when a run goes on."""
+    tree = flat_params(config.model_dump(mode="json"))
+    fixed = {key: text for key, text in tree.items() if not key.startswith((*FREE_SECTIONS, *FREE_SETTINGS))}
+    return settings_digest(json.dumps(fixed, sort_keys=True))
 
 
 def check_none_elsewhere(config: Config, checkpoints: Checkpoints) -> None:

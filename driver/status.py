@@ -127,3 +127,12 @@ def read_status(run_folder: Path) -> RunStatus:
     fields = json.loads((run_folder / STATUS_FILE).read_text())
     processes = tuple(ProcessStatus(**process) for process in fields.pop("processes"))
     return RunStatus(**fields, processes=processes)
+
+
+def epochs_reached(run_folder: Path, run_id: str) -> int:
+    """Finished epochs of the run's earlier process, checkpoint or not; 0 where there is none."""
+    try:
+        status = read_status(run_folder)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return 0
+    return status.epoch if status.run_id == run_id else 0

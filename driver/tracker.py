@@ -90,11 +90,14 @@ class Tracker:
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """metrics: by name, see common.metrics; epoch: epochs finished.
 
+        What an earlier process of the run has logged stays: an epoch that is done again gives the same.
         Raises ValueError for a name that is not in the table.
         """
         from mlflow.entities import Metric
 
         check_metrics(metrics)
+        if any((name, epoch) in self._run.logged for name in metrics):
+            return
         now = int(time.time() * 1000)
         values = [Metric(name, float(value), now, epoch) for name, value in metrics.items()]
         self._write("the metrics", lambda: self._client.log_batch(self.run_id, metrics=values))

@@ -29,6 +29,8 @@ QUIET = {
 """MLflow's own settings, where the environment has none: no telemetry, no long waits, and no log, because
 TrackerError tells what it raises in a line."""
 
+MARKERS = ("policy/version", "time/evaluation_s")
+"""A metric that every epoch has, and one that every evaluation has."""
 LONGEST_CHAIN = 20
 SQLITE_HEADER = b"SQLite format 3\0"
 KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
@@ -49,12 +51,13 @@ class Store:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that can be written to."""
+    """A run that can be written to. logged: (metric, epoch) of MARKERS, by an earlier process of the run."""
 
     client: MlflowClient
     store: Store
     experiment_id: str
     run_id: str
+    logged: frozenset[tuple[str, int]] = frozenset()
 
 
 def call_store(what: str, call: Callable[[], Answer]) -> Answer:
@@ -130,6 +133,14 @@ def new_run(client: MlflowClient, experiment_id: str, run_name: str) -> Run:
     )
 
 
+def _logged(client: MlflowClient, run_id: str) -> frozenset[tuple[str, int]]:
+    def read() -> frozenset[tuple[str, int]]:
+        histories = (client.get_metric_history(run_id, name) for name in MARKERS)
+        return frozenset((metric.key, metric.step) for history in histories for metric in history)
+
+    return call_store(f"MLflow cannot go on with its run {run_id}", read)
+
+
 def open_run(
     section: TrackerSection, run_name: str, runs: Path, resume_run_id: str, warn: Callable[[str], None]
 ) -> OpenRun:
@@ -148,6 +159,7 @@ def open_run(
         except TrackerError as error:
             warn(f"{error}. A new one takes its place.")
         else:
-            return OpenRun(client, store, old.info.experiment_id, resume_run_id)
+            logged = _logged(client, resume_run_id)
+            return OpenRun(client, store, old.info.experiment_id, resume_run_id, logged)
     run = new_run(client, experiment_id, run_name)
     return OpenRun(client, store, experiment_id, run.info.run_id)

@@ -91,6 +91,10 @@ class Channel:
         """References of the replies that are being worked on."""
         return [scoring.reference for scoring in self._scoring.values()]
 
+    def in_work(self) -> list[str]:
+        """Prompts of the groups that wait for this reward."""
+        return [pending.prompt for pending in self._requests]
+
     def poll_s(self) -> float:
         """Seconds after which `collect` should be called even if none of `refs` is ready."""
         if self._sent:

@@ -22,6 +22,8 @@ from reward_service.part import Outcome, RewardFailure, RewardPart
 from reward_service.report import RewardReport
 from reward_service.versions import VersionHistory
 
+SHOWN_GROUPS = 3
+
 Answer = tuple[PendingScore, GroupScore | RewardFailure]
 """A group's receipt with its score, or with the reason why it was dropped."""
 
@@ -65,6 +67,10 @@ class RewardChannel(Protocol):
 
     def refs(self) -> list[ray.ObjectRef]:
         """References of the replies that are being worked on."""
+        ...
+
+    def in_work(self) -> list[str]:
+        """Prompts of the groups that wait for it."""
         ...
 
     def poll_s(self) -> float:
@@ -161,6 +167,16 @@ class RewardMix:
     def refs(self) -> list[ray.ObjectRef]:
         """References of the answers that are being worked on, for ray.wait."""
         return [reference for channel in self._channels.values() for reference in channel.refs()]
+
+    def in_work(self) -> list[str]:
+        """Which reward has which groups, in words."""
+        waiting = {name: channel.in_work() for name, channel in self._channels.items()}
+        return [
+            f"reward {name} has {', '.join(map(repr, prompts[:SHOWN_GROUPS]))}"
+            + (f" and {len(prompts) - SHOWN_GROUPS} more" if len(prompts) > SHOWN_GROUPS else "")
+            for name, prompts in waiting.items()
+            if prompts
+        ]
 
     def poll_s(self) -> float:
         """Seconds after which `collect` should be called even if none of `refs` is ready."""

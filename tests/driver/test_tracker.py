@@ -214,3 +214,18 @@ def test_the_hint_opens_the_store(tracker: Tracker, runs: Path) -> None:
 def test_the_hint_of_a_server_is_the_runs_address(client, tracker: Tracker) -> None:
     served = Tracker(OpenRun(client, Store("http://host:5000/", ""), "3", tracker.run_id), print)
     assert served.run_url_hint() == f"http://host:5000/#/experiments/3/runs/{tracker.run_id}"
+
+
+def test_an_epoch_that_is_done_again_is_logged_once(client, tracker: Tracker, runs: Path) -> None:
+    """A run that was killed goes on from a checkpoint: what came after that is in the store already."""
+    for epoch in (1, 2):
+        tracker.log_metrics({"policy/version": float(epoch), "reward/mean": 0.5}, epoch)
+    tracker.log_metrics({"time/evaluation_s": 3.0, "eval/unseen/reward": 0.1}, 1)
+    again = open_tracker(TrackerSection(), "demo", runs, tracker.run_id)
+    for epoch in (2, 3):
+        again.log_metrics({"policy/version": float(epoch), "reward/mean": 0.5}, epoch)
+        again.log_metrics({"time/evaluation_s": 4.0, "eval/unseen/reward": 0.1}, epoch)
+    steps = [metric.step for metric in client.get_metric_history(tracker.run_id, "reward/mean")]
+    assert steps == [1, 2, 3]
+    steps = [metric.step for metric in client.get_metric_history(tracker.run_id, "eval/unseen/reward")]
+    assert steps == [1, 2, 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from benchmarks.chaos_run import Outcome, Running
 from common.config.schema import Config
+from driver.status import RunStatus
 from tests.tiny_config import make_config
 
 LIMIT_S = 240.0
@@ -20,10 +23,11 @@ SETTINGS: dict[str, Any] = {
     "objective.updates_per_epoch": 2,
     "optimizer.ema_decay": 0.5,
     "checkpoint": {"every_epochs": 2, "keep": 100},
-    "evaluation.every_epochs": 3,
+    "evaluation.every_epochs": 2,
 }
 
 MakeFaulty = Callable[..., Config]
+Start = Callable[[Config], Running]
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def faulty(tiny_pipeline: Path, tmp_path: Path) -> MakeFaulty:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Config], Running]]:
+def start() -> Iterator[Start]:
     """Starts runs; those that still live at the end of the test are killed."""
     begun: list[Running] = []
 
@@ -49,9 +53,23 @@ def start() -> Iterator[Callable[[Config], Running]]:
 
 
 @pytest.fixture(scope="session")
-def whole(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """What the undisturbed run leaves."""
+def whole_config(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The configuration of the undisturbed run, which is finished."""
     config = make_config(tiny_pipeline, tmp_path_factory.mktemp("whole"), SETTINGS)
     running = Running.start(config)
     assert running.wait(LIMIT_S) == 0, running.shown
-    return Outcome.of(config)
+    return config
+
+
+@pytest.fixture(scope="session")
+def whole(whole_config: Config) -> Outcome:
+    """What the undisturbed run leaves."""
+    return Outcome.of(whole_config)
+
+
+def kill(status: RunStatus, kind: str) -> None:
+    """Kill every process of a kind."""
+    victims = [process.pid for process in status.processes if process.kind == kind]
+    assert victims, status
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)

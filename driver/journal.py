@@ -1,0 +1,64 @@
+"""The run's journal: what the same command needs to go on with a run that was killed, checkpoint or not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.errors import RunFolderError
+
+JOURNAL_FILE = "journal.json"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Written when the tracker's run is opened, and at the end.
+
+    config_digest: of the settings that must not differ when the run goes on. finished: the epochs of a run
+    whose result has been shown; 0 before.
+    """
+
+    run_id: str
+    tracker_run: str
+    config_digest: str
+    finished: int
+
+
+def settings_digest(settings: str) -> str:
+    """SHA-256 (hex) of settings as text."""
+    return hashlib.sha256(settings.encode()).hexdigest()
+
+
+def write_journal(run_folder: Path, journal: Journal) -> None:
+    """Write it aside, flush it to disk, then rename. Raises RunFolderError where that fails."""
+    path = run_folder / JOURNAL_FILE
+    aside = path.with_suffix(".writing")
+    try:
+        with aside.open("w") as file:
+            file.write(json.dumps(asdict(journal), indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        folder = os.open(run_folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise RunFolderError(f"Cannot write {path}: {error}. Free space or mend its rights.") from error
+
+
+def read_journal(run_folder: Path) -> list[Journal]:
+    """The journal of the run in a folder; none where there is no run. Raises RunFolderError."""
+    path = run_folder / JOURNAL_FILE
+    try:
+        return [Journal(**json.loads(path.read_text()))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error}). Delete it: a run with checkpoints goes on without it."
+        ) from error
