@@ -56,7 +56,7 @@ def test_a_run_survives_the_death_of_a_node(
     running = start(faulty(ray__address=cluster.address, actors__count=2))
     status = running.until(lambda now: now.epoch == 2 and now.phase == "learning", LIMIT_S)
     (of_learner,) = {own.node_id for own in status.processes if own.kind == "learner rank"}
-    (node,) = [own for own in cluster.worker_nodes if own.unique_id == of_learner]
+    (node,) = [own for own in cluster.worker_nodes if own.node_id == of_learner]
     os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
     assert running.wait(LIMIT_S) == 0, running.shown
     assert "The learner is started again" in running.shown
