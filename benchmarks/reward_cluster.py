@@ -130,7 +130,7 @@ class RewardCluster:
 def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
     """Start a cluster whose processes find our packages and the modules in `folder`; end it afterwards."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    with _environment(folder):
+    with ray_environment(folder):
         context = ray.init(
             num_cpus=_LOGICAL_CPUS,
             include_dashboard=True,
@@ -147,7 +147,7 @@ def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
+def ray_environment(folder: Path) -> Iterator[None]:
     """Where Ray's processes and this one find modules, and how much CPU time Ray's get."""
     # By default Ray's workers are nicer than what they are compared with: other programs slow them only.
     wanted = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), "RAY_worker_niceness": "0"}

@@ -1,0 +1,143 @@
+"""Kill random processes of training runs at random moments, and compare what comes out, bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.chaos_cluster import ChaosCluster, chaos_cluster
+from benchmarks.chaos_cost import Cost, measure_cost
+from benchmarks.chaos_kills import PHASES, Recovery, disturb, draw, epoch_times, watch
+from benchmarks.chaos_run import Outcome, Running
+from benchmarks.machine import Machine
+from benchmarks.options import at_least_one
+from benchmarks.report import RESULTS, Result, Verdict
+from common.config.load import load_config
+from common.config.schema import Config
+from common.errors import PrdpError, StuckError
+
+ABOUT = (
+    "Start a small training run on a Ray cluster of three nodes on this machine, kill a process of it (or a "
+    "whole node) at a random moment, let it come to its end, and compare weights, optimizer state, averages, "
+    "metrics and evaluations with those of an undisturbed run. As often as asked."
+)
+BASE = Path(__file__).parent / "chaos.yaml"
+NOTES = (
+    "Recovered: from the kill to the end of the epoch that was in work. Full throughput: to the end of the "
+    "first epoch that takes at most 1.5 times the undisturbed median; a dash where the run ended before.",
+    "Most of a recovery is the start of the new process: it imports torch and diffusers and loads the model.",
+    "Equal: every byte of the last checkpoint (weights, optimizer, averages, files for diffusers), every "
+    "metric of every epoch that is neither a time nor a count of faults, every score and picture of every "
+    "evaluation.",
+)
+
+
+def configuration(folder: Path, cluster: ChaosCluster, name: str, changes: Sequence[str]) -> Config:
+    """The configuration of one run, on the cluster and with the reward behind its proxy."""
+    own = [f"run.folder={folder}", f"run.name={name}", f"ray.address={cluster.address}"]
+    return load_config(BASE, [*changes, *own, f"rewards.web.url={cluster.url}"])
+
+
+def undisturbed(config: Config) -> tuple[Outcome, float]:
+    """What the run leaves where nobody kills anything, and the median seconds of its epochs."""
+    running = Running.start(config)
+    ends = watch(running)
+    if running.wait(1.0) != 0:
+        raise StuckError(f"The undisturbed run failed:\n{running.shown}")
+    return Outcome.of(config), statistics.median(epoch_times(ends))
+
+
+def measure(runs: int, seed: int, changes: Sequence[str], folder: Path) -> tuple[list[Recovery], float]:
+    """All runs, one after the other, and the seconds of an undisturbed epoch."""
+    found = []
+    with chaos_cluster() as cluster:
+        cluster.mend()
+        first = configuration(folder, cluster, "undisturbed", changes)
+        whole, epoch_s = undisturbed(first)
+        for number, kill in enumerate(draw(seed, runs, first.run.epochs)):
+            cluster.mend()
+            config = configuration(folder, cluster, f"run-{number + 1:02d}", changes)
+            found.append(disturb(cluster, config, kill, whole, epoch_s))
+            print(f"{number + 1}/{runs} {row(found[-1])}", flush=True)
+    return found, epoch_s
+
+
+def row(recovery: Recovery) -> str:
+    """A line of the table."""
+    full = f"{recovery.full_s:.1f} s" if recovery.full_s else "–"
+    equal = "equal" if not recovery.differences else f"DIFFERENT: {', '.join(recovery.differences[:3])}"
+    return f"| {recovery.kill.kind} | {recovery.when} | {recovery.recovered_s:.1f} s | {full} | {equal} |"
+
+
+def report(
+    command: str, machine: Machine, found: Sequence[Recovery], epoch_s: float, cost: Cost, seed: int
+) -> Result:
+    """The table of all runs."""
+    equal = sum(not one.differences for one in found)
+    times = [one.recovered_s for one in found if one.finished]
+    table = [
+        "| killed | when | recovered after | full throughput after | result |",
+        "| - | - | -: | -: | - |",
+    ]
+    return Result(
+        name="chaos",
+        command=command,
+        settings={"runs": len(found), "seed": seed, "phases": ", ".join(PHASES)},
+        machine=machine,
+        verdicts=(
+            Verdict(
+                what="runs that finish with equal bits",
+                value=f"{equal} of {len(found)}",
+                allowed="all",
+                met=equal == len(found),
+                detail=f"epochs of {epoch_s:.2f} s where undisturbed",
+            ),
+        ),
+        figures={
+            "recovered after, median and longest": f"{statistics.median(times):.1f} s, {max(times):.1f} s"
+            if times
+            else "–",
+            **cost.figures,
+        },
+        raw={"kills": [asdict(one) for one in found], "epoch_s": epoch_s, "cost": asdict(cost)},
+        notes=("\n".join([*table, *(row(one) for one in found)]), *(f"\n{note}" for note in NOTES)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 all equal, 1 not all, 2 an error that the text explains."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=ABOUT)
+    parser.add_argument("--runs", type=at_least_one, default=20, help="runs (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is killed and when (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=f"settings of {BASE.name} to change")
+    given = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        with TemporaryDirectory() as folder:
+            machine = Machine.here()
+            found, epoch_s = measure(given.runs, given.seed, given.settings, Path(folder))
+            result = report(
+                " ".join(["python -m benchmarks.chaos", *words]),
+                machine,
+                found,
+                epoch_s,
+                measure_cost(),
+                given.seed,
+            )
+    except (PrdpError, TimeoutError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    result.publish(given.out)
+    return 0 if all(verdict.met for verdict in result.verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
