@@ -113,6 +113,11 @@ class Rollouts:
         for waiting in (self._begun, self._unsent, self._outcomes):
             waiting.clear()
 
+    def end_sampling(self) -> None:
+        """Give up everything that has begun, and end the actors: the run is about to stop."""
+        self.forget()
+        self._pool.shutdown()
+
     def again(self, group: ScoredReference) -> Sampled:
         """Sample a group once more, to the same bits, because what was sampled is lost. Waits for it."""
         found = self._renewed.setdefault(group.task, [])

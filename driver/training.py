@@ -187,6 +187,8 @@ class Training:
 
     def _save_at_last(self) -> None:
         """Keep the last finished epoch of a run that is stuck, where the learner's state can still be had."""
+        # Tasks past their limit would end every later wait too, and a new learner may need the room.
+        self._parts.rollouts.end_sampling()
         try:
             self._save(self._parts.learner.rescue)
         except (PrdpError, RewindNeeded, RayError) as error:

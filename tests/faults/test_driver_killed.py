@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import mlflow
 import psutil
@@ -21,8 +23,8 @@ END_LIMIT_S = 30.0
 
 
 def test_the_same_command_goes_on(whole: Outcome, faulty: MakeFaulty, start: Start) -> None:
-    """Killed before the first checkpoint, then a learner that has no snapshot, then Ctrl-C."""
-    config = faulty(learner__snapshots=False)
+    """Killed before the first checkpoint, stuck, and interrupted; and a learner without snapshots dies."""
+    config = faulty(learner__snapshots=False, actors__timeout_s=5.0)
     first = start(config)
     first.until(lambda now: now.phase == "starting", LIMIT_S)
     own_file = str(config.run_folder.parent / "test.yaml")
@@ -36,6 +38,18 @@ def test_the_same_command_goes_on(whole: Outcome, faulty: MakeFaulty, start: Sta
     first.end()
     assert list_checkpoints(config.run_folder) == []
 
+    stuck = start(config)
+    sampling = stuck.until(lambda now: now.epoch == 1 and now.phase == "sampling", LIMIT_S)
+    (actor,) = (process.pid for process in sampling.processes if process.kind == "actor")
+    os.kill(actor, signal.SIGSTOP)
+    assert stuck.wait(LIMIT_S) == 2, stuck.shown
+    assert "begins again, as the same run" in stuck.shown
+    assert "actors.timeout_s = 5.0" in stuck.shown
+    assert read_checkpoint(list_checkpoints(config.run_folder)[-1]).state.epoch in (1, 2)
+    with suppress(ProcessLookupError):
+        # A stopped process does not notice that its node has ended.
+        os.kill(actor, signal.SIGKILL)
+
     again = start(config)
     kill(again.until(lambda now: now.epoch == 3 and now.phase == "learning", LIMIT_S), "learner rank")
     again.until(lambda now: now.epoch == 2, LIMIT_S)
@@ -43,7 +57,6 @@ def test_the_same_command_goes_on(whole: Outcome, faulty: MakeFaulty, start: Sta
     children = psutil.Process(again.process.pid).children(recursive=True)
     again.process.send_signal(signal.SIGINT)
     assert again.wait(LIMIT_S) == 130, again.shown
-    assert "begins again, as the same run" in again.shown
     assert "Back to the checkpoint after epoch 2" in again.shown
     assert "The same command goes on from there" in again.shown
     assert "Traceback" not in again.shown
