@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 import ray
-from ray._private.internal_api import free
 from ray.cluster_utils import Cluster
 
 from benchmarks.chaos_run import Outcome
@@ -21,6 +20,7 @@ from driver.patience import Patience
 from driver.rollouts import Rollouts
 from driver.services import ray_cluster, services
 from driver.source import OnlineSource
+from driver.status import ProcessStatus, living_processes
 from driver.steady_learner import SteadyLearner
 from learner.checkpoint import checkpoint_folder, read_checkpoint
 from reward_service.ledger import PendingScore
@@ -29,7 +29,8 @@ from tests.faults.conftest import LIMIT_S, MakeFaulty, Start
 
 pytestmark = pytest.mark.faults
 
-NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
+STORE = {"object_store_memory": 100_000_000}
+MORTAL = {**STORE, "num_cpus": 1, "labels": {"role": "mortal"}}
 SETTINGS = {
     # The tiny trajectories and pictures must lie on their node, as large ones do, not in the driver.
     "max_direct_call_object_size": 1000,
@@ -41,43 +42,55 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without CPUs, which drivers join, and two nodes that work."""
-    head = {"num_cpus": 0, "object_store_memory": 100_000_000, "_system_config": SETTINGS}
+    """A head, which drivers join, and two nodes that can be killed."""
+    head = {**STORE, "num_cpus": 1, "labels": {"role": "steady"}, "_system_config": SETTINGS}
     cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
     for _ in range(2):
-        cluster.add_node(**NODE)
+        cluster.add_node(**MORTAL)
     yield cluster
     cluster.shutdown()
+
+
+def kill_node_of(cluster: Cluster, processes: Sequence[ProcessStatus], kind: str) -> None:
+    """Kill the node that a kind of process is on, and give the cluster another one."""
+    (node_id,) = {process.node_id for process in processes if process.kind == kind}
+    (node,) = [own for own in cluster.worker_nodes if own.node_id == node_id]
+    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(**MORTAL)
+
+
+def on(role: str, *sections: str) -> dict[str, dict[str, str]]:
+    """Settings that place these pools on nodes of a role."""
+    return {f"{section}__labels": {"role": role} for section in sections}
 
 
 def test_a_run_survives_the_death_of_a_node(
     cluster: Cluster, whole: Outcome, faulty: MakeFaulty, start: Start
 ) -> None:
-    running = start(faulty(ray__address=cluster.address, actors__count=2))
+    places = on("mortal", "actors", "learner", "reward_service")
+    running = start(faulty(ray__address=cluster.address, **places))
     status = running.until(lambda now: now.epoch == 2 and now.phase == "learning", LIMIT_S)
-    (of_learner,) = {own.node_id for own in status.processes if own.kind == "learner rank"}
-    (node,) = [own for own in cluster.worker_nodes if own.node_id == of_learner]
-    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    kill_node_of(cluster, status.processes, "learner rank")
     assert running.wait(LIMIT_S) == 0, running.shown
     assert "The learner is started again" in running.shown
     assert whole.differences(Outcome.of(running.config)) == []
 
 
 class LosingMix:
-    """The rewards, which lose the first pictures that they are given, as a dying node does."""
+    """The rewards; what happens just before they get the first group of an epoch can be set."""
 
     def __init__(self, mix: RewardMix) -> None:
         self._mix = mix
-        self.lost = 0
+        self.before: list[Callable[[], None]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mix, name)
 
     def submit(self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool) -> PendingScore:
         """See RewardMix."""
-        if not self.lost:
-            self.lost += 1
-            free([images])
+        while self.before:
+            self.before.pop()()
         return self._mix.submit(prompt, images, count, with_gold)
 
 
@@ -107,25 +120,33 @@ def published_digests(config: Config, epoch: int) -> list[str]:
 def test_lost_pictures_and_trajectories_are_sampled_again(
     cluster: Cluster, whole_config: Config, faulty: MakeFaulty
 ) -> None:
-    config, told = faulty(ray__address=cluster.address), Told()
-    cluster.add_node(**NODE)
+    """The actors' node dies before the learner has an epoch's groups, then before a reward has pictures."""
+    places = {**on("mortal", "actors"), **on("steady", "learner", "reward_service")}
+    config, told = faulty(ray__address=cluster.address, **places), Told()
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     with ray_cluster(config), services(config, "lost") as started:
         rewards = LosingMix(started.rewards)
-        rollouts = Rollouts(started.pool, cast(RewardMix, rewards), 0.0, lambda: None, Patience(told.note))
+        mix = cast(RewardMix, rewards)
+        rollouts = Rollouts(started.pool, mix, 0.0, lambda: None, Patience(told.note))
         learner = SteadyLearner(config, started.learner, rollouts, cast(Any, told))
         source = OnlineSource(config, stream, rollouts)
+
+        def kill() -> None:
+            kill_node_of(cluster, living_processes(config), "actor")
+
         published = learner.begin(0, {})
         digests = [published.stamp.digest]
         for epoch in range(2):
             source.prepare(epoch, published)
             learner.begin_epoch()
-            for position, group in enumerate(source.groups(epoch)):
-                if (epoch, position) in ((0, 1), (1, 0), (1, 2)):
-                    free([group.trajectory])
+            groups = list(source.groups(epoch))
+            if epoch == 0:
+                kill()
+                rewards.before.append(kill)
+            for group in groups:
                 learner.take_in(group)
             _, published = learner.finish_epoch()
             digests.append(published.stamp.digest)
-    assert rewards.lost == 1
-    assert [note.split()[0] for note in told.notes if "were lost" in note] == ["1", "2"], told.notes
+    assert rewards.before == []
+    assert told.notes[0].startswith("3 groups were lost with their node"), told.notes
     assert digests == published_digests(whole_config, 2)
