@@ -1,4 +1,5 @@
 """Finetune a text-to-image diffusion model on black-box rewards: python train.py CONFIG.yaml [key=value ...]
+[--fork CHECKPOINT]
 
 The run itself is driver/training.py, which reads as Algorithm 1 of the paper.
 """
@@ -10,21 +11,25 @@ from collections.abc import Sequence
 
 from driver.command_line import fail, parse_arguments
 
-USAGE = "python train.py CONFIG.yaml [key=value ...]"
+USAGE = "python train.py CONFIG.yaml [key=value ...] [--fork CHECKPOINT]"
+FLAGS = {
+    "--fork": "folder or URI of a checkpoint: a new run begins with its weights, optimizer state and averages"
+}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 finished, 130 stopped with a checkpoint, 2 an error that the text
     explains."""
     with fail():
-        config = parse_arguments(arguments, USAGE, flags={}).config()
+        given = parse_arguments(arguments, USAGE, FLAGS)
+        config = given.config()
         # Ray and torch are imported only after the configuration has been found to be sound.
         from rich.console import Console
 
         from driver.main import train
 
         try:
-            return train(config, Console())
+            return train(config, Console(), [given.flags[flag] for flag in FLAGS if flag in given.flags])
         except KeyboardInterrupt:
             return 130
     return 2

@@ -6,7 +6,9 @@ without it is unfinished, and what it lists by digest is proved by whoever reads
 
 from __future__ import annotations
 
+import logging
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ from pyarrow import fs
 
 from common.errors import CheckpointError
 
+LOGGER = logging.getLogger(__name__)
 PROBE = ".probe"
+WAITS_S = (0.0, 5.0, 30.0)
+"""Pauses before each try of a write: a run of days outlives a minute without network."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class ArrowStorage:
     filesystem: fs.FileSystem
     root: str
     commit_file: str
+    waits_s: tuple[float, ...] = WAITS_S
 
     @staticmethod
     def open(place: str, commit_file: str) -> ArrowStorage:
@@ -55,10 +61,16 @@ class ArrowStorage:
             return stream.read()
 
     def write(self, name: str, files: Mapping[str, bytes]) -> None:
-        """See common.storage.Storage."""
-        self.delete(name)
-        for file in sorted(files, key=lambda file: file == self.commit_file):
-            self._write(f"{name}/{file}", files[file])
+        """See common.storage.Storage. Tried as often as there are waits_s."""
+        *earlier, last = self.waits_s
+        for wait in earlier:
+            time.sleep(wait)
+            try:
+                return self._write_once(name, files)
+            except OSError as error:
+                LOGGER.warning("Could not write %s in %s: %s. It is tried again.", name, self.place, error)
+        time.sleep(last)
+        return self._write_once(name, files)
 
     def delete(self, name: str) -> None:
         """See common.storage.Storage. The commit file goes first."""
@@ -66,11 +78,7 @@ class ArrowStorage:
         info = self.filesystem.get_file_info(f"{folder}/{self.commit_file}")
         if info.type != fs.FileType.NotFound:
             self.filesystem.delete_file(info.path)
-        for file in self.filesystem.get_file_info(_all_below(folder)):
-            if file.type == fs.FileType.File:
-                self.filesystem.delete_file(file.path)
-        if self.filesystem.get_file_info(folder).type == fs.FileType.Directory:
-            self.filesystem.delete_dir(folder)
+        self.filesystem.delete_dir(folder)
 
     def clean(self) -> None:
         """See common.storage.Storage."""
@@ -103,6 +111,12 @@ class ArrowStorage:
             if file and info.type == fs.FileType.File:
                 found.setdefault(name, set()).add(file)
         return found
+
+    def _write_once(self, name: str, files: Mapping[str, bytes]) -> None:
+        if self.filesystem.get_file_info(f"{self.root}/{name}").type == fs.FileType.Directory:
+            self.delete(name)
+        for file in sorted(files, key=lambda file: file == self.commit_file):
+            self._write(f"{name}/{file}", files[file])
 
     def _write(self, file: str, data: bytes) -> None:
         path = f"{self.root}/{file}"

@@ -26,7 +26,7 @@ Float64 = NDArray[np.float64]
 class PolicyStamp:
     """Which weights: the proof every trajectory carries.
 
-    version: number of optimizer updates since the run began (0 = the pretrained policy).
+    version: number of optimizer updates since the pretrained policy (0), those before a fork included.
     digest: SHA-256 (hex) of the trainable weights, see common.weights.digest_tensors.
     run_id: the run that made them.
     """

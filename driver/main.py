@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from driver.evaluating import choose_prompts
 from driver.evaluation_store import load_evaluations
 from driver.faults import FaultCounter
 from driver.finish import show_result
+from driver.fork import begin_fork
 from driver.gauges import RayGauges
 from driver.joined import check_run_folder
 from driver.journal import Journal, write_journal
@@ -83,11 +84,15 @@ def check_cluster(config: Config) -> None:
         )
 
 
-def train(config: Config, console: Console) -> int:
-    """Run to the end, or until stopped. Returns the process's exit status: 0 finished, 130 stopped with a
-    checkpoint."""
+def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
+    """Run to the end, or until stopped. forks: the checkpoint that a new run begins with, or none.
+
+    Returns the process's exit status: 0 finished, 130 stopped with a checkpoint.
+    """
     inputs = check_inputs(config)
     with claim(config.run_folder):
+        for place in forks:
+            begin_fork(config, place)
         beginning = find_beginning(config)
         reached = epochs_reached(config.run_folder, beginning.run_id)
         known = load_evaluations(config.run_folder) if beginning.epoch else []
@@ -138,6 +143,8 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
     try:
         keep_journal(config, beginning, tracker, finished=0)
         tracker.log_config(flat_params(config.model_dump(mode="json")), config_to_yaml(config))
+        if beginning.forked_from:
+            tracker.set_tags({"forked_from": beginning.forked_from})
         yield tracker
         end = RunEnd.FINISHED
     except (StopRequested, KeyboardInterrupt):

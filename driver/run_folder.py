@@ -38,7 +38,7 @@ class Beginning:
     """Where a run begins.
 
     checkpoint: none for a new run, one to go on from. notes: what a person should know of it.
-    open_tracker_run: of a run that was killed before its first checkpoint.
+    open_tracker_run: of a run that was killed before it wrote a checkpoint.
     """
 
     run_id: str
@@ -55,7 +55,8 @@ class Beginning:
     @property
     def tracker_run(self) -> str:
         """The tracker's run to go on with; empty for a new one."""
-        return self.checkpoint[0].state.tracker_run if self.checkpoint else self.open_tracker_run
+        known = self.checkpoint[0].state.tracker_run if self.checkpoint else ""
+        return known or self.open_tracker_run
 
     @property
     def forked_from(self) -> str:
@@ -122,7 +123,12 @@ def find_beginning(config: Config) -> Beginning:
             f"{config.run_folder} holds a finished run of {epoch} epochs. To go on, raise run.epochs "
             f"(run.epochs={2 * epoch}); to start anew, choose another run.name or delete the folder."
         )
-    return Beginning(checkpoint.state.run_id, epoch, (checkpoint,), found.notes)
+    notes = found.notes
+    if checkpoint.state.forked_from and epoch == 0:
+        notes = (*notes, f"This run begins with {checkpoint.state.forked_from}.")
+    run_id = checkpoint.state.run_id
+    opened = [own.tracker_run for own in read_journal(config.run_folder) if own.run_id == run_id]
+    return Beginning(run_id, epoch, (checkpoint,), notes, "".join(opened))
 
 
 def _without_checkpoint(config: Config, notes: tuple[str, ...]) -> Beginning:

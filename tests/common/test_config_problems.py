@@ -89,6 +89,10 @@ def test_all_problems_at_once_one_a_line() -> None:
         ("evaluation.grid_prompts=99", "grid_prompts (99) cannot exceed prompts (32)"),
         ("data.mode=offline", "needs folder"),
         ("model.path=", "allowed: text, not empty"),
+        ("checkpoint.folder=ftp://h/a", "begins with one of s3://, gs://"),
+        ("checkpoint.folder=s3://", "name a bucket or folder"),
+        ("checkpoint.folder=s3://k:s@bucket/a", "give them by the environment"),
+        ("checkpoint.folder=s3://bucket/a?secret_key=x", "give them by the environment"),
     ],
 )
 def test_impossible_values(override: str, expected: str) -> None:
@@ -191,6 +195,8 @@ def test_missing_sections_say_what_they_need() -> None:
 def test_a_token_that_stands_in_the_configuration_is_not_repeated() -> None:
     for entry in ("{url: 'http://h', token_env: s3-cr3t}", "{url: 'http://me:s3-cr3t@h'}"):
         assert "s3-cr3t" not in only(text=f"gold: {{g: {entry}}}\n")
+    for uri in ("s3://key:s3-cr3t@bucket/a", "s3://bucket/a?access_key=k&secret_key=s3-cr3t"):
+        assert "s3-cr3t" not in only(text=f"checkpoint: {{folder: '{uri}'}}\n")
 
 
 def test_an_alias_bomb_is_refused_in_a_short_line() -> None:

@@ -16,7 +16,7 @@ from common.config.schema import Config
 from common.trajectory import NoiseKey
 from driver.pretrained import load_checkpoint, load_pretrained
 from learner.build import build_learner
-from learner.checkpoint import Checkpoints, RunState
+from learner.checkpoint import Checkpoints, RunState, read_checkpoint
 from learner.ranks import SingleRank
 from learner.state import export_state
 from tests.tiny_config import make_config
@@ -57,6 +57,22 @@ def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path
     np.testing.assert_array_equal(np.asarray(Image.open(output)), np.concatenate(list(expected), axis=1))
     untrained = load_pretrained(config).images("a cat", 3, noise).pixels
     assert not np.array_equal(expected, untrained)
+
+
+def test_sample_takes_a_checkpoint_by_its_uri(
+    trained: tuple[Config, Path], s3_folder: str, tmp_path: Path
+) -> None:
+    config, checkpoint = trained
+    section = config.checkpoint.model_copy(update={"folder": s3_folder})
+    found = read_checkpoint(checkpoint)
+    remote = Checkpoints.of(config.model_copy(update={"checkpoint": section}))
+    places = [str(checkpoint), remote.write(found.state, found.config_yaml, found.files)]
+    pictures = []
+    for number, place in enumerate(places):
+        output = tmp_path / f"{number}.png"
+        assert sample.main(["a cat", "--checkpoint", place, "--output", str(output)]) == 0
+        pictures.append(np.asarray(Image.open(output)))
+    np.testing.assert_array_equal(*pictures)
 
 
 def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(

@@ -13,13 +13,15 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from pyarrow import fs
 from rich.console import Console
 
 from common.errors import RunFolderError
 from common.recording import open_recording
+from driver.evaluation_store import load_evaluations
 from driver.main import train
 from driver.pretrained import load_checkpoint, load_pretrained
-from learner.checkpoint import checkpoint_folder, read_checkpoint
+from learner.checkpoint import Checkpoints, checkpoint_folder, read_checkpoint
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.integration
@@ -43,9 +45,7 @@ def weights_of(config: Any, epoch: int) -> dict[str, torch.Tensor]:
 
 def assert_equal_checkpoints(first: Any, second: Any, epoch: int) -> None:
     """Weights, optimizer state and averages, bit for bit."""
-    one, two = (
-        read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files for config in (first, second)
-    )
+    one, two = (read_checkpoint(Checkpoints.of(config).where(epoch)).files for config in (first, second))
     for name in ("trainable.safetensors", "optimizer.safetensors", "ema.safetensors", "learner.json"):
         assert one[name] == two[name], name
 
@@ -134,16 +134,49 @@ def test_the_checkpoint_samples_like_the_actors(lora_run: tuple[Any, str]) -> No
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(
-    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
+    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path, s3_folder: str
 ) -> None:
+    """Also with checkpoints on a remote store, one of them unfinished, and on another number of actors."""
     whole, _ = lora_run
-    settings = {"objective__updates_per_epoch": 2, "data__record": True, "checkpoint__every_epochs": 1}
-    run(tiny_pipeline, tmp_path, run__epochs=1, **settings)
-    continued, _ = run(tiny_pipeline, tmp_path, **settings)
+    settings = {
+        "objective__updates_per_epoch": 2,
+        "data__record": True,
+        "checkpoint": {"every_epochs": 1, "folder": s3_folder},
+    }
+    begun, _ = run(tiny_pipeline, tmp_path, run__epochs=1, **settings)
+    unfinished, path = fs.FileSystem.from_uri(Checkpoints.of(begun).where(2))
+    with unfinished.open_output_stream(f"{path}/trainable.safetensors") as stream:
+        stream.write(b"cut")
+    continued, shown = run(tiny_pipeline, tmp_path, actors__count=2, **settings)
     assert_equal_checkpoints(whole, continued, 2)
-    state = read_checkpoint(checkpoint_folder(continued.run_folder, 2)).state
+    place = Checkpoints.of(continued).where(2)
+    assert place.startswith("s3://")
+    assert "epoch_000002" in shown
+    assert "was not finished and is left out" in " ".join(shown.split())
+    state = read_checkpoint(place).state
     client = mlflow.MlflowClient(f"sqlite:///{continued.run_folder.parent.resolve()}/mlflow.db")
     assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == 2
+
+
+def test_a_fork_begins_where_the_other_run_ended(
+    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    source, _ = lora_run
+    place = checkpoint_folder(source.run_folder, 2)
+    config = make_config(tiny_pipeline, tmp_path, {"run.epochs": 1, "optimizer.learning_rate": 1e-4})
+    text = io.StringIO()
+    assert train(config, Console(file=text, width=500), [str(place)]) == 0
+    begun, ended = load_evaluations(config.run_folder)
+    last = load_evaluations(source.run_folder)[-1]
+    assert (begun.epoch, begun.stamp.digest) == (0, last.stamp.digest)
+    np.testing.assert_array_equal(begun.sets[1].scores["reward"], last.sets[1].scores["reward"])
+    was, now = (read_checkpoint(folder) for folder in (place, checkpoint_folder(config.run_folder, 1)))
+    assert now.state.run_id == begun.stamp.run_id != was.state.run_id
+    assert (begun.stamp.version, ended.stamp.version) == (4, 5)
+    client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
+    tags = client.get_run(now.state.tracker_run).data.tags
+    assert tags["forked_from"] == now.state.forked_from == f"{place} of run {was.state.run_id}"
+    assert f"begins with {place}" in text.getvalue()
 
 
 def test_a_finished_run_and_another_configuration_are_refused(

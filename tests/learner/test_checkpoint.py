@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,14 @@ from common.storage_arrow import ArrowStorage
 from learner.checkpoint import Checkpoints, RunState, checkpoint_name, list_checkpoints, read_checkpoint
 
 FILES = {"a.bin": b"\x00\x01" * 1000, "policy/weights.safetensors": b"w" * 77}
-STORAGES = {
-    "local": LocalStorage,
-    "arrow": lambda folder: ArrowStorage(str(folder), fs.LocalFileSystem(), str(folder), COMMIT_FILE),
-}
+
+
+def arrow_storage(folder: Path) -> ArrowStorage:
+    """Of a folder of this machine; a write is tried twice."""
+    return ArrowStorage(str(folder), fs.LocalFileSystem(), str(folder), COMMIT_FILE, (0.0, 0.0))
+
+
+STORAGES: dict[str, Callable[[Path], Storage]] = {"local": LocalStorage, "arrow": arrow_storage}
 
 
 def state(epoch: int, run_id: str = "run") -> RunState:
@@ -108,6 +114,15 @@ def begin(storage: Storage, epoch: int) -> None:
     folder = Path(storage.place) / (f".{name}.partial" if isinstance(storage, LocalStorage) else name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "a.bin").write_bytes(FILES["a.bin"])
+
+
+def test_what_a_killed_pruning_leaves_is_no_checkpoint_and_swept_away(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(LocalStorage(tmp_path))
+    checkpoints.write(state(1), "config", FILES)
+    shutil.copytree(tmp_path / "epoch_000001", tmp_path / ".epoch_000002.replaced")
+    assert (checkpoints.epochs(), checkpoints.newest().notes) == ([1], ())
+    checkpoints.prune({1})
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_000001"]
 
 
 def test_no_checkpoint_is_no_error(checkpoints: Checkpoints, storage: Storage) -> None:

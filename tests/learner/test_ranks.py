@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
+from common.weights import Tensors
 from learner.ranks import Ranks, SingleRank, TorchRanks
+from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
 TIMEOUT_S = 120.0
@@ -34,6 +36,10 @@ def _train(ranks: Ranks, count: int, pipeline: Path, folder: Path) -> None:
         reports += [learner.finish_update(), learner.repeat_update()]
         learner.end_epoch()
     safetensors.torch.save_file(dict(learner.parameters), folder / f"rank{ranks.rank}.safetensors")
+    for name, data in export_state(learner).items():
+        path = folder / f"state{ranks.rank}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     numbers = [(r.loss, r.gradient_norm, r.clip_share, r.tie_share, r.log_ratio_mean) for r in reports]
     (folder / f"rank{ranks.rank}.json").write_text(
         json.dumps({"numbers": numbers, "versions": [r.version for r in reports]})
@@ -58,6 +64,21 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
+    """One rank takes over what rank `rank` saved, and trains another epoch: its weights."""
+    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, distribution, clip_range=0.02)
+    state = folder / f"state{rank}"
+    files = {str(path.relative_to(state)): path for path in state.rglob("*") if path.is_file()}
+    restore_state(learner, {name: path.read_bytes() for name, path in files.items()})
+    stamp = learner.publish().stamp
+    for position, prompt in enumerate(EPOCHS[0]):
+        group = sample_double(policy, reference, distribution, stamp, prompt, 3, 50 + position)
+        learner.accumulate(scored(group, [0.1, 0.3, 0.1 * position]))
+    assert learner.finish_update().version == 5
+    return {name: value.detach() for name, value in learner.parameters.items()}
+
+
 def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "one").mkdir()
@@ -78,6 +99,13 @@ def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) ->
         assert found["versions"] == expected["versions"] == [1, 2, 3, 4]
         for numbers, others in zip(found["numbers"], expected["numbers"], strict=True):
             assert numbers == pytest.approx(others, rel=1e-8, abs=1e-12)
+    # One rank goes on with what two have saved, whichever of them did.
+    expected_after = _goes_on(tiny_pipeline, tmp_path / "one", 0)
+    first_after, second_after = (_goes_on(tiny_pipeline, tmp_path / "two", rank) for rank in (0, 1))
+    for name, value in expected_after.items():
+        assert torch.equal(first_after[name], second_after[name])
+        assert not torch.equal(value, alone[name])
+        torch.testing.assert_close(first_after[name], value, rtol=1e-7, atol=1e-9)
 
 
 def test_a_single_rank_leaves_sums_as_they_are() -> None:
