@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models.train_tiny import base, emoji, facts, hardest, prompts, report, rewards, vae
+from models.train_tiny import base, emoji, facts, prompts, quickstart, report, rewards, vae
 from models.train_tiny.clip import PLANS
 from models.train_tiny.paths import MODELS
 
@@ -42,7 +42,9 @@ STAGES: dict[str, Stage] = {
     "proxy": Stage("train the reward to finetune on", _proxy),
     "gold": Stage("train the reward that only evaluates", _gold),
     "base": Stage("train the text encoder and the UNet", _base),
-    "hardest": Stage("write the quickstart's prompts to prompts/hard_*", lambda a: hardest.run(a.into)),
+    "quickstart": Stage(
+        "write the quickstart's prompts to prompts/quickstart_*", lambda a: quickstart.run(a.into)
+    ),
     "report": Stage("measure the weights, draw samples.png", lambda a: report.run(a.pictures, a.into)),
 }
 # Stage -> default steps and batch.

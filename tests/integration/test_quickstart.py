@@ -14,9 +14,9 @@ from driver.main import train
 from driver.report import compare
 
 SHORT = (
-    "run.epochs=16",
-    "evaluation.prompts=96",
-    "evaluation.every_epochs=16",
+    "run.epochs=12",
+    "evaluation.prompts=64",
+    "evaluation.every_epochs=12",
     "ray.dashboard=false",
     "display.mode=lines",
 )
