@@ -260,6 +260,11 @@ def is_deterministic(scorer: AnyScorer) -> bool:
     return bool(getattr(scorer, "deterministic", True))
 
 
+def is_paid(scorer: AnyScorer) -> bool:
+    """Whether somebody is paid for its answers: false unless it declares `paid = True`."""
+    return bool(getattr(scorer, "paid", False))
+
+
 def _one_method(name: str, scorer: AnyScorer) -> str:
     methods = methods_of(scorer)
     if len(methods) != 1:

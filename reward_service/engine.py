@@ -27,10 +27,10 @@ from reward_service.part import BusyError, Description, NoShadow, Reply, RewardF
 from reward_service.service import RewardService, build_service
 from reward_service.settings import ServedReward, read_settings
 from reward_service.torch_threads import use_threads
+from reward_service.watchdog import Watchdog
 
 LOGGER = logging.getLogger("ray.serve")
 BUILD_LIMIT_S = 600.0
-PROBE_AFTER_IDLE_S = 30.0
 PROBE_WAIT_S = 5.0
 RETRY_AFTER_S = (0.05, 30.0)
 
@@ -62,6 +62,7 @@ class Engine:
         self._meter = meter
         self._queue = GroupQueue(_limits(running.settings))
         self._thread = threading.Thread(target=self._work, name=f"scores {name}", daemon=True)
+        self._watchdog = Watchdog(name, end_process)
         self._changing = asyncio.Lock()
         self._refused = ""
         self._busy_since = 0.0
@@ -76,6 +77,7 @@ class Engine:
         """
         service = await _in_a_thread(lambda: _build(name, settings), f"Reward {name!r}")
         engine = cls(name, Running(service, settings), end_process, meter)
+        engine._watchdog.start()
         engine._thread.start()
         return engine
 
@@ -115,13 +117,12 @@ class Engine:
     async def check_health(self) -> None:
         """Does the scorer work? Raises RewardError where it does not.
 
-        A scorer that scored lately, or is at work within its time limit, is healthy; any other has to make a
-        forward pass. It is given PROBE_WAIT_S; a slower one is still watched by the clock.
-        """
+        X"""
         if not self._thread.is_alive():
             raise RewardError(f"Reward {self._name!r}: its scoring thread has ended.")
-        at_work = self._busy_since > 0.0
-        if at_work or time.monotonic() - self._proved_at < PROBE_AFTER_IDLE_S:
+        running, at_work = self._running, self._busy_since > 0.0
+        idle_s = running.settings.probe_idle_s
+        if at_work or not idle_s or running.service.paid or time.monotonic() - self._proved_at < idle_s:
             return
         done, _ = await asyncio.wait([asyncio.ensure_future(self.probe())], timeout=PROBE_WAIT_S)
         for probed in done:
@@ -144,8 +145,9 @@ class Engine:
             return ""
 
     def close(self) -> None:
-        """Take no more groups, cancel those that wait, and let the scoring thread end."""
+        """Take no more groups, cancel those that wait, and let the threads end."""
         self._queue.close()
+        self._watchdog.close()
 
     async def _service_for(self, settings: ServedReward) -> RewardService:
         running = self._running
@@ -214,18 +216,15 @@ class Engine:
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
-        # A timer beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
+        # A clock beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
         limit_s = self._running.settings.timeout_s
         reason = f"Reward {self._name!r} has worked for more than {limit_s:g} s on a batch; the process ends."
-        alarm = threading.Timer(limit_s, self._end_process, [reason])
-        alarm.daemon = True
-        alarm.start()
         self._busy_since = time.monotonic()
         try:
-            yield
+            with self._watchdog.span(limit_s, reason):
+                yield
         finally:
             self._busy_since = 0.0
-            alarm.cancel()
 
     def _retry_after_s(self) -> float:
         shortest, longest = RETRY_AFTER_S

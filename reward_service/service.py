@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.contract import AnyScorer, PromptImages, Reward, as_reward, check_scorer
+from reward_service.contract import AnyScorer, PromptImages, Reward, as_reward, check_scorer, is_paid
 from reward_service.part import Outcome, RewardFailure
 from reward_service.registry import build_scorer, scorer_path
 from reward_service.settings import ServedReward
@@ -36,6 +36,11 @@ class RewardService:
     def kind(self) -> str:
         """How the scorer is asked."""
         return self._reward.kind
+
+    @property
+    def paid(self) -> bool:
+        """Whether a call of the scorer costs money: it is then never made without need."""
+        return is_paid(self._scorer)
 
     def score_groups(self, groups: Sequence[PromptImages]) -> list[Outcome]:
         """Score groups, each a prompt with its pictures uint8 (B, height, width, 3), together.

@@ -32,6 +32,9 @@ class ServedReward(Section):
     max_batch_groups: int = setting(4, "groups", "Groups scored in one call of the scorer.", ge=1)
     batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0, le=60.0)
     timeout_s: float = setting(120.0, "s", "Longest that the scorer may work on one batch.", gt=0.0)
+    probe_idle_s: float = setting(
+        30.0, "s", "Idle time after which the health check makes a forward pass; 0 = never.", ge=0.0
+    )
     queue_groups: int = setting(64, "groups", "Groups that wait at each replica, at most.", ge=1)
     shadow_app: str = setting("", "", "Application that scores every group too, for the log; empty = none.")
     shadow_wait_s: float = setting(1.0, "s", "Longest wait for it beyond the own score.", ge=0.0, le=600.0)

@@ -16,7 +16,7 @@ from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from common.trajectory import ScorerStamp
 from reward_service.answers import ask, numbers
-from reward_service.contract import KINDS, AnyScorer, as_reward, is_deterministic, methods_of
+from reward_service.contract import KINDS, AnyScorer, as_reward, is_deterministic, is_paid, methods_of
 from reward_service.registry import build_scorer, check_spec
 from reward_service.settings import read_section
 
@@ -79,6 +79,11 @@ class Mix:
         """Whether all parts are."""
         return _all_deterministic(self._parts)
 
+    @property
+    def paid(self) -> bool:
+        """Whether any part is."""
+        return _any_paid(self._parts)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the parts: weights, options, versions and digests."""
@@ -123,6 +128,11 @@ class MixPairwise:
     def deterministic(self) -> bool:
         """Whether all parts are."""
         return _all_deterministic(self._parts)
+
+    @property
+    def paid(self) -> bool:
+        """Whether any part is."""
+        return _any_paid(self._parts)
 
     @cached_property
     def digest(self) -> str:
@@ -178,6 +188,10 @@ def _build_parts(text: str) -> tuple[_Part, ...]:
 
 def _all_deterministic(parts: tuple[_Part, ...]) -> bool:
     return all(is_deterministic(part.scorer) for part in parts)
+
+
+def _any_paid(parts: tuple[_Part, ...]) -> bool:
+    return any(is_paid(part.scorer) for part in parts)
 
 
 def _digest(parts: tuple[_Part, ...]) -> str:

@@ -59,6 +59,7 @@ class VlmRubric:
     """
 
     version = "1"
+    paid = True
 
     def __init__(self, **options: str | int | float | bool) -> None:
         self._given = options
@@ -128,6 +129,7 @@ class VlmPairs:
     """
 
     version = "1"
+    paid = True
 
     def __init__(self, **options: str | int | float | bool) -> None:
         self._given = options

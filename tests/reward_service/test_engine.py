@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service import engine as engine_module
 from reward_service.engine import Engine
 from reward_service.meter import SilentMeter
 from reward_service.part import BusyError, NoShadow, Reply, RewardFailure, RewardPart
@@ -68,6 +67,17 @@ class Fickle(Redness):
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         if Fickle.broken:
             raise RuntimeError("out of memory")
+        return super().score(prompts, images)
+
+
+class Paid(Redness):
+    """Counts what somebody would have to pay."""
+
+    paid = True
+    calls = 0
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        Paid.calls += 1
         return super().score(prompts, images)
 
 
@@ -272,22 +282,32 @@ async def test_health_is_a_forward_pass_after_idle_time_or_failures() -> None:
         Fickle.broken = True
         try:
             await engine.check_health()
-            engine_module.PROBE_AFTER_IDLE_S, before = 0.0, engine_module.PROBE_AFTER_IDLE_S
-            try:
-                for _ in range(3):
-                    with pytest.raises(RewardError, match="out of memory"):
-                        await engine.check_health()
-                assert isinstance((await engine.score("a cat", PIXELS)).outcome, RewardFailure)
+            assert await engine.change({"scorer": f"{__name__}:Fickle", "probe_idle_s": 1e-6}) == ""
+            for _ in range(3):
                 with pytest.raises(RewardError, match="out of memory"):
                     await engine.check_health()
-                Fickle.broken = False
+            assert isinstance((await engine.score("a cat", PIXELS)).outcome, RewardFailure)
+            with pytest.raises(RewardError, match="out of memory"):
                 await engine.check_health()
-                await engine.probe()
-            finally:
-                engine_module.PROBE_AFTER_IDLE_S = before
+            assert await engine.change({"scorer": f"{__name__}:Fickle", "probe_idle_s": 0.0}) == ""
+            await engine.check_health()
+            Fickle.broken = False
+            assert await engine.change({"scorer": f"{__name__}:Fickle", "probe_idle_s": 1e-6}) == ""
+            await engine.check_health()
+            await engine.probe()
         finally:
             Fickle.broken = False
     assert meter.batches == [(1, 1)]
+
+
+@in_loop
+async def test_a_scorer_that_is_paid_is_asked_only_when_somebody_wants_to_know() -> None:
+    async with running(f"{__name__}:Paid", probe_idle_s=1e-6) as engine:
+        Paid.calls = 0
+        await engine.check_health()
+        assert Paid.calls == 0
+        await engine.probe()
+        assert Paid.calls == 1
 
 
 @in_loop

@@ -74,12 +74,14 @@ def test_a_part_that_fails_is_named(pictures: Pictures) -> None:
         MixPairwise(broken).compare("nan now", pictures(0, 2))
 
 
-def test_a_mix_is_as_deterministic_as_its_parts() -> None:
+def test_a_mix_is_as_deterministic_and_as_paid_as_its_parts() -> None:
     judge = (
         "judge: {scorer: vlm_pairs, options: {base_url: 'http://127.0.0.1:9/v1', model: m, temperature: 1.0}}"
     )
     assert Mix(POINTS).deterministic
     assert not MixPairwise(f"{judge}\n{ANY}").deterministic
+    assert not Mix(POINTS).paid
+    assert MixPairwise(f"{judge}\n{ANY}").paid
 
 
 def test_digest_follows_every_part() -> None:
