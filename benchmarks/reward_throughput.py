@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from benchmarks.report import RESULTS, Result, raw_of, verdict_of
 from benchmarks.reward_clients import open_mix, pictures, score_by_handle
 from benchmarks.reward_cluster import ServedApp, reward_cluster
 from benchmarks.reward_http import HttpClients, standalone
-from benchmarks.reward_stage import MODEL
+from benchmarks.reward_models import SIZED_MODELS, SizedModel
 from benchmarks.timing import Comparison, Times, alternate
 from common.config.services import AppReward
 from common.errors import PrdpError
@@ -41,9 +41,6 @@ JSON_SHARE = 8
 """JSON scores this part of the groups: it packs every picture as a PNG, which takes long."""
 
 ARGUMENTS = (
-    ("groups", 64, "groups in one turn of a side"),
-    ("images", 16, "pictures of a group"),
-    ("side", 64, "height and width of a picture, in pixels"),
     ("batch-groups", 4, "groups of one call of the scorer"),
     ("threads", 1, "CPU threads of the scorer"),
     ("clients", 8, "groups asked for at once over HTTP"),
@@ -62,22 +59,25 @@ Score = Callable[[Groups], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for. groups: in one turn of a side; side: of a picture, in pixels."""
+    """What was asked for. model: its name among SIZED_MODELS."""
 
-    groups: int
-    images: int
-    side: int
+    model: str
     batch_groups: int
     threads: int
     clients: int
     repeats: int
     warm_ups: int
 
-    def settings(self) -> dict[str, object]:
-        """Of the served reward."""
+    @property
+    def sized(self) -> SizedModel:
+        """The model, and the groups that fit it."""
+        return SIZED_MODELS[self.model]
+
+    def settings(self, folder: Path) -> dict[str, object]:
+        """Of the served reward, with the model in this folder."""
         return {
             "scorer": "clip",
-            "options": {"path": str(MODEL)},
+            "options": {"path": str(folder)},
             "threads": self.threads,
             "max_batch_groups": self.batch_groups,
         }
@@ -111,9 +111,9 @@ def cpu_s(pid: int) -> float:
     return float(times.user + times.system)
 
 
-def direct_side(plan: Plan, groups: Groups) -> Side:
+def direct_side(plan: Plan, folder: Path, groups: Groups) -> Side:
     """The scorer itself in a loop, with whole batches that are laid out beforehand."""
-    scorer = ClipScorer(str(MODEL))
+    scorer = ClipScorer(str(folder))
     batches = list(batches_of(groups, plan.batch_groups))
 
     def score(_: Groups) -> None:
@@ -137,12 +137,11 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
     """The direct side first, then those of the service. All of them are up at once; one works at a time."""
     fewer = groups[: max(1, len(groups) // JSON_SHARE)]
     settings = {"threads": str(plan.threads), "max_batch_groups": str(plan.batch_groups)}
-    with (
-        TemporaryDirectory() as folder,
-        reward_cluster(Path(folder)) as cluster,
-        standalone({"path": str(MODEL)}, settings) as (server, address),
-    ):
-        cluster.deploy(ServedApp(NAME, plan.settings(), http=True))
+    with TemporaryDirectory() as temporary, ExitStack() as stack:
+        folder = plan.sized.folder(Path(temporary))
+        cluster = stack.enter_context(reward_cluster(Path(temporary)))
+        server, address = stack.enter_context(standalone({"path": str(folder)}, settings))
+        cluster.deploy(ServedApp(NAME, plan.settings(folder), http=True))
         cluster.wait_running()
         mix = open_mix(NAME, AppReward(app=NAME))
         (replica,) = cluster.pids(NAME)
@@ -152,7 +151,7 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
             return lambda groups: clients.score(groups, lambda: None)
 
         yield [
-            direct_side(plan, groups),
+            direct_side(plan, folder, groups),
             Side(
                 "by handle", BY_HANDLE, lambda some: score_by_handle(mix, some, lambda: None), groups, replica
             ),
@@ -166,14 +165,15 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
 def measure(plan: Plan, command: str) -> Result:
     """Let the sides take turns and compare them with the first."""
     machine = Machine.here()
-    prompts = [f"a cat and {number} red houses" for number in range(plan.groups)]
-    groups = [(prompt, pictures(prompt, plan.images, plan.side)) for prompt in prompts]
+    sized = plan.sized
+    prompts = [f"a cat and {number} red houses" for number in range(sized.groups)]
+    groups = [(prompt, pictures(prompt, sized.images, sized.side)) for prompt in prompts]
     with all_sides(plan, groups) as sides:
         calls = [side.call for side in sides]
         times = alternate(calls, plan.repeats, plan.warm_ups, torch.device("cpu"))
     found = [
         Comparison(
-            f"{side.what}, over direct", len(groups) * plan.images, "images", ours, times[0], side.target
+            f"{side.what}, over direct", len(groups) * sized.images, "images", ours, times[0], side.target
         )
         for side, ours in zip(sides, times, strict=True)
         if side.target
@@ -181,23 +181,27 @@ def measure(plan: Plan, command: str) -> Result:
     return Result(
         name="reward_throughput",
         command=command,
-        settings=asdict(plan),
+        settings={**asdict(plan), "groups": sized.groups, "images": sized.images, "side": sized.side},
         machine=machine,
         verdicts=tuple(verdict_of(one) for one in found),
         figures=_figures(plan, sides, times),
         raw={one.what: raw_of(one) for one in found},
-        notes=NOTES,
+        notes=(f"Scorer: {sized.about}.", *NOTES),
     )
 
 
 def _figures(plan: Plan, sides: Sequence[Side], times: Sequence[Times]) -> dict[str, str]:
-    """Of every side: speed, and CPU time of the process that the scorer runs in."""
+    """Of every side: speed, a group's wall time and its excess over direct, the scorer process's CPU time."""
     rows: dict[str, str] = {}
+    bare_ms = 0.0
     for side, taken in zip(sides, times, strict=True):
-        count = len(side.groups) * plan.images
-        speed = count / statistics.median(taken.wall)
-        used_ms = 1e3 * statistics.median(side.used_s[plan.warm_ups :]) / count
-        rows[side.what] = f"{speed:.1f} images/s; {used_ms:.2f} ms CPU an image in the scorer's process"
+        group_ms = 1e3 * statistics.median(taken.wall) / len(side.groups)
+        used_ms = 1e3 * statistics.median(side.used_s[plan.warm_ups :]) / len(side.groups)
+        bare_ms = bare_ms or group_ms
+        rows[side.what] = (
+            f"{1e3 * plan.sized.images / group_ms:.1f} images/s; a group takes {group_ms:.1f} ms, "
+            f"{group_ms - bare_ms:+.1f} ms over direct; {used_ms:.1f} ms CPU of it in the scorer's process"
+        )
     return rows
 
 
@@ -207,6 +211,10 @@ def main(arguments: Sequence[str]) -> int:
     for name, default, about in ARGUMENTS:
         text = f"{about} (default: %(default)s)"
         parser.add_argument(f"--{name}", type=at_least_one, default=default, help=text)
+    about = "; ".join(f"{name}: {sized.about}" for name, sized in SIZED_MODELS.items())
+    parser.add_argument(
+        "--model", choices=SIZED_MODELS, default="b32", help=f"{about} (default: %(default)s)"
+    )
     parser.add_argument(
         "--name", default="reward_throughput", help="of the result files (default: %(default)s)"
     )
@@ -214,7 +222,8 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)"
     )
     given = vars(parser.parse_args(arguments))
-    plan = Plan(**{name.replace("-", "_"): given[name.replace("-", "_")] for name, _, _ in ARGUMENTS})
+    numbers = {name.replace("-", "_"): given[name.replace("-", "_")] for name, _, _ in ARGUMENTS}
+    plan = Plan(model=given["model"], **numbers)
     try:
         result = measure(plan, " ".join(["python -m benchmarks.reward_throughput", *arguments]))
     except PrdpError as error:
