@@ -29,7 +29,9 @@ class ServedReward(Section):
     )
     pairs: int = setting(0, "pairs", "Pairs a group that a judge of single pairs is asked; 0 = all.", ge=0)
     threads: int = setting(1, "threads", "CPU threads of the scorer (torch).", ge=1)
-    max_batch_groups: int = setting(4, "groups", "Groups scored in one call of the scorer.", ge=1)
+    max_batch_groups: int = setting(
+        1, "groups", "Groups scored in one call. Above 1, scores depend on their company by rounding.", ge=1
+    )
     batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0, le=60.0)
     timeout_s: float = setting(120.0, "s", "Longest that the scorer may work on one batch.", gt=0.0)
     probe_idle_s: float = setting(

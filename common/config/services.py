@@ -166,7 +166,9 @@ class RewardServiceSection(PlacementSection):
     """How rewards are asked; and the application of each embedded one."""
 
     replicas: int = setting(1, "processes", "Replicas of the application.", ge=1)
-    max_batch_groups: int = setting(4, "groups", "Groups scored in one call of a scorer.", ge=1)
+    max_batch_groups: int = setting(
+        1, "groups", "Groups scored in one call. Above 1, scores depend on their company by rounding.", ge=1
+    )
     batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0, le=60.0)
     queue_groups: int = setting(64, "groups", "Groups sent and not yet answered, at most.", ge=1)
     timeout_s: float = setting(120.0, "s", "Longest that a scorer may work on one batch of groups.", gt=0.0)

@@ -77,7 +77,7 @@ def test_describe_says_what_answers() -> None:
     described = answer.json
     assert (described["name"], described["kind"], described["ready"]) == ("red", "pointwise", True)
     assert described["stamp"]["version"] == "1+b"
-    assert described["settings"]["max_batch_groups"] == 4
+    assert described["settings"]["max_batch_groups"] == 1
 
 
 @pytest.mark.parametrize(("path", "said"), [("/v1/ready", "ready"), ("/v1/health", "healthy")])
