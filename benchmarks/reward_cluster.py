@@ -82,6 +82,13 @@ class RewardCluster:
         file = file_of(self._apps.values(), self._http_port)
         ServeSubmissionClient(self._address).deploy_applications(file)
 
+    def remove_all(self) -> None:
+        """Deploy a file without applications, and wait until all are gone. Raises StuckError."""
+        file = file_of(self._apps.values(), self._http_port)
+        self._apps = {}
+        ServeSubmissionClient(self._address).deploy_applications({**file, "applications": []})
+        wait_until(lambda: not serve.status().applications, "all applications are gone")
+
     def app(self, name: str) -> ServedApp:
         """As it was deployed last."""
         return self._apps[name]

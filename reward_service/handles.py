@@ -15,9 +15,15 @@ DEPLOYMENT = "Reward"
 def reward_handle(app: str) -> DeploymentHandle:
     """A handle to the replicas of an application, whether or not it also answers HTTP.
 
+    Its answers are object references, and threads without an event loop may use it, also where the
+    environment sets RAY_SERVE_THROUGHPUT_OPTIMIZED, which makes handles that can do neither.
+
     Raises RewardError where Serve does not run or has no such application.
     """
     try:
-        return serve.get_deployment_handle(DEPLOYMENT, app)
+        handle: DeploymentHandle = serve.get_deployment_handle(DEPLOYMENT, app)
     except (RayServeException, KeyError) as error:
         raise RewardError(f"No reward application {app!r} runs on this cluster.") from error
+    if not handle.is_initialized:
+        handle._init(_run_router_in_separate_loop=True)
+    return handle.options(_by_reference=True)

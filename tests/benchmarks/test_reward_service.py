@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks import reward_soak, reward_swap, reward_throughput
+from benchmarks import reward_deployed, reward_soak, reward_swap, reward_throughput
 from benchmarks.reward_clients import pictures
 from benchmarks.reward_cluster import ServedApp, file_of
 from benchmarks.reward_soak import MOST_GROWTH, Memory, own_bytes, repeated
@@ -53,7 +53,7 @@ def test_groups_repeat_and_batches_hold_every_picture_once() -> None:
     np.testing.assert_array_equal(batches[0][1], np.concatenate([groups[0][1], groups[1][1]]))
 
 
-@pytest.mark.parametrize("command", [reward_swap, reward_throughput, reward_soak])
+@pytest.mark.parametrize("command", [reward_swap, reward_throughput, reward_soak, reward_deployed])
 def test_every_command_says_what_it_does(command, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])
