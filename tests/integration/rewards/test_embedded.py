@@ -21,11 +21,10 @@ from reward_service.app import embedded_app
 from reward_service.handles import reward_handle
 from reward_service.part import BusyError, NoShadow, RewardFailure, RewardPart
 from reward_service.settings import ServedReward
-from tests.integration.reward_apps import (
+from tests.integration.rewards.apps import (
     LIMIT_S,
     ask,
     assert_scored,
-    cluster,
     describe,
     images_of,
     pids,
@@ -35,13 +34,6 @@ from tests.integration.reward_apps import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SCORERS = "tests.reward_service.scorers"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def dashboard() -> Iterator[str]:
-    """The address of the module's cluster."""
-    with cluster() as address:
-        yield address
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,7 +25,7 @@ from reward_service.http_token import NO_TOKEN, Token, TokenSource
 from reward_service.part import RewardFailure, RewardPart
 from reward_service.settings import ServedReward
 from reward_service.wire import ARROW, JSON, Group
-from tests.integration.reward_apps import LIMIT_S, cluster, free_port, pids, wait_until
+from tests.integration.rewards.apps import LIMIT_S, Cluster, pids, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -39,9 +38,9 @@ MOODY = ServedReward(scorer="tests.reward_service.scorers:Moody", max_batch_grou
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def base(shared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the proxy; below it /guarded with a token and /open without."""
-    port, place = free_port(), tmp_path_factory.mktemp("token") / "token"
+    place = tmp_path_factory.mktemp("token") / "token"
     place.write_text(TOKEN.value + "\n")
     sources = {"guarded": TokenSource(file=str(place)), "open": TokenSource()}
     section = RewardServiceSection(queue_groups=2)
@@ -49,11 +48,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         name: build_gateway(embedded_app(name, "", MOODY, section), LIMITS, source)
         for name, source in sources.items()
     }
-    with cluster():
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        targets = [serve.RunTarget(app, name=name, route_prefix=f"/{name}") for name, app in apps.items()]
-        serve.run_many(targets)
-        yield f"http://127.0.0.1:{port}"
+    targets = [serve.RunTarget(app, name=name, route_prefix=f"/{name}") for name, app in apps.items()]
+    serve.run_many(targets)
+    return f"http://127.0.0.1:{shared.http_port}"
 
 
 @pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])

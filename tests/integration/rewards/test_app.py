@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,19 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from reward_service.__main__ import main
 from reward_service.part import RewardPart
 from reward_service.settings import ServedReward
-from tests.integration.reward_apps import (
+from tests.integration.rewards.apps import (
     LIMIT_S,
     ROOT,
+    Cluster,
     Load,
     ask,
     assert_scored,
-    cluster,
     describe,
-    free_port,
     pids,
     wait_until,
 )
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def dashboard() -> Iterator[str]:
-    """The address of the module's cluster."""
-    with cluster(dashboard=True) as address:
-        yield address
 
 
 class ServeFile:
@@ -85,11 +76,11 @@ class ServeFile:
 
 
 @pytest.fixture(scope="module")
-def served(dashboard: str, tmp_path_factory: pytest.TempPathFactory) -> ServeFile:
+def served(shared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> ServeFile:
     """The example file, on a free port."""
     content = yaml.safe_load((ROOT / "reward_service" / "serve.yaml").read_text())
-    content["http_options"]["port"] = free_port()
-    file = ServeFile(tmp_path_factory.mktemp("serve") / "serve.yaml", dashboard, content)
+    content["http_options"]["port"] = shared.http_port
+    file = ServeFile(tmp_path_factory.mktemp("serve") / "serve.yaml", shared.dashboard, content)
     file.deploy_by_command()
     return file
 

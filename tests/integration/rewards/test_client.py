@@ -24,7 +24,7 @@ from reward_service.mix import Answer, RewardMix
 from reward_service.part import RewardFailure
 from reward_service.settings import ServedReward
 from reward_service.start import start_mix
-from tests.integration.reward_apps import LIMIT_S, ROOT, cluster, images_of
+from tests.integration.rewards.apps import LIMIT_S, ROOT, images_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -39,13 +39,6 @@ def spec(name: str, weight: float = 1.0, **options: str | int | float | bool) ->
 
 
 RED: Entries = {"red": spec("Redness")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    with cluster():
-        serve.start(proxy_location="Disabled")
-        yield
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from reward_service.part import Description, Reply, RewardPart
 from reward_service.service import build_service
 from reward_service.settings import ServedReward
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIMIT_S = 240.0  # starting a replica takes a minute on a busy machine
 
 
@@ -34,26 +35,37 @@ def free_port() -> int:
     return port
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Addresses of its dashboard and of its control store, and the port of Serve's HTTP proxy."""
+
+    dashboard: str
+    gcs: str
+    http_port: int
+
+
 @contextmanager
-def cluster(dashboard: bool = False) -> Iterator[str]:
-    """A cluster whose processes find our packages; gives the address of its dashboard, where it has one."""
+def cluster() -> Iterator[Cluster]:
+    """A cluster whose processes find our packages, with Serve and its HTTP proxy."""
+    http_port = free_port()
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")  # a busy machine starts it slowly
         patch.chdir(ROOT)
         context = ray.init(
-            num_cpus=6,
-            include_dashboard=dashboard,
+            num_cpus=8,
+            include_dashboard=True,
             dashboard_port=free_port(),
             log_to_driver=False,
-            object_store_memory=200_000_000,
+            object_store_memory=300_000_000,
             _system_config={"metrics_report_interval_ms": 1000},
         )
         stack.callback(ray.shutdown)
         # A run in this process may have left Serve's client of a cluster that is gone.
         _set_global_client(None)
+        serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": http_port})
         stack.callback(serve.shutdown)
-        yield f"http://{context.dashboard_url}"
+        yield Cluster(f"http://{context.dashboard_url}", context.address_info["gcs_address"], http_port)
 
 
 def images_of(prompt: str, count: int = 4) -> ImageGroup:

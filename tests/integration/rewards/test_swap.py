@@ -6,12 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
-import ray
 from ray import serve
 
 from common.config.load import config_to_yaml
@@ -20,28 +18,14 @@ from common.recording import open_recording
 from learner.checkpoint import checkpoint_folder, read_checkpoint
 from reward_service.app import embedded_app
 from reward_service.settings import ServedReward
+from tests.integration.rewards.apps import ROOT, Cluster
 from tests.tiny_config import make_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 400.0
 EPOCHS = 12
 APP = "files"
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a cluster that lives longer than the run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        context = ray.init(
-            num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=300_000_000
-        )
-        serve.start(proxy_location="Disabled")
-        yield context.address_info["gcs_address"]
-        serve.shutdown()
-        ray.shutdown()
 
 
 def deploy(version: str) -> None:
@@ -60,13 +44,15 @@ def wait_for_epoch(log: Path, epoch: int, run: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
-def test_a_swap_is_recorded_and_a_restart_survived(address: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_swap_is_recorded_and_a_restart_survived(
+    shared: Cluster, tiny_pipeline: Path, tmp_path: Path
+) -> None:
     config = make_config(
         tiny_pipeline,
         tmp_path,
         {
             "rewards": {"size": {"app": APP}},
-            "ray.address": address,
+            "ray.address": shared.gcs,
             "run.epochs": EPOCHS,
             "data.record": True,
             "evaluation.every_epochs": EPOCHS,
