@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,24 @@ _LOGICAL_CPUS = 16
 
 @dataclass(frozen=True)
 class ServedApp:
-    """One reward application. http: with the gateway, under /name. code_version: see reward_service.serve."""
+    """One reward application. http: with the gateway, under /name. code_version: see reward_service.serve.
+
+    autoscaling: Serve's autoscaling_config; empty = `replicas` of them always.
+    """
 
     name: str
     settings: Mapping[str, Any]
     replicas: int = 1
     http: bool = False
     code_version: str = "1"
+    autoscaling: Mapping[str, Any] = field(default_factory=dict)
 
     def as_file(self) -> dict[str, Any]:
         """Its entry in a Serve file."""
+        scale = {"num_replicas": "auto", "autoscaling_config": dict(self.autoscaling)}
         reward = {
             "name": DEPLOYMENT,
-            "num_replicas": self.replicas,
+            **(scale if self.autoscaling else {"num_replicas": self.replicas}),
             "max_surge_percent": 100,
             "ray_actor_options": {"num_cpus": 1},
             "user_config": dict(self.settings),

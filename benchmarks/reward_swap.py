@@ -19,13 +19,14 @@ from benchmarks.reward_clients import Clients, open_mix, pictures
 from benchmarks.reward_cluster import RewardCluster, ServedApp, reward_cluster, wait_until
 from benchmarks.reward_stage import CODE, NAME, OPTIONS, START, WEIGHTS, Stage, Version
 from benchmarks.reward_windows import TOLERANCE, Seen, Window, all_new, seen_in, told_apart
-from common.config.services import AppReward
+from common.config.services import AppReward, UrlReward
 from common.errors import PrdpError
 from common.trajectory import ScorerStamp
 
 ABOUT = (
-    "Clients keep scoring groups by handle while the reward's settings, weights file and code are changed by "
-    "a Serve file, rolled back, and a replica is killed. Every score is compared with that of its version."
+    "Clients keep scoring groups, by handle or over HTTP, while the reward's settings, weights file and code "
+    "are changed by a Serve file, rolled back, and a replica is killed. Every score is compared with that of "
+    "its version."
 )
 LONGEST_STALL_S = 0.5
 PROMPTS = 20
@@ -40,7 +41,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for."""
+    """What was asked for. http: clients ask Serve's gateway, and not the replicas by handle."""
 
     clients: int
     replicas: int
@@ -48,6 +49,7 @@ class Plan:
     side: int
     pause_s: float
     steady_s: float
+    http: bool
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,13 @@ def measure(plan: Plan, command: str) -> Result:
         stage = Stage(Path(folder))
         stage.prepare()
         cluster.deploy(
-            ServedApp(NAME, stage.settings(START), plan.replicas),
+            ServedApp(NAME, stage.settings(START), plan.replicas, http=plan.http),
             ServedApp(BYSTANDER, {"scorer": "jpeg_compressibility"}),
         )
         cluster.wait_running()
         bystander = cluster.all_pids(BYSTANDER)
-        mixes = [open_mix(NAME, AppReward(app=NAME)) for _ in range(plan.clients)]
+        entry = UrlReward(url=cluster.url(NAME)) if plan.http else AppReward(app=NAME)
+        mixes = [open_mix(NAME, entry) for _ in range(plan.clients)]
         with Clients(mixes, pixels, plan.pause_s) as clients:
             windows = _watch_all(Show(cluster, stage, clients, plan))
         left_alone = cluster.all_pids(BYSTANDER) == bystander
@@ -233,12 +236,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--steady", type=float, default=10.0, help="seconds without a change first (default: %(default)s)"
     )
+    parser.add_argument("--http", action="store_true", help="ask the gateway (default: ask by handle)")
     parser.add_argument("--name", default="reward_swap", help="of the result files (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)"
     )
     given = parser.parse_args(arguments)
-    plan = Plan(given.clients, given.replicas, given.images, given.side, given.pause, given.steady)
+    plan = Plan(
+        given.clients, given.replicas, given.images, given.side, given.pause, given.steady, given.http
+    )
     try:
         result = measure(plan, " ".join(["python -m benchmarks.reward_swap", *arguments]))
     except PrdpError as error:

@@ -38,6 +38,7 @@ def build_gateway(replicas: serve.Application, limits: HttpLimits, token: TokenS
     deployment = serve.deployment(
         name=GATEWAY,
         num_replicas=1,
+        max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=_ONGOING_REQUESTS,
         max_queued_requests=_QUEUED_REQUESTS,

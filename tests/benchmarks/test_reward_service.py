@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks import reward_deployed, reward_soak, reward_swap, reward_throughput
+from benchmarks import reward_autoscale, reward_deployed, reward_soak, reward_swap, reward_throughput
 from benchmarks.reward_clients import pictures
 from benchmarks.reward_cluster import ServedApp, file_of
 from benchmarks.reward_soak import MOST_GROWTH, Memory, own_bytes, repeated
 from benchmarks.reward_throughput import batches_of
-from reward_service.serve import AppArguments
+from reward_service.serve import AppArguments, build
 from reward_service.settings import read_settings
 
 
@@ -29,6 +29,20 @@ def test_the_file_that_is_deployed_is_a_serve_file_of_our_applications() -> None
     assert read_settings(reward.user_config or {}, "test").scorer == "jpeg_compressibility"
     assert read.proxy_location == "EveryNode"
     assert ServeDeploySchema.model_validate(file_of(apps[1:], 8123)).proxy_location == "Disabled"
+
+
+def test_the_autoscaler_s_settings_reach_serve() -> None:
+    app = ServedApp("clip", {"scorer": "clip"}, autoscaling={"min_replicas": 1, "max_replicas": 3})
+    (read,) = ServeDeploySchema.model_validate(file_of([app], 8123)).applications
+    (reward,) = read.deployments
+    assert reward.num_replicas == "auto"
+    assert reward.autoscaling_config is not None
+    assert reward.autoscaling_config["max_replicas"] == 3
+    built = build(dict(read.args))._bound_deployment.options(
+        num_replicas=reward.num_replicas, autoscaling_config=reward.autoscaling_config
+    )
+    scaled = built._deployment_config.autoscaling_config
+    assert (scaled.min_replicas, scaled.max_replicas) == (1, 3)
 
 
 def test_growth_is_of_the_last_quarter_over_the_first() -> None:
@@ -53,7 +67,9 @@ def test_groups_repeat_and_batches_hold_every_picture_once() -> None:
     np.testing.assert_array_equal(batches[0][1], np.concatenate([groups[0][1], groups[1][1]]))
 
 
-@pytest.mark.parametrize("command", [reward_swap, reward_throughput, reward_soak, reward_deployed])
+@pytest.mark.parametrize(
+    "command", [reward_swap, reward_throughput, reward_soak, reward_deployed, reward_autoscale]
+)
 def test_every_command_says_what_it_does(command, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])
