@@ -96,9 +96,11 @@ def assert_scored(answers: dict[PendingScore, object], rewards: Entries) -> None
 
 @pytest.fixture(scope="module")
 def moody_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardMix]:
-    """One replica of a scorer whose failures are asked for in the prompt; a batch may take 3 s."""
+    """One replica of a scorer whose failures are asked for in the prompt; a batch may take 1.5 s."""
     rewards: Entries = {"moody": spec("Moody", folder=str(tmp_path_factory.mktemp("moods")))}
-    with running(rewards, run_name="moods", retries=1, timeout_s=3.0, queue_groups=14) as mix:
+    with running(
+        rewards, run_name="moods", retries=1, timeout_s=1.5, queue_groups=14, max_batch_groups=4
+    ) as mix:
         yield mix
 
 
@@ -166,7 +168,7 @@ def test_hanging_and_deadly_groups_are_dropped_alone_and_in_time(moody: RewardMi
     hanging, deadly = submit(moody, ["hang now", "die now"])
     good = submit(moody, [f"prompt {row}" for row in range(8)])
     answers = collect_all(moody)
-    assert_dropped(answers[hanging], "longer than reward_service.timeout_s (3 s)")
+    assert_dropped(answers[hanging], "longer than reward_service.timeout_s (1.5 s)")
     assert_dropped(answers[deadly], "The replica that scored it died")
     assert_scored({pending: answers[pending] for pending in good}, RED)
 
@@ -192,7 +194,7 @@ def test_a_deployed_application_is_used_swapped_and_left_alone(deployed: str) ->
 
 def test_a_deployed_application_may_be_away_for_a_while_and_not_for_longer(deployed: str) -> None:
     rewards: Entries = {"mine": AppReward(app=deployed)}
-    with running(rewards) as patient, running(rewards, outage_s=2.0) as hasty:
+    with running(rewards) as patient, running(rewards, outage_s=1.0) as hasty:
         serve.delete(deployed)
         pending = submit(patient, [f"prompt {row}" for row in range(6)])
         submit(hasty, ["a cat", "a dog"])
@@ -236,7 +238,7 @@ def test_an_address_scores_the_same_beside_an_embedded_reward_until_it_is_gone(t
     with ExitStack() as stack:
         address = stack.enter_context(server(tmp_path, "GreenDuel"))
         rewards: Entries = {"far": UrlReward(url=address, weight=2.0), "red": spec("Redness")}
-        with running(rewards, outage_s=5.0) as mix:
+        with running(rewards, outage_s=3.0) as mix:
             submit(mix, [f"prompt {row}" for row in range(12)])
             answers = collect_all(mix)
             assert len(answers) == 12
@@ -251,6 +253,6 @@ def test_an_address_scores_the_same_beside_an_embedded_reward_until_it_is_gone(t
 
 def test_resources_that_are_not_there_are_named_in_time_and_nothing_stays() -> None:
     section = RewardServiceSection(cpus=64.0)
-    with pytest.raises(StuckError, match=r"not ready after 2 s.*CPUs"):
-        start_mix(RED, {}, section, "big", "owner", start_limit_s=2.0)
+    with pytest.raises(StuckError, match=r"not ready after 1 s.*CPUs"):
+        start_mix(RED, {}, section, "big", "owner", start_limit_s=1.0)
     assert "big-red" not in serve.status().applications

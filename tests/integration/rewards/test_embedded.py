@@ -15,7 +15,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.services import RewardServiceSection
-from common.errors import RewardError, StuckError
+from common.errors import RewardError
 from reward_service import deployment
 from reward_service.app import embedded_app
 from reward_service.handles import reward_handle
@@ -83,10 +83,7 @@ def test_what_cannot_start_tells_why_and_leaves_nothing_of_its_run() -> None:
     assert "Reward 'bad'" in str(caught.value)
     assert "OSError('no such model on this machine')" in str(caught.value)
     assert "Traceback" not in str(caught.value)
-    section = RewardServiceSection(cpus=64.0)
-    with pytest.raises(StuckError, match=r"not ready after 2 s.*CPUs"):
-        deployment.deploy({"huge": embedded_app("huge", "run", red, section)}, "run", 2.0, stop_serve=False)
-    assert not {"good", "bad", "huge"} & set(serve.status().applications)
+    assert not {"good", "bad"} & set(serve.status().applications)
 
 
 def test_a_shadow_is_heard_and_never_harms() -> None:

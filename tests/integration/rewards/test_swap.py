@@ -24,7 +24,7 @@ from tests.tiny_config import make_config
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 LIMIT_S = 400.0
-EPOCHS = 12
+EPOCHS = 8
 APP = "files"
 
 
@@ -68,7 +68,7 @@ def test_a_swap_is_recorded_and_a_restart_survived(
         try:
             wait_for_epoch(log, 1, run)
             deploy("second")
-            wait_for_epoch(log, 4, run)
+            wait_for_epoch(log, 3, run)
             serve.delete(APP)
             deploy("second")
             assert run.wait(timeout=LIMIT_S) == 0, log.read_text()
