@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from reward_service.part import BusyError, NoShadow, Reply, RewardFailure, Rewar
 from reward_service.settings import ServedReward
 from tests.reward_service.scorers import Moody, PromptLength, Redness
 
+MODEL = Path(__file__).parents[2] / "models" / "tiny-clip-proxy"
 SCORERS = "tests.reward_service.scorers"
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 
@@ -139,6 +141,20 @@ async def test_groups_that_come_together_are_scored_together_and_in_order() -> N
         assert reply.busy_s > 0.0
     assert meter.batches == [(8, 0), (8, 0)]
     assert meter.counts["answered"] == 16
+
+
+@in_loop
+async def test_by_default_a_score_is_the_same_to_the_bit_in_any_company() -> None:
+    generator = np.random.default_rng(3)
+    groups = [
+        (f"a cat and {row} dogs", generator.integers(0, 256, (3 + row, 64, 64, 3), dtype=np.uint8))
+        for row in range(4)
+    ]
+    async with running("clip", options={"path": str(MODEL)}) as engine:
+        alone = [part_of(await engine.score(*group)).rewards for group in groups]
+        together = await asyncio.gather(*[engine.score(*group) for group in reversed(groups)])
+    for rewards, reply in zip(reversed(alone), together, strict=True):
+        np.testing.assert_array_equal(part_of(reply).rewards, rewards)
 
 
 @in_loop
