@@ -46,7 +46,7 @@ def evaluate(given: Arguments) -> None:
     from driver.pictures import before_after_grid, sample_grid
     from driver.pretrained import choose, load_pretrained
     from driver.report import change_markdown, change_table, compare, evaluation_markdown, evaluation_table
-    from reward_service.local_mix import local_mix
+    from reward_service.asking.local_mix import local_mix
 
     chosen = choose(given.flags, overrides)
     config = chosen.config

@@ -14,11 +14,11 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.reward_cluster import ROOT, free_port, ray_environment, wait_until
 from common.config.services import RewardServiceSection, RewardSpec
-from reward_service.app import embedded_app
-from reward_service.entries import served_settings
-from reward_service.gateway import build_gateway
-from reward_service.http_limits import HttpLimits
-from reward_service.http_token import TokenSource
+from reward_service.asking.entries import served_settings
+from reward_service.http.limits import HttpLimits
+from reward_service.http.token import TokenSource
+from reward_service.on_ray.app import embedded_app
+from reward_service.on_ray.gateway import build_gateway
 
 WORKERS = 2
 WEB = "web"

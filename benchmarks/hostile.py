@@ -26,8 +26,8 @@ from benchmarks.hostile_server import LIMITS, SCORER, server_process
 from benchmarks.machine import Machine
 from benchmarks.report import RESULTS, Result, Verdict
 from common.errors import PrdpError, RewardError
-from reward_service.http_client import HttpReward
-from reward_service.http_token import Token
+from reward_service.http.client import HttpReward
+from reward_service.http.token import Token
 from reward_service.part import RewardPart
 
 ABOUT = "Fire hostile requests of all kinds at a server of one process with a token, and count its answers."

@@ -32,8 +32,8 @@ from driver.tasks import training_batch
 from learner.build import build_learner
 from learner.learner import Learner
 from learner.ranks import SingleRank
-from reward_service.entries import check_entries
-from reward_service.local_mix import LocalMix, local_mix
+from reward_service.asking.entries import check_entries
+from reward_service.asking.local_mix import LocalMix, local_mix
 
 TARGET = 0.90
 SINGLE_THREAD_EPOCHS = 2

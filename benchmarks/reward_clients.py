@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from common.config.services import RewardEntry, RewardServiceSection
 from common.errors import RewardError, StuckError
 from common.trajectory import GroupScore, ImageGroup, NoiseKey, PolicyStamp
-from reward_service.mix import RewardMix
+from reward_service.asking.mix import RewardMix
+from reward_service.asking.start import start_mix
 from reward_service.part import RewardFailure
-from reward_service.start import start_mix
 
 ANSWER_LIMIT_S = 300.0
 _NOISE = NoiseKey(0, "train", 0, 0)

@@ -19,7 +19,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.util.state import list_actors
 
 from common.errors import RewardError, StuckError
-from reward_service.handles import DEPLOYMENT
+from reward_service.on_ray.handles import DEPLOYMENT
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 600.0

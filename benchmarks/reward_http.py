@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.reward_cluster import ROOT
 from common.errors import RewardError
-from reward_service.http_client import HttpReward
+from reward_service.http.client import HttpReward
+from reward_service.http.wire import Wire
 from reward_service.part import RewardPart
-from reward_service.wire import Wire
 
 _STOP_LIMIT_S = 60.0
 

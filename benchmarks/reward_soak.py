@@ -24,8 +24,8 @@ from benchmarks.reward_http import HttpClients, standalone
 from benchmarks.reward_stage import MODEL
 from common.config.services import AppReward
 from common.errors import PrdpError
-from reward_service.gateway import GATEWAY
-from reward_service.wire import ARROW
+from reward_service.http.wire import ARROW
+from reward_service.on_ray.gateway import GATEWAY
 
 ABOUT = (
     "Score many pictures by handle, through Serve's gateway, and by a server of one process, and watch the "

@@ -27,8 +27,8 @@ from benchmarks.reward_models import SIZED_MODELS, SizedModel
 from benchmarks.timing import Comparison, Times, alternate
 from common.config.services import AppReward
 from common.errors import PrdpError
+from reward_service.http.wire import ARROW, JSON, Wire
 from reward_service.scorers.clip import ClipScorer
-from reward_service.wire import ARROW, JSON, Wire
 
 ABOUT = (
     "Pictures a second of one replica, asked by handle and by HTTP (Arrow, and JSON for information), over "

@@ -17,9 +17,9 @@ from benchmarks.machine import Machine
 from benchmarks.report import RESULTS, Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, alternate
 from common.trajectory import ScorerStamp
-from reward_service.http_limits import HttpLimits
+from reward_service.http.limits import HttpLimits
+from reward_service.http.wire import ARROW, JSON, Group, Wire
 from reward_service.part import NoShadow, RewardPart
-from reward_service.wire import ARROW, JSON, Group, Wire
 
 ABOUT = "Encode and decode groups of 16 pictures and their replies as JSON and as Arrow."
 IMAGES = 16

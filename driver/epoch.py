@@ -12,7 +12,7 @@ from common.config.schema import Config
 from common.trajectory import PolicyStamp
 from driver.source import Group
 from learner.report import UpdateReport
-from reward_service.report import RewardReport
+from reward_service.asking.report import RewardReport
 
 Reports = Sequence[Sequence[UpdateReport]]
 Rewards = Mapping[str, RewardReport]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.pool import ActorPool
 from driver.rollouts import Rollouts
 from driver.steady_learner import SteadyLearner
-from reward_service.mix import RewardMix
+from reward_service.asking.mix import RewardMix
 
 
 class FaultCounter:

@@ -39,7 +39,7 @@ from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
 from driver.versions import VersionLog, load_versions
 from learner.checkpoint import Checkpoints
-from reward_service.entries import check_entries
+from reward_service.asking.entries import check_entries
 
 STOPPED = 130
 

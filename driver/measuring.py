@@ -10,7 +10,7 @@ from common.evaluation import Evaluation, PromptSetEvaluation
 from driver.evaluating import TOTAL, PromptSets
 from driver.pretrained import LoadedPolicy
 from driver.tasks import evaluation_batch
-from reward_service.local_mix import LocalMix
+from reward_service.asking.local_mix import LocalMix
 
 
 def measure(

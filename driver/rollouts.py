@@ -26,10 +26,10 @@ from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, PromptTask
 from driver.patience import Patience
 from driver.published import Published
-from reward_service.ledger import PendingScore
-from reward_service.mix import RewardMix
+from reward_service.asking.ledger import PendingScore
+from reward_service.asking.mix import RewardMix
+from reward_service.asking.report import RewardReport
 from reward_service.part import RewardFailure
-from reward_service.report import RewardReport
 
 WAIT_SLICE_S = 0.5
 FETCH_LIMIT_S = 30.0

@@ -18,8 +18,8 @@ from common.config.schema import Config
 from common.errors import ConfigError, PrdpError, StuckError
 from driver.joined import worker_environment
 from learner.group import LearnerGroup
-from reward_service.mix import RewardMix
-from reward_service.start import start_mix
+from reward_service.asking.mix import RewardMix
+from reward_service.asking.start import start_mix
 
 START_LIMIT_S = 600.0
 

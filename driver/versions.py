@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import RunFolderError
 from common.trajectory import ScorerStamp
-from reward_service.versions import Swap, VersionHistory
+from reward_service.asking.versions import Swap, VersionHistory
 
 VERSIONS_FILE = "reward_versions.json"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from common.errors import PrdpError
-from reward_service import cli_bench, cli_check, cli_serve, cli_status, cli_try
+from reward_service.cli import bench, check, serve, status, try_scorer
 
 FAILED = 2
 STOPPED = 130
@@ -29,11 +29,11 @@ class Command(Protocol):
 
 
 COMMANDS: dict[str, Command] = {
-    "try": cli_try,
-    "check": cli_check,
-    "bench": cli_bench,
-    "serve": cli_serve,
-    "status": cli_status,
+    "try": try_scorer,
+    "check": check,
+    "bench": bench,
+    "serve": serve,
+    "status": status,
 }
 
 

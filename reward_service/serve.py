@@ -8,10 +8,10 @@ from pydantic import field_validator
 from ray import serve
 
 from common.config.fields import Section, setting
-from reward_service.app import served_app
-from reward_service.gateway import build_gateway
-from reward_service.http_limits import HttpLimits
-from reward_service.http_token import TokenSource
+from reward_service.http.limits import HttpLimits
+from reward_service.http.token import TokenSource
+from reward_service.on_ray.app import served_app
+from reward_service.on_ray.gateway import build_gateway
 from reward_service.settings import read_section
 
 

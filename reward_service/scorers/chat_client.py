@@ -18,10 +18,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from common.config.fields import Section, setting
 from common.errors import RewardError
-from reward_service.http_client import Retrying, check_address
-from reward_service.http_replies import Answer, retry_after_s
-from reward_service.http_token import Token
-from reward_service.loopback import is_loopback
+from reward_service.http.client import Retrying, check_address
+from reward_service.http.loopback import is_loopback
+from reward_service.http.replies import Answer, retry_after_s
+from reward_service.http.token import Token
 
 Message = dict[str, Any]
 

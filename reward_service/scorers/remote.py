@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.http_client import HttpReward, check_address
-from reward_service.http_token import NO_TOKEN, Token
+from reward_service.http.client import HttpReward, check_address
+from reward_service.http.token import NO_TOKEN, Token
 from reward_service.part import Description, RewardFailure, RewardPart
 
 _POINTWISE_RESIDUAL = 1e-6

@@ -14,8 +14,8 @@ from pydantic import model_validator
 from common.config.fields import setting
 from common.errors import ConfigError, RewardError
 from reward_service.digest import digest_settings
-from reward_service.http_client import check_address
-from reward_service.http_token import NO_TOKEN
+from reward_service.http.client import check_address
+from reward_service.http.token import NO_TOKEN
 from reward_service.scorers.chat_client import ChatClient, ChatOptions
 from reward_service.scorers.chat_texts import pair_messages, read_better, read_score, rubric_messages
 from reward_service.settings import read_section

@@ -13,8 +13,8 @@ from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
 from driver.epoch import EpochTally
 from driver.source import Group
 from learner.report import UpdateReport
+from reward_service.asking.report import RewardReport
 from reward_service.part import NoShadow, Reply, RewardPart
-from reward_service.report import RewardReport
 from tests.tiny_config import make_config
 
 NO_RAY = cast(Any, None)

@@ -17,9 +17,9 @@ from fastapi import FastAPI
 
 from benchmarks.hostile_requests import Request
 from reward_service.engine import Engine
-from reward_service.http_app import build_http_app
-from reward_service.http_limits import HttpLimits
-from reward_service.http_token import NO_TOKEN, Token
+from reward_service.http.app import build_http_app
+from reward_service.http.limits import HttpLimits
+from reward_service.http.token import NO_TOKEN, Token
 from reward_service.meter import SilentMeter
 from reward_service.part import Backend
 from reward_service.settings import ServedReward

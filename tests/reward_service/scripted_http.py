@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from common.trajectory import ScorerStamp
+from reward_service.http.wire import ARROW
 from reward_service.part import NoShadow, RewardPart
-from reward_service.wire import ARROW
 
 PART = RewardPart(
     np.arange(3.0), np.subtract.outer(np.arange(3.0), np.arange(3.0)), 0.0, ScorerStamp("a", "1", "")

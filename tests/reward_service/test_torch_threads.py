@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PROCESS = """
 import asyncio, sys
 import numpy as np
-import reward_service.app
+import reward_service.on_ray.app
 from reward_service.engine import Engine, end_process
 from reward_service.meter import SilentMeter
 from reward_service.settings import ServedReward

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.context import _get_global_client, _set_global_client
 
 from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
-from reward_service.handles import DEPLOYMENT, reward_handle
+from reward_service.on_ray.handles import DEPLOYMENT, reward_handle
 from reward_service.part import Description, Reply, RewardPart
 from reward_service.service import build_service
 from reward_service.settings import ServedReward

@@ -17,13 +17,13 @@ from ray import serve
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError, StuckError
 from common.trajectory import GroupScore
-from reward_service.app import embedded_app
-from reward_service.ledger import PendingScore
-from reward_service.local_mix import local_mix
-from reward_service.mix import Answer, RewardMix
+from reward_service.asking.ledger import PendingScore
+from reward_service.asking.local_mix import local_mix
+from reward_service.asking.mix import Answer, RewardMix
+from reward_service.asking.start import start_mix
+from reward_service.on_ray.app import embedded_app
 from reward_service.part import RewardFailure
 from reward_service.settings import ServedReward
-from reward_service.start import start_mix
 from tests.integration.rewards.apps import LIMIT_S, ROOT, images_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -215,9 +215,9 @@ def test_applications_that_are_not_there_are_named_with_those_that_are(deployed:
 def server(folder: Path, scorer: str) -> Iterator[str]:
     """The address of a server of one process."""
     code = (
-        "from reward_service.standalone import run_server\n"
-        "from reward_service.http_limits import HttpLimits\n"
-        "from reward_service.http_token import NO_TOKEN\n"
+        "from reward_service.http.standalone import run_server\n"
+        "from reward_service.http.limits import HttpLimits\n"
+        "from reward_service.http.token import NO_TOKEN\n"
         "from reward_service.settings import ServedReward\n"
         f"served = ServedReward(scorer='{SCORERS}:{scorer}')\n"
         "run_server('far', served, '127.0.0.1', 0, NO_TOKEN, HttpLimits())\n"

@@ -16,9 +16,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from reward_service import deployment
-from reward_service.app import embedded_app
-from reward_service.handles import reward_handle
+from reward_service.on_ray import deployment
+from reward_service.on_ray.app import embedded_app
+from reward_service.on_ray.handles import reward_handle
 from reward_service.part import BusyError, NoShadow, RewardFailure, RewardPart
 from reward_service.settings import ServedReward
 from tests.integration.rewards.apps import (

@@ -16,15 +16,15 @@ from ray import serve
 from benchmarks.hostile_requests import Request, Target, one_request, sound_request
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from reward_service.app import embedded_app
-from reward_service.gateway import build_gateway
-from reward_service.handles import reward_handle
-from reward_service.http_client import HttpReward, Retrying
-from reward_service.http_limits import HttpLimits
-from reward_service.http_token import NO_TOKEN, Token, TokenSource
+from reward_service.http.client import HttpReward, Retrying
+from reward_service.http.limits import HttpLimits
+from reward_service.http.token import NO_TOKEN, Token, TokenSource
+from reward_service.http.wire import ARROW, JSON, Group
+from reward_service.on_ray.app import embedded_app
+from reward_service.on_ray.gateway import build_gateway
+from reward_service.on_ray.handles import reward_handle
 from reward_service.part import RewardFailure, RewardPart
 from reward_service.settings import ServedReward
-from reward_service.wire import ARROW, JSON, Group
 from tests.integration.rewards.apps import LIMIT_S, Cluster, pids, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

@@ -16,7 +16,7 @@ from common.config.load import config_to_yaml
 from common.config.services import RewardServiceSection
 from common.recording import open_recording
 from learner.checkpoint import checkpoint_folder, read_checkpoint
-from reward_service.app import embedded_app
+from reward_service.on_ray.app import embedded_app
 from reward_service.settings import ServedReward
 from tests.integration.rewards.apps import ROOT, Cluster
 from tests.tiny_config import make_config

@@ -1,0 +1,1 @@
+"""The trainer's side: how a run asks its rewards and adds up what they say."""

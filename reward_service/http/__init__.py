@@ -1,0 +1,1 @@
+"""HTTP: the front of a reward, its client, and what crosses the wire."""

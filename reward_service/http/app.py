@@ -1,0 +1,170 @@
+"""The HTTP front of one reward: two content types in, checked scores or errors out. Knows no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from common.errors import RewardError
+from reward_service.http import schema as http_schema
+from reward_service.http.body import Room, Share, discard, read_body
+from reward_service.http.errors import (
+    BUSY,
+    CODE_OF_STATUS,
+    INTERNAL,
+    NOT_READY,
+    SCORER_FAILED,
+    TOO_LATE,
+    WRONG_TYPE,
+    Refusal,
+    refusal_response,
+)
+from reward_service.http.gate import Gate
+from reward_service.http.limits import HttpLimits
+from reward_service.http.token import Token
+from reward_service.http.wire import WIRES, Group, Wire, WireError
+from reward_service.http.wire_checks import BAD_REQUEST, check_part
+from reward_service.part import Backend, BusyError, Description, Reply, RewardFailure
+
+LOGGER = logging.getLogger("prdp.rewards")
+_RETRY_S = 1.0
+
+T = TypeVar("T")
+
+
+def build_http_app(backend: Backend, limits: HttpLimits, token: Token) -> FastAPI:
+    """The application: POST /v1/score, GET /v1/describe, /v1/ready, /v1/health and /openapi.json.
+
+    token: asked of every request; with NO_TOKEN only callers of this machine are answered. backend: a
+    RewardError from its methods means that it cannot answer now (503).
+    """
+    app = FastAPI(
+        title="Reward service",
+        version="1",
+        description=http_schema.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(Gate, token=token, limits=limits)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _crashed)
+    _add_routes(app, _Front(backend, limits, Room(limits.held_bytes)), limits)
+    return app
+
+
+@dataclass(frozen=True)
+class _Front:
+    """The endpoints."""
+
+    backend: Backend
+    limits: HttpLimits
+    room: Room
+
+    async def score(self, request: Request) -> Response:
+        """Score one group of pictures of one prompt."""
+        with Share(self.room) as share:
+            wire = await self._wire(request)
+            group = await self._group(request, wire, share)
+            reply = await self._score(group)
+        if isinstance(reply.outcome, RewardFailure):
+            raise Refusal(SCORER_FAILED, reply.outcome.reason)
+        try:
+            part = check_part(reply.outcome, len(group.pixels))
+        except RewardError as error:
+            raise Refusal(SCORER_FAILED, f"The scorer's answer is not sound. {error}") from error
+        return Response(wire.encode_reply(part, reply.busy_s, reply.shadow), media_type=wire.content_type)
+
+    async def describe(self) -> Response:
+        """Which reward answers: version, digest, settings, and why the last change of them was refused."""
+        return JSONResponse(jsonable_encoder(asdict(await self._description())))
+
+    async def ready(self) -> Response:
+        """Whether it takes groups now."""
+        description = await self._description()
+        if not description.ready:
+            raise Refusal(NOT_READY, "The scorer is not ready yet.", _RETRY_S)
+        return JSONResponse({"ready": True})
+
+    async def health(self) -> Response:
+        """Whether a forward pass of the warm scorer works, now."""
+        await self._ask(self.backend.probe())
+        return JSONResponse({"healthy": True})
+
+    async def _wire(self, request: Request) -> Wire:
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        if given in WIRES and encoding == "identity":
+            return WIRES[given]
+        await discard(request.receive, request.headers, self.limits)
+        raise Refusal(
+            WRONG_TYPE,
+            f"The content type is {given[:100]!r} with encoding {encoding[:40]!r}; allowed: "
+            f"{' or '.join(WIRES)}, without an encoding.",
+        )
+
+    async def _group(self, request: Request, wire: Wire, share: Share) -> Group:
+        body = await read_body(request.receive, request.headers, self.limits, share)
+        try:
+            # In a thread: decoding pictures takes a while, and the front answers others meanwhile.
+            return await asyncio.to_thread(wire.decode_group, body, self.limits, share.take)
+        except WireError as error:
+            raise Refusal(error.code, error.reason) from error
+
+    async def _score(self, group: Group) -> Reply:
+        return await self._ask(self.backend.score(group.prompt, group.pixels))
+
+    async def _description(self) -> Description:
+        return await self._ask(self.backend.describe())
+
+    async def _ask(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await answer
+        except BusyError as error:
+            raise Refusal(BUSY, str(error), max(error.retry_after_s, 0.001)) from error
+        except TimeoutError as error:
+            raise Refusal(
+                TOO_LATE, f"No answer within {self.limits.seconds:g} s, the queue included.", _RETRY_S
+            ) from error
+        except RewardError as error:
+            raise Refusal(NOT_READY, str(error), _RETRY_S) from error
+
+
+def _add_routes(app: FastAPI, front: _Front, limits: HttpLimits) -> None:
+    app.post(
+        "/v1/score",
+        response_model=None,
+        responses=http_schema.score_responses(),
+        openapi_extra=http_schema.score_body(limits),
+    )(front.score)
+    app.get("/v1/describe", response_model=None, responses=http_schema.describe_responses())(front.describe)
+    ready, healthy = '{"ready": true}', '{"healthy": true}'
+    app.get("/v1/ready", response_model=None, responses=http_schema.plain_responses(ready))(front.ready)
+    app.get("/v1/health", response_model=None, responses=http_schema.plain_responses(healthy))(front.health)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return refusal_response(error) if isinstance(error, Refusal) else await _crashed(_, error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method."""
+    status = error.status_code if isinstance(error, HTTPException) else 0
+    code = CODE_OF_STATUS.get(status, BAD_REQUEST)
+    return refusal_response(Refusal(code, "Paths: POST /v1/score, GET /v1/describe, /v1/ready, /v1/health."))
+
+
+async def _crashed(_: Request, error: Exception) -> Response:
+    """A fault of this server. The log has the traceback, the client does not."""
+    LOGGER.error("A request crashed: %s", type(error).__name__)
+    return refusal_response(Refusal(INTERNAL, "A fault of the server; its log says more."))

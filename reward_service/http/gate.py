@@ -1,0 +1,72 @@
+"""Who is answered: holders of the token, or without a token this machine only. Before anything is read."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from reward_service.http.body import discard
+from reward_service.http.errors import UNAUTHORIZED, Refusal, refusal_response
+from reward_service.http.limits import HttpLimits
+from reward_service.http.loopback import is_loopback
+from reward_service.http.token import Token
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+
+
+class Gate:
+    """ASGI middleware around every path, the schema's and unknown ones included.
+
+    With a token: the header `Authorization: Bearer <token>` must carry it, from wherever the request comes.
+    Without: the peer must be a loopback address, the Host header must name this machine (else a web page
+    could reach the server by a name that it points here), and no proxy may have forwarded the request.
+    """
+
+    def __init__(self, app: ASGIApp, token: Token, limits: HttpLimits) -> None:
+        self._app = app
+        self._token = token
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass; answer 401 to the rest. Web sockets are closed."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        reason = self._objection(scope, headers)
+        if not reason:
+            await self._app(scope, receive, send)
+            return
+        await discard(receive, headers, self._limits)
+        await refusal_response(Refusal(UNAUTHORIZED, reason))(scope, receive, send)
+
+    def _objection(self, scope: Scope, headers: Headers) -> str:
+        """Why this request is not answered; empty where it is."""
+        if self._token.is_set:
+            given = headers.getlist("authorization")
+            allowed = len(given) == 1 and self._token.matches(given[0].encode("latin-1"))
+            return (
+                ""
+                if allowed
+                else "Needed is the header 'Authorization: Bearer TOKEN' with the server's token."
+            )
+        peer = scope.get("client") or ("", 0)
+        local = is_loopback(peer[0]) and is_loopback(_host(headers.get("host", "")))
+        if local and not any(name in headers for name in _FORWARDED):
+            return ""
+        return (
+            "This server has no token, so it answers only callers of its own machine, by a loopback address "
+            "and without a proxy. Start it with a token to answer others."
+        )
+
+
+def _host(header: str) -> str:
+    """A Host header without its port."""
+    if header.startswith("["):
+        return header.partition("]")[0] + "]"
+    return header.partition(":")[0]

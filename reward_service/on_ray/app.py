@@ -1,0 +1,154 @@
+"""The Serve edge: a replica is an engine that Serve starts, watches, and gives its settings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+
+from common.config.services import RewardServiceSection
+from common.errors import RewardError
+from common.placement import process_options
+from common.trajectory import ImageGroup
+from reward_service.engine import Engine, end_process
+from reward_service.on_ray.handles import DEPLOYMENT
+from reward_service.on_ray.metrics import RayMeter
+from reward_service.on_ray.shadow import Shadow
+from reward_service.part import Description, NoShadow, Reply, RewardFailure
+from reward_service.settings import ServedReward, read_settings
+
+HEALTH_PERIOD_S = 2.0
+HEALTH_LIMIT_S = 30.0
+STOP_LIMIT_S = 5.0
+DRAIN_LIMIT_S = 120.0
+BUILD_TRIES = 2
+ONGOING_GROUPS = 32
+QUEUED_GROUPS = 256
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """Stands where the engine of a replica will be: Serve has not given the settings yet."""
+
+
+class RewardReplica:
+    """A replica of one reward. Serve gives it its settings (`user_config`) before it sends groups.
+
+    The first settings are built and checked before the replica is ready; where they fail, it does not start.
+    Later ones are built beside the scorer that answers: see Engine.change.
+
+    name: of the reward. owner: who started the application; empty where a person deployed it.
+    """
+
+    def __init__(self, name: str, owner: str) -> None:
+        self._name = name
+        self._owner = owner
+        self._engine: Engine | Unloaded = Unloaded()
+        self._shadow = Shadow()
+        self._changes: set[asyncio.Task[str]] = set()
+
+    async def reconfigure(self, given: Mapping[str, Any]) -> None:
+        """Serve's call for new settings. Raises ConfigError or RewardError only where there were none yet."""
+        if isinstance(self._engine, Unloaded):
+            settings = read_settings(given, f"user_config of reward {self._name!r}")
+            self._engine = await Engine.start(self._name, settings, end_process, RayMeter(self._name))
+            return
+        # Serve sends no groups while this call lasts, and building may take minutes, so it is not awaited.
+        change = asyncio.create_task(self._engine.change(given))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+
+    async def score(self, prompt: str, images: ImageGroup) -> Reply:
+        """Score one group. `images` is passed to the handle as an object reference. Raises BusyError."""
+        if images.prompt != prompt:
+            wrong = f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}."
+            return Reply(RewardFailure(wrong), 0.0, NoShadow())
+        return await self.score_pixels(prompt, images.pixels)
+
+    async def score_pixels(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+        """Score one group, uint8 (B, height, width, 3), and let the shadow score it too. Raises BusyError."""
+        engine = self._loaded()
+        settings = engine.settings
+        if not settings.shadow_app:
+            return await engine.score(prompt, pixels)
+        async with self._shadow.asked(settings.shadow_app, prompt, pixels) as asked:
+            reply = await engine.score(prompt, pixels)
+            return replace(reply, shadow=await self._shadow.say(asked, settings.shadow_wait_s))
+
+    async def score_alone(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+        """Score one group as a shadow: without a shadow of its own, so that no two can ask each other."""
+        return await self._loaded().score(prompt, pixels)
+
+    async def describe(self) -> Description:
+        """Which reward this is, and how it is set."""
+        return await self._loaded().describe()
+
+    async def probe(self) -> None:
+        """A warm forward pass. Raises RewardError."""
+        await self._loaded().probe()
+
+    async def owner(self) -> str:
+        """Who started the application."""
+        return self._owner
+
+    async def check_health(self) -> None:
+        """Serve's health check. Raises RewardError."""
+        await self._loaded().check_health()
+
+    def _loaded(self) -> Engine:
+        if isinstance(self._engine, Unloaded):
+            raise RewardError(
+                f"Reward {self._name!r} has no settings; give its deployment {DEPLOYMENT!r} a user_config, "
+                "at least {scorer: NAME}."
+            )
+        return self._engine
+
+
+_REWARD = serve.deployment(
+    name=DEPLOYMENT,
+    health_check_period_s=HEALTH_PERIOD_S,
+    health_check_timeout_s=HEALTH_LIMIT_S,
+    graceful_shutdown_wait_loop_s=0.1,
+    max_constructor_retry_count=BUILD_TRIES,
+    logging_config=QUIET,
+)(RewardReplica)
+
+
+def served_app(name: str) -> serve.Application:
+    """The application of a reward that a person deploys; settings and resources come from the file.
+
+    A changed code version loses nothing: new replicas are started first, and old ones answer what they hold.
+    """
+    deployment = _REWARD.options(
+        max_ongoing_requests=ONGOING_GROUPS,
+        max_queued_requests=QUEUED_GROUPS,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=DRAIN_LIMIT_S,
+    )
+    return deployment.bind(name, "")
+
+
+def embedded_app(
+    name: str, owner: str, settings: ServedReward, section: RewardServiceSection
+) -> serve.Application:
+    """The application of a reward that a run starts for itself, with the resources of `reward_service`."""
+    deployment = _REWARD.options(
+        num_replicas=section.replicas,
+        ray_actor_options=process_options(section),
+        user_config=settings.model_dump(mode="json"),
+        max_ongoing_requests=groups_at_a_replica(settings),
+        max_queued_requests=section.queue_groups,
+        graceful_shutdown_timeout_s=STOP_LIMIT_S,
+    )
+    return deployment.bind(name, owner)
+
+
+def groups_at_a_replica(settings: ServedReward) -> int:
+    """Groups that an embedded replica holds at most: one batch in work and the next one filling."""
+    return 2 * settings.max_batch_groups

@@ -1,0 +1,45 @@
+"""The reward applications of the Ray cluster that this machine is in."""
+
+from __future__ import annotations
+
+import logging
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from common.errors import RewardError
+from reward_service.on_ray.handles import DEPLOYMENT, reward_handle
+from reward_service.part import Description
+
+_ANSWER_LIMIT_S = 10.0
+
+
+def describe_applications() -> dict[str, Description | RewardError]:
+    """What each reward application says of itself, or why it does not answer, by its name.
+
+    Joins the cluster here and leaves it again, unless this process is in one already. Raises RewardError
+    where there is none.
+    """
+    joined = not ray.is_initialized()
+    if joined:
+        try:
+            ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            raise RewardError("No Ray cluster runs here. Start one, or give addresses (http...).") from error
+    try:
+        running = serve.status().applications
+        names = [name for name, app in running.items() if DEPLOYMENT in app.deployments]
+        return {name: _describe(name) for name in sorted(names)}
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+def _describe(name: str) -> Description | RewardError:
+    try:
+        found: Description = reward_handle(name).describe.remote().result(timeout_s=_ANSWER_LIMIT_S)
+    except (RewardError, RayError, RayServeException, TimeoutError) as error:
+        return RewardError(f"does not answer: {type(error).__name__}: {error}")
+    return found

@@ -1,0 +1,153 @@
+"""Starting and ending a run's own reward applications on Ray Serve, with limits on every wait."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
+
+from common.errors import RewardError, StuckError
+from reward_service.on_ray.handles import reward_handle
+
+_POLL_S = 0.1
+_OWNER_WAIT_S = 10.0
+_DELETE_LIMIT_S = 60.0
+_OUR_ERROR = re.compile(re.escape(RewardError.__module__) + r"\.\w+: ")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Applications that we started. stop_serve: Serve itself ends with them."""
+
+    names: tuple[str, ...]
+    stop_serve: bool
+
+
+def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, stop_serve: bool) -> Deployment:
+    """Deploy applications by name, side by side, and wait until all of them are healthy.
+
+    Serve is started where it does not run, without its HTTP proxy. An application of a wanted name that is
+    there already is replaced where it says that the same `owner` started it: an earlier try of this run that
+    was killed. stop_serve: let Serve end with the applications where Serve is started here.
+
+    Raises RewardError where a name is taken by somebody else, or with the replica's own error where it cannot
+    be built; and StuckError after `limit_s` seconds. Nothing of these stays running then.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    started_here = not _serve_runs()
+    serve.start(
+        proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False}
+    )
+    deployment = Deployment(tuple(apps), stop_serve and started_here)
+    _clear(apps, owner)
+    targets = [serve.RunTarget(app, name=name, route_prefix=None) for name, app in apps.items()]
+    with ExitStack() as undo:
+        undo.callback(end, deployment)
+        serve.run_many(
+            targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
+        _wait_until_running(deployment.names, limit_s)
+        undo.pop_all()
+    return deployment
+
+
+def end(deployment: Deployment) -> None:
+    """Delete these applications, and shut Serve down where that was agreed on."""
+    there = serve.status().applications
+    _delete(name for name in deployment.names if name in there)
+    if deployment.stop_serve:
+        serve.shutdown()
+
+
+def describe(name: str) -> str:
+    """The application's state in words, with its replicas' last error."""
+    application = serve.status().applications.get(name)
+    if application is None:
+        return f"Serve has no application {name!r}."
+    told = _last_words(application.message)
+    for state in application.deployments.values():
+        told = _last_words(state.message) or told
+    return f"Serve's application {name!r} is {application.status.value}. {told}".strip()
+
+
+def _clear(names: Iterable[str], owner: str) -> None:
+    there = serve.status().applications
+    taken = [name for name in names if name in there]
+    for name in taken:
+        if not owner or _owner_of(name) != owner:
+            raise RewardError(
+                f"The cluster has an application {name!r} already, and this run did not start it. Give the "
+                "run another name (run.name), or use that application: {app: " + name + "}."
+            )
+    _delete(taken)
+
+
+def _owner_of(name: str) -> str:
+    """Who started an application; empty where it does not say."""
+    try:
+        owner: str = reward_handle(name).owner.remote().result(timeout_s=_OWNER_WAIT_S)
+    except (RewardError, RayError, RayServeException, TimeoutError):
+        return ""
+    return owner
+
+
+def _delete(names: Iterable[str]) -> None:
+    """Delete applications, all at once. Raises StuckError where one is still there after _DELETE_LIMIT_S."""
+    left = set(names)
+    for name in left:
+        serve.delete(name, _blocking=False)
+    end_at = time.monotonic() + _DELETE_LIMIT_S
+    while left := left & set(serve.status().applications):
+        if time.monotonic() > end_at:
+            raise StuckError(f"Serve did not end {', '.join(sorted(left))} within {_DELETE_LIMIT_S:g} s.")
+        time.sleep(_POLL_S)
+
+
+def _wait_until_running(names: tuple[str, ...], limit_s: float) -> None:
+    end_at = time.monotonic() + limit_s
+    waiting = list(names)
+    while waiting and time.monotonic() < end_at:
+        applications = serve.status().applications
+        states = {name: applications[name].status for name in waiting}
+        for name, status in states.items():
+            if status == ApplicationStatus.DEPLOY_FAILED:
+                raise RewardError(f"The reward service cannot start. {describe(name)}")
+        waiting = [name for name, status in states.items() if status != ApplicationStatus.RUNNING]
+        time.sleep(_POLL_S if waiting else 0.0)
+    if waiting:
+        raise StuckError(
+            f"The reward service was not ready after {limit_s:g} s. {' '.join(map(describe, waiting))} "
+            "Either scorers take long to load, or the CPUs, GPUs and labels that the reward_service section "
+            f"asks for are not free. Free now: {_compute(ray.available_resources())}, of "
+            f"{_compute(ray.cluster_resources())}."
+        )
+
+
+def _last_words(message: str) -> str:
+    """What a person can act on: our own error's text out of a traceback, or else its last line."""
+    ours = _OUR_ERROR.split(message)
+    if len(ours) > 1:
+        return ours[-1].strip()
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _compute(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU"))
+
+
+def _serve_runs() -> bool:
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,194 @@
+"""The commands, run as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from common.errors import ConfigError, RewardError
+from reward_service.__main__ import main
+from reward_service.cli.options import read_pairs, table, whole_numbers
+from reward_service.scorers.jpeg import JpegCompressibility
+
+SHARED = "tests.reward_service.scorers"
+
+
+def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (32, 24), text: str = "") -> str:
+    picture = Image.new("RGB", size, colour)
+    ImageDraw.Draw(picture).text((8, 4), text, "white", ImageFont.load_default(28))
+    picture.save(path)
+    return str(path)
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    seen = (
+        "import sys, runpy; sys.argv = ['reward_service', '--help']\n"
+        "try: runpy.run_module('reward_service', run_name='__main__')\n"
+        "except SystemExit: print(sorted({'torch', 'ray', 'numpy', 'pydantic'} & set(sys.modules)))"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", seen], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "check" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert time.monotonic() - started < 5.0  # well under a second on an idle machine
+
+
+def test_try_prints_the_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = save(tmp_path / "a.png", (9, 99, 199))
+    assert main(["try", "jpeg_compressibility", name, "a cat"]) == 0
+    pixels = np.asarray(Image.open(name))
+    wanted = JpegCompressibility().score(["a cat"], pixels[None])[0]
+    assert f"{wanted:.6g}" in capsys.readouterr().out.splitlines()[1].split()
+
+
+def test_try_prints_the_matrix_of_a_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [save(tmp_path / f"{green}.png", (0, green, 0)) for green in (0, 50, 100)]
+    arguments = ["try", f"{SHARED}:Duel", *names, "x", "--option", "scale=2.0", "--json"]
+    assert main(arguments) == 0
+    read = json.loads(capsys.readouterr().out)
+    assert read["differences"][2][0] == pytest.approx(np.tanh(100 / 32) / 2.0)
+    assert read["residual"] > 0
+    assert main(arguments[:-1]) == 0
+    assert "over 3" in capsys.readouterr().out
+
+
+def test_try_reads_text_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = save(tmp_path / "sign.png", (20, 20, 80), (160, 48), "BREAD")
+    assert main(["try", "ocr", name, 'a bakery with a sign "Bread"', "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rewards"] == [1.0]
+
+
+def test_pictures_of_different_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [save(tmp_path / "a.png", (1, 2, 3)), save(tmp_path / "b.png", (200, 2, 3), (50, 50))]
+    assert main(["try", f"{SHARED}:Redness", *names, "x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rewards"] == pytest.approx([1 / 255, 200 / 255])
+    assert main(["try", f"{SHARED}:GreenDuel", *names, "x"]) == 2
+    assert re.search(r"one size; given: .*a\.png 32x24, .*b\.png 50x50", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["jpeg_compresibility", "FILE", "x"], "Did you mean 'jpeg_compressibility'"),
+        (["jpeg_compressibility", "nowhere.png", "x"], "no file nowhere.png"),
+        (["jpeg_compressibility", "pyproject.toml", "x"], "cannot be read as a picture"),
+        (["ocr", "FILE", "no quotes"], "names no text in double quotes"),
+        (["ocr", "FILE", "x", "--option", "unquoted"], "needed is KEY=VALUE"),
+        (["ocr", "FILE", "x", "--option", "unqoted=whole"], "cannot take options"),
+        (["ocr", "FILE", "x", "--set", "tmeout_s=1"], "timeout_s"),
+        (["ocr", "FILE", "x", "--set", "scorer=clip"], "give the scorer as SCORER"),
+        (["http://127.0.0.1:9", "FILE", "x"], "gave no answer"),
+        (["http://127.0.0.1:9", "FILE", "x", "--token-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (["http://judge.example", "FILE", "x", "--token-file", "TOKEN"], "unencrypted"),
+    ],
+)
+def test_errors_are_one_kind_line(
+    given: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef0123")
+    made = {"FILE": save(tmp_path / "a.png", (1, 2, 3)), "TOKEN": str(tmp_path / "token")}
+    assert main(["try", *(made.get(text, text) for text in given)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert complaint in error
+    assert "Traceback" not in error
+
+
+def test_check_tells_by_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{SHARED}:Redness", "--prompt", "a cat"]) == 0
+    assert "keeps its contract" in capsys.readouterr().out
+    assert main(["check", f"{SHARED}:Careless"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"FAILED +batch size", shown)
+    assert "1 of 9 checks failed" in shown
+
+
+def test_bench_has_a_row_for_each_size(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", f"{SHARED}:Redness", "--groups", "1,3", "--sizes", "16,32", "--seconds", "0.01"]
+    assert main(arguments) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [["16x16", "1"], ["16x16", "3"], ["32x32", "1"], ["32x32", "3"]]
+    assert all(int(row[2]) >= 2 and float(row[3]) > 0 for row in rows)
+
+
+def test_serve_refuses_the_world_without_a_token(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "jpeg_compressibility", "--host", "0.0.0.0"]) == 2
+    assert "Without a token" in capsys.readouterr().err
+    assert main(["serve", "jpeg_compressibility", "--limit", "imags=3"]) == 2
+    assert "images" in capsys.readouterr().err
+
+
+def test_serve_then_status_try_and_bench_by_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLI_TOKEN", "0123456789abcdef0123")
+    command = [sys.executable, "-m", "reward_service", "serve", f"{SHARED}:Redness", "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--name", "red", "--token-env", "CLI_TOKEN", "--set", "version=v7"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert server.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert found is not None
+        address, token = found[0], ["--token-env", "CLI_TOKEN"]
+        assert main(["status", address, *token]) == 0
+        assert re.search(r"red +pointwise .*1\+v7 .*yes", capsys.readouterr().out)
+        name = save(tmp_path / "a.png", (51, 0, 0))
+        assert main(["try", address, name, "x", "--json", *token]) == 0
+        assert json.loads(capsys.readouterr().out)["rewards"] == [0.2]
+        assert main(["bench", address, "--groups", "2", "--sizes", "8", "--seconds", "0.01", *token]) == 0
+        assert main(["status", address]) == 1
+        assert "401" in capsys.readouterr().out
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+def test_key_value_texts() -> None:
+    given = [
+        "n=3",
+        "x=0.5",
+        "on=true",
+        "text=a b",
+        "empty=",
+        "equals=a=b",
+        "parts=a: {scorer: clip}",
+        'v="1"',
+    ]
+    assert read_pairs(given, "--option") == {
+        "n": 3,
+        "x": 0.5,
+        "on": True,
+        "text": "a b",
+        "empty": "",
+        "equals": "a=b",
+        "parts": "a: {scorer: clip}",
+        "v": "1",
+    }
+    with pytest.raises(ConfigError, match="twice"):
+        read_pairs(["n=3", "n=4"], "--option")
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "0", "-1", "1.5", "x"])
+def test_numbers_that_are_none_are_refused(text: str) -> None:
+    assert whole_numbers("1, 4") == [1, 4]
+    with pytest.raises(RewardError, match="whole numbers"):
+        whole_numbers(text)
+
+
+def test_a_table_lines_up() -> None:
+    assert table(["a", "b"], [["long", "1"], ["x", "234"]]) == "a       b\nlong    1\nx     234"

@@ -1,0 +1,260 @@
+"""The HTTP application around a real engine: scores, each error, the gate, and bodies that are too much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from numpy.typing import NDArray
+
+from common.errors import RewardError
+from reward_service.http.app import build_http_app
+from reward_service.http.body import Room
+from reward_service.http.errors import STATUS_OF, Refusal
+from reward_service.http.limits import HttpLimits
+from reward_service.http.token import NO_TOKEN, Token
+from reward_service.http.wire import ARROW, JSON, Group, Wire
+from reward_service.part import Description, Reply, RewardPart
+from tests.reward_service.http_calls import SMALL, TOKEN, Answer, call, engine, get, post
+
+BOTH = pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+Asks = Callable[[FastAPI], Awaitable[Answer]]
+
+
+def run(
+    ask: Asks, scorer: str = "Redness", token: Token = NO_TOKEN, limits: HttpLimits = SMALL, **settings: Any
+) -> Answer:
+    """The answer of an application around a scorer of the tests."""
+
+    async def serve() -> Answer:
+        async with engine(scorer, **settings) as backend:
+            return await ask(build_http_app(backend, limits, token))
+
+    return asyncio.run(serve())
+
+
+def group(wire: Wire, prompt: str = "calm", pixels: NDArray[np.uint8] = PIXELS) -> bytes:
+    """A body."""
+    return wire.encode_group(Group(prompt, pixels))
+
+
+@BOTH
+def test_a_group_is_scored(wire: Wire) -> None:
+    answer = run(lambda app: call(app, post(wire.content_type, group(wire))))
+    assert answer.status == 200
+    assert answer.headers["content-type"] == wire.content_type
+    outcome = wire.decode_reply(answer.body, 3).outcome
+    assert isinstance(outcome, RewardPart)
+    np.testing.assert_array_equal(outcome.rewards, PIXELS[..., 0].mean(axis=(1, 2)) / 255.0)
+    assert (outcome.stamp.name, outcome.stamp.version) == ("red", "1")
+
+
+@BOTH
+def test_a_judge_gives_its_matrix(wire: Wire) -> None:
+    answer = run(lambda app: call(app, post(wire.content_type, group(wire))), "GreenDuel")
+    outcome = wire.decode_reply(answer.body, 3).outcome
+    assert isinstance(outcome, RewardPart)
+    green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
+    np.testing.assert_allclose(outcome.differences, np.tanh(green[:, None] - green[None, :]))
+
+
+def test_a_body_in_pieces_is_one_body() -> None:
+    body = group(ARROW)
+    pieces = [body[at : at + 100] for at in range(0, len(body), 100)]
+    answer = run(lambda app: call(app, post(ARROW.content_type, body), pieces=pieces))
+    assert answer.status == 200
+
+
+def test_describe_says_what_answers() -> None:
+    answer = run(lambda app: call(app, get("/v1/describe")), version="b")
+    assert answer.status == 200
+    described = answer.json
+    assert (described["name"], described["kind"], described["ready"]) == ("red", "pointwise", True)
+    assert described["stamp"]["version"] == "1+b"
+    assert described["settings"]["max_batch_groups"] == 1
+
+
+@pytest.mark.parametrize(("path", "said"), [("/v1/ready", "ready"), ("/v1/health", "healthy")])
+def test_a_reward_that_works_is_ready_and_healthy(path: str, said: str) -> None:
+    answer = run(lambda app: call(app, get(path)))
+    assert (answer.status, answer.json) == (200, {said: True})
+
+
+@pytest.mark.parametrize("mood", ["raise", "nan"])
+def test_a_scorer_that_fails_is_no_number_and_no_crash(mood: str) -> None:
+    answer = run(lambda app: call(app, post(JSON.content_type, group(JSON, f"{mood} always"))), "Moody")
+    assert (answer.status, answer.code) == (424, "scorer_failed")
+    assert "Traceback" not in answer.body.decode()
+
+
+def test_no_score_in_time_is_504() -> None:
+    limits = SMALL.model_copy(update={"seconds": 0.2})
+    answer = run(
+        lambda app: call(app, post(ARROW.content_type, group(ARROW, "nap a while"))), "Moody", limits=limits
+    )
+    assert (answer.status, answer.code) == (504, "too_late")
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_full_queue_is_429_with_a_time_to_come_back() -> None:
+    async def crowd(app: FastAPI) -> Answer:
+        requests = [post(ARROW.content_type, group(ARROW, f"nap {number}")) for number in range(12)]
+        answers = await asyncio.gather(*(call(app, request) for request in requests))
+        assert {answer.status for answer in answers} == {200, 429}
+        return next(answer for answer in answers if answer.status == 429)
+
+    answer = run(crowd, "Moody", max_batch_groups=1, queue_groups=2)
+    assert answer.code == "busy"
+    assert answer.json["error"]["retry_after_s"] > 0.0
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+class _Broken:
+    """A backend whose replicas are gone, or that has a fault of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+        raise self._error
+
+    async def describe(self) -> Description:
+        raise self._error
+
+    async def probe(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("path", ["/v1/describe", "/v1/ready", "/v1/health", "/v1/score"])
+def test_a_backend_that_is_gone_is_503(path: str) -> None:
+    app = build_http_app(_Broken(RewardError("No replica answers.")), SMALL, NO_TOKEN)
+    request = post(ARROW.content_type, group(ARROW)) if path == "/v1/score" else get(path)
+    answer = asyncio.run(call(app, request))
+    assert (answer.status, answer.code) == (503, "not_ready")
+    assert answer.json["error"]["retry_after_s"] == 1.0
+
+
+def test_a_fault_of_our_own_shows_nothing_of_itself() -> None:
+    app = build_http_app(_Broken(KeyError("/secret/path")), SMALL, NO_TOKEN)
+    answer = asyncio.run(call(app, get("/v1/describe")))
+    assert (answer.status, answer.code) == (500, "internal")
+    assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (get("/"), 404, "not_found"),
+        (get("/v1/score"), 405, "method_not_allowed"),
+        (post("text/plain", b"x"), 415, "wrong_type"),
+        (post("application/octet-stream", b"\x80\x04."), 415, "wrong_type"),
+        (post(JSON.content_type, b"{"), 400, "bad_request"),
+        (post(JSON.content_type, b"{}"), 422, "wrong_content"),
+        (post(ARROW.content_type, b"{}"), 400, "bad_request"),
+        (post(JSON.content_type + "; charset=utf-8", b'{"prompt": "a", "images": []}'), 422, "wrong_content"),
+    ],
+)
+def test_each_error_has_its_status_and_code(request_: Any, status: int, code: str) -> None:
+    answer = run(lambda app: call(app, request_))
+    assert (answer.status, answer.code) == (status, code)
+    assert answer.json["error"]["reason"]
+    assert STATUS_OF[code] == status
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/score", "/v1/describe", "/v1/ready", "/v1/health", "/openapi.json", "/x"]
+)
+def test_with_a_token_every_path_asks_for_it(path: str) -> None:
+    async def ask(app: FastAPI) -> Answer:
+        sound = post(ARROW.content_type, group(ARROW))
+        answer = await call(app, sound if path == "/v1/score" else get(path))
+        right = post(ARROW.content_type, group(ARROW), TOKEN) if path == "/v1/score" else get(path, TOKEN)
+        assert (await call(app, right, client=("203.0.113.9", 1), host="rewards.example.org")).status in (
+            200,
+            404,
+        )
+        return answer
+
+    answer = run(ask, token=TOKEN)
+    assert (answer.status, answer.code) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert TOKEN.value.encode() not in answer.body
+
+
+@pytest.mark.parametrize("client", [("203.0.113.9", 1), ("10.0.0.1", 1), ("::ffff:10.0.0.1", 1), None])
+def test_without_a_token_other_machines_are_refused(client: tuple[str, int] | None) -> None:
+    answer = run(lambda app: call(app, post(ARROW.content_type, group(ARROW)), client=client))
+    assert (answer.status, answer.code) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("client", [("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1), ("::ffff:127.0.0.1", 1)])
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:8000"])
+def test_without_a_token_this_machine_is_answered(client: tuple[str, int], host: str) -> None:
+    assert run(lambda app: call(app, get("/v1/ready"), client=client, host=host)).status == 200
+
+
+def test_without_a_token_a_name_that_points_here_and_a_proxy_are_refused() -> None:
+    assert run(lambda app: call(app, get("/v1/ready"), host="evil.example.org")).status == 401
+    forwarded = replace(get("/v1/ready"), headers=(("X-Forwarded-For", "203.0.113.9"),))
+    assert run(lambda app: call(app, forwarded)).status == 401
+
+
+def test_a_body_is_refused_while_it_arrives() -> None:
+    """No length is announced, and the body is far larger: what is over the limit is let go, not kept."""
+    pieces = [bytes(1 << 16)] * 200
+    answer = run(lambda app: call(app, post(ARROW.content_type, b""), pieces=pieces))
+    assert (answer.status, answer.code) == (413, "too_large")
+    assert answer.taken <= 2 * SMALL.body_bytes // (1 << 16) + 2
+
+
+def test_a_body_that_never_ends_is_408() -> None:
+    limits = SMALL.model_copy(update={"body_seconds": 0.1})
+    request = post(ARROW.content_type, b"")
+    answer = run(lambda app: call(app, request, pieces=[b"abc"], silent=True), limits=limits)
+    assert (answer.status, answer.code) == (408, "too_slow")
+
+
+def test_requests_together_hold_no_more_than_the_room() -> None:
+    async def crowd(app: FastAPI) -> Answer:
+        request = post(ARROW.content_type, b"")
+        slow = [call(app, request, pieces=[bytes(900_000)], silent=True) for _ in range(6)]
+        answers = await asyncio.gather(*slow)
+        assert sorted(answer.code for answer in answers) == ["overloaded"] * 2 + ["too_slow"] * 4
+        return await call(app, post(ARROW.content_type, group(ARROW)))
+
+    assert run(crowd).status == 200
+
+
+def test_the_room_is_given_back() -> None:
+    room = Room(10)
+    room.take(7)
+    with pytest.raises(Refusal):
+        room.take(4)
+    room.give(7)
+    room.take(10)
+    assert room.held_bytes == 10
+
+
+def test_the_document_names_both_types_all_errors_and_the_limits() -> None:
+    limits = SMALL.model_copy(update={"images": 5, "prompt_characters": 77})
+    document = run(lambda app: call(app, get("/openapi.json")), limits=limits).json
+    assert set(document["paths"]) == {"/v1/score", "/v1/describe", "/v1/ready", "/v1/health"}
+    score = document["paths"]["/v1/score"]["post"]
+    assert set(score["requestBody"]["content"]) == {JSON.content_type, ARROW.content_type}
+    assert set(score["responses"]["200"]["content"]) == {JSON.content_type, ARROW.content_type}
+    statuses = {"400", "401", "408", "413", "415", "422", "424", "429", "503", "504"}
+    assert set(score["responses"]) == statuses | {"200"}
+    schema = score["requestBody"]["content"][JSON.content_type]["schema"]
+    assert schema["properties"]["images"]["maxItems"] == 5
+    assert schema["properties"]["prompt"]["maxLength"] == 77
+
+
+def test_limits_must_leave_room_for_a_group() -> None:
+    with pytest.raises(ValueError, match="at least twice body_bytes"):
+        HttpLimits(body_bytes=4096, held_bytes=8191)

@@ -1,0 +1,253 @@
+"""The client against servers that score, stall, lie and fail: a sound reply, or an error that says why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.errors import RewardError
+from common.trajectory import ScorerStamp
+from reward_service.http.client import HttpReward, Retrying, check_address
+from reward_service.http.replies import Answer, retry_after_s
+from reward_service.http.token import NO_TOKEN, Token
+from reward_service.http.wire import ARROW, JSON, Wire
+from reward_service.part import NoShadow, RewardFailure, RewardPart
+from tests.reward_service.http_calls import TOKEN, engine, served
+from tests.reward_service.scripted_http import PART, SCORE, Say, Script, scripted
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+QUICK = Retrying(tries=4, first_wait_s=0.01, longest_wait_s=0.05)
+
+
+def error(status: int, reason: str = "because", retry_after_s: float | None = None) -> Say:
+    """An error of the protocol."""
+    body = json.dumps({"error": {"code": "c", "reason": reason, "retry_after_s": retry_after_s}}).encode()
+    return Say(status, body, "application/json")
+
+
+def asked(
+    script: Script, deadline_s: float = 20.0, retrying: Retrying = QUICK, token: Token = NO_TOKEN
+) -> RewardPart:
+    """The outcome of one group at a scripted server."""
+    with scripted(script) as url:
+        outcome = HttpReward(url, token, deadline_s, retrying=retrying).score("a", PIXELS).outcome
+    assert isinstance(outcome, RewardPart)
+    return outcome
+
+
+def refused(script: Script, deadline_s: float = 20.0, retrying: Retrying = QUICK) -> str:
+    """Why a scripted server gives no score."""
+    with pytest.raises(RewardError) as caught:
+        asked(script, deadline_s, retrying)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
+@pytest.mark.parametrize("token", [NO_TOKEN, TOKEN], ids=["open", "token"])
+def test_a_real_server_scores(wire: Wire, token: Token) -> None:
+    def ask(url: str) -> None:
+        client = HttpReward(url, token, 20.0, wire)
+        outcome = client.score("calm", PIXELS).outcome
+        assert isinstance(outcome, RewardPart)
+        np.testing.assert_array_equal(outcome.rewards, PIXELS[..., 0].mean(axis=(1, 2)) / 255.0)
+        assert client.describe().stamp == outcome.stamp
+        failed = client.score("raise always", PIXELS)
+        assert isinstance(failed.outcome, RewardFailure)
+        assert "the judge is out" in failed.outcome.reason
+        client.close()
+
+    _with_a_real_server(ask, token)
+
+
+def test_a_wrong_token_fails_at_once_and_says_so() -> None:
+    def ask(url: str) -> None:
+        started = time.monotonic()
+        wrong = Token("another-token-0123456789")
+        with pytest.raises(RewardError, match=r"401.*same token") as caught:
+            HttpReward(url, wrong, 20.0).score("calm", PIXELS)
+        assert time.monotonic() - started < 5.0
+        assert wrong.value not in str(caught.value)
+
+    _with_a_real_server(ask, TOKEN)
+
+
+def _with_a_real_server(ask: Callable[[str], None], token: Token) -> None:
+    """The engine lives in this loop, the server in a thread of its own, as do its callers."""
+
+    async def serve() -> None:
+        async with engine("Moody") as backend:
+            with served(backend, token) as url:
+                await asyncio.to_thread(ask, url)
+
+    asyncio.run(serve())
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    script = Script(error(status), error(status), Say())
+    assert asked(script).stamp == PART.stamp
+    assert len(script.seen) == 3
+
+
+def test_a_dropped_connection_is_tried_again() -> None:
+    script = Script(Say(drop=True), Say(drop=True), Say())
+    np.testing.assert_array_equal(asked(script).rewards, PART.rewards)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422, 500])
+def test_an_error_that_lasts_is_not_tried_again(status: int) -> None:
+    script = Script(error(status, "that is wrong"))
+    reason = refused(script)
+    assert f"answered {status} (c): that is wrong" in reason
+    assert len(script.seen) == 1
+
+
+def test_tries_have_a_cap() -> None:
+    script = Script(error(503))
+    assert "in 4 tries" in refused(script)
+    assert len(script.seen) == 4
+
+
+def test_retry_after_is_waited_for() -> None:
+    script = Script(error(429, retry_after_s=0.4), Say())
+    started = time.monotonic()
+    asked(script)
+    assert time.monotonic() - started >= 0.4
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+    started = time.monotonic()
+    assert "limit 5 s" in refused(Script(error(429, retry_after_s=60.0)), deadline_s=5.0)
+    assert time.monotonic() - started < 3.0
+
+
+def test_the_deadline_ends_a_slow_answer() -> None:
+    started = time.monotonic()
+    assert "limit 0.5 s" in refused(Script(Say(wait_s=5.0)), deadline_s=0.5)
+    assert time.monotonic() - started < 3.0
+
+
+def test_nobody_there_is_an_error_by_the_deadline() -> None:
+    with pytest.raises(RewardError, match="gave no answer in 4 tries"):
+        HttpReward("http://127.0.0.1:9/x", deadline_s=10.0, retrying=QUICK).score("a", PIXELS)
+
+
+def test_waits_grow_to_a_cap_and_differ() -> None:
+    rule = Retrying(first_wait_s=1.0, longest_wait_s=4.0)
+    for tried, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (9, 4.0)):
+        waits = [rule.wait_s(tried, 0.0) for _ in range(50)]
+        assert longest / 2 <= min(waits) < max(waits) <= longest
+    assert rule.wait_s(1, 7.0) >= 7.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({"Retry-After": "3"}, b"", 3.0),
+        ({"retry-after": "3"}, b'{"error": {"code": "", "reason": "", "retry_after_s": 0.25}}', 0.25),
+        ({"Retry-After": "soon"}, b"", 0.0),
+        ({"Retry-After": "-5"}, b"", 0.0),
+        ({"Retry-After": "9" * 400}, b"", 0.0),
+        ({}, b'{"error": {"code": "", "reason": "", "retry_after_s": 1e300}}', 0.0),
+    ],
+)
+def test_retry_after_is_read_with_care(headers: dict[str, str], body: bytes, seconds: float) -> None:
+    assert retry_after_s(Answer(429, "", headers, body)) == seconds
+
+
+_SAYS = {
+    "not finite": Say(body=ARROW.encode_reply(replace(PART, rewards=np.full(3, np.nan)), 0.0, NoShadow())),
+    "not antisymmetric": Say(
+        body=ARROW.encode_reply(replace(PART, differences=np.ones((3, 3))), 0.0, NoShadow())
+    ),
+    "without a version": Say(
+        body=ARROW.encode_reply(replace(PART, stamp=ScorerStamp("a", "", "")), 0.0, NoShadow())
+    ),
+    "of two pictures": Say(
+        body=ARROW.encode_reply(RewardPart(np.zeros(2), np.zeros((2, 2)), 0.0, PART.stamp), 0.0, NoShadow())
+    ),
+    "JSON": Say(body=JSON.encode_reply(PART, 0.0, NoShadow()), content_type=JSON.content_type),
+    "HTML": Say(body=b"<html>", content_type="text/html"),
+    "empty": Say(body=b""),
+    "too long": Say(body=bytes(3 << 20)),
+    "packed": Say(body=b"\x1f\x8b" + SCORE, headers={"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("what", _SAYS)
+def test_an_unsound_answer_is_an_error_and_no_number(what: str) -> None:
+    script = Script(_SAYS[what])
+    refused(script)
+    assert len(script.seen) == 1
+
+
+def test_a_redirect_is_told_and_not_followed() -> None:
+    script = Script(Say(307, headers={"Location": "https://elsewhere.example.org/"}))
+    assert "redirects to https://elsewhere.example.org/; give that address" in refused(script)
+    assert len(script.seen) == 1
+
+
+def test_the_token_is_sent_and_nothing_replaces_it(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = f"{tmp_path}/netrc"
+    with open(netrc, "w") as file:
+        file.write("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("NETRC", netrc)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    script = Script(Say())
+    asked(script, token=TOKEN)
+    assert script.seen == [f"Bearer {TOKEN.value}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("pickscore", "no address of a reward"),
+        ("ftp://127.0.0.1/", "no address of a reward"),
+        ("http:///v1", "no address of a reward"),
+        ("http://127.0.0.1:99999/", "no address"),
+        ("http://127.0.0.1/?token=x", "no address of a reward"),
+        ("http://user:pass@127.0.0.1/", "must not hold a user or password"),
+        ("http://rewards.example.org/x", "unencrypted to rewards.example.org.*insecure: true"),
+        ("http://127.0.0.1.example.org/x", "unencrypted"),
+    ],
+)
+def test_an_address_that_cannot_work_or_leaks_the_token_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(RewardError, match=reason):
+        check_address(url, TOKEN, insecure=False)
+    with pytest.raises(RewardError, match=reason):
+        HttpReward(url, TOKEN, 1.0).describe()
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "insecure"),
+    [
+        ("https://rewards.example.org/x", TOKEN, False),
+        ("http://localhost:8000", TOKEN, False),
+        ("http://[::1]:8000/x", TOKEN, False),
+        ("http://rewards.example.org/x", NO_TOKEN, False),
+        ("http://rewards.example.org/x", TOKEN, True),
+    ],
+)
+def test_an_address_that_can_work_is_taken(url: str, token: Token, insecure: bool) -> None:
+    check_address(url, token, insecure)
+
+
+def test_pictures_of_another_form_are_not_sent() -> None:
+    script = Script(Say())
+    with scripted(script) as url, pytest.raises(RewardError, match="uint8"):
+        HttpReward(url).score("a", PIXELS.astype(np.float32))  # type: ignore[arg-type]
+    assert script.seen == []
+
+
+def test_a_description_of_another_form_is_an_error() -> None:
+    with (
+        scripted(Script(Say(body=b"{}"))) as url,
+        pytest.raises(RewardError, match="does not describe itself"),
+    ):
+        HttpReward(url).describe()

@@ -1,0 +1,77 @@
+"""The token: where it is read, what it lets in, and that it is shown nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import RewardError
+from reward_service.http.token import NO_TOKEN, Token, TokenSource
+
+SECRET = "abcdefgh-01234567.XYZ"
+
+
+def test_from_the_environment() -> None:
+    assert Token.from_env("T", {"T": f" {SECRET}\n"}).value == SECRET
+
+
+def test_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(SECRET + "\n")
+    assert TokenSource(file=str(tmp_path / "token")).read() == Token(SECRET)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "short", "with space 0123456789", "new\nline-0123456789", "ü" * 20, "a" * 5000]
+)
+def test_a_malformed_token_is_refused_without_showing_it(value: str) -> None:
+    with pytest.raises(RewardError) as caught:
+        Token.from_env("T", {"T": value})
+    assert "environment variable T" in str(caught.value)
+    assert not value or value not in str(caught.value)
+
+
+def test_a_missing_variable_says_how_to_make_a_token() -> None:
+    with pytest.raises(RewardError, match=r"T is not set.*secrets\.token_urlsafe"):
+        Token.from_env("T", {})
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 20, None])
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    with pytest.raises(RewardError, match="Cannot read the token from"):
+        Token.from_file(tmp_path / "token")
+
+
+def test_two_sources_are_refused_and_none_is_no_token() -> None:
+    with pytest.raises(RewardError, match="not by both"):
+        TokenSource(env="A", file="b").read()
+    assert TokenSource().read() is NO_TOKEN
+
+
+def test_nothing_shows_it() -> None:
+    token = Token(SECRET)
+    assert SECRET not in f"{token} {token!r} {[token]} {TokenSource(env='T')}"
+
+
+def test_the_right_header_matches() -> None:
+    token = Token(SECRET)
+    assert token.matches(f"Bearer {SECRET}".encode())
+    assert token.matches(f"bearer   {SECRET}".encode())
+    assert token.headers() == {"Authorization": f"Bearer {SECRET}"}
+
+
+@given(st.binary(max_size=60))
+def test_no_other_header_matches(header: bytes) -> None:
+    assert not Token(SECRET).matches(header)
+    assert not Token(SECRET).matches(b"Bearer " + header)
+    assert not NO_TOKEN.matches(header)
+
+
+@pytest.mark.parametrize("header", [b"", b"Bearer", b"Bearer "])
+def test_without_a_token_nothing_matches(header: bytes) -> None:
+    assert not NO_TOKEN.matches(header)
+    assert NO_TOKEN.headers() == {}
