@@ -74,24 +74,23 @@ def file_of(apps: Iterable[ServedApp], http_port: int) -> dict[str, Any]:
 
 
 class RewardCluster:
-    """Applications by name, and the file that was deployed last. address: of the cluster's dashboard."""
+    """Applications by name, and the file that was deployed last. dashboard: Serve's part of it."""
 
-    def __init__(self, address: str, http_port: int) -> None:
-        self._address = address
+    def __init__(self, dashboard: ServeSubmissionClient, http_port: int) -> None:
+        self._dashboard = dashboard
         self._http_port = http_port
         self._apps: dict[str, ServedApp] = {}
 
     def deploy(self, *apps: ServedApp) -> None:
         """Apply the file with these applications changed or added. Does not wait for them."""
         self._apps |= {app.name: app for app in apps}
-        file = file_of(self._apps.values(), self._http_port)
-        ServeSubmissionClient(self._address).deploy_applications(file)
+        self._dashboard.deploy_applications(file_of(self._apps.values(), self._http_port))
 
     def remove_all(self) -> None:
         """Deploy a file without applications, and wait until all are gone. Raises StuckError."""
         file = file_of(self._apps.values(), self._http_port)
         self._apps = {}
-        ServeSubmissionClient(self._address).deploy_applications({**file, "applications": []})
+        self._dashboard.deploy_applications({**file, "applications": []})
         wait_until(lambda: not serve.status().applications, "all applications are gone")
 
     def app(self, name: str) -> ServedApp:
@@ -104,12 +103,16 @@ class RewardCluster:
 
     def pids(self, name: str, deployment: str = DEPLOYMENT) -> frozenset[int]:
         """Processes of the replicas of an application that run and are not being stopped."""
-        replicas = self._replicas(name, deployment)
-        return frozenset(one["pid"] for one in replicas if one["state"] == "RUNNING" and "pid" in one)
+        return frozenset(pid for pid, state in self.states(name, deployment).items() if state == "RUNNING")
 
     def all_pids(self, name: str) -> frozenset[int]:
         """Processes of an application's replicas in any state."""
-        return frozenset(one["pid"] for one in self._replicas(name, DEPLOYMENT) if "pid" in one)
+        return frozenset(self.states(name))
+
+    def states(self, name: str, deployment: str = DEPLOYMENT) -> dict[int, str]:
+        """What Serve says of each replica of an application that has a process."""
+        replicas = self._replicas(name, deployment)
+        return {one["pid"]: one["state"] for one in replicas if one.get("pid")}
 
     def proxy_pids(self) -> frozenset[int]:
         """Processes that take HTTP in for Serve."""
@@ -122,7 +125,7 @@ class RewardCluster:
 
     def _replicas(self, name: str, deployment: str) -> list[dict[str, Any]]:
         """None while Serve builds the application anew."""
-        details = ServeSubmissionClient(self._address).get_serve_details()
+        details = self._dashboard.get_serve_details()
         deployments = details["applications"][name]["deployments"]
         replicas: list[dict[str, Any]] = (
             deployments[deployment]["replicas"] if deployment in deployments else []
@@ -152,7 +155,7 @@ def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
             object_store_memory=_OBJECT_STORE_BYTES,
         )
         try:
-            yield RewardCluster(f"http://{context.dashboard_url}", free_port())
+            yield RewardCluster(ServeSubmissionClient(f"http://{context.dashboard_url}"), free_port())
         finally:
             serve.shutdown()
             ray.shutdown()
@@ -175,13 +178,15 @@ def ray_environment(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def wait_until(done: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
+def wait_until(
+    done: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S, poll_s: float = POLL_S
+) -> None:
     """Raises StuckError where it does not come true in time."""
     end_at = time.monotonic() + limit_s
     while not done():
         if time.monotonic() > end_at:
             raise StuckError(f"Waited {limit_s:g} s in vain until {what}.")
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def free_port() -> int:

@@ -32,6 +32,7 @@ LONGEST_STALL_S = 0.5
 PROMPTS = 20
 BYSTANDER = "bystander"
 _SETTLE_S = 2.0
+_LOOK_S = 1.0
 NOTES = (
     "A wait is from the asking for a group to its score, by the trainer's own channel (retries included). "
     "Nothing changed: the same load without a change. Spare capacity: fewer scorers at work on average than "
@@ -65,7 +66,8 @@ class Show:
         """Make a change and wait until every client sees its version only. Returns that version, too."""
         begin_at, busy_s = time.monotonic(), self.clients.busy_s()
         version, done = change(self)
-        wait_until(lambda: self._well() and done(), f"Serve is done: {name}")
+        # Seldom, because each look keeps Serve's controller busy, which tells routers of replicas.
+        wait_until(lambda: self._well() and done(), f"Serve is done: {name}", poll_s=_LOOK_S)
         done_at, new = time.monotonic(), self.stage.stamp(version)
         wait_until(lambda: self._well() and self._sees_only(new), f"all answers are of {new}: {name}")
         end_at, worked_s = time.monotonic(), self.clients.busy_s() - busy_s
@@ -116,8 +118,8 @@ def _kill(show: Show) -> tuple[Version, Callable[[], bool]]:
 
 
 def _replaced(show: Show, old: frozenset[int]) -> bool:
-    there = show.cluster.all_pids(NAME)
-    return not there & old and len(show.cluster.pids(NAME)) == show.plan.replicas == len(there)
+    states = show.cluster.states(NAME)
+    return not old & states.keys() and list(states.values()) == ["RUNNING"] * show.plan.replicas
 
 
 CHANGES: Mapping[str, Change] = {
