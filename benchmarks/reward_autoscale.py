@@ -90,7 +90,7 @@ def watch(plan: Plan, cluster: RewardCluster) -> Scaled:
 
 def _wait_for(cluster: RewardCluster, replicas: int) -> None:
     wait_until(
-        lambda: len(cluster.pids(NAME)) == len(cluster.all_pids(NAME)) == replicas, f"{replicas} run", LIMIT_S
+        lambda: list(cluster.states(NAME).values()) == ["RUNNING"] * replicas, f"{replicas} run", LIMIT_S
     )
 
 
