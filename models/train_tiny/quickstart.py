@@ -63,7 +63,7 @@ def split(chosen: Collection[str], rng: np.random.Generator) -> tuple[list[Scene
 
 
 def run(into: Path) -> None:
-    """Measure the models in ``into``; write ``quickstart_train.parquet`` and ``quickstart_unseen.parquet``."""
+    """Measure the models in ``into``; write quickstart_train.parquet and quickstart_unseen.parquet there."""
     measured = spreads(into)
     ordered = sorted(measured, key=lambda name: -measured[name])
     for name in ordered:
