@@ -241,7 +241,7 @@ class CheckpointSection(Section):
         parts = urlsplit(value)
         # The value is not repeated where it may hold a secret.
         named = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
-        if "@" in parts.netloc or named & set(SECRETS_IN_URIS):
+        if parts.password is not None or named & set(SECRETS_IN_URIS):
             raise ValueError("the URI holds credentials; give them by the environment (AWS_ACCESS_KEY_ID, …)")
         if parts.scheme not in CHECKPOINT_SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in CHECKPOINT_SCHEMES)
