@@ -29,8 +29,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes: one runs all tests that start Ray, the other the rest.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Skips with a reason where network namespaces are not permitted or programs are missing.
 test-cluster: $(READY)

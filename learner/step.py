@@ -18,7 +18,8 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class StepBackup:
-    """Copies of weights and optimizer state, by parameter name. They live for one step."""
+    """Copies of weights and optimizer state, by parameter name. They live for one step, in the host's memory:
+    a GPU that just holds the policy and its optimizer has no room for them twice."""
 
     weights: State
     state: dict[str, State]
@@ -27,9 +28,9 @@ class StepBackup:
     def take(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> StepBackup:
         """Copy what a step changes."""
         return StepBackup(
-            {name: value.detach().clone() for name, value in parameters.items()},
+            {name: value.detach().to("cpu", copy=True) for name, value in parameters.items()},
             {
-                name: {key: kept.clone() for key, kept in optimizer.state.get(value, {}).items()}
+                name: {key: kept.to("cpu", copy=True) for key, kept in optimizer.state.get(value, {}).items()}
                 for name, value in parameters.items()
             },
         )
@@ -39,9 +40,10 @@ class StepBackup:
         """Undo the step, to the bit."""
         for name, value in parameters.items():
             value.copy_(self.weights[name])
-            optimizer.state.pop(value, None)
-            if self.state[name]:
-                optimizer.state[value] = dict(self.state[name])
+            if not self.state[name]:
+                optimizer.state.pop(value, None)
+            for key, kept in self.state[name].items():
+                optimizer.state[value][key].copy_(kept)
 
 
 @dataclass(frozen=True)
