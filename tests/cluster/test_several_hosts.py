@@ -1,0 +1,152 @@
+"""`ray up` over SSH on several hosts, jobs on them, a host that is lost, and `ray down`: docs/cluster.md, done.
+
+The tests are steps: each begins where the one before ended. Only pip is left out (hosts have no way out): each
+host finds the environment installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from learner.checkpoint import list_checkpoints
+from tests.cluster.hosts import INSIDE_VARIABLE, Host, make_network, ssh, start_hosts
+from tests.cluster.operator_desk import DASHBOARD, ROLES, Desk, wait_until
+
+NEEDED = ("ip", "unshare", "sshd", "ssh", "ssh-keygen", "rsync")
+MISSING = [program for program in NEEDED if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        INSIDE_VARIABLE not in os.environ,
+        reason="needs namespaces of its own: run `make test-cluster` as root, where they are permitted",
+    ),
+    pytest.mark.skipif(bool(MISSING), reason=f"programs are missing: {', '.join(MISSING)}"),
+]
+
+SMALL = (
+    "sampling.prompts_per_epoch=4",
+    "sampling.images_per_prompt=4",
+    "evaluation.prompts=4",
+    "evaluation.grid_prompts=2",
+    "evaluation.every_epochs=1000",
+    "checkpoint.every_epochs=1000",
+    "display.line_seconds=5",
+)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A cluster that is up."""
+
+    desk: Desk
+    hosts: dict[str, Host]
+
+    @property
+    def runs(self) -> Path:
+        """Where jobs write, on the head."""
+        return self.hosts["head"].home / "prdp-runs" / "cluster_quickstart"
+
+    def role_of(self, node_id: str) -> str:
+        """The role in a node's labels."""
+        (node,) = [node for node in self.desk.listed("nodes") if node["node_id"] == node_id]
+        return str(node["labels"]["role"])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Running]:
+    """Hosts with `ray up` done and all nodes there, and the dashboard forwarded."""
+    with tempfile.TemporaryDirectory(prefix="prdp-hosts-") as folder:
+        desk = Desk(Path(folder))
+        desk.prepare()
+        make_network()
+        with start_hosts(tuple(ROLES), desk.key, desk.seed, desk.folder) as hosts:
+            desk.write_cluster_file(hosts)
+            desk.output("ray", "up", "--yes", "--no-config-cache", str(desk.cluster_file), limit_s=300)
+            with desk.dashboard():
+                wait_until(
+                    lambda: (
+                        len([node for node in desk.listed("nodes") if node["state"] == "ALIVE"]) == len(ROLES)
+                    ),
+                    "all nodes",
+                    300,
+                )
+                yield Running(desk, hosts)
+
+
+def test_each_host_is_a_node_with_its_role_and_the_head_computes_nothing(cluster: Running) -> None:
+    nodes = {node["node_ip"]: node for node in cluster.desk.listed("nodes")}
+    for name, host in cluster.hosts.items():
+        assert nodes[host.address]["labels"]["role"] == ROLES[name]
+        assert ("CPU" in nodes[host.address]["resources_total"]) == (name != "head")
+
+
+def test_nothing_is_answered_without_the_token_and_the_dashboard_only_on_the_head(cluster: Running) -> None:
+    refused = cluster.desk.call("ray", "job", "list", RAY_AUTH_MODE="disabled")
+    assert refused.returncode != 0
+    assert "auth" in refused.stdout.lower()
+    wrong = cluster.desk.call("ray", "list", "nodes", "--address", DASHBOARD, RAY_AUTH_TOKEN="wrong" * 8)
+    assert wrong.returncode != 0
+    head = cluster.hosts["head"]
+    listening = ssh(head, cluster.desk.key, "ss --tcp --listening --numeric --no-header").stdout
+    addresses = [line.split()[3] for line in listening.splitlines()]
+    assert f"127.0.0.1:{DASHBOARD.rsplit(':', 1)[1]}" in addresses
+    stranger = ssh(head, cluster.desk.key, "RAY_AUTH_MODE=disabled timeout 60 ray list nodes")
+    assert stranger.returncode != 0
+
+
+def test_a_stopped_job_leaves_a_checkpoint_and_no_orphan(cluster: Running) -> None:
+    cluster.desk.submit("first", "run.epochs=500", *SMALL)
+    wait_until(lambda: " done |" in cluster.desk.logs("first"), "the first epoch", 300)
+    places = {actor["node_id"] for actor in cluster.desk.alive("ActorProcess")}
+    assert len(places) == 2, "the two actors are on one host"
+    assert {cluster.role_of(place) for place in places} == {"actor"}
+    for part, role in {"LearnerRank": "learner", "ServeReplica": "reward"}.items():
+        assert {cluster.role_of(row["node_id"]) for row in cluster.desk.alive(part)} == {role}
+    cluster.desk.output("ray", "job", "stop", "first")
+    assert "STOPPED" in cluster.desk.output("ray", "job", "list")
+    shown = cluster.desk.logs("first")
+    assert "Stopped; the last checkpoint is" in shown
+    assert "\x1b" not in re.sub(r"\(raylet\).*", "", shown), "a job's log is plain lines"
+    assert len(list_checkpoints(cluster.runs)) == 1
+    wait_until(lambda: not cluster.desk.alive(""), "the end of all actors, ranks, replicas and of Serve", 60)
+
+
+def test_the_same_job_goes_on_while_a_host_is_lost(cluster: Running) -> None:
+    (before,) = list_checkpoints(cluster.runs)
+    done = int(before.name.rsplit("_", 1)[1])
+    cluster.desk.submit("second", f"run.epochs={done + 12}", "actors.timeout_s=120", *SMALL)
+    epochs = r"epoch (\d+)/\d+ done"
+    wait_until(lambda: len(re.findall(epochs, cluster.desk.logs("second"))) >= 2, "two more epochs", 300)
+    assert f"Going on after epoch {done}" in cluster.desk.logs("second")
+    cluster.hosts["actor-2"].kill()
+    wait_until(
+        lambda: not re.search("PENDING|RUNNING", cluster.desk.output("ray", "job", "status", "second")),
+        "the end of the run",
+        420,
+    )
+    shown = cluster.desk.logs("second")
+    assert "succeeded" in cluster.desk.output("ray", "job", "status", "second"), shown
+    assert f"epoch {done + 12}/{done + 12} done" in shown
+    assert list_checkpoints(cluster.runs)[-1].name.endswith(str(done + 12))
+
+
+def test_ray_down_ends_the_cluster(cluster: Running) -> None:
+    cluster.desk.output("ray", "down", "--yes", str(cluster.desk.cluster_file))
+    key = cluster.desk.key
+    left = [host for name, host in cluster.hosts.items() if name != "actor-2"]
+    wait_until(
+        lambda: all(
+            ssh(host, key, "pgrep --full 'raylet/raylet|gcs_server'").returncode == 1 for host in left
+        ),
+        "the end of Ray on every host",
+        180,
+    )
