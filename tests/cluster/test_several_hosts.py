@@ -138,5 +138,5 @@ def test_ray_down_ends_the_cluster(cluster: Running) -> None:
     cluster.desk.output("ray", "down", "--yes", str(cluster.desk.cluster_file))
     key = cluster.desk.key
     left = [host for name, host in cluster.hosts.items() if name != "actor-2"]
-    ended = "! pgrep --full 'raylet/raylet|gcs_server'"
+    ended = "! pgrep --full '[r]aylet/raylet|[g]cs_server'"
     wait_until(lambda: all(ssh(host, key, ended).returncode == 0 for host in left), "the end of Ray", 180)
