@@ -42,6 +42,22 @@ SMALL = (
     "display.line_seconds=5",
 )
 
+REWARDS = """
+proxy_location: EveryNode
+http_options: {host: 127.0.0.1, port: 8000}
+applications:
+  - name: jpeg
+    route_prefix: /jpeg
+    import_path: reward_service.serve:build
+    args: {name: jpeg, http: true}
+    deployments:
+      - name: Reward
+        ray_actor_options: {num_cpus: 0.5, label_selector: {role: reward}}
+        user_config: {scorer: jpeg_compressibility}
+      - name: Gateway
+        ray_actor_options: {num_cpus: 0, label_selector: {role: reward}}
+"""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -59,6 +75,13 @@ class Running:
         """The role in a node's labels."""
         (node,) = [node for node in self.desk.listed("nodes") if node["node_id"] == node_id]
         return str(node["labels"]["role"])
+
+
+def listening(cluster: Running, name: str) -> list[str]:
+    """Addresses and ports that a host listens on."""
+    asking = "ss --tcp --listening --numeric --no-header"
+    shown = ssh(cluster.hosts[name], cluster.desk.key, asking).stdout
+    return [line.split()[3] for line in shown.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +112,10 @@ def test_nothing_is_answered_without_the_token_and_the_dashboard_only_on_the_hea
     assert "auth" in refused.stdout.lower()
     wrong = cluster.desk.call("ray", "list", "nodes", "--address", DASHBOARD, RAY_AUTH_TOKEN="wrong" * 8)
     assert wrong.returncode != 0
-    head = cluster.hosts["head"]
-    listening = ssh(head, cluster.desk.key, "ss --tcp --listening --numeric --no-header").stdout
-    addresses = [line.split()[3] for line in listening.splitlines()]
-    assert f"127.0.0.1:{DASHBOARD.rsplit(':', 1)[1]}" in addresses
-    stranger = ssh(head, cluster.desk.key, "RAY_AUTH_MODE=disabled timeout 60 ray list nodes")
+    at_8265 = [address for address in listening(cluster, "head") if address.endswith(":8265")]
+    assert at_8265 == ["127.0.0.1:8265"]
+    asking = "RAY_AUTH_MODE=disabled timeout 60 ray list nodes"
+    stranger = ssh(cluster.hosts["head"], cluster.desk.key, asking)
     assert stranger.returncode != 0
 
 
@@ -115,6 +137,18 @@ def test_a_stopped_job_leaves_a_checkpoint_and_no_orphan(cluster: Running) -> No
     wait_until(lambda: not cluster.desk.alive(""), "the end of all actors, ranks, replicas and of Serve", 60)
 
 
+def test_a_reward_is_deployed_by_itself_and_answers_http_on_its_own_machine_only(cluster: Running) -> None:
+    file = cluster.desk.folder / "rewards.yaml"
+    file.write_text(REWARDS)
+    cluster.desk.output("serve", "deploy", "--address", DASHBOARD, str(file))
+    shown = ("serve", "status", "--address", DASHBOARD, "--name", "jpeg")
+    wait_until(lambda: "status: RUNNING" in cluster.desk.output(*shown), "the reward", 120)
+    (replica,) = cluster.desk.alive("ServeReplica:jpeg:Reward")
+    assert cluster.role_of(replica["node_id"]) == "reward"
+    assert "127.0.0.1:8000" in listening(cluster, "reward")
+    assert not [at for at in listening(cluster, "reward") if at.endswith(":8000") and "127.0.0.1" not in at]
+
+
 def test_the_same_job_goes_on_while_a_host_is_lost(cluster: Running) -> None:
     (before,) = list_checkpoints(cluster.runs)
     done = int(before.name.rsplit("_", 1)[1])
@@ -132,6 +166,8 @@ def test_the_same_job_goes_on_while_a_host_is_lost(cluster: Running) -> None:
     assert "succeeded" in cluster.desk.output("ray", "job", "status", "second"), shown
     assert f"epoch {done + 12}/{done + 12} done" in shown
     assert list_checkpoints(cluster.runs)[-1].name.endswith(str(done + 12))
+    assert len(cluster.desk.alive("ServeReplica:jpeg:Reward")) == 1, "a run ends its own rewards only"
+    assert not cluster.desk.alive("ServeReplica:cluster_quickstart")
 
 
 def test_ray_down_ends_the_cluster(cluster: Running) -> None:
