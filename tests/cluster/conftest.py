@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cluster.hosts import make_network
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect this folder's cluster tests unless the -m expression names them."""
@@ -13,3 +15,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if skipped:
         config.hook.pytest_deselected(items=skipped)
         items[:] = [item for item in items if item not in skipped]
+
+
+@pytest.fixture(scope="session")
+def network() -> None:
+    """The bridge that hosts are plugged into."""
+    make_network()

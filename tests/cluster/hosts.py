@@ -7,6 +7,7 @@ and processes end with it, whatever happens, and no traffic leaves them.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,12 +16,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 INSIDE_VARIABLE = "PRDP_OWN_NAMESPACES"
 ROOT = Path(__file__).parents[2]
 VENV = Path(sys.prefix)
 NETWORK = "10.77.0"
 OPERATOR_ADDRESS = f"{NETWORK}.1"
 SSH_LIMIT_S = 30.0
+NEEDED = ("ip", "unshare", "sshd", "ssh", "ssh-keygen", "rsync")
+MISSING = [name for name in NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
+NEEDS_HOSTS = (
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        INSIDE_VARIABLE not in os.environ,
+        reason="needs namespaces of its own: run `make test-cluster` as root, where they are permitted",
+    ),
+    pytest.mark.skipif(bool(MISSING), reason=f"programs are missing: {', '.join(MISSING)}"),
+)
+"""The marks of a test that brings up hosts."""
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ class Desk:
             "OMP_NUM_THREADS": "1",
             "TERM": "dumb",
         }
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """Settings that make a run of the embedded models short."""
+        return (
+            "sampling.prompts_per_epoch=4",
+            "sampling.images_per_prompt=4",
+            "evaluation.prompts=4",
+            "evaluation.grid_prompts=2",
+            "evaluation.every_epochs=1000",
+            "checkpoint.every_epochs=1000",
+            "display.line_seconds=5",
+        )
 
     def prepare(self) -> None:
         """Write key, token and seed."""
@@ -129,10 +143,27 @@ class Desk:
         """What a job has printed so far."""
         return self.output("ray", "job", "logs", job)
 
-    @contextmanager
-    def dashboard(self) -> Iterator[None]:
+    def ended(self, job: str) -> bool:
+        """Whether a job neither waits nor runs."""
+        return not re.search("PENDING|RUNNING", self.output("ray", "job", "status", job))
+
+    def succeeded(self, job: str) -> bool:
+        """Whether a job's process returned 0."""
+        return "succeeded" in self.output("ray", "job", "status", job)
+
+    def dashboard(self) -> AbstractContextManager[None]:
         """`ray dashboard`: the head's dashboard at this machine's own loopback address."""
-        command = ("ray", "dashboard", str(self.cluster_file))
+        return self._beside("ray", "dashboard", str(self.cluster_file))
+
+    def forwarded(self, host: Host) -> AbstractContextManager[None]:
+        """The same by SSH, for a host without a cluster file."""
+        options = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-N")
+        port = DASHBOARD.rsplit(":", 1)[1]
+        forward = ("-L", f"{port}:127.0.0.1:{port}")
+        return self._beside("ssh", "-i", str(self.key), *options, *forward, f"root@{host.address}")
+
+    @contextmanager
+    def _beside(self, *command: str) -> Iterator[None]:
         with (self.folder / "dashboard.log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -6,9 +6,7 @@ each host finds the environment installed.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,30 +15,10 @@ from pathlib import Path
 import pytest
 
 from learner.checkpoint import list_checkpoints
-from tests.cluster.hosts import INSIDE_VARIABLE, Host, make_network, ssh, start_hosts
+from tests.cluster.hosts import NEEDS_HOSTS, Host, ssh, start_hosts
 from tests.cluster.operator_desk import DASHBOARD, ROLES, Desk, wait_until
 
-NEEDED = ("ip", "unshare", "sshd", "ssh", "ssh-keygen", "rsync")
-MISSING = [program for program in NEEDED if not shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")]
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        INSIDE_VARIABLE not in os.environ,
-        reason="needs namespaces of its own: run `make test-cluster` as root, where they are permitted",
-    ),
-    pytest.mark.skipif(bool(MISSING), reason=f"programs are missing: {', '.join(MISSING)}"),
-]
-
-SMALL = (
-    "sampling.prompts_per_epoch=4",
-    "sampling.images_per_prompt=4",
-    "evaluation.prompts=4",
-    "evaluation.grid_prompts=2",
-    "evaluation.every_epochs=1000",
-    "checkpoint.every_epochs=1000",
-    "display.line_seconds=5",
-)
+pytestmark = [*NEEDS_HOSTS, pytest.mark.timeout(900)]
 
 REWARDS = """
 proxy_location: EveryNode
@@ -85,12 +63,11 @@ def listening(cluster: Running, name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Running]:
+def cluster(network: None) -> Iterator[Running]:
     """Hosts with `ray up` done and all nodes there, and the dashboard forwarded."""
     with tempfile.TemporaryDirectory(prefix="prdp-hosts-") as folder:
         desk = Desk(Path(folder))
         desk.prepare()
-        make_network()
         with start_hosts(tuple(ROLES), desk.key, desk.seed, desk.folder) as hosts:
             desk.write_cluster_file(hosts)
             desk.output("ray", "up", "--yes", "--no-config-cache", str(desk.cluster_file), limit_s=300)
@@ -120,7 +97,7 @@ def test_nothing_is_answered_without_the_token_and_the_dashboard_only_on_the_hea
 
 
 def test_a_stopped_job_leaves_a_checkpoint_and_no_orphan(cluster: Running) -> None:
-    cluster.desk.submit("first", "run.epochs=500", *SMALL)
+    cluster.desk.submit("first", "run.epochs=500", *cluster.desk.small)
     wait_until(lambda: " done |" in cluster.desk.logs("first"), "the first epoch", 300)
     places = {actor["node_id"] for actor in cluster.desk.alive("ActorProcess")}
     assert len(places) == 2, "the two actors are on one host"
@@ -152,18 +129,14 @@ def test_a_reward_is_deployed_by_itself_and_answers_http_on_its_own_machine_only
 def test_the_same_job_goes_on_while_a_host_is_lost(cluster: Running) -> None:
     (before,) = list_checkpoints(cluster.runs)
     done = int(before.name.rsplit("_", 1)[1])
-    cluster.desk.submit("second", f"run.epochs={done + 12}", "actors.timeout_s=120", *SMALL)
+    cluster.desk.submit("second", f"run.epochs={done + 12}", "actors.timeout_s=120", *cluster.desk.small)
     epochs = r"epoch (\d+)/\d+ done"
     wait_until(lambda: len(re.findall(epochs, cluster.desk.logs("second"))) >= 2, "two more epochs", 300)
     assert f"Going on after epoch {done}" in cluster.desk.logs("second")
     cluster.hosts["actor-2"].kill()
-    wait_until(
-        lambda: not re.search("PENDING|RUNNING", cluster.desk.output("ray", "job", "status", "second")),
-        "the end of the run",
-        420,
-    )
+    wait_until(lambda: cluster.desk.ended("second"), "the end of the run", 420)
     shown = cluster.desk.logs("second")
-    assert "succeeded" in cluster.desk.output("ray", "job", "status", "second"), shown
+    assert cluster.desk.succeeded("second"), shown
     assert f"epoch {done + 12}/{done + 12} done" in shown
     assert list_checkpoints(cluster.runs)[-1].name.endswith(str(done + 12))
     assert len(cluster.desk.alive("ServeReplica:jpeg:Reward")) == 1, "a run ends its own rewards only"
