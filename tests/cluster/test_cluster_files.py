@@ -109,6 +109,12 @@ def test_the_configurations_fit_the_machines_that_their_labels_choose(path: Path
     assert config.run_folder.is_absolute()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=of_name)
+def test_a_configuration_for_clusters_can_be_submitted_as_it_is(path: Path) -> None:
+    config = load_config(path)
+    assert config.run_folder.is_absolute() == (config.ray.address == "auto")
+
+
 @pytest.mark.parametrize("path", FILES, ids=of_name)
 def test_no_setting_of_a_run_is_in_a_cluster_file(path: Path) -> None:
     sections = [node for node in children(Config).values() if isinstance(node, Group)]
