@@ -123,7 +123,7 @@ class Desk:
     def listed(self, what: str) -> list[dict[str, Any]]:
         """`ray list` through the forwarded dashboard, as rows."""
         text = self.output("ray", "list", what, "--address", DASHBOARD, "--format", "yaml", "--detail")
-        rows: list[dict[str, Any]] = yaml.safe_load(text.partition("---\n")[2]) or []
+        rows: list[dict[str, Any]] = yaml.safe_load(text.partition("---\n")[2].partition("\n...")[0]) or []
         return rows
 
     def alive(self, class_part: str) -> list[dict[str, Any]]:
