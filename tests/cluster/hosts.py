@@ -96,6 +96,7 @@ def start_hosts(names: tuple[str, ...], key: Path, seed: Path, logs: Path) -> It
         for number, name in enumerate(names, start=10):
             address = f"{NETWORK}.{number}"
             _plug_in(name, address)
+            stack.callback(run, "ip", "netns", "delete", name)
             log = stack.enter_context((logs / f"{name}.sshd.log").open("wb"))
             separate = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
             script = (str(Path(__file__).with_name("host.sh")), name, str(VENV), f"{key}.pub", str(seed))
