@@ -1,5 +1,8 @@
 """The Ray edge of the actors: a pool that does tasks, redoes those of dead actors, and holds only references.
 
+It begins with actors.minimum actors and asks Ray for more, up to actors.count. They join when Ray finds room
+for them, and leave when they or their nodes die: tasks and results do not depend on how many there are.
+
 consumes: PromptTask with the reference of its weights. produces: Sampled (references and a small report).
 waits for: nothing itself; the driver waits on `references` and hands back what is ready. unblocked by: the
 driver.
@@ -7,47 +10,20 @@ driver.
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.actor import Actor, SampleReport
+from actors.actor import SampleReport
+from actors.process import Place
+from actors.seats import Seat, Seats
 from common.config.schema import Config
 from common.config.services import ActorsSection
 from common.errors import PrdpError, StuckError
-from common.loading import load_policy
-from common.placement import process_options
-from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
-from common.weights import WeightBlob
-
-
-def build_actor(config: Config) -> Actor:
-    """Load the model and make it ready to sample. Raises ModelError."""
-    policy, distribution = load_policy(config)
-    return Actor.of(policy, distribution)
-
-
-class ActorProcess:
-    """One actor's process. Thin: the work is Actor's."""
-
-    def __init__(self, config: Config) -> None:
-        torch.set_num_threads(config.actors.threads)
-        self._actor = build_actor(config)
-
-    def ready(self) -> int:
-        """This process's id, once the constructor is through."""
-        return os.getpid()
-
-    def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
-        """See Actor.sample. Returns three objects, so that each can be moved alone."""
-        return self._actor.sample(task, blob)
+from common.trajectory import PromptTask
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class _Job:
-    """A task with the reference of its weights, and how often it has been begun."""
+    """A task with the reference of its weights, and how often it has lost its actor."""
 
     task: PromptTask
     weights: ray.ObjectRef
@@ -72,44 +48,64 @@ class _Job:
 @dataclass(frozen=True)
 class _Running:
     job: _Job
-    seat: int
-    process: Any
+    seat: Seat
+    place: Place
     trajectory: ray.ObjectRef
     images: ray.ObjectRef
+    began: float
     deadline: float
 
 
-class ActorPool:
-    """A pool of actor processes. Tasks wait in a queue here; each actor holds at most tasks_in_flight of
-    them."""
+@dataclass(frozen=True)
+class Member:
+    """An actor that is ready. seat: its number in the pool."""
 
-    def __init__(self, config: Config, processes: Sequence[Any]) -> None:
-        self._config = config
+    seat: int
+    place: Place
+
+
+class ActorPool:
+    """A pool of actor processes. Tasks wait in a queue here; a ready actor holds at most tasks_in_flight of
+    them, the others none."""
+
+    def __init__(self, config: Config, seats: Seats) -> None:
         self._section: ActorsSection = config.actors
-        self._seats: dict[int, Any] = dict(enumerate(processes))
+        self._seats = seats
         self._queue: deque[_Job] = deque()
         self._running: dict[ray.ObjectRef, _Running] = {}
-        self._restarts = 0
         self._redone = 0
 
     @staticmethod
     def start(config: Config) -> ActorPool:
-        """Create the processes. They are usable at once; `ready` says when their models are loaded."""
-        return ActorPool(config, [_start_process(config) for _ in range(config.actors.count)])
+        """Ask for actors.minimum processes. Wait on `references` until so many are ready; then `grow`."""
+        seats = Seats(config)
+        seats.ask_for(config.actors.minimum)
+        return ActorPool(config, seats)
 
-    def ready(self) -> list[ray.ObjectRef]:
-        """One reference an actor, ready when its model is loaded: its process id."""
-        return [process.ready.remote() for process in self._seats.values()]
+    def grow(self) -> None:
+        """Ask for the rest, up to actors.count: once all else that needs room in the cluster has it."""
+        self._seats.ask_for(self._section.count)
 
     @property
     def references(self) -> list[ray.ObjectRef]:
-        """What to wait for: each becomes ready when a task is done or its actor has died."""
-        return list(self._running)
+        """What to wait for: each becomes ready when a task is done, or an actor is ready or has died."""
+        return [*self._running, *self._seats.arrivals]
+
+    @property
+    def members(self) -> list[Member]:
+        """The actors that are ready, by seat."""
+        found = [Member(seat.number, place) for seat, place in self._seats.ready.items()]
+        return sorted(found, key=lambda member: member.seat)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether actors.minimum actors are ready."""
+        return len(self._seats.ready) >= self._section.minimum
 
     @property
     def restarts(self) -> int:
         """Actors replaced so far."""
-        return self._restarts
+        return self._seats.replaced
 
     @property
     def redone(self) -> int:
@@ -117,9 +113,20 @@ class ActorPool:
         return self._redone
 
     @property
-    def size(self) -> int:
-        """Actors in the pool."""
-        return len(self._seats)
+    def ready_s(self) -> float:
+        """Seconds that actors have been ready so far, summed over actors."""
+        return self._seats.ready_s
+
+    def in_work(self) -> list[str]:
+        """Each task that an actor holds, in words: who, where, what, how long, the oldest first; and how many
+        tasks wait."""
+        now = time.monotonic()
+        held = [
+            f"actor {one.seat.number} (pid {one.place.pid}, node {one.place.node[:8]}): "
+            f"{one.job.task.prompt!r}, for {now - one.began:.0f} s"
+            for one in sorted(self._running.values(), key=lambda one: one.began)
+        ]
+        return [*held, *([f"{len(self._queue)} tasks wait for an actor"] if self._queue else [])]
 
     def submit(self, task: PromptTask, weights: ray.ObjectRef) -> None:
         """Queue a task; it starts as soon as an actor has room."""
@@ -131,36 +138,31 @@ class ActorPool:
         self._queue.clear()
 
     def complete(self, reference: ray.ObjectRef) -> list[Sampled]:
-        """Take in one ready reference: a finished task, or none where its actor died and the task was queued
-        again.
+        """Take in one ready reference: a finished task, or none where an actor arrived or died.
 
-        Raises the task's own error where sampling failed, StuckError where actors die more often than
-        allowed.
+        The tasks of an actor that died are queued again. Raises the task's own error where sampling failed,
+        StuckError where actors die more often than allowed.
         """
+        if reference not in self._running:
+            self._seats.arrive(reference)
+            self._feed()
+            return []
         running = self._running.pop(reference)
         try:
             report: SampleReport = ray.get(reference)
         except RayTaskError as error:
             raise _own_error(error) from error
         except RayActorError as error:
-            self._bury(running, error)
-            self._again(running.job, error)
+            self._seats.bury(running.seat, error)
+            self._again(running, error)
             self._feed()
             return []
         self._feed()
         return [Sampled(running.job.task, running.trajectory, running.images, report)]
 
-    def in_work(self) -> list[str]:
-        """Who samples what and for how long, in words, and how many tasks wait."""
-        now, given = time.monotonic(), self._section.timeout_s * self._section.tasks_in_flight
-        lines = [
-            f"actor {running.seat} has {running.job.task.prompt!r} ({now - running.deadline + given:.0f} s)"
-            for running in self._running.values()
-        ]
-        return [*lines, *([f"{len(self._queue)} tasks wait for an actor"] if self._queue else [])]
-
     def check_deadlines(self) -> None:
-        """Raise StuckError where a task has been running for longer than actors.timeout_s."""
+        """Raise StuckError where a task has been running for longer than actors.timeout_s, or too few actors
+        have been ready for so long."""
         now = time.monotonic()
         late = [running for running in self._running.values() if now > running.deadline]
         if late:
@@ -168,57 +170,46 @@ class ActorPool:
             raise StuckError(
                 f"{len(late)} sampling tasks have run for more than actors.timeout_s = "
                 f"{self._section.timeout_s} s "
-                f"(actors {sorted({running.seat for running in late})}; prompts {prompts}). "
+                f"(actors {sorted({running.seat.number for running in late})}; prompts {prompts}). "
                 "Raise the limit, or look at the actors' logs."
             )
+        self._seats.check_enough(self._section.timeout_s)
+
+    def check_start(self, limit_s: float) -> None:
+        """Raise StuckError where fewer than actors.minimum are ready after limit_s."""
+        self._seats.check_enough(limit_s)
 
     def shutdown(self) -> None:
         """End the processes. Tasks that wait or run are given up."""
         self._queue.clear()
         self._running.clear()
-        for process in self._seats.values():
-            ray.kill(process)
-        self._seats.clear()
+        self._seats.close()
 
     def _feed(self) -> None:
-        """Give waiting tasks to the actors with the fewest, up to tasks_in_flight each."""
-        load = dict.fromkeys(self._seats, 0)
-        for running in self._running.values():
-            load[running.seat] += 1
-        while self._queue:
-            seat = min(load, key=lambda name: (load[name], name))
+        """Give waiting tasks to the ready actors with the fewest, up to tasks_in_flight each."""
+        load = Counter(running.seat for running in self._running.values())
+        ready = sorted(self._seats.ready, key=lambda seat: seat.number)
+        while self._queue and ready:
+            seat = min(ready, key=lambda one: load[one])
             if load[seat] >= self._section.tasks_in_flight:
                 return
             self._begin(self._queue.popleft(), seat)
             load[seat] += 1
 
-    def _begin(self, job: _Job, seat: int) -> None:
-        method = self._seats[seat].sample.options(num_returns=3)
+    def _begin(self, job: _Job, seat: Seat) -> None:
+        method = seat.process.sample.options(num_returns=3)
         trajectory, images, report = method.remote(job.task, job.weights)
         # Tasks wait their turn in the actor's own queue: each may take the limit once per place in it.
-        deadline = time.monotonic() + self._section.timeout_s * self._section.tasks_in_flight
-        job = replace(job, tries=job.tries + 1)
-        self._running[report] = _Running(job, seat, self._seats[seat], trajectory, images, deadline)
+        now = time.monotonic()
+        deadline = now + self._section.timeout_s * self._section.tasks_in_flight
+        place = self._seats.ready[seat]
+        self._running[report] = _Running(job, seat, place, trajectory, images, now, deadline)
 
-    def _bury(self, running: _Running, error: RayActorError) -> None:
-        """Replace a dead actor, once, however many of its tasks report the death."""
-        if error.actor_init_failed:
-            raise StuckError(f"An actor could not start: {error}") from error
-        if self._seats[running.seat] is not running.process:
-            return
-        self._restarts += 1
-        if self._restarts > self._section.restarts:
-            raise StuckError(
-                f"Actors died {self._restarts} times, more than actors.restarts = "
-                f"{self._section.restarts} allows. "
-                f"The last: {error}"
-            ) from error
-        # An actor that Ray only calls unavailable may live on; two in one seat would compete for its
-        # resources.
-        ray.kill(running.process)
-        self._seats[running.seat] = _start_process(self._config)
-
-    def _again(self, job: _Job, error: RayActorError) -> None:
+    def _again(self, running: _Running, error: RayActorError) -> None:
+        """Queue a task whose actor died. The death of a whole node is not held against the task."""
+        job = running.job
+        blamed = not self._seats.is_of_node(running.place.node, error)
+        job = replace(job, tries=job.tries + int(blamed))
         if job.tries > self._section.task_retries:
             raise StuckError(
                 f"The task of prompt {job.task.prompt!r} lost its actor {job.tries} times, more than "
@@ -227,10 +218,6 @@ class ActorPool:
             ) from error
         self._redone += 1
         self._queue.appendleft(job)
-
-
-def _start_process(config: Config) -> Any:
-    return ray.remote(ActorProcess).options(**process_options(config.actors), max_restarts=0).remote(config)
 
 
 def _own_error(error: RayTaskError) -> BaseException:

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from actors.actor import Actor
-from actors.pool import build_actor
+from actors.process import build_actor
 from benchmarks.machine import Machine, usable_cores
 from benchmarks.options import Options, run
 from benchmarks.report import Result, raw_of, verdict_of

@@ -206,6 +206,11 @@ METRICS: tuple[MetricDefinition, ...] = (
         "faults/dropped_groups", "groups", "Prompts left out of the epoch because no score could be had."
     ),
     _counter("faults/retried_groups", "groups", "Prompts whose scoring failed and was tried again."),
+    _gauge(
+        "throughput/actors_ready",
+        "actors",
+        "Actors that take tasks, mean over the time since the epoch before was finished.",
+    ),
     _counter("faults/actor_restarts", "restarts", "Actors that died and were replaced."),
     _counter("faults/learner_restarts", "restarts", "Times that the learner died and was started again."),
     _counter("faults/redone_tasks", "tasks", "Sampling tasks done again after their actor died."),

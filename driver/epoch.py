@@ -58,7 +58,8 @@ class EpochTally:
     def metrics(
         self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
     ) -> dict[str, float]:
-        """Every metric of the epoch. rewards: what each did in it, by name. seconds: its wall time."""
+        """Every metric of the epoch. rewards: what each did in it, by name. faults: FaultCounter's. seconds:
+        its wall time."""
         first = list(reports[0])
         every = [update[0] for update in reports]
         steps = len(self.config.sampling.stochastic_step_indices)
@@ -86,7 +87,7 @@ class EpochTally:
             "optimizer/gradient_norm": float(np.mean([report.gradient_norm for report in every])),
             "optimizer/skipped_updates": float(sum(not report.applied for report in every)),
             **self._step_norms(first),
-            **self._times(reports, rewards, seconds),
+            **self._times(reports, rewards, faults, seconds),
             **reward_metrics(rewards, self.config.rewards),
             "throughput/images_per_s": self.trajectories / seconds,
             "throughput/trajectories_per_s": self.trajectories / seconds,
@@ -101,11 +102,13 @@ class EpochTally:
             f"optimizer/gradient_norm_step_{step}": norm for step, norm in zip(chosen, norms, strict=False)
         }
 
-    def _times(self, reports: Reports, rewards: Rewards, seconds: float) -> dict[str, float]:
+    def _times(
+        self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
+    ) -> dict[str, float]:
         """Busy seconds and idle share of each role, mean over its processes."""
         ranks = len(reports[0])
         busy = {
-            "actors": self.actor_busy_s / self.config.actors.count,
+            "actors": self.actor_busy_s / max(faults["throughput/actors_ready"], 1e-9),
             "reward": self._reward_busy_s(rewards),
             "learner": math.fsum(report.busy_s for update in reports for report in update) / ranks,
         }

@@ -1,6 +1,8 @@
-"""What went wrong and was mended since the last epoch."""
+"""What went wrong and was mended since the last epoch, and how many actors there were."""
 
 from __future__ import annotations
+
+import time
 
 from actors.pool import ActorPool
 from driver.rollouts import Rollouts
@@ -19,9 +21,11 @@ class FaultCounter:
         self._rollouts = rollouts
         self._learner = learner
         self._reported: dict[str, int] = {}
+        self._ready_s = pool.ready_s
+        self._at = time.monotonic()
 
     def since_last(self) -> dict[str, float]:
-        """Counts since the last call, by metric."""
+        """Counts since the last call, by metric; and the mean over that time of actors that were ready."""
         totals = {
             "faults/actor_restarts": self._pool.restarts,
             "faults/learner_restarts": self._learner.restarts,
@@ -31,4 +35,7 @@ class FaultCounter:
         }
         grown = {name: float(total - self._reported.get(name, 0)) for name, total in totals.items()}
         self._reported = totals
-        return grown
+        now, ready_s = time.monotonic(), self._pool.ready_s
+        ready = (ready_s - self._ready_s) / max(now - self._at, 1e-9)
+        self._ready_s, self._at = ready_s, now
+        return {**grown, "throughput/actors_ready": ready}

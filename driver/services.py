@@ -26,7 +26,7 @@ START_LIMIT_S = 600.0
 
 @dataclass(frozen=True)
 class Services:
-    """What runs on Ray. actors and learner may still be loading their models: `await_models`."""
+    """What runs on Ray: the learner and actors.minimum actors are ready; more actors may join."""
 
     pool: ActorPool
     learner: LearnerGroup
@@ -74,9 +74,9 @@ def _connect(config: Config) -> None:
 
 
 def check_room(config: Config, resources: Mapping[str, float]) -> None:
-    """Raise ConfigError where this machine can never hold all processes at once."""
+    """Raise ConfigError where this machine can never hold all processes at once; of actors, the minimum."""
     pools = {
-        "actors": (config.actors, config.actors.count),
+        "actors": (config.actors, config.actors.minimum),
         "learner": (config.learner, config.learner.workers),
         "reward_service": (config.reward_service, len(config.embedded) * config.reward_service.replicas),
     }
@@ -113,25 +113,31 @@ def services(config: Config, run_id: str) -> Iterator[Services]:
             stop_serve=lasting,
         )
         stack.callback(rewards.shutdown)
-        started = Services(pool, learner, rewards)
-        await_models(started)
-        yield started
+        await_actors(pool)
+        await_learner(learner)
+        pool.grow()
+        yield Services(pool, learner, rewards)
 
 
-def await_models(started: Services) -> None:
-    """Wait until every actor and learner rank has loaded its model. Raises their own error, or StuckError."""
-    waits = {"the actors": started.pool.ready(), "the learner": started.learner.ready()}
-    for who, references in waits.items():
-        try:
-            ray.get(references, timeout=START_LIMIT_S)
-        except GetTimeoutError as error:
-            raise StuckError(
-                f"Waited {START_LIMIT_S:.0f} s for {who} to load the model. Does the cluster have the "
-                "CPUs, GPUs and labels that "
-                f"the configuration asks for? Resources: {ray.cluster_resources()}"
-            ) from error
-        except (RayActorError, RayTaskError) as error:
-            cause = error.cause if isinstance(error, RayTaskError) else error
-            if isinstance(cause, PrdpError):
-                raise cause from error
-            raise StuckError(f"{who.capitalize()} could not start: {error}") from error
+def await_actors(pool: ActorPool) -> None:
+    """Wait until actors.minimum actors have loaded their model. Raises StuckError."""
+    while not pool.is_enough:
+        pool.check_start(START_LIMIT_S)
+        for reference in ray.wait(pool.references, timeout=1.0)[0]:
+            pool.complete(reference)
+
+
+def await_learner(learner: LearnerGroup) -> None:
+    """Wait until every rank has loaded its model. Raises its own error, or StuckError."""
+    try:
+        ray.get(learner.ready(), timeout=START_LIMIT_S)
+    except GetTimeoutError as error:
+        raise StuckError(
+            f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
+            f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
+        ) from error
+    except (RayActorError, RayTaskError) as error:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, PrdpError):
+            raise cause from error
+        raise StuckError(f"The learner could not start: {error}") from error

@@ -62,15 +62,28 @@ class PlacementSection(Section):
 class ActorsSection(PlacementSection):
     """The pool that samples trajectories."""
 
-    count: int = setting(2, "processes", "Actors in the pool.", ge=1)
+    count: int = setting(2, "processes", "Actors in the pool; those without room join when there is.", ge=1)
+    minimum: int = setting(
+        1, "processes", "The run begins, and goes on, while so many actors are ready.", ge=1
+    )
     tasks_in_flight: int = setting(
         2, "tasks", "Tasks (prompts) an actor holds at once: one in work, the rest waiting.", ge=1
     )
     task_retries: int = setting(
         3, "tries", "How often a task is redone when its actor dies, before the run stops.", ge=0
     )
-    restarts: int = setting(10, "restarts", "How often a dead actor is replaced, before the run stops.", ge=0)
-    timeout_s: float = setting(600.0, "s", "Longest wait for any task to finish.", gt=0.0)
+    restarts: int = setting(
+        10, "restarts", "Deaths of actors within an hour, not those of nodes, before the run stops.", ge=0
+    )
+    timeout_s: float = setting(
+        600.0, "s", "Longest wait for any task to finish, and for actors where too few are ready.", gt=0.0
+    )
+
+    @model_validator(mode="after")
+    def _minimum_within_count(self) -> ActorsSection:
+        if self.minimum > self.count:
+            raise ValueError(f"minimum ({self.minimum}) cannot exceed count ({self.count})")
+        return self
 
 
 class LearnerSection(PlacementSection):

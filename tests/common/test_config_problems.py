@@ -87,6 +87,7 @@ def test_all_problems_at_once_one_a_line() -> None:
         ("actors.gpus=1.5", "whole GPUs"),
         ("run.name=../x", "cannot be a folder name"),
         ("evaluation.grid_prompts=99", "grid_prompts (99) cannot exceed prompts (32)"),
+        ("actors.minimum=3", "minimum (3) cannot exceed count (2)"),
         ("data.mode=offline", "needs folder"),
         ("model.path=", "allowed: text, not empty"),
         ("checkpoint.folder=ftp://h/a", "begins with one of s3://, gs://"),

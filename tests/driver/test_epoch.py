@@ -19,6 +19,7 @@ from tests.tiny_config import make_config
 
 NO_RAY = cast(Any, None)
 FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)
+FAULTS["throughput/actors_ready"] = 2.0
 
 
 def report(**changes: Any) -> UpdateReport:

@@ -59,8 +59,10 @@ def test_a_folder_that_is_no_pipeline_is_refused(tiny_pipeline: Path, tmp_path: 
 
 
 def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> None:
-    config = make_config(Path("no/model"), tmp_path, {"actors.count": 3, "actors.cpus": 1.0})
+    config = make_config(Path("no/model"), tmp_path, {"actors": {"count": 3, "minimum": 3, "cpus": 1.0}})
     check_room(config, {"CPU": 3.5})
+    elastic = make_config(Path("no/model"), tmp_path, {"actors": {"count": 3, "cpus": 1.0}})
+    check_room(elastic, {"CPU": 1.5})
     with pytest.raises(ConfigError, match=r"asks for 3\.5 CPUs at once \(actors 3, .*this machine has 2"):
         check_room(config, {"CPU": 2.0})
     jpeg = {"scorer": "jpeg_compressibility"}

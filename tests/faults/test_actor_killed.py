@@ -18,6 +18,7 @@ from common.errors import StuckError, WeightsError
 from common.loading import load_policy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from common.weights import pack
+from driver.services import await_actors
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.faults
@@ -39,7 +40,7 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> Config:
     return make_config(
         tiny_pipeline,
         tmp_path,
-        {"actors.count": 2, "sampling.steps": 30, "actors.cpus": 0.5, "actors.restarts": 3},
+        {"actors": {"count": 2, "minimum": 2, "cpus": 0.5, "restarts": 3}, "sampling.steps": 30},
     )
 
 
@@ -69,7 +70,8 @@ def test_tasks_of_a_killed_actor_are_redone_to_the_same_bits(config: Config) -> 
     results = []
     for kill in (False, True):
         pool = ActorPool.start(config)
-        victim, _ = ray.get(pool.ready(), timeout=LIMIT_S)
+        await_actors(pool)
+        victim = pool.members[0].place.pid
         for task in tasks(blob.stamp, 8):
             pool.submit(task, weights)
         if kill:
@@ -88,12 +90,13 @@ def test_tasks_of_a_killed_actor_are_redone_to_the_same_bits(config: Config) -> 
 
 def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Config) -> None:
     limited = config.model_copy(
-        update={"actors": config.actors.model_copy(update={"count": 1, "restarts": 0})}
+        update={"actors": config.actors.model_copy(update={"count": 1, "minimum": 1, "restarts": 0})}
     )
     policy, _ = load_policy(limited)
     blob = pack(policy.trainable.parameters(), version=1, run_id="run")
     pool = ActorPool.start(limited)
-    (victim,) = ray.get(pool.ready(), timeout=LIMIT_S)
+    await_actors(pool)
+    victim = pool.members[0].place.pid
     pool.submit(tasks(blob.stamp, 1)[0], ray.put(blob))
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(StuckError, match=r"actors\.restarts = 0"):

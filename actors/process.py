@@ -1,0 +1,52 @@
+"""One actor's process on Ray, and how it is started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from actors.actor import Actor, SampleReport
+from common.config.schema import Config
+from common.loading import load_policy
+from common.placement import process_options
+from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
+from common.weights import WeightBlob
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs. node: Ray's id of it, hex."""
+
+    pid: int
+    node: str
+
+
+def build_actor(config: Config) -> Actor:
+    """Load the model and make it ready to sample. Raises ModelError."""
+    return Actor.of(*load_policy(config))
+
+
+class ActorProcess:
+    """One actor's process. Thin: the work is Actor's."""
+
+    def __init__(self, config: Config) -> None:
+        torch.set_num_threads(config.actors.threads)
+        self._actor = build_actor(config)
+
+    def ready(self) -> Place:
+        """Where this process runs, once the constructor is through."""
+        return Place(os.getpid(), ray.get_runtime_context().get_node_id())
+
+    def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
+        """See Actor.sample. Returns three objects, so that each can be moved alone."""
+        return self._actor.sample(task, blob)
+
+
+def start_process(config: Config) -> Any:
+    """Ask Ray for one more process. Where there is no room, the request waits, and is what makes an
+    autoscaler add a node."""
+    return ray.remote(ActorProcess).options(**process_options(config.actors), max_restarts=0).remote(config)
