@@ -177,7 +177,12 @@ METRICS: tuple[MetricDefinition, ...] = (
     _counter(
         "optimizer/skipped_updates",
         "updates",
-        "Updates not made because the gradient was not finite or all groups tied.",
+        "Updates not made, because all groups tied or a number was not finite.",
+    ),
+    _counter(
+        "optimizer/bad_updates",
+        "updates",
+        "Updates not made because a loss, log ratio, gradient or weight was not finite.",
     ),
     _gauge(
         "time/epoch_s",

@@ -86,6 +86,7 @@ class EpochTally:
             "policy/version": float(every[-1].version),
             "optimizer/gradient_norm": float(np.mean([report.gradient_norm for report in every])),
             "optimizer/skipped_updates": float(sum(not report.applied for report in every)),
+            "optimizer/bad_updates": float(sum(report.outcome.is_bad for report in every)),
             **self._step_norms(first),
             **self._times(reports, rewards, faults, seconds),
             **reward_metrics(rewards, self.config.rewards),

@@ -11,10 +11,11 @@ from common.config.training import ObjectiveSection, OptimizerSection
 from common.loading import load_policy
 from common.probe import Probe
 from learner.experience import Experience, Offline, Online
-from learner.learner import Learner, LearnerSettings
+from learner.learner import Learner
 from learner.objectives import Objective
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import Ranks
+from learner.records import LearnerSettings
 from learner.schedule import LearningRate
 from learner.step import GuardedStep
 

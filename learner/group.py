@@ -24,8 +24,8 @@ from common.placement import process_options
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.build import build_learner
-from learner.learner import LearnerFacts
 from learner.ranks import Ranks, SingleRank, TorchRanks
+from learner.records import LearnerFacts
 from learner.report import UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
 

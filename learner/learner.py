@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,43 +24,10 @@ from learner.experience import Experience
 from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient, evaluate_log_prob
 from learner.objectives import Objective, ObjectiveResult
 from learner.ranks import Ranks
-from learner.report import Tally, UpdateReport, summarise
-from learner.schedule import LearningRate
+from learner.records import KeptGroup, LearnerFacts, LearnerSettings
+from learner.report import BadGroup, Outcome, Tally, UpdateReport, summarise
+from learner.soundness import unsound_gradient, unsound_loss
 from learner.step import GuardedStep
-
-
-@dataclass(frozen=True)
-class LearnerSettings:
-    """Plain numbers.
-
-    rate: AdamW's step size by update. micro_batch: image-steps a pass. max_gradient_norm: L2.
-    ema_decay: 0 = off. keep_groups: K > 1.
-    """
-
-    run_id: str
-    rate: LearningRate
-    micro_batch: int
-    max_gradient_norm: float
-    ema_decay: float
-    keep_groups: bool
-
-
-@dataclass(frozen=True)
-class LearnerFacts:
-    """What trajectories must fit. schedule: fingerprint of the step distribution; latent_shape: (C, H, W)."""
-
-    schedule: str
-    latent_shape: tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A group that updates 2..K use again. log_prob_old float64 (B, T_s), log_ratio_old float64 (B, T_s)."""
-
-    tensors: TrajectoryTensors
-    differences: Tensor
-    log_prob_old: Tensor
-    log_ratio_old: Tensor
 
 
 class Learner:
@@ -93,7 +59,7 @@ class Learner:
         self._schedule = distribution.fingerprint(policy.guided.guidance_scale)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
-        self._kept: list[_Kept] = []
+        self._kept: list[KeptGroup] = []
         self._tally = Tally.zero()
 
     @property
@@ -139,7 +105,11 @@ class Learner:
         return blob
 
     def accumulate(self, group: ScoredGroup) -> None:
-        """Add one prompt's gradient for the epoch's first update. Raises WeightsError on a foreign group."""
+        """Add one prompt's gradient for the epoch's first update.
+
+        A group with a number that is not finite is left out of all the epoch's updates, and the first of them
+        is skipped. Raises WeightsError on a foreign group.
+        """
         started = time.perf_counter()
         trajectory, device = group.trajectory, self._policy.family.device
         self._check(group)
@@ -156,8 +126,14 @@ class Learner:
         log_prob, log_ratio = behaviour if on_policy else self._off_policy(tensors, behaviour)
         log_prob_old, log_ratio_old = self._experience.anchor(behaviour, (log_prob, log_ratio))
         coefficients, result = self._differentiate(log_ratio, log_ratio_old, differences)
-        own, norms = self._first_gradient(tensors, coefficients)
-        kept = _Kept(tensors, differences, own if on_policy else log_prob_old, log_ratio_old)
+        reason = unsound_loss(log_ratio, result, coefficients)
+        own, norms = self._first_gradient(tensors, coefficients) if not reason else (log_prob, torch.zeros(0))
+        reason = reason or unsound_gradient(own, self._parameters.values())
+        if reason:
+            self._leave_out(BadGroup(trajectory.prompt, trajectory.noise, reason), started)
+            return
+        before = own if on_policy else log_prob_old
+        kept = KeptGroup(trajectory.prompt, trajectory.noise, tensors, differences, before, log_ratio_old)
         self._kept.extend([kept] if self._settings.keep_groups else [])
         mismatch = float((own - behaviour[0]).abs().max()) if on_policy else 0.0
         self._tally = self._tally.with_group(
@@ -166,33 +142,43 @@ class Learner:
 
     def repeat_update(self) -> UpdateReport:
         """Update 2..K of an epoch: the same groups under the weights as they are now. Needs keep_groups."""
-        started = time.perf_counter()
-        for kept in self._kept:
-            log_prob = evaluate_log_prob(
-                self._policy, self._distribution, kept.tensors, self._settings.micro_batch
-            )
-            log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
-            coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
+        groups, self._kept = self._kept, []
+        for kept in groups:
+            self._repeat(kept)
+        return self.finish_update()
+
+    def _repeat(self, kept: KeptGroup) -> None:
+        """Add the gradient of a group seen before, and keep it, unless a number of it is not finite."""
+        started, limit = time.perf_counter(), self._settings.micro_batch
+        log_prob = evaluate_log_prob(self._policy, self._distribution, kept.tensors, limit)
+        log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
+        coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
+        reason = unsound_loss(log_ratio, result, coefficients)
+        if not reason:
             # The clip leaves many pairs without a gradient: their items need no backward pass.
             accumulate_gradient(
-                self._policy,
-                self._distribution,
-                kept.tensors,
-                coefficients,
-                coefficients != 0,
-                self._settings.micro_batch,
+                self._policy, self._distribution, kept.tensors, coefficients, coefficients != 0, limit
             )
-            self._tally = self._tally.with_group(
-                result, log_ratio, 0.0, torch.zeros(0), time.perf_counter() - started
-            )
-            started = time.perf_counter()
-        return self.finish_update()
+            reason = unsound_gradient(log_prob, self._parameters.values())
+        if reason:
+            self._leave_out(BadGroup(kept.prompt, kept.noise, reason), started)
+            return
+        self._kept.append(kept)
+        self._tally = self._tally.with_group(
+            result, log_ratio, 0.0, torch.zeros(0), time.perf_counter() - started
+        )
+
+    def _leave_out(self, group: BadGroup, started: float) -> None:
+        """The update is skipped, so what has accumulated is of no use; without it, later groups are judged by
+        themselves."""
+        self._step.optimizer.zero_grad(set_to_none=True)
+        self._tally = self._tally.with_bad_group(group, time.perf_counter() - started)
 
     def finish_update(self) -> UpdateReport:
         """Sum over ranks, divide by the number of pairs, clip, step.
 
-        A non-finite or empty gradient is skipped and counted, and so is a step that would make weights
-        non-finite. Raises WeightsError where the trained weights act on nothing.
+        An update with nothing to learn or with a number that is not finite is skipped: weights and optimizer
+        stay as they were. Raises WeightsError where the trained weights act on nothing.
         """
         started = time.perf_counter()
         for value in self._parameters.values():
@@ -201,11 +187,10 @@ class Learner:
         totals = self._tally.totals.to(gradients[0].device)
         self._ranks.sum_([*gradients, totals])
         norm = self._scale_and_clip(gradients, float(totals[1]))
-        sound = bool(totals[1] > 0) and bool(torch.isfinite(norm))
         for group in self._step.optimizer.param_groups:
             group["lr"] = self._settings.rate.at(self._version)
-        applied = sound and self._step.take(float(norm))
-        if applied:
+        outcome = self._step_if_sound(totals, float(norm))
+        if outcome is Outcome.APPLIED:
             self._version += 1
             self._average()
         self._step.optimizer.zero_grad(set_to_none=True)
@@ -213,13 +198,23 @@ class Learner:
             self._tally,
             totals.cpu(),
             float(norm),
-            applied,
+            outcome,
             self._version,
             math.prod(self._policy.family.latent_shape),
             time.perf_counter() - started,
         )
         self._tally = Tally.zero()
         return report
+
+    def _step_if_sound(self, totals: Tensor, norm: float) -> Outcome:
+        """totals: summed over ranks, so that every rank decides alike."""
+        if totals[-1] > 0 or not torch.isfinite(totals[0]):
+            return Outcome.BAD_GROUP
+        if not totals[1] > 0:
+            return Outcome.NOTHING_TO_LEARN
+        if not math.isfinite(norm):
+            return Outcome.BAD_GRADIENT
+        return Outcome.APPLIED if self._step.take(norm) else Outcome.BAD_WEIGHTS
 
     def end_epoch(self) -> None:
         """Forget the epoch's groups."""

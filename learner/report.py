@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.trajectory import NoiseKey
 from learner.objectives import ObjectiveResult
+
+
+class Outcome(Enum):
+    """What became of an update. The weights changed by APPLIED alone."""
+
+    APPLIED = "made"
+    NOTHING_TO_LEARN = "no two pictures of any prompt had different rewards"
+    BAD_GROUP = "a group's loss, log ratios or gradient were not finite"
+    BAD_GRADIENT = "the gradient was not finite"
+    BAD_WEIGHTS = "the step made weights or the optimizer's state non-finite, and was undone"
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a number was not finite."""
+        return self in (Outcome.BAD_GROUP, Outcome.BAD_GRADIENT, Outcome.BAD_WEIGHTS)
+
+
+@dataclass(frozen=True)
+class BadGroup:
+    """A group that no gradient was taken of. reason: what was not finite."""
+
+    prompt: str
+    noise: NoiseKey
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.prompt!r} (prompt {self.noise.prompt_index}): {self.reason}"
 
 
 @dataclass(frozen=True)
 class UpdateReport:
     """One optimizer update.
 
-    version: after it. applied: False where it was skipped (no untied pair, or a non-finite gradient).
+    version: after it. outcome: whether it was made, or why not. bad_groups: this rank's own; they are left
+    out of the epoch's later updates too.
     loss: mean over counted pairs. gradient_norm: L2, before clipping. clip_share, tie_share: of counted and
     of all pairs. tied_groups: prompts whose images all had the same reward. log_ratio_mean: mean over
     trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over C H W, before the update.
@@ -25,7 +55,8 @@ class UpdateReport:
     """
 
     version: int
-    applied: bool
+    outcome: Outcome
+    bad_groups: tuple[BadGroup, ...]
     loss: float
     gradient_norm: float
     clip_share: float
@@ -38,16 +69,22 @@ class UpdateReport:
     step_gradient_norms: tuple[float, ...]
     busy_s: float
 
+    @property
+    def applied(self) -> bool:
+        """Whether the weights changed."""
+        return self.outcome is Outcome.APPLIED
+
 
 @dataclass(frozen=True)
 class Tally:
     """Sums of one rank since the last update.
 
-    totals: float64 (8,): loss sum, counted pairs, clipped, tied, pairs, tied groups, trajectories, sum of log
-    ratios.
+    totals: float64 (9,): loss sum, counted pairs, clipped, tied, pairs, tied groups, trajectories, sum of log
+    ratios, bad groups. groups: those that are not bad.
     """
 
     totals: Tensor
+    bad_groups: tuple[BadGroup, ...]
     groups: int
     mismatch: float
     step_norms: Tensor
@@ -56,7 +93,7 @@ class Tally:
     @staticmethod
     def zero() -> Tally:
         """Nothing yet."""
-        return Tally(torch.zeros(8, dtype=torch.float64), 0, 0.0, torch.zeros(0), 0.0)
+        return Tally(torch.zeros(9, dtype=torch.float64), (), 0, 0.0, torch.zeros(0), 0.0)
 
     @property
     def is_empty(self) -> bool:
@@ -76,6 +113,7 @@ class Tally:
             float(result.tied == result.pairs),
             float(log_ratio.shape[0]),
             float(log_ratio.sum()),
+            0.0,
         ]
         return replace(
             self,
@@ -87,21 +125,29 @@ class Tally:
             busy_s=self.busy_s + busy_s,
         )
 
+    def with_bad_group(self, group: BadGroup, busy_s: float) -> Tally:
+        """A group that is left out."""
+        totals = self.totals.clone()
+        totals[-1] += 1
+        bad_groups = (*self.bad_groups, group)
+        return replace(self, totals=totals, bad_groups=bad_groups, busy_s=self.busy_s + busy_s)
+
 
 def summarise(
     tally: Tally,
     totals: Tensor,
     norm: float,
-    applied: bool,
+    outcome: Outcome,
     version: int,
     latent_elements: int,
     busy_s: float,
 ) -> UpdateReport:
     """The report of an update. totals: summed over ranks; tally: this rank's own."""
-    loss, counted, clipped, tied, pairs, tied_groups, trajectories, log_ratio = totals.tolist()
+    loss, counted, clipped, tied, pairs, tied_groups, trajectories, log_ratio, _ = totals.tolist()
     return UpdateReport(
         version=version,
-        applied=applied,
+        outcome=outcome,
+        bad_groups=tally.bad_groups,
         loss=loss / max(counted, 1.0),
         gradient_norm=norm,
         clip_share=clipped / max(counted, 1.0),

@@ -12,7 +12,7 @@ from common.metrics import check_metrics
 from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
 from driver.epoch import EpochTally
 from driver.source import Group
-from learner.report import UpdateReport
+from learner.report import Outcome, UpdateReport
 from reward_service.asking.report import RewardReport
 from reward_service.part import NoShadow, Reply, RewardPart
 from tests.tiny_config import make_config
@@ -25,7 +25,8 @@ FAULTS["throughput/actors_ready"] = 2.0
 def report(**changes: Any) -> UpdateReport:
     values: dict[str, Any] = {
         "version": 3,
-        "applied": True,
+        "outcome": Outcome.APPLIED,
+        "bad_groups": (),
         "loss": 2.0,
         "gradient_norm": 0.5,
         "clip_share": 0.25,
@@ -58,7 +59,13 @@ def tally(tmp_path: Path) -> EpochTally:
 def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     first = [report(), report(log_ratio_mismatch=1e-6, busy_s=0.5)]
     second = [
-        report(gradient_norm=1.5, clip_share=0.75, applied=False, version=4, step_gradient_norms=())
+        report(
+            gradient_norm=1.5,
+            clip_share=0.75,
+            outcome=Outcome.BAD_GRADIENT,
+            version=4,
+            step_gradient_norms=(),
+        )
     ] * 2
     part = RewardPart(np.ones(2), np.zeros((2, 2)), 0.25, ScorerStamp("jpeg", "1", ""))
     answered = RewardReport().with_reply(Reply(part, 1.5, NoShadow()), latency_s=2.0)
@@ -71,6 +78,7 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     assert metrics["optimizer/gradient_norm"] == 1.0
     assert metrics["objective/clip_share"] == 0.5
     assert metrics["optimizer/skipped_updates"] == 1
+    assert metrics["optimizer/bad_updates"] == 1
     assert metrics["optimizer/gradient_norm_step_2"] == 0.3
     assert metrics["policy/log_ratio_mismatch_max"] == 1e-6
     assert metrics["policy/version"] == 4

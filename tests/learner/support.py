@@ -21,9 +21,10 @@ from common.probe import Probe
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.experience import Experience, Online
 from learner.gradient import TrajectoryTensors, evaluate_log_prob
-from learner.learner import Learner, LearnerSettings
+from learner.learner import Learner
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import Ranks, SingleRank
+from learner.records import LearnerSettings
 from learner.schedule import LearningRate
 from learner.step import GuardedStep
 from tests.tiny_config import make_config

@@ -39,9 +39,10 @@ from common.policy import FullTrainable, GuidedUnet, Policy
 from common.probe import Probe
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
 from learner.experience import Online
-from learner.learner import Learner, LearnerSettings
+from learner.learner import Learner
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.ranks import SingleRank
+from learner.records import LearnerSettings
 from learner.schedule import LearningRate
 from learner.step import GuardedStep
 

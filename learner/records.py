@@ -1,0 +1,47 @@
+"""Plain records of the learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from common.trajectory import NoiseKey
+from learner.gradient import TrajectoryTensors
+from learner.schedule import LearningRate
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Plain numbers.
+
+    rate: AdamW's step size by update. micro_batch: image-steps a pass. max_gradient_norm: L2.
+    ema_decay: 0 = off. keep_groups: K > 1.
+    """
+
+    run_id: str
+    rate: LearningRate
+    micro_batch: int
+    max_gradient_norm: float
+    ema_decay: float
+    keep_groups: bool
+
+
+@dataclass(frozen=True)
+class LearnerFacts:
+    """What trajectories must fit. schedule: fingerprint of the step distribution; latent_shape: (C, H, W)."""
+
+    schedule: str
+    latent_shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class KeptGroup:
+    """A group that updates 2..K use again. log_prob_old float64 (B, T_s), log_ratio_old float64 (B, T_s)."""
+
+    prompt: str
+    noise: NoiseKey
+    tensors: TrajectoryTensors
+    differences: Tensor
+    log_prob_old: Tensor
+    log_ratio_old: Tensor

@@ -1,0 +1,166 @@
+"""A number that is not finite skips its update, names its group, and leaves no trace in what comes after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from common.diffusion import StepDistribution
+from common.policy import Denoiser, Policy
+from common.trajectory import PolicyStamp, ScoredGroup
+from learner.learner import Learner
+from learner.report import Outcome
+from tests.learner.support import double_policy, make_learner, sample_double, scored
+
+Setup = tuple[Policy, Denoiser, StepDistribution]
+
+
+@pytest.fixture
+def setup(tiny_pipeline: Path, tmp_path: Path) -> Setup:
+    return double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
+
+
+def state(learner: Learner) -> list[Tensor]:
+    """Copies of all that an update may change."""
+    optimizer = [value for one in learner.optimizer.state.values() for value in one.values()]
+    live = [*learner.parameters.values(), *learner.averages.values(), *optimizer]
+    return [value.detach().clone() for value in live]
+
+
+def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def group(setup: Setup, stamp: PolicyStamp, seed: int) -> ScoredGroup:
+    return scored(sample_double(*setup, stamp, f"a cat {seed}", seed=seed), [0.1, 0.5, 0.3])
+
+
+def spoilt(good: ScoredGroup, where: str, value: float) -> ScoredGroup:
+    """The group with one number that is not finite."""
+    part = good.score if where == "differences" else good.trajectory
+    array = getattr(part, where).copy()
+    array.reshape(-1)[1 if where == "differences" else 3] = value
+    changed: Any = replace(part, **{where: array})
+    return replace(good, **{"score" if where == "differences" else "trajectory": changed})
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "position"),
+    [("latents", math.nan, 0), ("log_ratio", math.inf, 1), ("differences", math.nan, 1)],
+)
+def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
+    tiny_pipeline: Path, tmp_path: Path, where: str, value: float, position: int
+) -> None:
+    ends = []
+    for disturbed in (False, True):
+        setup = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
+        learner = make_learner(setup[0], setup[2], ema_decay=0.5)
+        stamp = learner.publish().stamp
+        learner.accumulate(group(setup, stamp, 5))
+        learner.finish_update()
+        stamp = learner.publish().stamp
+        good = [group(setup, stamp, 0), group(setup, stamp, 1)]
+        if disturbed:
+            before = state(learner)
+            bad = [spoilt(one, where, value) if index == position else one for index, one in enumerate(good)]
+            for one in bad:
+                learner.accumulate(one)
+            report = learner.finish_update()
+            assert (report.outcome, report.version, report.groups) == (Outcome.BAD_GROUP, 1, 1)
+            (named,) = report.bad_groups
+            assert (named.prompt, named.noise) == (f"a cat {position}", good[position].trajectory.noise)
+            assert "not finite" in str(named)
+            assert same(state(learner), before)
+            learner.end_epoch()
+        for one in good:
+            learner.accumulate(one)
+        assert learner.finish_update().outcome is Outcome.APPLIED
+        ends.append(state(learner))
+    assert same(*ends)
+
+
+def test_later_updates_of_the_epoch_go_on_without_the_group(setup: Setup) -> None:
+    learner = make_learner(setup[0], setup[2], updates=3)
+    stamp = learner.publish().stamp
+    learner.accumulate(spoilt(group(setup, stamp, 0), "latents", math.nan))
+    learner.accumulate(group(setup, stamp, 1))
+    reports = [learner.finish_update(), learner.repeat_update(), learner.repeat_update()]
+    assert [report.outcome for report in reports] == [Outcome.BAD_GROUP, Outcome.APPLIED, Outcome.APPLIED]
+    assert [len(report.bad_groups) for report in reports] == [1, 0, 0]
+    assert [report.groups for report in reports] == [1, 1, 1]
+
+
+def test_two_bad_groups_are_both_named_and_good_ones_among_them_are_not(setup: Setup) -> None:
+    learner = make_learner(setup[0], setup[2])
+    stamp = learner.publish().stamp
+    for seed in range(5):
+        one = group(setup, stamp, seed)
+        learner.accumulate(spoilt(one, "latents", math.nan) if seed in (1, 3) else one)
+    report = learner.finish_update()
+    assert [named.prompt for named in report.bad_groups] == ["a cat 1", "a cat 3"]
+
+
+def test_a_policy_that_breaks_between_updates_is_noticed(setup: Setup) -> None:
+    policy, _, distribution = setup
+    learner = make_learner(policy, distribution, updates=2)
+    learner.accumulate(group(setup, learner.publish().stamp, 0))
+    assert learner.finish_update().outcome is Outcome.APPLIED
+    with torch.no_grad():
+        next(iter(learner.parameters.values())).fill_(math.nan)
+    report = learner.repeat_update()
+    assert report.outcome is Outcome.BAD_GROUP
+    assert report.bad_groups[0].prompt == "a cat 0"
+
+
+def test_a_step_to_weights_that_are_not_finite_is_undone_and_counted(setup: Setup) -> None:
+    learner = make_learner(setup[0], setup[2], ema_decay=0.5)
+    before = state(learner)
+    learner.optimizer.param_groups[0]["weight_decay"] = math.inf
+    learner.accumulate(group(setup, learner.publish().stamp, 0))
+    report = learner.finish_update()
+    assert (report.outcome, report.version, report.bad_groups) == (Outcome.BAD_WEIGHTS, 0, ())
+    assert same(state(learner), before)
+
+
+class TwoRanks:
+    """This rank beside one whose sums are given: what a collective sum of two ranks leaves here."""
+
+    rank = 0
+
+    def __init__(self, bad_groups: float, gradient: float) -> None:
+        self._bad_groups = bad_groups
+        self._gradient = gradient
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add the other rank's: gradients first, then the totals, whose last number is that of bad groups."""
+        *gradients, totals = tensors
+        for gradient in gradients:
+            gradient.add_(self._gradient)
+        totals[-1] += self._bad_groups
+
+
+@pytest.mark.parametrize(
+    ("bad_groups", "gradient", "outcome"),
+    [
+        (0.0, 0.0, Outcome.APPLIED),
+        (1.0, 0.0, Outcome.BAD_GROUP),
+        (0.0, math.inf, Outcome.BAD_GRADIENT),
+        (0.0, math.nan, Outcome.BAD_GRADIENT),
+    ],
+)
+def test_every_rank_decides_alike(setup: Setup, bad_groups: float, gradient: float, outcome: Outcome) -> None:
+    learner = make_learner(setup[0], setup[2], ranks=TwoRanks(bad_groups, gradient))
+    before = state(learner)
+    learner.accumulate(group(setup, learner.publish().stamp, 0))
+    report = learner.finish_update()
+    assert (report.outcome, report.bad_groups) == (outcome, ())
+    assert same(state(learner), before) == outcome.is_bad
+    assert np.isfinite(report.loss)
