@@ -41,5 +41,9 @@ class RunFolderError(PrdpError):
     """A run folder that is in use, finished, unwritable, or holds another configuration."""
 
 
+class BadNumbersError(PrdpError):
+    """Updates that were skipped again and again, because a loss, gradient or weight was not finite."""
+
+
 class StuckError(PrdpError):
     """A wait that passed its limit; the text names what was waited for."""

@@ -20,6 +20,7 @@ PLACEHOLDERS: dict[str, str] = {
     "set": "seen|unseen",
     "step": "[0-9]+",
     "role": "actors|reward|learner",
+    "alarm": "bad_numbers|gradient_norm|reward_spread",
 }
 """What each placeholder may stand for, as a regular expression."""
 
@@ -206,6 +207,9 @@ METRICS: tuple[MetricDefinition, ...] = (
     ),
     _counter(
         "transport/bytes_moved", "bytes", "Bytes of trajectories, images and weights put in the object store."
+    ),
+    _gauge(
+        "alarms/<alarm>", "", "1 in an epoch that raises this alarm, else 0; see docs/operations.md."
     ),
     _counter(
         "faults/dropped_groups", "groups", "Prompts left out of the epoch because no score could be had."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,30 +19,44 @@ from common.errors import RecordingError
 from common.recording_rows import SCHEMA, BadRowError, from_row, to_row
 from common.trajectory import ScoredGroup
 
-FORMAT = "prdp-trajectories"
 FORMAT_VERSION = 1
 # What Arrow raises: its own, plain OSError for what the file system refuses, and for names that are no UTF-8.
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
+@dataclass(frozen=True)
+class RecordingKind:
+    """format: what its files say they are. finite: every number in them is, so that one can train on them."""
+
+    format: str
+    finite: bool
+
+
+TRAINING = RecordingKind("prdp-trajectories", finite=True)
+INSPECTION = RecordingKind("prdp-inspection", finite=False)
+"""Groups that were left out of the training, to be looked at; nothing trains on them."""
+
+
 class TrajectoryWriter:
     """Writes recordings into a folder, which it makes where there is none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: RecordingKind = TRAINING) -> None:
         self._folder = folder
+        self._kind = kind
 
     def write_epoch(self, epoch: int, groups: Iterable[ScoredGroup]) -> Path:
         """Write epoch_<epoch>.parquet, replacing one of the same name, and return its path.
 
         Takes the groups one at a time. Raises RecordingError where there is no group, a group is not sound
-        (arrays that do not fit or are not finite), or the disk refuses; then no part of a file is left.
+        (arrays that do not fit or, for training, are not finite), or the disk refuses; then no part of a file
+        is left.
         """
         path = self._folder / _file_name(epoch)
         aside = path.with_name(f".{path.name}.writing")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
-                _write_groups(file, path, groups)
+                _write_groups(file, path, groups, self._kind)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
@@ -58,9 +73,10 @@ class TrajectoryWriter:
 class Recording:
     """A folder of recorded epochs. epochs: their numbers, increasing."""
 
-    def __init__(self, folder: Path, epochs: list[int]) -> None:
+    def __init__(self, folder: Path, epochs: list[int], kind: RecordingKind) -> None:
         self.folder = folder
         self.epochs = epochs
+        self._kind = kind
 
     def read_epoch(self, epoch: int) -> Iterator[ScoredGroup]:
         """The epoch's groups in the order of writing, each checked when it is read; arrays are read-only.
@@ -70,10 +86,10 @@ class Recording:
         if epoch not in self.epochs:
             raise RecordingError(f"{self.folder} has no epoch {epoch}; it has {_listed(self.epochs)}")
         path = self._path(epoch)
-        with _open_file(path) as file:
+        with _open_file(path, self._kind) as file:
             for row, batch in _rows(path, file, SCHEMA.names):
                 try:
-                    yield from_row(batch, row)
+                    yield from_row(batch, row, self._kind.finite)
                 except BadRowError as error:
                     raise RecordingError(f"{path}, row {row}: {error}") from error
 
@@ -84,7 +100,7 @@ class Recording:
         """
         for epoch in self.epochs:
             path = self._path(epoch)
-            with _open_file(path) as file:
+            with _open_file(path, self._kind) as file:
                 for row, batch in _rows(path, file, ["schedule", "shape"]):
                     reason = _misfit(batch.to_pylist()[0], schedule, latent_shape)
                     if reason:
@@ -94,8 +110,8 @@ class Recording:
         return self.folder / _file_name(epoch)
 
 
-def open_recording(folder: Path | str) -> Recording:
-    """Find the epochs of a recording and check that each file is whole and of this format.
+def open_recording(folder: Path | str, kind: RecordingKind = TRAINING) -> Recording:
+    """Find the epochs of a recording and check that each file is whole and of this kind.
 
     Raises RecordingError for a folder that is missing or has no epoch file, and for a file that is not
     Parquet, Parquet of something else, truncated, or of a newer format version.
@@ -108,16 +124,16 @@ def open_recording(folder: Path | str) -> Recording:
     if not epochs:
         raise RecordingError(f"{folder} has no recorded trajectories, no file like {_file_name(0)}")
     for epoch in sorted(epochs):
-        _open_file(folder / _file_name(epoch)).close()
-    return Recording(folder, sorted(epochs))
+        _open_file(folder / _file_name(epoch), kind).close()
+    return Recording(folder, sorted(epochs), kind)
 
 
 def _file_name(epoch: int) -> str:
     return f"epoch_{epoch:06d}.parquet"
 
 
-def _write_groups(file: object, path: Path, groups: Iterable[ScoredGroup]) -> None:
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
+def _write_groups(file: object, path: Path, groups: Iterable[ScoredGroup], kind: RecordingKind) -> None:
+    metadata = {"format": kind.format, "format_version": str(FORMAT_VERSION)}
     # Sampled latents do not compress, and statistics would store whole latents again.
     small = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     count = 0
@@ -125,7 +141,7 @@ def _write_groups(file: object, path: Path, groups: Iterable[ScoredGroup]) -> No
         for group in groups:
             try:
                 count += 1
-                writer.write_batch(to_row(group, count), row_group_size=1)
+                writer.write_batch(to_row(group, count, kind.finite), row_group_size=1)
             except BadRowError as error:
                 raise RecordingError(f"Group {count} cannot be recorded in {path}: {error}") from error
         writer.add_key_value_metadata({**metadata, "groups": str(count)})
@@ -141,25 +157,27 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _open_file(path: Path) -> pq.ParquetFile:
+def _open_file(path: Path, kind: RecordingKind) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except _ARROW_ERRORS as error:
         raise RecordingError(f"{path} is not a whole Parquet file: {error}") from error
-    reason = _foreign(file)
+    reason = _foreign(file, kind)
     if reason:
         file.close()
         raise RecordingError(f"{path} {reason}")
     return file
 
 
-def _foreign(file: pq.ParquetFile) -> str:
-    """Why the file is no recording that this code reads; "" where it is one."""
+def _foreign(file: pq.ParquetFile, kind: RecordingKind) -> str:
+    """Why the file is no recording of this kind that this code reads; "" where it is one."""
     pairs = (file.metadata.metadata or {}).items()
     metadata = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in pairs}
     version = metadata.get("format_version", "")
-    if metadata.get("format") != FORMAT or not version.isdecimal():
-        return f"is Parquet, but no recording of trajectories (its metadata has no format {FORMAT})"
+    if metadata.get("format") == INSPECTION.format != kind.format:
+        return "holds groups that were left out of a training, to be looked at; nothing can train on them"
+    if metadata.get("format") != kind.format or not version.isdecimal():
+        return f"is Parquet, but no recording of trajectories (its metadata has no format {kind.format})"
     if int(version) > FORMAT_VERSION:
         return f"has format version {version}; this program reads none newer than {FORMAT_VERSION}"
     if not file.schema_arrow.equals(SCHEMA):

@@ -61,12 +61,12 @@ class BadRowError(ValueError):
     """A group that cannot be recorded, or a row that is none; the text says why."""
 
 
-def to_row(group: ScoredGroup, row: int) -> pa.RecordBatch:
+def to_row(group: ScoredGroup, row: int, finite: bool = True) -> pa.RecordBatch:
     """A batch of one row, to be the row-th of its file.
 
-    Raises BadRowError for arrays that do not fit each other or are not finite.
+    Raises BadRowError for arrays that do not fit each other or, if they have to be, are not finite.
     """
-    check_group(group)
+    check_group(group, finite)
     trajectory, score = group.trajectory, group.score
     cells = {
         "prompt": trajectory.prompt,
@@ -91,7 +91,7 @@ def to_row(group: ScoredGroup, row: int) -> pa.RecordBatch:
         raise BadRowError(f"a value does not fit its column: {error}") from error
 
 
-def from_row(batch: pa.RecordBatch, row: int) -> ScoredGroup:
+def from_row(batch: pa.RecordBatch, row: int, finite: bool = True) -> ScoredGroup:
     """The group of a batch of one row, the row-th of its file; its arrays are read-only.
 
     Raises BadRowError for a row that is not as it was written.
@@ -120,14 +120,17 @@ def from_row(batch: pa.RecordBatch, row: int) -> ScoredGroup:
             scorers=tuple(ScorerStamp(**scorer) for scorer in cells["scorers"].as_py()),
         ),
     )
-    check_group(group)
+    check_group(group, finite)
     if digest(group, row) != cells["sha256"].as_py():
         raise BadRowError("its content is not what was written: the SHA-256 differs")
     return group
 
 
-def check_group(group: ScoredGroup) -> None:
-    """Raise BadRowError where arrays do not fit each other, or hold what no sampler and no reward gives."""
+def check_group(group: ScoredGroup, finite: bool = True) -> None:
+    """Raise BadRowError where arrays do not fit each other, or hold what no sampler and no reward gives.
+
+    finite: NaN and infinities are such values.
+    """
     trajectory, score = group.trajectory, group.score
     if trajectory.latents.ndim != 5 or trajectory.latents.shape[1] != len(trajectory.timesteps) + 1:
         raise BadRowError(
@@ -137,8 +140,8 @@ def check_group(group: ScoredGroup) -> None:
     images, chosen = trajectory.num_images, trajectory.stochastic_steps
     if not all(0 <= step < len(trajectory.timesteps) for step in chosen) or np.any(np.diff(chosen) <= 0):
         raise BadRowError(f"stochastic steps must be increasing positions of timesteps, they are {chosen}")
-    _check_arrays(_arrays(group), images, len(chosen))
-    differences = score.differences
+    _check_arrays(_arrays(group), images, len(chosen), finite)
+    differences = np.nan_to_num(score.differences, posinf=0.0, neginf=0.0)
     tolerance = _ASYMMETRY * float(np.max(np.abs(differences), initial=0.0))
     if np.any(np.abs(differences + differences.T) > tolerance):
         raise BadRowError("the reward differences are not antisymmetric")
@@ -181,7 +184,7 @@ def _arrays(group: ScoredGroup) -> dict[str, NDArray[Any]]:
     }
 
 
-def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, steps: int) -> None:
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, steps: int, finite: bool) -> None:
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
         "latents": ("float32", arrays["latents"].shape),
         "timesteps": ("int64", arrays["timesteps"].shape),
@@ -195,7 +198,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, steps: int) -
         kind, shape = expected.get(name, ("float64", (images,)))
         if array.shape != shape or array.dtype.name != kind:
             raise BadRowError(f"{name} must be {kind} {shape}, it is {array.dtype.name} {array.shape}")
-        if not np.isfinite(array).all():
+        if finite and not np.isfinite(array).all():
             raise BadRowError(f"{name} holds a value that is not finite")
 
 

@@ -64,4 +64,6 @@ def _figures(state: DisplayState) -> str:
         parts.append(f"{format_seconds(state.seconds_left)} left")
     if state.dropped:
         parts.append(f"{format_groups(state.dropped)} dropped")
+    if state.alarms:
+        parts.append(f"ALARM {', '.join(state.alarms)}")
     return "".join(f" | {part}" for part in parts)

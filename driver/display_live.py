@@ -73,6 +73,8 @@ def panel_of(state: DisplayState, title: str) -> Panel:
         )
     if state.dropped:
         table.add_row("dropped", "", Text(format_groups(state.dropped), style="yellow"))
+    if state.alarms:
+        table.add_row("alarm", "", Text(", ".join(state.alarms), style="bold red"))
     return Panel(table, title=title, title_align="left", border_style="dim", width=None, expand=True)
 
 

@@ -34,6 +34,7 @@ class DisplayState:
     epoch_seconds: wall time of each epoch finished by this process, evaluation included.
     epoch_elapsed_s: wall time of the epoch in work.
     dropped: groups dropped so far in the run.
+    alarms: names of those that the last epoch raised.
     """
 
     epoch: int
@@ -49,6 +50,7 @@ class DisplayState:
     epoch_seconds: tuple[float, ...] = ()
     epoch_elapsed_s: float = 0.0
     dropped: int = 0
+    alarms: tuple[str, ...] = ()
 
     @property
     def epoch_in_work(self) -> int:

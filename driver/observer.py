@@ -107,6 +107,13 @@ class Observer:
             self._versions.save(self._config.run_folder)
             self._tracker.log_text(VERSIONS_FILE, self._versions.to_json())
 
+    def alarmed(self, epoch: int, raised: Mapping[str, str], new: Sequence[str]) -> None:
+        """The alarms that an epoch raised, in words by name; new: those that the one before did not raise."""
+        for name in new:
+            self.note(f"ALARM {name}, epoch {epoch}: {raised[name]}")
+            self._tracker.set_tags({f"alarms/{name}": f"epoch {epoch}: {raised[name]}"})
+        self._show(replace(self._state, alarms=tuple(raised)))
+
     def epoch_done(self, epoch: int, epoch_metrics: Metrics) -> None:
         """An epoch is finished and its weights are published."""
         indices = self._versions.indices()

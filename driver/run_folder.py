@@ -26,6 +26,7 @@ FREE_SECTIONS = (
     "checkpoint.",
     "display.",
     "evaluation.every_epochs",
+    "guards.",
     "ray.",
     "reward_service.",
     "tracker.",

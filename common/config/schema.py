@@ -13,6 +13,7 @@ from common.config.services import (
     CheckpointSection,
     DisplaySection,
     EvaluationSection,
+    GuardsSection,
     LearnerSection,
     RaySection,
     RewardEntry,
@@ -53,6 +54,7 @@ class Config(Section):
     ray: RaySection = RaySection()
     tracker: TrackerSection = TrackerSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    guards: GuardsSection = GuardsSection()
     display: DisplaySection = DisplaySection()
 
     @field_validator("rewards")

@@ -224,6 +224,20 @@ CHECKPOINT_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 SECRETS_IN_URIS = ("access_key", "secret_key", "session_token")
 
 
+class GuardsSection(Section):
+    """What stops a run that goes wrong, and what raises an alarm."""
+
+    skipped_updates_in_a_row: int = setting(
+        3, "updates", "The run stops where so many in a row were skipped for numbers not finite.", ge=1
+    )
+    gradient_norm_factor: float = setting(
+        10.0, "", "Alarm: gradient norm above so many times the median of the last 20 epochs.", gt=1.0
+    )
+    spread_share: float = setting(
+        0.2, "", "Alarm: spread of a prompt's rewards below so much of the first 5 epochs' median.", ge=0.0
+    )
+
+
 class CheckpointSection(Section):
     """What a run needs to go on."""
 

@@ -22,6 +22,7 @@ EXAMPLES = {
     "score": "reward",
     "set": "unseen",
     "step": "12",
+    "alarm": "bad_numbers",
     "role": "learner",
 }
 
