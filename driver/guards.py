@@ -81,7 +81,7 @@ class Guards:
         """
         return Guards(config, witness, newest_checkpoint, load_history(config.run_folder, finished))
 
-    def after_updates(self, epoch: int, reports: Reports, groups: Iterable[ScoredGroup]) -> None:
+    def check_updates(self, epoch: int, reports: Reports, groups: Iterable[ScoredGroup]) -> None:
         """Look at the updates of the epoch that makes `epoch` finished ones.
 
         groups: the epoch's, fetched only where some are saved. Raises BadNumbersError where
@@ -101,7 +101,7 @@ class Guards:
             raise BadNumbersError(
                 f"{longest} updates in a row were skipped, as many as guards.skipped_updates_in_a_row = "
                 f"{self._section.skipped_updates_in_a_row} allows: {bad[-1].value}.{listed}\n{where} "
-                f"{self._newest_checkpoint()} docs/operations.md says what to look at."
+                f"Before this epoch's, {self._newest_checkpoint()}. docs/operations.md says what to look at."
             )
 
     def after_epoch(self, epoch: int, reports: Reports, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from driver.faults import FaultCounter
 from driver.finish import show_result
 from driver.fork import begin_fork
 from driver.gauges import RayGauges
+from driver.guards import Guards
 from driver.joined import check_run_folder
 from driver.journal import Journal, write_journal
 from driver.keeper import Keeper
@@ -129,10 +130,14 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
 
 def stopped_text(config: Config) -> str:
     """What is kept of a run that was stopped."""
+    return f"Stopped; {last_checkpoint(config)}. The same command goes on from there."
+
+
+def last_checkpoint(config: Config) -> str:
+    """Where the last checkpoint is, in words. Raises CheckpointError where they cannot be listed."""
     checkpoints = Checkpoints.of(config)
     saved = [checkpoints.where(epoch) for epoch in checkpoints.epochs()]
-    kept = f"the last checkpoint is {saved[-1]}" if saved else "there was no finished epoch to keep"
-    return f"Stopped; {kept}. The same command goes on from there."
+    return f"the last checkpoint is {saved[-1]}" if saved else "there was no finished epoch to keep"
 
 
 @contextmanager
@@ -202,6 +207,7 @@ def run_epochs(
         stop=stop,
         faults=FaultCounter(started.pool, started.rewards, rollouts, learner),
         keeper=keeper,
+        guards=Guards.open(config, observer, lambda: last_checkpoint(config), beginning.epoch),
     )
     with stop.deferred():
         Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning)

@@ -12,13 +12,14 @@ from ray.exceptions import ObjectLostError, RayError
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.errors import PrdpError, StuckError
+from common.errors import BadNumbersError, PrdpError, StuckError
 from common.recording import TrajectoryWriter
 from common.trajectory import ScoredGroup
 from driver.display_state import Phase
 from driver.epoch import EpochTally
 from driver.evaluating import PromptSets, evaluate
 from driver.faults import FaultCounter
+from driver.guards import Guards
 from driver.keeper import Keeper
 from driver.observer import Observer
 from driver.published import Published
@@ -43,6 +44,7 @@ class Parts:
     stop: StopFlag
     faults: FaultCounter
     keeper: Keeper
+    guards: Guards
 
 
 class Training:
@@ -60,8 +62,8 @@ class Training:
     def run(self, beginning: Beginning) -> None:
         """Train the epochs that are left. Stops with a checkpoint where a stop is asked for.
 
-        Raises StopRequested after that checkpoint, and StuckError after one of the last finished epoch where
-        the learner's state can still be had.
+        Raises StopRequested after that checkpoint, and StuckError and BadNumbersError after one of the last
+        finished epoch where the learner's state can still be had.
         """
         try:
             published = self._begin(beginning)
@@ -77,7 +79,7 @@ class Training:
             # finished epoch.
             self._save(self._parts.learner.export)
             raise
-        except StuckError:
+        except (StuckError, BadNumbersError):
             self._save_at_last()
             raise
 
@@ -111,8 +113,10 @@ class Training:
         tally = EpochTally.start(self._config, published.nbytes)
         parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
         parts.learner.begin_epoch()
+        groups = []
         for position, group in enumerate(self._groups(epoch)):
             parts.learner.take_in(group)
+            groups.append(group)
             tally = tally.with_group(group, published.stamp)
             parts.observer.group_scored(epoch + 1, position, group.score.scorers)
             parts.observer.progress(tally.trajectories)
@@ -121,7 +125,9 @@ class Training:
         rewards = parts.rollouts.reward_reports()
         metrics = tally.metrics(reports, rewards, parts.faults.since_last(), time.perf_counter() - started)
         self._finished = epoch + 1
-        parts.observer.epoch_done(epoch + 1, metrics)
+        alarms = parts.guards.after_epoch(epoch + 1, reports, metrics)
+        parts.observer.epoch_done(epoch + 1, {**metrics, **alarms})
+        parts.guards.check_updates(epoch + 1, reports, map(_scored, groups))
         return renewed
 
     def _groups(self, epoch: int) -> Iterator[Group]:

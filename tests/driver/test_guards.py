@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> Config:
 
 def guards_of(config: Config, finished: int = 0) -> tuple[Guards, Notebook]:
     notebook = Notebook()
-    return Guards.open(config, notebook, lambda: "The last checkpoint is THERE.", finished), notebook
+    return Guards.open(config, notebook, lambda: "the last checkpoint is THERE", finished), notebook
 
 
 def groups(count: int = 4) -> list[ScoredGroup]:
@@ -86,7 +86,7 @@ def test_a_row_is_what_a_slow_count_says(before: int, outcomes: list[Outcome]) -
 def test_the_group_to_blame_is_saved_to_the_bit_and_nothing_trains_on_it(config: Config) -> None:
     guards, notebook = guards_of(config)
     given_groups = groups()
-    guards.after_updates(3, [bad(given_groups[1]), [report()] * 2], given_groups)
+    guards.check_updates(3, [bad(given_groups[1]), [report()] * 2], given_groups)
     (shown,) = notebook.notes
     assert "1 of 2 updates skipped" in shown
     assert "'ein Bär, № 1'" in shown
@@ -100,7 +100,7 @@ def test_the_group_to_blame_is_saved_to_the_bit_and_nothing_trains_on_it(config:
 def test_where_no_group_is_to_blame_the_first_are_saved(config: Config) -> None:
     guards, _ = guards_of(config)
     many = [make_group(seed) for seed in range(SAVED_GROUPS + 3)]
-    guards.after_updates(1, [bad(outcome=Outcome.BAD_WEIGHTS)], many)
+    guards.check_updates(1, [bad(outcome=Outcome.BAD_WEIGHTS)], many)
     saved = list(open_recording(config.run_folder / "inspection", INSPECTION).read_epoch(1))
     assert [one.trajectory.prompt for one in saved] == [one.trajectory.prompt for one in many[:SAVED_GROUPS]]
 
@@ -111,13 +111,13 @@ def test_sound_updates_fetch_nothing(config: Config) -> None:
         yield
 
     guards, notebook = guards_of(config)
-    guards.after_updates(1, [[report()], [report(outcome=Outcome.NOTHING_TO_LEARN)]], never())
+    guards.check_updates(1, [[report()], [report(outcome=Outcome.NOTHING_TO_LEARN)]], never())
     assert not notebook.notes
     assert not (config.run_folder / "inspection").exists()
 
 
 def through(guards: Guards, epoch: int, reports: list[list[UpdateReport]]) -> None:
-    guards.after_updates(epoch, reports, groups())
+    guards.check_updates(epoch, reports, groups())
     guards.after_epoch(epoch, reports, METRICS)
 
 
@@ -129,17 +129,17 @@ def test_three_in_a_row_stop_the_run_also_over_a_continuation(config: Config) ->
     through(guards, 3, [bad(one)])
     for goes_on in (guards, guards_of(config, finished=3)[0]):
         with pytest.raises(BadNumbersError) as caught:
-            goes_on.after_updates(4, [bad(one)], groups())
+            goes_on.check_updates(4, [bad(one)], groups())
         text = str(caught.value)
         assert "3 updates in a row were skipped" in text
         assert "a group's loss, log ratios or gradient were not finite" in text
-        assert "The last checkpoint is THERE." in text
+        assert "the last checkpoint is THERE." in text
         assert "epoch_000004.parquet" in text
     # An epoch that is done again counts once.
     again, _ = guards_of(config, finished=2)
     through(again, 3, [bad(one)])
     with pytest.raises(BadNumbersError, match="3 updates in a row"):
-        again.after_updates(4, [bad(one)], groups())
+        again.check_updates(4, [bad(one)], groups())
     # After epoch 1 the row was broken.
     fresh, _ = guards_of(config, finished=1)
     through(fresh, 2, [bad(one), bad(one)])
@@ -148,14 +148,14 @@ def test_three_in_a_row_stop_the_run_also_over_a_continuation(config: Config) ->
 def test_a_disk_that_refuses_does_not_hide_the_reason(config: Config) -> None:
     guards, notebook = guards_of(config)
     (config.run_folder / "inspection").write_text("in the way")
-    guards.after_updates(1, [bad(groups()[1])], groups())
+    guards.check_updates(1, [bad(groups()[1])], groups())
     assert "could not be saved" in notebook.notes[0]
 
 
 def test_only_the_newest_files_stay(config: Config) -> None:
     guards, _ = guards_of(config)
     for epoch in range(1, SAVED_FILES + 3):
-        guards.after_updates(epoch, [bad(groups()[1])], groups())
+        guards.check_updates(epoch, [bad(groups()[1])], groups())
     kept = open_recording(config.run_folder / "inspection", INSPECTION).epochs
     assert kept == list(range(3, SAVED_FILES + 3))
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +105,20 @@ def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Co
     pool.shutdown()
 
 
-def test_an_actor_refuses_weights_that_its_task_does_not_name(config: Config) -> None:
+def test_an_actor_refuses_weights_that_are_not_what_its_task_names(config: Config) -> None:
     policy, _ = load_policy(config)
     blob = pack(policy.trainable.parameters(), version=1, run_id="run")
-    wrong = PolicyStamp(version=2, digest=blob.stamp.digest, run_id="run")
+    newer = PolicyStamp(version=2, digest=blob.stamp.digest, run_id="run")
+    altered = blob.data.copy()
+    altered[-3] ^= 64
+    refused = [
+        (newer, blob, "Asked to sample with version 2"),
+        (blob.stamp, replace(blob, data=altered), "has been altered"),
+        (blob.stamp, replace(blob, data=blob.data[:-100]), "is damaged"),
+    ]
     pool = ActorPool.start(config)
-    pool.submit(tasks(wrong, 1)[0], ray.put(blob))
-    with pytest.raises(WeightsError, match="Asked to sample with version 2"):
-        finish(pool, 1)
+    for stamp, given, reason in refused:
+        pool.submit(tasks(stamp, 1)[0], ray.put(given))
+        with pytest.raises(WeightsError, match=reason):
+            finish(pool, 1)
     pool.shutdown()
