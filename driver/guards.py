@@ -61,7 +61,7 @@ class Guards:
         self,
         config: Config,
         witness: Witness,
-        newest_checkpoint: Callable[[], str],
+        newest_checkpoint: Callable[[int], str],
         history: Mapping[int, EpochSigns],
     ) -> None:
         self._config = config
@@ -73,11 +73,12 @@ class Guards:
 
     @staticmethod
     def open(
-        config: Config, witness: Witness, newest_checkpoint: Callable[[], str], finished: int
+        config: Config, witness: Witness, newest_checkpoint: Callable[[int], str], finished: int
     ) -> Guards:
         """The guards of a run of which so many epochs are finished.
 
-        newest_checkpoint: says in words where the last good checkpoint is. Raises RunFolderError.
+        newest_checkpoint: where the newest one is that is of at most so many epochs, in words. Raises
+        RunFolderError.
         """
         return Guards(config, witness, newest_checkpoint, load_history(config.run_folder, finished))
 
@@ -98,10 +99,11 @@ class Guards:
         where = self._save(epoch, named, groups)
         self._witness.note(f"epoch {epoch}: {what}.{listed}\n  {where}")
         if longest >= self._section.skipped_updates_in_a_row:
+            sound = self._newest_checkpoint(self._sound_epochs(epoch))
             raise BadNumbersError(
                 f"{longest} updates in a row were skipped, as many as guards.skipped_updates_in_a_row = "
-                f"{self._section.skipped_updates_in_a_row} allows: {bad[-1].value}.{listed}\n{where} "
-                f"Before this epoch's, {self._newest_checkpoint()}. docs/operations.md says what to look at."
+                f"{self._section.skipped_updates_in_a_row} allows: {bad[-1].value}.{listed}\n{where}\n"
+                f"The last checkpoint from before them: {sound}. docs/operations.md says what to look at."
             )
 
     def after_epoch(self, epoch: int, reports: Reports, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -125,6 +127,13 @@ class Guards:
 
     def _row_before(self, epoch: int) -> int:
         return self._history[epoch - 1].row if epoch - 1 in self._history else 0
+
+    def _sound_epochs(self, epoch: int) -> int:
+        """How many epochs were finished before those with skipped updates that end with this one."""
+        before = epoch - 1
+        while before in self._history and self._history[before].bad_updates:
+            before -= 1
+        return before
 
     def _save(self, epoch: int, named: Sequence[BadGroup], groups: Iterable[ScoredGroup]) -> str:
         """Write the groups that are to blame, or where none is, the epoch's first. Returns what was done."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 
@@ -130,14 +131,20 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
 
 def stopped_text(config: Config) -> str:
     """What is kept of a run that was stopped."""
-    return f"Stopped; {last_checkpoint(config)}. The same command goes on from there."
-
-
-def last_checkpoint(config: Config) -> str:
-    """Where the last checkpoint is, in words. Raises CheckpointError where they cannot be listed."""
     checkpoints = Checkpoints.of(config)
     saved = [checkpoints.where(epoch) for epoch in checkpoints.epochs()]
-    return f"the last checkpoint is {saved[-1]}" if saved else "there was no finished epoch to keep"
+    kept = f"the last checkpoint is {saved[-1]}" if saved else "there was no finished epoch to keep"
+    return f"Stopped; {kept}. The same command goes on from there."
+
+
+def newest_checkpoint(config: Config, epochs: int) -> str:
+    """Where the newest checkpoint of at most so many epochs is, in words.
+
+    Raises CheckpointError where they cannot be listed.
+    """
+    checkpoints = Checkpoints.of(config)
+    saved = [checkpoints.where(epoch) for epoch in checkpoints.epochs() if epoch <= epochs]
+    return saved[-1] if saved else "there is none"
 
 
 @contextmanager
@@ -207,7 +214,7 @@ def run_epochs(
         stop=stop,
         faults=FaultCounter(started.pool, started.rewards, rollouts, learner),
         keeper=keeper,
-        guards=Guards.open(config, observer, lambda: last_checkpoint(config), beginning.epoch),
+        guards=Guards.open(config, observer, partial(newest_checkpoint, config), beginning.epoch),
     )
     with stop.deferred():
         Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning)

@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> Config:
 
 def guards_of(config: Config, finished: int = 0) -> tuple[Guards, Notebook]:
     notebook = Notebook()
-    return Guards.open(config, notebook, lambda: "the last checkpoint is THERE", finished), notebook
+    return Guards.open(config, notebook, lambda epochs: f"THAT OF {epochs}", finished), notebook
 
 
 def groups(count: int = 4) -> list[ScoredGroup]:
@@ -133,7 +133,7 @@ def test_three_in_a_row_stop_the_run_also_over_a_continuation(config: Config) ->
         text = str(caught.value)
         assert "3 updates in a row were skipped" in text
         assert "a group's loss, log ratios or gradient were not finite" in text
-        assert "the last checkpoint is THERE." in text
+        assert "The last checkpoint from before them: THAT OF 0." in text
         assert "epoch_000004.parquet" in text
     # An epoch that is done again counts once.
     again, _ = guards_of(config, finished=2)
