@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import RecordingError
-from common.recording_rows import SCHEMA, BadRowError, from_row, to_row
+from common.recording_rows import SCHEMA, BadRowError, check_group, from_row, to_row
 from common.trajectory import ScoredGroup
 
 FORMAT_VERSION = 1
@@ -68,6 +69,13 @@ class TrajectoryWriter:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
         return path
+
+
+    def write_sound(self, epoch: int, groups: Iterable[ScoredGroup]) -> None:
+        """write_epoch of the groups that are sound; no file where none is. Raises RecordingError."""
+        sound = filter(_is_sound, groups)
+        for first in sound:
+            self.write_epoch(epoch, chain([first], sound))
 
 
 class Recording:
@@ -126,6 +134,14 @@ def open_recording(folder: Path | str, kind: RecordingKind = TRAINING) -> Record
     for epoch in sorted(epochs):
         _open_file(folder / _file_name(epoch), kind).close()
     return Recording(folder, sorted(epochs), kind)
+
+
+def _is_sound(group: ScoredGroup) -> bool:
+    try:
+        check_group(group)
+    except BadRowError:
+        return False
+    return True
 
 
 def _file_name(epoch: int) -> str:

@@ -141,7 +141,7 @@ class Training:
             kept.append(group)
             yield group
         writer = TrajectoryWriter(self._config.run_folder / "trajectories")
-        writer.write_epoch(epoch, map(_scored, kept))
+        writer.write_sound(epoch, map(_scored, kept))
 
     def _after_epoch(self, published: Published) -> None:
         """Save and evaluate after the epochs that the configuration names, and always after the last.

@@ -177,3 +177,10 @@ def test_an_alarm_is_told_once_when_it_begins_and_is_a_metric_of_every_epoch(con
 def test_groups_to_train_on_must_still_be_finite(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="not finite"):
         TrajectoryWriter(tmp_path).write_epoch(0, groups())
+    bad_first = [groups()[1], *groups()]
+    TrajectoryWriter(tmp_path).write_sound(3, bad_first)
+    TrajectoryWriter(tmp_path).write_sound(4, bad_first[:1])
+    recorded = open_recording(tmp_path)
+    assert recorded.epochs == [3]
+    kept = [one.trajectory.prompt for one in recorded.read_epoch(3)]
+    assert kept == [one.trajectory.prompt for one in groups() if one.trajectory.prompt != "ein Bär, № 1"]
