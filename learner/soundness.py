@@ -27,6 +27,15 @@ def unsound_gradient(log_prob: Tensor, parameters: Iterable[nn.Parameter]) -> st
     if not bool(torch.isfinite(log_prob).all()):
         return "the learner's log-probs not finite"
     gradients = [value.grad for value in parameters if value.grad is not None]
-    norms = [gradient.detach().abs().max() for gradient in gradients]
-    finite = not norms or bool(torch.isfinite(torch.stack(norms)).all())
-    return "" if finite else "the gradient not finite"
+    return "" if all_finite(gradients) else "the gradient not finite"
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number is finite, and none so large that their sum is not.
+
+    A sum with a NaN or an infinity is not finite, and is one pass over a tensor, without a copy of it.
+    """
+    sums: dict[torch.device, list[Tensor]] = {}
+    for value in tensors:
+        sums.setdefault(value.device, []).append(value.detach().sum())
+    return all(bool(torch.isfinite(torch.stack(own)).all()) for own in sums.values())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common.errors import WeightsError
 from common.policy import Policy
 from common.probe import Probe
+from learner.soundness import all_finite
 
 State = dict[str, Tensor]
 
@@ -66,7 +67,7 @@ class GuardedStep:
         before = self.probe.output(self.policy)
         backup = StepBackup.take(parameters, self.optimizer)
         self.optimizer.step()
-        if not _all_finite([*parameters.values(), *_state_tensors(self.optimizer)]):
+        if not all_finite([*parameters.values(), *_state_tensors(self.optimizer)]):
             backup.put_back(parameters, self.optimizer)
             return False
         if gradient_norm > 0:
@@ -87,8 +88,3 @@ class GuardedStep:
 
 def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Any]:
     return [value for state in optimizer.state.values() for value in state.values()]
-
-
-def _all_finite(tensors: list[Tensor]) -> bool:
-    """One pass over each tensor: a maximum or minimum that is not finite shows every NaN and infinity."""
-    return all(bool(torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all()) for value in tensors)
