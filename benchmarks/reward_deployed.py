@@ -205,7 +205,8 @@ def _end_of(log: Path) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The command line. Returns the exit status: 0 all met, 1 not, 2 a text explains why not."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reward_deployed", description=ABOUT)
-    parser.add_argument("--epochs", type=at_least_one, default=36, help="(default: %(default)s)")
+    whole = load_config(QUICKSTART).run.epochs
+    parser.add_argument("--epochs", type=at_least_one, default=whole, help="(default: %(default)s, all)")
     parser.add_argument(
         "--name", default="reward_deployed", help="of the result files (default: %(default)s)"
     )
