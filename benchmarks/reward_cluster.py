@@ -147,6 +147,7 @@ def reward_cluster(folder: Path) -> Iterator[RewardCluster]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with ray_environment(folder):
         context = ray.init(
+            address="local",
             num_cpus=_LOGICAL_CPUS,
             include_dashboard=True,
             dashboard_port=free_port(),

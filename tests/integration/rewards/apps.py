@@ -53,6 +53,7 @@ def cluster() -> Iterator[Cluster]:
         patch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")  # a busy machine starts it slowly
         patch.chdir(ROOT)
         context = ray.init(
+            address="local",
             num_cpus=8,
             include_dashboard=True,
             dashboard_port=free_port(),
