@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import ray
 from ray import serve
@@ -21,6 +23,7 @@ from reward_service.on_ray.app import embedded_app
 from reward_service.on_ray.gateway import build_gateway
 
 WORKERS = 2
+ANSWER_LIMIT_S = 10.0
 WEB = "web"
 _STORE_BYTES = 100_000_000
 _HEAD_SETTINGS = {
@@ -57,7 +60,7 @@ class ChaosCluster:
     def mend(self) -> None:
         """Add nodes until there are as many as at the beginning, and wait until the reward answers."""
         self.add_nodes()
-        wait_until(_runs, f"the application {WEB} runs", limit_s=120.0)
+        wait_until(lambda: _answers(f"{self.url}/v1/describe"), f"the application {WEB} answers", 120.0)
 
     def kill_node(self, node_id: str) -> None:
         """Kill a node's raylet; its workers and what its object store held go with it."""
@@ -102,6 +105,9 @@ def _serve_reward(cluster: ChaosCluster) -> None:
     serve.run(build_gateway(replicas, HttpLimits(), TokenSource()), name=WEB, route_prefix=f"/{WEB}")
 
 
-def _runs() -> bool:
-    applications = serve.status().applications
-    return WEB in applications and applications[WEB].status.value == "RUNNING"
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=ANSWER_LIMIT_S) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False

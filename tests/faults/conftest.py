@@ -67,6 +67,11 @@ def whole(whole_config: Config) -> Outcome:
     return Outcome.of(whole_config)
 
 
+def at(epoch: int, phase: str) -> Callable[[RunStatus], bool]:
+    """Whether so many epochs are finished, at least, and the run is in that phase."""
+    return lambda status: status.epoch >= epoch and status.phase == phase
+
+
 def kill(status: RunStatus, kind: str) -> None:
     """Kill every process of a kind."""
     victims = [process.pid for process in status.processes if process.kind == kind]

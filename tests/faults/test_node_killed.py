@@ -25,7 +25,7 @@ from driver.steady_learner import SteadyLearner
 from learner.checkpoint import checkpoint_folder, read_checkpoint
 from reward_service.ledger import PendingScore
 from reward_service.mix import RewardMix
-from tests.faults.conftest import LIMIT_S, MakeFaulty, Start
+from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = pytest.mark.faults
 
@@ -70,7 +70,7 @@ def test_a_run_survives_the_death_of_a_node(
 ) -> None:
     places = on("mortal", "actors", "learner", "reward_service")
     running = start(faulty(ray__address=cluster.address, **places))
-    status = running.until(lambda now: now.epoch == 2 and now.phase == "learning", LIMIT_S)
+    status = running.until(at(2, "learning"), LIMIT_S)
     kill_node_of(cluster, status.processes, "learner rank")
     assert running.wait(LIMIT_S) == 0, running.shown
     assert "The learner is started again" in running.shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.chaos_run import Outcome
-from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, kill
+from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, kill
 
 pytestmark = pytest.mark.faults
 
@@ -17,7 +17,7 @@ SCHEDULE = (
     (3, "sampling", "reward replica"),
     (4, "publishing", "learner rank"),
 )
-"""Finished epochs and phase at which each kind of process is killed. The first comes before any snapshot."""
+"""Finished epochs, at least, and phase when each kind of process is killed; the first before any snapshot."""
 
 
 def test_a_run_survives_the_death_of_each_of_its_processes(
@@ -25,7 +25,7 @@ def test_a_run_survives_the_death_of_each_of_its_processes(
 ) -> None:
     running = start(faulty())
     for epoch, phase, kind in SCHEDULE:
-        kill(running.until(lambda now, at=(epoch, phase): at == (now.epoch, now.phase), LIMIT_S), kind)
+        kill(running.until(at(epoch, phase), LIMIT_S), kind)
     assert running.wait(LIMIT_S) == 0, running.shown
     assert running.shown.count("The learner is started again") == 3, running.shown
     assert "differently" not in running.shown
