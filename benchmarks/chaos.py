@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.chaos_cluster import ChaosCluster, chaos_cluster
 from benchmarks.chaos_cost import Cost, measure_cost
 from benchmarks.chaos_kills import PHASES, Recovery, disturb, draw, epoch_times, watch
+from benchmarks.chaos_part import Part
 from benchmarks.chaos_run import Outcome, Running
 from benchmarks.machine import Machine
 from benchmarks.options import at_least_one
@@ -24,7 +25,8 @@ from common.errors import PrdpError, StuckError
 ABOUT = (
     "Start a small training run on a Ray cluster of three nodes on this machine, kill a process of it (or a "
     "whole node) at a random moment, let it come to its end, and compare weights, optimizer state, averages, "
-    "metrics and evaluations with those of an undisturbed run. As often as asked."
+    "metrics and evaluations with those of an undisturbed run. As often as asked; the same command goes on "
+    "where it was cut off."
 )
 BASE = Path(__file__).parent / "chaos.yaml"
 NOTES = (
@@ -52,17 +54,21 @@ def undisturbed(config: Config) -> tuple[Outcome, float]:
     return Outcome.of(config), statistics.median(epoch_times(ends))
 
 
-def measure(runs: int, seed: int, changes: Sequence[str], folder: Path) -> tuple[list[Recovery], float]:
-    """All runs, one after the other, and the seconds of an undisturbed epoch."""
-    found = []
+def measure(
+    runs: int, seed: int, changes: Sequence[str], folder: Path, part: Part
+) -> tuple[list[Recovery], float]:
+    """All runs that are left, one after the other, and the seconds of an undisturbed epoch."""
+    found = part.read()
     with chaos_cluster() as cluster:
         cluster.mend()
         first = configuration(folder, cluster, "undisturbed", changes)
         whole, epoch_s = undisturbed(first)
-        for number, kill in enumerate(draw(seed, runs, first.run.epochs)):
+        for kill in draw(seed, runs, first.run.epochs)[len(found) :]:
+            number = len(found)
             cluster.mend()
             config = configuration(folder, cluster, f"run-{number + 1:02d}", changes)
             found.append(disturb(cluster, config, kill, whole, epoch_s))
+            part.write(found)
             print(f"{number + 1}/{runs} {row(found[-1])}", flush=True)
     return found, epoch_s
 
@@ -123,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with TemporaryDirectory() as folder:
             machine = Machine.here()
-            found, epoch_s = measure(given.runs, given.seed, given.settings, Path(folder))
+            part = Part(given.out, [given.runs, given.seed, *given.settings])
+            found, epoch_s = measure(given.runs, given.seed, given.settings, Path(folder), part)
             result = report(
                 " ".join(["python -m benchmarks.chaos", *words]),
                 machine,
@@ -136,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     result.publish(given.out)
+    part.end()
     return 0 if all(verdict.met for verdict in result.verdicts) else 1
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos_kills import KINDS, LATEST_MS, PHASES, draw, epoch_times, full_throughput
+from benchmarks.chaos_kills import KINDS, LATEST_MS, PHASES, Recovery, draw, epoch_times, full_throughput
+from benchmarks.chaos_part import Part
 from benchmarks.chaos_run import Outcome
 
 
@@ -38,3 +40,17 @@ def test_outcomes_differ_by_a_bit_or_by_what_is_missing() -> None:
     first = Outcome({"a": b"\x00", "b": b"1"})
     assert first.differences(Outcome({"b": b"1", "a": b"\x00"})) == []
     assert first.differences(Outcome({"a": b"\x01", "c": b"1"})) == ["a", "b", "c"]
+
+
+def test_what_was_found_is_kept_for_the_same_kills_only(tmp_path: Path) -> None:
+    found = [
+        Recovery(kill, "epoch 3, sampling", 1.5, 2.5, finished=True, differences=("a", "b"))
+        for kill in draw(3, 2, epochs=10)
+    ]
+    part = Part(tmp_path / "results", [2, 3, "run.epochs=10"])
+    assert part.read() == []
+    part.write(found)
+    assert Part(tmp_path / "results", [2, 3, "run.epochs=10"]).read() == found
+    assert Part(tmp_path / "results", [2, 4, "run.epochs=10"]).read() == []
+    part.end()
+    assert part.read() == []
