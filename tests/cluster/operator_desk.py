@@ -128,11 +128,12 @@ class Desk:
 
     def alive(self, class_part: str) -> list[dict[str, Any]]:
         """Living actors of Ray whose class name contains a text."""
-        return [
-            row
-            for row in self.listed("actors")
-            if row["state"] == "ALIVE" and class_part in row["class_name"]
-        ]
+        living = [row for row in self.listed("actors") if row["state"] == "ALIVE"]
+        return [row for row in living if class_part in row["class_name"]]
+
+    def living_nodes(self) -> list[dict[str, Any]]:
+        """Nodes that Ray counts on."""
+        return [row for row in self.listed("nodes") if row["state"] == "ALIVE"]
 
     def submit(self, name: str, *settings: str) -> None:
         """Submit a small run as a job of this name, without waiting."""
