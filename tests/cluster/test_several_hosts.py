@@ -18,7 +18,7 @@ from learner.checkpoint import list_checkpoints
 from tests.cluster.hosts import NEEDS_HOSTS, Host, ssh, start_hosts
 from tests.cluster.operator_desk import DASHBOARD, ROLES, Desk, wait_until
 
-pytestmark = [*NEEDS_HOSTS, pytest.mark.timeout(900)]
+pytestmark = [*NEEDS_HOSTS, pytest.mark.timeout(1200)]
 
 REWARDS = """
 proxy_location: EveryNode
@@ -72,7 +72,7 @@ def cluster(network: None) -> Iterator[Running]:
             desk.write_cluster_file(hosts)
             desk.output("ray", "up", "--yes", "--no-config-cache", str(desk.cluster_file), limit_s=300)
             with desk.dashboard():
-                wait_until(lambda: len(desk.living_nodes()) == len(ROLES), "all nodes", 300)
+                wait_until(lambda: len(desk.living_nodes()) == len(ROLES), "all nodes", 600)
                 yield Running(desk, hosts)
 
 
