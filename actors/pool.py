@@ -103,6 +103,16 @@ class ActorPool:
         return len(self._seats.ready) >= self._section.minimum
 
     @property
+    def waiting(self) -> int:
+        """Tasks that no actor has room for."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Tasks that actors hold."""
+        return len(self._running)
+
+    @property
     def restarts(self) -> int:
         """Actors replaced so far."""
         return self._seats.replaced

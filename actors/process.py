@@ -10,6 +10,7 @@ import ray
 import torch
 
 from actors.actor import Actor, SampleReport
+from actors.meter import ActorMeter
 from common.config.schema import Config
 from common.loading import load_policy
 from common.placement import process_options
@@ -36,6 +37,7 @@ class ActorProcess:
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(config.actors.threads)
         self._actor = build_actor(config)
+        self._meter = ActorMeter.start(config.run.name)
 
     def ready(self) -> Place:
         """Where this process runs, once the constructor is through."""
@@ -43,7 +45,9 @@ class ActorProcess:
 
     def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
-        return self._actor.sample(task, blob)
+        sampled = self._actor.sample(task, blob)
+        self._meter.sampled(sampled[2])
+        return sampled
 
 
 def start_process(config: Config) -> Any:

@@ -30,10 +30,12 @@ INEXACT = ("time/", "throughput/", "faults/", "reward_latency_s/", "reward_busy_
 
 
 class MetricKind(Enum):
-    """gauge = a state: its last value counts. counter = an amount >= 0 of one epoch: the sum counts."""
+    """gauge = a state: its last value counts. counter = an amount >= 0: the sum counts. histogram = one of many
+    sizes: how many there were of each counts (live metrics only)."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
+    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True)

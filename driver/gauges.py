@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from ray.util.metrics import Counter, Gauge
-
-from common.metrics import MetricDefinition, MetricKind, definition_of
-
-Labels = dict[str, str]
-Publish = Callable[[float, Labels], None]
+from common.instruments import Instruments
+from common.live_metrics import LiveMetric
+from common.metrics import METRICS, MetricDefinition, MetricKind, definition_of
 
 UNIT_SUFFIXES: dict[str, tuple[str, str]] = {
     "s": ("s", "seconds"),
@@ -45,34 +42,31 @@ def prometheus_name(definition: MetricDefinition) -> str:
     return name + "_total" if definition.kind is MetricKind.COUNTER else name
 
 
-def _gauge(name: str, definition: MetricDefinition, labels: tuple[str, ...]) -> Publish:
-    gauge = Gauge(name, definition.description, labels)
-    return gauge.set
-
-
-def _counter(name: str, definition: MetricDefinition, labels: tuple[str, ...]) -> Publish:
-    counter = Counter(name, definition.description, labels)
-
-    def add(amount: float, values: Labels) -> None:
-        # Ray refuses to add 0.
-        if amount > 0:
-            counter.inc(amount, values)
-
-    return add
-
-
-INSTRUMENTS: dict[MetricKind, Callable[[str, MetricDefinition, tuple[str, ...]], Publish]] = {
-    MetricKind.GAUGE: _gauge,
-    MetricKind.COUNTER: _counter,
-}
+def live_metric(definition: MetricDefinition) -> LiveMetric:
+    """The metric as Prometheus knows it."""
+    return LiveMetric(
+        prometheus_name(definition),
+        definition.unit,
+        definition.description,
+        definition.kind,
+        ("run", *definition.placeholders),
+    )
 
 
 class RayGauges:
-    """Publishes metrics to Ray; works in any process that has called ray.init. Owned by one thread."""
+    """Publishes the metrics of epochs to Ray. Owned by one thread. instruments: with the label `run`."""
 
-    def __init__(self, run_name: str) -> None:
-        self._run_name = run_name
-        self._instruments: dict[str, Publish] = {}
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
+
+    @staticmethod
+    def start(run_name: str) -> RayGauges:
+        """Of this process; works wherever ray.init was called. Counters begin at 0."""
+        instruments = Instruments({"run": run_name})
+        for definition in METRICS:
+            if definition.kind is MetricKind.COUNTER and not definition.placeholders:
+                instruments.record(live_metric(definition), 0)
+        return RayGauges(instruments)
 
     def publish(self, metrics: Mapping[str, float]) -> None:
         """Publish an epoch's metrics: gauges take the value, counters grow by it; NaN and inf are skipped.
@@ -82,13 +76,4 @@ class RayGauges:
         for name, value in metrics.items():
             definition = definition_of(name)
             if math.isfinite(value):
-                self._instrument(definition)(
-                    float(value), {"run": self._run_name} | definition.values_in(name)
-                )
-
-    def _instrument(self, definition: MetricDefinition) -> Publish:
-        name = prometheus_name(definition)
-        if name not in self._instruments:
-            labels = ("run", *definition.placeholders)
-            self._instruments[name] = INSTRUMENTS[definition.kind](name, definition, labels)
-        return self._instruments[name]
+                self._instruments.record(live_metric(definition), value, **definition.values_in(name))

@@ -24,6 +24,7 @@ from common.placement import process_options
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.build import build_learner
+from learner.meter import RankMeter
 from learner.ranks import Ranks, SingleRank, TorchRanks
 from learner.records import LearnerFacts
 from learner.report import UpdateReport
@@ -73,6 +74,7 @@ class LearnerRank:
     def __init__(self, config: Config, run_id: str, rank: int, rendezvous: Any) -> None:
         torch.set_num_threads(config.learner.threads)
         self._learner = build_learner(config, run_id, join_ranks(config, rank, rendezvous))
+        self._meter = RankMeter.start(config.run.name)
 
     def ready(self) -> LearnerFacts:
         """What the learner learns from, once the constructor is through."""
@@ -80,15 +82,23 @@ class LearnerRank:
 
     def accumulate(self, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """See Learner.accumulate."""
-        self._learner.accumulate(ScoredGroup(trajectory, score))
+        with self._meter.working():
+            self._learner.accumulate(ScoredGroup(trajectory, score))
+        self._meter.took_in(trajectory.num_images)
 
     def finish_update(self) -> UpdateReport:
         """See Learner.finish_update."""
-        return self._learner.finish_update()
+        with self._meter.working():
+            report = self._learner.finish_update()
+        self._meter.updated()
+        return report
 
     def repeat_update(self) -> UpdateReport:
         """See Learner.repeat_update."""
-        return self._learner.repeat_update()
+        with self._meter.working():
+            report = self._learner.repeat_update()
+        self._meter.updated()
+        return report
 
     def end_epoch(self) -> None:
         """See Learner.end_epoch."""
@@ -100,7 +110,8 @@ class LearnerRank:
 
     def publish(self) -> tuple[PolicyStamp, WeightBlob]:
         """See Learner.publish. Every rank publishes, so that every rank accepts what is sampled."""
-        blob = self._learner.publish()
+        with self._meter.working():
+            blob = self._learner.publish()
         return blob.stamp, blob
 
     def export_snapshot(self) -> Snapshot:

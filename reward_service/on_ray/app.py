@@ -57,7 +57,7 @@ class RewardReplica:
         """Serve's call for new settings. Raises ConfigError or RewardError only where there were none yet."""
         if isinstance(self._engine, Unloaded):
             settings = read_settings(given, f"user_config of reward {self._name!r}")
-            self._engine = await Engine.start(self._name, settings, end_process, RayMeter(self._name))
+            self._engine = await Engine.start(self._name, settings, end_process, RayMeter.start(self._name))
             return
         # Serve sends no groups while this call lasts, and building may take minutes, so it is not awaited.
         change = asyncio.create_task(self._engine.change(given))
