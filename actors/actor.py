@@ -6,16 +6,17 @@ waits for: nothing. unblocked by: a task.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from actors.sampler import sample_group
+from common.busy import Busy, Moment
 from common.diffusion import StepDistribution
 from common.errors import WeightsError
 from common.policy import Denoiser, Policy
 from common.probe import Probe
+from common.process import process_name
 from common.trajectory import ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
 from common.weights import WeightBlob, digest_tensors, unpack
 
@@ -24,13 +25,19 @@ from common.weights import WeightBlob, digest_tensors, unpack
 class SampleReport:
     """What the driver learns of a finished task.
 
-    busy_s: seconds of work; nbytes: bytes of trajectories and pictures.
+    process: of the actor, host:pid. busy: its work; nbytes: bytes of trajectories and pictures.
     """
 
     stamp: PolicyStamp
     images: int
-    busy_s: float
+    process: str
+    busy: Busy
     nbytes: int
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of work."""
+        return self.busy.seconds
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,15 @@ class Actor:
         Raises WeightsError where the weights are not, before or after loading, what the task names, or where
         the policy predicts with them what it predicted with others.
         """
-        started = time.perf_counter()
+        started = Moment.now()
         if task.stamp not in self._loaded:
             self._load(blob, task.stamp)
         trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)
         report = SampleReport(
             stamp=task.stamp,
             images=task.images,
-            busy_s=time.perf_counter() - started,
+            process=process_name(),
+            busy=started.until_now(),
             nbytes=trajectory.nbytes + int(images.pixels.nbytes),
         )
         return trajectory, images, report

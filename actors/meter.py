@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.actor import SampleReport
 from common import live_metrics as live
-from common.instruments import Instruments
+from common.instruments import Instruments, keep_shown
 from common.process import gpu_memory, process_name
 
 
@@ -21,6 +21,7 @@ class ActorMeter:
         for counter in (live.ACTOR_IMAGES, live.ACTOR_BUSY, live.ACTOR_BYTES):
             instruments.record(counter, 0)
         instruments.record(live.GPU_MEMORY, gpu_memory())
+        keep_shown(instruments)
         return ActorMeter(instruments)
 
     def sampled(self, report: SampleReport) -> None:

@@ -53,9 +53,15 @@ QUEUE_GROUPS = _gauge(
     "queue",
 )
 ASKED_GROUPS = _gauge(
-    "prdp_reward_asked_groups", "groups", "Groups that one reward was asked and has not answered.", "run", "reward"
+    "prdp_reward_asked_groups",
+    "groups",
+    "Groups that one reward was asked and has not answered.",
+    "run",
+    "reward",
 )
-SCORED_IMAGES = _counter("prdp_scored_images_total", "images", "Pictures that all rewards have scored.", "run")
+SCORED_IMAGES = _counter(
+    "prdp_scored_images_total", "images", "Pictures that all rewards have scored.", "run"
+)
 
 ACTOR_IMAGES = _counter(
     "prdp_actor_images_total", "images", "Pictures that an actor sampled, one a trajectory.", "run", "process"
@@ -100,11 +106,16 @@ REWARD_BATCH = _histogram("prdp_reward_batch_groups", "groups", "Groups scored t
 REWARD_WORK = _histogram(
     "prdp_reward_batch_seconds", "s", "Seconds that the scorer took for a batch.", SECONDS, "reward"
 )
+REWARD_BUSY = _counter(
+    "prdp_reward_scorer_seconds_total", "s", "Time that the scorer worked, batches together.", "reward"
+)
 REWARD_LATENCY = _histogram(
     "prdp_reward_seconds", "s", "Seconds from a group's arrival to its answer.", SECONDS, "reward"
 )
 REWARD_SCORED = _counter("prdp_reward_scored_groups_total", "groups", "Groups with a score.", "reward")
-REWARD_FAILED = _counter("prdp_reward_failed_groups_total", "groups", "Groups the scorer failed on.", "reward")
+REWARD_FAILED = _counter(
+    "prdp_reward_failed_groups_total", "groups", "Groups the scorer failed on.", "reward"
+)
 REWARD_TURNED_AWAY = _counter(
     "prdp_reward_turned_away_groups_total", "groups", "Groups that came while the queue was full.", "reward"
 )
@@ -128,6 +139,7 @@ LIVE_METRICS: tuple[LiveMetric, ...] = (
     REWARD_QUEUE,
     REWARD_BATCH,
     REWARD_WORK,
+    REWARD_BUSY,
     REWARD_LATENCY,
     REWARD_SCORED,
     REWARD_FAILED,

@@ -15,7 +15,6 @@ from functools import cached_property
 
 PLACEHOLDERS: dict[str, str] = {
     "part": r"[A-Za-z0-9_.\- ]+",
-    "gold": r"[A-Za-z0-9_.\- ]+",
     "score": r"[A-Za-z0-9_.\- ]+",
     "set": "seen|unseen",
     "step": "[0-9]+",
@@ -30,8 +29,8 @@ INEXACT = ("time/", "throughput/", "faults/", "reward_latency_s/", "reward_busy_
 
 
 class MetricKind(Enum):
-    """gauge = a state: its last value counts. counter = an amount >= 0: the sum counts. histogram = one of many
-    sizes: how many there were of each counts (live metrics only)."""
+    """gauge = a state: its last value counts. counter = an amount >= 0: the sum counts. histogram = one of
+    many sizes: how many there were of each counts (live metrics only)."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -119,7 +118,6 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Pearson's correlation over pictures of the shadow version's scores with the used ones.",
     ),
     _counter("shadow/<part>/failures", "groups", "Groups that the shadow version failed to score in time."),
-    _gauge("gold/<gold>/mean", "raw score", "Mean score of a gold reward over the epoch's training images."),
     _gauge(
         "eval/<set>/<score>",
         "raw score",

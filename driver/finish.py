@@ -14,6 +14,8 @@ from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
 from driver.report import change_markdown, change_table, compare
 from driver.run_page import describe_run
+from driver.timeline_path import advice
+from driver.timeline_picture import draw_timeline
 from driver.tracker import Tracker
 from learner.checkpoint import CONFIG_FILE, Checkpoints
 from learner.state import AVERAGED_FOLDER, POLICY_FOLDER
@@ -42,6 +44,7 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
         "Pictures, same prompts and noise before and after": grid,
         "Weights, as diffusers loads them": join_place(checkpoint, POLICY_FOLDER),
         "Look at the run": tracker.run_url_hint(),
+        **{f"Where the time of epoch {last.epoch} went": advice(last) for last in observer.last_timeline},
         "Sample": f'python sample.py "{prompt}" --checkpoint {shlex.quote(checkpoint)}',
         "Go on": f"python train.py {config.run_folder / CONFIG_FILE} run.epochs={2 * config.run.epochs}",
     }.items():
@@ -55,4 +58,6 @@ def write_plots(folder: Path, observer: Observer, score: str) -> Path:
     training_curve(folder / "training_curve.png", observer.epochs, observer.evaluations, score, marks)
     step_gradient_norms(folder / "step_gradient_norms.png", observer.epochs)
     role_times(folder / "role_times.png", observer.epochs)
+    for timeline in observer.last_timeline:
+        draw_timeline(timeline, folder / "timeline.png")
     return folder

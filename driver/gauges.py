@@ -60,9 +60,8 @@ class RayGauges:
         self._instruments = instruments
 
     @staticmethod
-    def start(run_name: str) -> RayGauges:
-        """Of this process; works wherever ray.init was called. Counters begin at 0."""
-        instruments = Instruments({"run": run_name})
+    def start(instruments: Instruments) -> RayGauges:
+        """With all counters at 0."""
         for definition in METRICS:
             if definition.kind is MetricKind.COUNTER and not definition.placeholders:
                 instruments.record(live_metric(definition), 0)

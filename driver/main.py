@@ -14,6 +14,7 @@ from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.config.services import AppReward
 from common.errors import ConfigError
+from common.instruments import Instruments, shown
 from common.loading import check_model
 from common.prompts import PromptSet, PromptStream, open_prompts
 from common.recording import Recording, open_recording
@@ -30,6 +31,7 @@ from driver.journal import Journal, write_journal
 from driver.keeper import Keeper
 from driver.observer import Observer, first_state
 from driver.patience import Patience
+from driver.queues import QueueGauges, Watch
 from driver.rollouts import Rollouts
 from driver.run_folder import Beginning, claim, find_beginning, fixed_settings_digest
 from driver.services import Services, ray_cluster, services
@@ -37,6 +39,7 @@ from driver.source import OfflineSource, OnlineSource, Source
 from driver.status import StatusFile, epochs_reached
 from driver.steady_learner import SteadyLearner
 from driver.stop import StopFlag, StopRequested
+from driver.timeline_log import TimelineLog
 from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.training import Parts, Training
 from driver.versions import VersionLog, load_versions
@@ -107,18 +110,24 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
             display.update(state)
             try:
                 status = StatusFile(config, beginning.run_id)
+                instruments = Instruments({"run": config.run.name})
+                timelines = TimelineLog(config.run_folder, config.display.timelines)
                 with (
                     tracked(config, beginning) as tracker,
                     status.until_the_end(),
                     ray_cluster(config),
+                    shown(instruments),
                     StopFlag() as stop,
                 ):
-                    gauges = RayGauges(config.run.name)
-                    observer = Observer(config, display, tracker, gauges, state, earlier, versions, status)
+                    gauges = RayGauges.start(instruments)
+                    observer = Observer(
+                        config, display, tracker, gauges, state, earlier, versions, status, timelines
+                    )
                     observer.phase(Phase.STARTING, 0)
                     keeper = Keeper.open(config, earlier, beginning.forked_from)
                     with services(config, beginning.run_id) as started, keeper:
-                        run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached)
+                        watch = QueueGauges(instruments, started.learner.waiting)
+                        run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)
                     display.close()
                     show_result(config, observer, tracker, console)
                     keep_journal(config, beginning, tracker, finished=config.run.epochs)
@@ -192,11 +201,12 @@ def run_epochs(
     stop: StopFlag,
     keeper: Keeper,
     reached: int,
+    watch: Watch,
 ) -> None:
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
     dropped = config.reward_service.max_dropped_share
-    rollouts = Rollouts(started.pool, started.rewards, dropped, stop.check, Patience(observer.note))
+    rollouts = Rollouts(started.pool, started.rewards, dropped, stop.check, Patience(observer.note), watch)
     learner = SteadyLearner(config, started.learner, rollouts, observer)
     facts = learner.facts()
     for recording in inputs.recordings:

@@ -8,18 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.busy import Busy
 from common.config.schema import Config
 from common.evaluation import Evaluation, PromptSetEvaluation
 from common.metrics import exact_metrics
 from common.trajectory import ScorerStamp
 from driver.display_state import Display, DisplayState, Phase
-from driver.epoch import Rewards, reward_metrics
+from driver.epoch import Reports, Rewards, reward_metrics
 from driver.evaluation_store import save_evaluation
 from driver.gauges import RayGauges
+from driver.history import GroupHistory
 from driver.pictures import before_after_grid
 from driver.report import compare, evaluation_metrics
 from driver.run_page import describe_run
 from driver.status import StatusFile
+from driver.timeline_log import TimelineLog
+from driver.timeline_spans import Timeline
 from driver.tracker import Tracker
 from driver.versions import VERSIONS_FILE, VersionLog
 
@@ -43,6 +47,7 @@ class Observer:
         evaluations: Sequence[Evaluation],
         versions: VersionLog,
         status: StatusFile,
+        timelines: TimelineLog,
     ) -> None:
         self._config = config
         self._display = display
@@ -52,6 +57,7 @@ class Observer:
         self._evaluations: Evaluations = tuple(evaluations)
         self._versions = versions
         self._status = status
+        self._timelines = timelines
         self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
         self._epoch_started = time.perf_counter()
 
@@ -64,6 +70,11 @@ class Observer:
     def epochs(self) -> tuple[tuple[int, dict[str, float]], ...]:
         """Number and metrics of each epoch finished by this process."""
         return self._epochs
+
+    @property
+    def last_timeline(self) -> tuple[Timeline, ...]:
+        """Of the last epoch; none where none is kept."""
+        return self._timelines.last
 
     @property
     def versions(self) -> VersionLog:
@@ -86,6 +97,7 @@ class Observer:
 
     def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
         """Something new is being done, `total` units of it."""
+        self._timelines.phase(phase.value)
         self._show(replace(self._state, phase=phase, done=0, total=total, unit=unit))
         self._status.write(self._state)
 
@@ -113,6 +125,12 @@ class Observer:
             self.note(f"ALARM {name}, epoch {epoch}: {raised[name]}")
             self._tracker.set_tags({f"alarms/{name}": f"epoch {epoch}: {raised[name]}"})
         self._show(replace(self._state, alarms=tuple(raised)))
+
+    def epoch_worked(
+        self, epoch: int, work: Busy, histories: Sequence[GroupHistory], reports: Reports
+    ) -> None:
+        """Who worked when in an epoch; work: the driver's own time. histories: of groups since the last."""
+        self._timelines.epoch_done(epoch, work, histories, reports)
 
     def epoch_done(self, epoch: int, epoch_metrics: Metrics) -> None:
         """An epoch is finished and its weights are published."""

@@ -24,8 +24,10 @@ from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled
 from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, PromptTask
+from driver.history import GroupHistory, HistoryLog
 from driver.patience import Patience
 from driver.published import Published
+from driver.queues import InFlight, Watch, unwatched
 from reward_service.asking.ledger import PendingScore
 from reward_service.asking.mix import RewardMix
 from reward_service.asking.report import RewardReport
@@ -79,18 +81,22 @@ class Rollouts:
         max_dropped_share: float,
         check_stop: Callable[[], None],
         patience: Patience,
+        watch: Watch = unwatched,
     ) -> None:
         self._pool = pool
         self._rewards = rewards
         self._max_dropped_share = max_dropped_share
         self._check_stop = check_stop
         self._patience = patience
+        self._watch = watch
         self._begun: dict[PromptTask, _Begun] = {}
         self._unsent: deque[Sampled] = deque()
         self._scoring: dict[PendingScore, Sampled] = {}
         self._outcomes: dict[PromptTask, Outcome] = {}
         self._renewed: dict[PromptTask, list[Sampled]] = {}
         self._dropped = 0
+        self._scored_images = 0
+        self._history = HistoryLog()
 
     @property
     def dropped(self) -> int:
@@ -100,6 +106,22 @@ class Rollouts:
     def reward_reports(self) -> dict[str, RewardReport]:
         """What each reward did since the last call, by name."""
         return self._rewards.take_reports()
+
+    def in_flight(self) -> InFlight:
+        """How much is where."""
+        return InFlight(
+            actors_waiting=self._pool.waiting,
+            actors=self._pool.running,
+            reward_waiting=len(self._unsent),
+            rewards=self._rewards.outstanding,
+            scored=len(self._outcomes),
+            asked=self._rewards.asked(),
+            scored_images=self._scored_images,
+        )
+
+    def take_history(self) -> list[GroupHistory]:
+        """Who sampled and scored the groups since the last call, and when; of very many, the last."""
+        return self._history.take(self._rewards.take_asks())
 
     def begin(self, batch: Batch, weights: Published) -> None:
         """Queue all tasks of a batch."""
@@ -193,6 +215,7 @@ class Rollouts:
                 self._take_samples(self._pool.complete(reference))
         self._take_scores()
         self._send_to_rewards()
+        self._watch(self.in_flight)
         return set(ready) & set(extra)
 
     def _take_samples(self, samples: Sequence[Sampled]) -> None:
@@ -219,7 +242,9 @@ class Rollouts:
             task = sampled.task
             if task not in self._begun or task in self._outcomes:
                 continue
-            begun = self._begun[task]
+            begun, is_scored = self._begun[task], not isinstance(answer, RewardFailure)
+            self._history.add(pending.number, task, sampled.report, is_scored)
+            self._scored_images += task.images if is_scored else 0
             if not isinstance(answer, RewardFailure):
                 self._outcomes[task] = ScoredReference(
                     task, begun.weights, sampled.trajectory, sampled.images, answer, sampled.report

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import ray
 from ray.exceptions import ObjectLostError, RayError
 
+from common.busy import Moment
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import BadNumbersError, PrdpError, StuckError
@@ -108,7 +109,7 @@ class Training:
 
     def _train_epoch(self, published: Published) -> Published:
         """One epoch of Algorithm 1."""
-        parts, started, epoch = self._parts, time.perf_counter(), self._finished
+        parts, started, epoch = self._parts, Moment.now(), self._finished
         parts.source.prepare(epoch, published)
         tally = EpochTally.start(self._config, published.nbytes)
         parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
@@ -123,7 +124,9 @@ class Training:
         parts.observer.phase(Phase.LEARNING, self._config.objective.updates_per_epoch, "updates")
         reports, renewed = parts.learner.finish_epoch()
         rewards = parts.rollouts.reward_reports()
-        metrics = tally.metrics(reports, rewards, parts.faults.since_last(), time.perf_counter() - started)
+        work = started.until_now()
+        parts.observer.epoch_worked(epoch + 1, work, parts.rollouts.take_history(), reports)
+        metrics = tally.metrics(reports, rewards, parts.faults.since_last(), work.seconds)
         self._finished = epoch + 1
         alarms = parts.guards.after_epoch(epoch + 1, reports, metrics)
         parts.observer.epoch_done(epoch + 1, {**metrics, **alarms})

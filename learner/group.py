@@ -142,6 +142,7 @@ class LearnerGroup:
         self._config = config
         self._run_id = run_id
         self._ranks = list(ranks)
+        self._handed_over: list[ray.ObjectRef] = []
 
     @staticmethod
     def start(config: Config, run_id: str) -> LearnerGroup:
@@ -159,7 +160,18 @@ class LearnerGroup:
 
     def accumulate(self, position: int, trajectory: ray.ObjectRef, score: GroupScore) -> ray.ObjectRef:
         """Hand over the epoch's group number `position`; groups go round the ranks."""
-        return self._ranks[position % len(self._ranks)].accumulate.remote(trajectory, score)
+        reference = self._ranks[position % len(self._ranks)].accumulate.remote(trajectory, score)
+        self._handed_over.append(reference)
+        return reference
+
+    def waiting(self) -> int:
+        """Groups handed over that no rank has taken in yet."""
+        if self._handed_over:
+            count = len(self._handed_over)
+            _, self._handed_over = ray.wait(
+                self._handed_over, num_returns=count, timeout=0, fetch_local=False
+            )
+        return len(self._handed_over)
 
     def finish_update(self) -> list[ray.ObjectRef]:
         """One UpdateReport a rank."""

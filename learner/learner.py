@@ -8,16 +8,17 @@ of addition.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from common.busy import Moment
 from common.diffusion import StepDistribution
 from common.errors import WeightsError
 from common.policy import Policy
+from common.process import process_name
 from common.trajectory import PolicyStamp, ScoredGroup
 from common.weights import Tensors, WeightBlob, pack
 from learner.experience import Experience
@@ -110,7 +111,7 @@ class Learner:
         A group with a number that is not finite is left out of all the epoch's updates, and the first of them
         is skipped. Raises WeightsError on a foreign group.
         """
-        started = time.perf_counter()
+        started = Moment.now()
         trajectory, device = group.trajectory, self._policy.family.device
         self._check(group)
         tensors = TrajectoryTensors(
@@ -136,9 +137,7 @@ class Learner:
         kept = KeptGroup(trajectory.prompt, trajectory.noise, tensors, differences, before, log_ratio_old)
         self._kept.extend([kept] if self._settings.keep_groups else [])
         mismatch = float((own - behaviour[0]).abs().max()) if on_policy else 0.0
-        self._tally = self._tally.with_group(
-            result, log_ratio, mismatch, norms, time.perf_counter() - started
-        )
+        self._tally = self._tally.with_group(result, log_ratio, mismatch, norms, started.until_now())
 
     def repeat_update(self) -> UpdateReport:
         """Update 2..K of an epoch: the same groups under the weights as they are now. Needs keep_groups."""
@@ -149,7 +148,7 @@ class Learner:
 
     def _repeat(self, kept: KeptGroup) -> None:
         """Add the gradient of a group seen before, and keep it, unless a number of it is not finite."""
-        started, limit = time.perf_counter(), self._settings.micro_batch
+        started, limit = Moment.now(), self._settings.micro_batch
         log_prob = evaluate_log_prob(self._policy, self._distribution, kept.tensors, limit)
         log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
         coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
@@ -165,14 +164,14 @@ class Learner:
             return
         self._kept.append(kept)
         self._tally = self._tally.with_group(
-            result, log_ratio, 0.0, torch.zeros(0), time.perf_counter() - started
+            result, log_ratio, 0.0, torch.zeros(0), started.until_now()
         )
 
-    def _leave_out(self, group: BadGroup, started: float) -> None:
+    def _leave_out(self, group: BadGroup, started: Moment) -> None:
         """The update is skipped, so what has accumulated is of no use; without it, later groups are judged by
         themselves."""
         self._step.optimizer.zero_grad(set_to_none=True)
-        self._tally = self._tally.with_bad_group(group, time.perf_counter() - started)
+        self._tally = self._tally.with_bad_group(group, started.until_now())
 
     def finish_update(self) -> UpdateReport:
         """Sum over ranks, divide by the number of pairs, clip, step.
@@ -180,7 +179,7 @@ class Learner:
         An update with nothing to learn or with a number that is not finite is skipped: weights and optimizer
         stay as they were. Raises WeightsError where the trained weights act on nothing.
         """
-        started = time.perf_counter()
+        started = Moment.now()
         for value in self._parameters.values():
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         gradients = [value.grad for value in self._parameters.values() if value.grad is not None]
@@ -201,7 +200,8 @@ class Learner:
             outcome,
             self._version,
             math.prod(self._policy.family.latent_shape),
-            time.perf_counter() - started,
+            process_name(),
+            started.until_now(),
         )
         self._tally = Tally.zero()
         return report

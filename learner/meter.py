@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common import live_metrics as live
-from common.instruments import Instruments
+from common.instruments import Instruments, keep_shown
 from common.process import gpu_memory, process_name
 
 
@@ -24,6 +24,7 @@ class RankMeter:
         for counter in (live.LEARNER_TRAJECTORIES, live.LEARNER_BUSY, live.LEARNER_UPDATES):
             instruments.record(counter, 0)
         instruments.record(live.GPU_MEMORY, gpu_memory())
+        keep_shown(instruments)
         return RankMeter(instruments)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.busy import Busy
 from common.trajectory import NoiseKey
 from learner.objectives import ObjectiveResult
 
@@ -51,7 +53,8 @@ class UpdateReport:
     trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over C H W, before the update.
     latent_elements: C * H * W. log_ratio_mismatch: largest deviation of the learner's log-probs from the
     actors' at unchanged weights. step_gradient_norms: of the first group's own mean-over-pairs gradient, one
-    a stochastic step (empty for updates 2..K). busy_s: this rank's seconds of work.
+    a stochastic step (empty for updates 2..K). process: of this rank, host:pid; busy: its work, a piece for
+    each group and one for the update.
     """
 
     version: int
@@ -67,7 +70,13 @@ class UpdateReport:
     latent_elements: int
     log_ratio_mismatch: float
     step_gradient_norms: tuple[float, ...]
-    busy_s: float
+    process: str
+    busy: tuple[Busy, ...]
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of work."""
+        return math.fsum(piece.seconds for piece in self.busy)
 
     @property
     def applied(self) -> bool:
@@ -88,12 +97,12 @@ class Tally:
     groups: int
     mismatch: float
     step_norms: Tensor
-    busy_s: float
+    busy: tuple[Busy, ...]
 
     @staticmethod
     def zero() -> Tally:
         """Nothing yet."""
-        return Tally(torch.zeros(9, dtype=torch.float64), (), 0, 0.0, torch.zeros(0), 0.0)
+        return Tally(torch.zeros(9, dtype=torch.float64), (), 0, 0.0, torch.zeros(0), ())
 
     @property
     def is_empty(self) -> bool:
@@ -101,7 +110,7 @@ class Tally:
         return self.groups == 0
 
     def with_group(
-        self, result: ObjectiveResult, log_ratio: Tensor, mismatch: float, step_norms: Tensor, busy_s: float
+        self, result: ObjectiveResult, log_ratio: Tensor, mismatch: float, step_norms: Tensor, busy: Busy
     ) -> Tally:
         """One more group. log_ratio: (B, T_s), MEAN over C H W."""
         own = [
@@ -122,15 +131,15 @@ class Tally:
             # numpy's maximum keeps a NaN, which max() may drop.
             mismatch=float(np.maximum(self.mismatch, mismatch)),
             step_norms=step_norms / max(result.weight, 1.0) if self.is_empty else self.step_norms,
-            busy_s=self.busy_s + busy_s,
+            busy=(*self.busy, busy),
         )
 
-    def with_bad_group(self, group: BadGroup, busy_s: float) -> Tally:
+    def with_bad_group(self, group: BadGroup, busy: Busy) -> Tally:
         """A group that is left out."""
         totals = self.totals.clone()
         totals[-1] += 1
         bad_groups = (*self.bad_groups, group)
-        return replace(self, totals=totals, bad_groups=bad_groups, busy_s=self.busy_s + busy_s)
+        return replace(self, totals=totals, bad_groups=bad_groups, busy=(*self.busy, busy))
 
 
 def summarise(
@@ -140,7 +149,8 @@ def summarise(
     outcome: Outcome,
     version: int,
     latent_elements: int,
-    busy_s: float,
+    process: str,
+    busy: Busy,
 ) -> UpdateReport:
     """The report of an update. totals: summed over ranks; tally: this rank's own."""
     loss, counted, clipped, tied, pairs, tied_groups, trajectories, log_ratio, _ = totals.tolist()
@@ -158,5 +168,6 @@ def summarise(
         latent_elements=latent_elements,
         log_ratio_mismatch=tally.mismatch,
         step_gradient_norms=tuple(tally.step_norms.tolist()),
-        busy_s=tally.busy_s + busy_s,
+        process=process,
+        busy=(*tally.busy, busy),
     )

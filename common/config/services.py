@@ -285,3 +285,6 @@ class DisplaySection(Section):
         "auto", "", "live = one display; lines = a line now and then; auto = live on a terminal."
     )
     line_seconds: float = setting(15.0, "s", "Seconds between lines.", gt=0.0)
+    timelines: int = setting(
+        10, "epochs", "Timelines kept in the run folder, those of the last epochs; 0 = none.", ge=0
+    )

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 
 import ray
 
 from common.config.services import RewardServiceSection
 from common.trajectory import ScorerStamp
+from reward_service.asking.asks import Ask
 from reward_service.asking.join import sound_part
 from reward_service.asking.ledger import Ledger, PendingScore
 from reward_service.asking.line import FinalError, Line, LineError, LostError, RefusedError, Request, Sending
@@ -26,6 +28,7 @@ TAKE_WAIT_S = 0.02
 IDLE_POLL_S = 60.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+KEPT_ASKS = 20_000
 
 PartAnswer = tuple[PendingScore, Outcome]
 
@@ -60,6 +63,7 @@ class Channel:
         self._sent: dict[PendingScore, _Sent] = {}
         self._scoring: dict[PendingScore, _Scoring] = {}
         self._report = RewardReport()
+        self._asks: deque[Ask] = deque(maxlen=KEPT_ASKS)
         self._retries = 0
         self._busy_s = 0.0
         self._refusals = 0
@@ -80,6 +84,11 @@ class Channel:
     def busy_s(self) -> float:
         """Seconds that the scorer worked for us, since the start."""
         return self._busy_s
+
+    @property
+    def outstanding(self) -> int:
+        """Groups that were asked about and have no part yet."""
+        return self._ledger.outstanding
 
     def submit(self, pending: PendingScore, request: Request) -> None:
         """Ask for one group. Waits at most some milliseconds. Raises RewardError where the queue is full."""
@@ -114,6 +123,12 @@ class Channel:
         """What happened since the last call."""
         report, self._report = self._report, RewardReport()
         return report
+
+    def take_asks(self) -> list[Ask]:
+        """When groups were asked about and answered since the last call; of very many, the last."""
+        asks = list(self._asks)
+        self._asks.clear()
+        return asks
 
     def _send(self) -> list[PartAnswer]:
         answers: list[PartAnswer] = []
@@ -176,6 +191,9 @@ class Channel:
             return self._settle(pending, LineError(outcome.reason))
         self._ledger.answered(pending)
         del self._requests[pending]
+        answered_at = time.time()
+        sent_at = answered_at - (now - scoring.sent_at)
+        self._asks.append(Ask(pending.number, self._name, sent_at, answered_at, reply.busy_s))
         return [(pending, outcome)]
 
     def _note_late(self) -> list[PartAnswer]:

@@ -14,6 +14,7 @@ import ray
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from common.trajectory import GroupScore, ScorerStamp
+from reward_service.asking.asks import Ask
 from reward_service.asking.channel import IDLE_POLL_S
 from reward_service.asking.join import join_parts
 from reward_service.asking.ledger import PendingScore
@@ -61,6 +62,11 @@ class RewardChannel(Protocol):
         """Seconds that the scorer worked for us, since the start."""
         ...
 
+    @property
+    def outstanding(self) -> int:
+        """Groups that were asked about and have no part yet."""
+        ...
+
     def submit(self, pending: PendingScore, request: Request) -> None:
         """Ask for one group."""
         ...
@@ -83,6 +89,10 @@ class RewardChannel(Protocol):
 
     def take_report(self) -> RewardReport:
         """What happened since the last call."""
+        ...
+
+    def take_asks(self) -> list[Ask]:
+        """When groups were asked about and answered since the last call."""
         ...
 
 
@@ -142,6 +152,14 @@ class RewardMix:
             retries=sum(channel.retries for channel in channels),
             busy_s=sum(channel.busy_s for channel in channels),
         )
+
+    def asked(self) -> dict[str, int]:
+        """Groups that each reward was asked about and has not answered."""
+        return {name: channel.outstanding for name, channel in self._channels.items()}
+
+    def take_asks(self) -> list[Ask]:
+        """When rewards were asked and answered since the last call."""
+        return [ask for channel in self._channels.values() for ask in channel.take_asks()]
 
     def take_reports(self) -> dict[str, RewardReport]:
         """What each reward did since the last call."""

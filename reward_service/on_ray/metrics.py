@@ -6,9 +6,16 @@ Every series has the label `reward`. Inside Serve, Ray adds the application, the
 from __future__ import annotations
 
 from common import live_metrics as live
-from common.instruments import Instruments
+from common.instruments import Instruments, keep_shown
 
-_COUNTERS = (live.REWARD_SCORED, live.REWARD_FAILED, live.REWARD_TURNED_AWAY, live.REWARD_SWAPS, live.REWARD_REFUSED)
+_COUNTERS = (
+    live.REWARD_BUSY,
+    live.REWARD_SCORED,
+    live.REWARD_FAILED,
+    live.REWARD_TURNED_AWAY,
+    live.REWARD_SWAPS,
+    live.REWARD_REFUSED,
+)
 
 
 class RayMeter:
@@ -24,6 +31,7 @@ class RayMeter:
         for counter in _COUNTERS:
             instruments.record(counter, 0)
         instruments.record(live.REWARD_QUEUE, 0)
+        keep_shown(instruments)
         return RayMeter(instruments)
 
     def waiting(self, groups: int) -> None:
@@ -34,6 +42,7 @@ class RayMeter:
         """A batch was scored: its groups, those of them without a score, and the scorer's seconds."""
         self._instruments.record(live.REWARD_BATCH, groups)
         self._instruments.record(live.REWARD_WORK, seconds)
+        self._instruments.record(live.REWARD_BUSY, seconds)
         self._instruments.record(live.REWARD_SCORED, groups - failed)
         self._instruments.record(live.REWARD_FAILED, failed)
 

@@ -18,7 +18,6 @@ from common.metrics import (
 
 EXAMPLES = {
     "part": "aesthetic",
-    "gold": "gold clip",
     "score": "reward",
     "set": "unseen",
     "step": "12",

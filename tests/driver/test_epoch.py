@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from common.busy import Busy
 from common.metrics import check_metrics
 from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
 from driver.epoch import EpochTally
@@ -37,7 +38,8 @@ def report(**changes: Any) -> UpdateReport:
         "latent_elements": 10,
         "log_ratio_mismatch": 1e-8,
         "step_gradient_norms": (0.1, 0.2, 0.3),
-        "busy_s": 1.5,
+        "process": "host:1",
+        "busy": (Busy(0.0, 1.0), Busy(1.0, 0.5)),
     }
     return UpdateReport(**{**values, **changes})
 
@@ -57,7 +59,7 @@ def tally(tmp_path: Path) -> EpochTally:
 
 
 def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
-    first = [report(), report(log_ratio_mismatch=1e-6, busy_s=0.5)]
+    first = [report(), report(log_ratio_mismatch=1e-6, busy=(Busy(0.0, 0.5),))]
     second = [
         report(
             gradient_norm=1.5,

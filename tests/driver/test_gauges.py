@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from common.instruments import Instruments
 from common.metrics import METRICS, MetricKind, definition_of
 from driver.gauges import RayGauges, prometheus_name
 
@@ -38,4 +39,4 @@ def test_names_are_valid_distinct_and_mark_counters() -> None:
 
 def test_an_undefined_metric_is_refused() -> None:
     with pytest.raises(ValueError, match="reward/mean"):
-        RayGauges("run").publish({"reward/meen": 1.0})
+        RayGauges(Instruments({"run": "run"})).publish({"reward/meen": 1.0})
