@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -9,9 +10,15 @@ from rich.console import Console
 
 from driver.display_state import DisplayState, format_change, format_groups, format_seconds
 
+TICK_S = 1.0
+
 
 class LineDisplay:
-    """A line each `line_seconds` and at each epoch's end. clock: seconds, monotonic."""
+    """A line each `line_seconds` and at each epoch's end. clock: seconds, monotonic.
+
+    A thread of its own writes the lines in between, so that a log shows life while a model loads or a long
+    update runs, when nothing is told to `update`.
+    """
 
     def __init__(
         self, console: Console, title: str, line_seconds: float, clock: Callable[[], float] = time.monotonic
@@ -20,19 +27,33 @@ class LineDisplay:
         self._title = title
         self._line_seconds = line_seconds
         self._clock = clock
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
         self._last_line_at = clock()
         self._finished = 0
+        self._state = DisplayState(epoch=0, epochs=0)
 
     def start(self, total_epochs: int) -> None:
         """Say that the run starts."""
+        self._state = DisplayState(epoch=0, epochs=total_epochs)
         self._write(f"{self._title}: {total_epochs} epochs")
+        threading.Thread(target=self._tick_until_the_end, name="writes progress", daemon=True).start()
 
     def update(self, state: DisplayState) -> None:
         """Write a line where an epoch has ended or the last line is old enough."""
-        if len(state.epoch_seconds) > self._finished:
-            self._finished = len(state.epoch_seconds)
-            self._write(f"epoch {state.epoch}/{state.epochs} done" + _figures(state))
-        elif self._clock() - self._last_line_at >= self._line_seconds:
+        with self._lock:
+            self._state = state
+            if len(state.epoch_seconds) > self._finished:
+                self._finished = len(state.epoch_seconds)
+                self._write(f"epoch {state.epoch}/{state.epochs} done" + _figures(state))
+        self.tick()
+
+    def tick(self) -> None:
+        """Write a line where the last one is old enough."""
+        with self._lock:
+            if self._clock() - self._last_line_at < self._line_seconds:
+                return
+            state = self._state
             done = f" {state.done}/{state.total} {state.unit}" if state.total else ""
             self._write(
                 f"epoch {state.epoch_in_work}/{state.epochs} {state.phase.value}{done}" + _figures(state)
@@ -40,10 +61,16 @@ class LineDisplay:
 
     def note(self, text: str) -> None:
         """Write the text as lines of their own."""
-        self._write(text)
+        with self._lock:
+            self._write(text)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Write no more by itself."""
+        self._ended.set()
+
+    def _tick_until_the_end(self) -> None:
+        while not self._ended.wait(min(TICK_S, self._line_seconds)):
+            self.tick()
 
     def _write(self, text: str) -> None:
         self._last_line_at = self._clock()

@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -164,6 +165,22 @@ def test_live_display_takes_in_prints_and_old_log_handlers() -> None:
 
 def test_live_display_can_be_closed_unstarted() -> None:
     open_display(DisplaySection(mode="live"), terminal()).close()
+
+
+def test_a_log_shows_life_while_nothing_is_told() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    display = LineDisplay(console, "demo", line_seconds=0.05)
+    display.start(4)
+    display.update(DisplayState(epoch=0, epochs=4, phase=Phase.LEARNING, total=2, unit="updates"))
+    deadline = time.monotonic() + 10.0
+    while text_of(console).count("epoch 1/4 learning 0/2 updates") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    display.close()
+    time.sleep(0.1)
+    written = text_of(console)
+    time.sleep(0.2)
+    assert text_of(console) == written
 
 
 def test_lines_come_at_epoch_ends_and_now_and_then() -> None:
