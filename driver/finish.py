@@ -13,10 +13,11 @@ from common.places import join_place
 from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
 from driver.report import change_markdown, change_table, compare
-from driver.run_page import describe_run
+from driver.run_page import describe_run, how_it_was_made
 from driver.timeline_path import advice
 from driver.timeline_picture import draw_timeline
 from driver.tracker import Tracker
+from driver.tracker_registry import ModelVersion, policy_tags
 from learner.checkpoint import CONFIG_FILE, Checkpoints
 from learner.state import AVERAGED_FOLDER, POLICY_FOLDER
 
@@ -38,17 +39,30 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
             with checkpoints.on_disk(config.run.epochs, name) as folder:
                 if folder.is_dir():
                     tracker.log_folder(folder, f"checkpoint/{name}")
+    models = registered(config, observer, tracker)
     console.print(change_table(changes, f"{config.run.name}: {config.run.epochs} epochs"))
     prompt = after.sets[-1].prompts[0]
     for title, text in {
         "Pictures, same prompts and noise before and after": grid,
         "Weights, as diffusers loads them": join_place(checkpoint, POLICY_FOLDER),
         "Look at the run": tracker.run_url_hint(),
+        **{f"Registered model, version {model.rsplit('/')[-1]}": model for model in models},
         **{f"Where the time of epoch {last.epoch} went": advice(last) for last in observer.last_timeline},
         "Sample": f'python sample.py "{prompt}" --checkpoint {shlex.quote(checkpoint)}',
         "Go on": f"python train.py {config.run_folder / CONFIG_FILE} run.epochs={2 * config.run.epochs}",
     }.items():
         console.print(f"[bold]{title}:[/bold]\n  {text}", soft_wrap=True, highlight=False)
+
+
+def registered(config: Config, observer: Observer, tracker: Tracker) -> tuple[str, ...]:
+    """The address of the model version that the final policy was made; none where it was not."""
+    if not config.tracker.register_as:
+        return ()
+    tags = policy_tags(config.run.name, config.run.epochs, observer.versions.records, config_to_yaml(config))
+    model = ModelVersion(
+        config.tracker.register_as, f"checkpoint/{POLICY_FOLDER}", how_it_was_made(config), tags
+    )
+    return tracker.register(model)
 
 
 def write_plots(folder: Path, observer: Observer, score: str) -> Path:

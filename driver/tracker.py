@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.config.services import TrackerSection
 from common.metrics import check_metrics, metrics_markdown
+from driver.tracker_registry import ModelVersion, register
 from driver.tracker_store import OpenRun, TrackerError, call_store, open_run
 
 if TYPE_CHECKING:
@@ -141,6 +142,15 @@ class Tracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags, which runs can be searched by."""
         self._write("the tags", lambda: self._set_tags(tags))
+
+    def register(self, model: ModelVersion) -> tuple[str, ...]:
+        """Make artifacts of this run a version of a registered model. Its address; none where that failed."""
+        versions: list[str] = []
+        run = self._run
+        self._write(
+            f"the model {model.name}", lambda: versions.append(register(run.client, run.run_id, model))
+        )
+        return tuple(versions)
 
     def finish(self, end: RunEnd) -> None:
         """Close the run; it can be opened again with its id."""

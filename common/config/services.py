@@ -218,6 +218,24 @@ class TrackerSection(Section):
     uri: str = setting("", "", "Tracking URI; empty = an SQLite store and local artifacts in run.folder.")
     experiment: str = setting("prdp", "", "Experiment name.", min_length=1)
     save_checkpoint: bool = setting(True, "", "Log the final policy folder as an artifact.")
+    register_as: str = setting(
+        "", "", "Name of the model that the final policy is registered as a version of; empty = of none."
+    )
+
+    @field_validator("register_as")
+    @classmethod
+    def _a_model_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[^/:]{0,200}", value):
+            raise ValueError(f"{value!r} cannot be a model's name in MLflow; leave out '/' and ':'")
+        return value
+
+    @model_validator(mode="after")
+    def _registered_is_logged(self) -> TrackerSection:
+        if self.register_as and not self.save_checkpoint:
+            raise ValueError(
+                "register_as needs save_checkpoint: true, because a model is made of its artifacts"
+            )
+        return self
 
 
 CHECKPOINT_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")

@@ -12,7 +12,9 @@ from PIL import Image
 
 from common.config.services import TrackerSection
 from driver.tracker import LONGEST_NOTE, PATIENCE_S, WAITS_S, RunEnd, Tracker, flat_params, open_tracker
+from driver.tracker_registry import LONGEST_TAG, ModelVersion, policy_tags
 from driver.tracker_store import OpenRun, Store, TrackerError, open_client
+from driver.versions import VersionRecord
 
 Open = Callable[..., Tracker]
 
@@ -229,3 +231,34 @@ def test_an_epoch_that_is_done_again_is_logged_once(client, tracker: Tracker, ru
     assert steps == [1, 2, 3]
     steps = [metric.step for metric in client.get_metric_history(tracker.run_id, "eval/unseen/reward")]
     assert steps == [1, 2, 3]
+
+
+def test_a_model_gets_a_new_version_each_time(client, tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    tracker.log_folder(tmp_path, "checkpoint/policy")
+    model = ModelVersion("my model", "checkpoint/policy", "how", {"config": "x" * (LONGEST_TAG + 1)})
+    assert tracker.register(model) == ("models:/my model/1",)
+    assert tracker.register(model) == ("models:/my model/2",)
+    found = client.get_model_version("my model", "1")
+    assert (found.run_id, found.description) == (tracker.run_id, "how")
+    assert len(found.tags["config"]) == LONGEST_TAG
+    assert tracker.lost_writes == 0
+
+
+def test_tags_say_what_made_a_policy() -> None:
+    versions = [
+        VersionRecord(0, 0, "clip", 1, "1", "abcdef0123456789"),
+        VersionRecord(7, 2, "clip", 2, "2", ""),
+    ]
+    assert policy_tags("demo", 9, versions, "run: {}\n") == {
+        "run": "demo",
+        "epochs": "9",
+        "config": "run: {}\n",
+        "reward/clip": "1 (abcdef012345) from epoch 0; 2 from epoch 7",
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"register_as": "a/b"}, {"register_as": "a", "save_checkpoint": False}])
+def test_a_model_that_cannot_be_registered_is_refused_early(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"leave out|needs save_checkpoint"):
+        TrackerSection.model_validate(wrong)

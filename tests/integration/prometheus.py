@@ -1,0 +1,101 @@
+"""A real Prometheus that watches whatever Ray this process starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import ray
+
+CONFIG = """
+global: {scrape_interval: 1s}
+scrape_configs:
+  - job_name: ray
+    file_sd_configs: [{files: ['TARGETS'], refresh_interval: 1s}]
+"""
+PATIENCE_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(address: str) -> bool:
+    with suppress(urllib.error.URLError, ConnectionError):
+        urllib.request.urlopen(address, timeout=2).close()
+        return True
+    return False
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes], patience_s: float = PATIENCE_S) -> None:
+    """Until the address answers."""
+    deadline = time.monotonic() + patience_s
+    while not _answers(address):
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@contextmanager
+def ended_at_last(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends the process and its children, whatever happens; it was started with a session of its own."""
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=10)
+
+
+@contextmanager
+def prometheus(folder: Path, while_ray_runs: Callable[[], None]) -> Iterator[str]:
+    """Its address. while_ray_runs is called about once a second in a thread. Skips where there is none."""
+    binary = shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("no prometheus here (apt-get install prometheus)")
+    port, targets = free_port(), folder / "targets.json"
+    (folder / "prometheus.yml").write_text(CONFIG.replace("TARGETS", str(targets)))
+    arguments = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [binary, *arguments, f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(0.5):
+            if ray.is_initialized():
+                found = [f"127.0.0.1:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
+                if not targets.exists():
+                    targets.write_text(json.dumps([{"targets": found}]))
+                while_ray_runs()
+
+    with ended_at_last(process):
+        wait_for(f"http://127.0.0.1:{port}/-/ready", process)
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            ended.set()
+            thread.join(timeout=10)

@@ -1,0 +1,141 @@
+"""A live run watched by a real Prometheus: no panel of the board is empty, and what they show is true."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from rich.console import Console
+
+from common.instruments import Instruments
+from driver.board import Panel, board
+from driver.board_picture import main as draw_board
+from driver.board_picture import panel_series
+from driver.gauges import RayGauges
+from driver.main import train
+from driver.prometheus import Span, ask
+from driver.timeline_log import timeline_files
+from driver.timeline_path import critical_path, waits
+from driver.timeline_spans import ACTORS, DRIVER, LEARNER, REWARDS
+from driver.timeline_trace import read_trace
+from learner.checkpoint import Checkpoints
+from tests.integration.prometheus import prometheus
+from tests.tiny_config import make_config
+
+pytestmark = pytest.mark.integration
+
+EPOCHS, PROMPTS, IMAGES = 3, 4, 4
+WINDOW = "15s"
+SETTINGS = {
+    "run.epochs": EPOCHS,
+    "sampling.prompts_per_epoch": PROMPTS,
+    "sampling.images_per_prompt": IMAGES,
+    "evaluation.every_epochs": EPOCHS,
+    "display.timelines": 2,
+    "tracker.register_as": "tiny",
+}
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run that has ended. address: of the Prometheus that saw it."""
+
+    config: Any
+    shown: str
+    address: str
+    span: Span
+
+
+@pytest.fixture(scope="module")
+def watched(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("watched")
+    config = make_config(tiny_pipeline, folder, SETTINGS)
+    text, began = io.StringIO(), time.time()
+    shadow = RayGauges(Instruments({"run": config.run.name}))
+
+    def shadow_of_a_reward() -> None:
+        # The run has no shadow version; what an application with one reports goes the same way.
+        shadow.publish(
+            {"shadow/jpeg/reward_mean": 0.5, "shadow/jpeg/correlation": 1.0, "shadow/jpeg/failures": 1.0}
+        )
+
+    with pytest.MonkeyPatch.context() as patch, prometheus(folder, shadow_of_a_reward) as address:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")
+        patch.setattr("common.instruments.SHOWN_EVERY_S", 0.5)
+        assert train(config, Console(file=text, width=110)) == 0
+        time.sleep(1.5)
+        yield Watched(config, text.getvalue(), address, Span(began, time.time(), 1.0))
+
+
+def test_no_panel_is_empty(watched: Watched) -> None:
+    def has_numbers(panel: Panel) -> bool:
+        run = watched.config.run.name
+        found = panel_series(watched.address, panel, run, WINDOW, watched.span)
+        legends = {legend for legend, series in found if np.isfinite(series.values).any()}
+        return len(legends) >= len(panel.queries)
+
+    empty = [panel.title for row in board() for panel in row.panels if not has_numbers(panel)]
+    assert empty == []
+
+
+def test_the_numbers_are_true(watched: Watched) -> None:
+    config, address, span = watched.config, watched.address, watched.span
+    evaluated = 2 * 2 * config.evaluation.prompts * config.evaluation.images_per_prompt
+    most = EPOCHS * PROMPTS * IMAGES + evaluated
+    for name, expected in {
+        "ray_prdp_scored_images_total": most,
+        "ray_prdp_actor_images_total": most,
+        "ray_prdp_learner_trajectories_total": EPOCHS * PROMPTS * IMAGES,
+    }.items():
+        (series,) = ask(address, f"sum({name})", span)
+        # The last scrape may have come before the last picture.
+        assert expected / 3 <= series.values.max() <= expected, name
+    client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
+    state = Checkpoints.of(config).read(EPOCHS).state
+    history = {point.value for point in client.get_metric_history(state.tracker_run, "reward/mean")}
+    (shown,) = ask(address, 'ray_prdp_reward_mean{run="test"}', span)
+    assert set(shown.values) <= history
+    for series in ask(address, "rate(ray_prdp_actor_busy_seconds_total[15s])", span):
+        assert (series.values <= 1.1).all()
+
+
+def test_the_board_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
+    picture = tmp_path / "board.png"
+    arguments = [str(picture), "--prometheus", watched.address, "--rows", "1", "--minutes", "1"]
+    assert draw_board(arguments) == 0
+    assert picture.stat().st_size > 20_000
+
+
+def test_the_last_epochs_have_a_timeline_that_accounts_for_every_group(watched: Watched) -> None:
+    files = timeline_files(watched.config.run_folder)
+    assert [file.stem for file in files] == ["epoch_000002", "epoch_000003"]
+    for number, file in enumerate(files, start=2):
+        timeline = read_trace(file)
+        groups = {(number - 1) * PROMPTS + index for index in range(PROMPTS)}
+        for role in (ACTORS, REWARDS, LEARNER):
+            assert {span.group for span in timeline.of(role)} - {-1} == groups, role
+        assert {span.what for span in timeline.of(DRIVER)} >= {"sampling", "learning"}
+        waited = waits(critical_path(timeline))
+        assert sum(waited.values()) == pytest.approx(timeline.seconds)
+        assert waited[ACTORS, ""] > 0
+    assert "Where the time of epoch 3 went" in watched.shown
+
+
+def test_the_final_policy_is_a_registered_model(watched: Watched) -> None:
+    config = watched.config
+    client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
+    version = client.get_model_version("tiny", "1")
+    assert version.tags["reward/jpeg"].endswith("from epoch 0")
+    assert "prompts_per_epoch: 4" in version.tags["config"]
+    artifacts = {item.path for item in client.list_artifacts(version.run_id, "checkpoint/policy")}
+    assert artifacts
+    assert version.source.endswith("/checkpoint/policy")
+    assert "plots/timeline.png" in {item.path for item in client.list_artifacts(version.run_id, "plots")}
+    assert "models:/tiny/1" in watched.shown
