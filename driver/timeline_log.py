@@ -6,12 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.busy import Busy
-from driver.history import GroupHistory
 from driver.timeline_spans import DRIVER, NO_GROUP, Span, Timeline, group_spans, learned_groups, learner_spans
 from driver.timeline_trace import write_trace
-from learner.report import UpdateReport
+
+if TYPE_CHECKING:
+    from driver.history import GroupHistory
+    from learner.report import UpdateReport
 
 FOLDER = "timeline"
 LOGGER = logging.getLogger(__name__)

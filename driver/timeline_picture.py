@@ -21,6 +21,7 @@ COLOURS = {
     DRIVER: "#8c959f",
     OTHER: "#d0d7de",
 }
+ONE_OF = {ACTORS: "actor", REWARDS: "reward", LEARNER: "learner"}
 MOST_ROWS = 16
 """Rows of a role at most; of more processes, evenly chosen ones are shown."""
 
@@ -45,8 +46,7 @@ def _rows(timeline: Timeline) -> list[tuple[str, str]]:
 def _label(timeline: Timeline, role: str, process: str) -> str:
     if role == DRIVER:
         return "driver"
-    name = f"reward {process}" if role == REWARDS else f"{role} {process}"
-    return f"{name}  {busy_share(timeline, role, process):4.0%}"
+    return f"{ONE_OF[role]} {process}  {busy_share(timeline, role, process):4.0%}"
 
 
 def _bars(axes: Axes, row: int, timeline: Timeline, spans: Sequence[Span], role: str) -> None:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common.busy import Busy
-from driver.history import GroupHistory
-from learner.report import UpdateReport
+
+if TYPE_CHECKING:
+    # Torch, which takes seconds to import, is not needed to look at a timeline.
+    from driver.history import GroupHistory
+    from learner.report import UpdateReport
 
 ACTORS, REWARDS, LEARNER, DRIVER = "actors", "rewards", "learner", "driver"
 ROLES = (ACTORS, REWARDS, LEARNER, DRIVER)
