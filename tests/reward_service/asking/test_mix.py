@@ -13,17 +13,11 @@ from hypothesis import strategies as st
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from common.trajectory import GroupScore, ScorerStamp
-<<<<<<< HEAD:tests/reward_service/asking/test_mix.py
+from reward_service.asking.asks import Ask
 from reward_service.asking.ledger import PendingScore
 from reward_service.asking.line import Request
 from reward_service.asking.mix import RewardMix
 from reward_service.asking.report import RewardReport
-=======
-from reward_service.asking.asks import Ask
-from reward_service.ledger import PendingScore
-from reward_service.line import Request
-from reward_service.mix import RewardMix
->>>>>>> 011af1d (Show where an epoch's time goes: a timeline, its critical path, and which pool to grow):tests/reward_service/test_mix.py
 from reward_service.part import Outcome, RewardFailure, RewardPart
 
 IMAGES: Any = cast(Any, None)
