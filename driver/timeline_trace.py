@@ -61,7 +61,8 @@ def _path_events(timeline: Timeline) -> Iterator[dict[str, Any]]:
 
 def _work_events(timeline: Timeline) -> Iterator[dict[str, Any]]:
     for number, role in enumerate(ROLES, start=1):
-        thread, names = 0, {}
+        thread = 0
+        names: dict[int, str] = {}
         for process in timeline.processes(role):
             for lane in lanes([span for span in timeline.of(role) if span.process == process]):
                 names[thread] = process

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LONGEST_TAG = 100_000
+ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
+"""MLflow's error code for a model of that name."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,11 @@ def register(client: MlflowClient, run_id: str, model: ModelVersion) -> str:
     Raises what MLflow raises.
     """
     from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
     try:
         client.create_registered_model(model.name)
     except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+        if error.error_code != ALREADY_THERE:
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{model.folder}"
     tags = {key: value[:LONGEST_TAG] for key, value in model.tags.items()}

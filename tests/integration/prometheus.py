@@ -10,7 +10,6 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
 CONFIG = """
 global: {scrape_interval: 1s}
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 def _answers(address: str) -> bool:
-    with suppress(urllib.error.URLError, ConnectionError):
+    with suppress(OSError):
         urllib.request.urlopen(address, timeout=2).close()
         return True
     return False
@@ -84,11 +84,13 @@ def prometheus(folder: Path, while_ray_runs: Callable[[], None]) -> Iterator[str
 
     def follow() -> None:
         while not ended.wait(0.5):
-            if ray.is_initialized():
-                found = [f"127.0.0.1:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
-                if not targets.exists():
-                    targets.write_text(json.dumps([{"targets": found}]))
-                while_ray_runs()
+            # Ray may start or stop at any moment.
+            with suppress(RayError, RuntimeError, ConnectionError):
+                if ray.is_initialized():
+                    found = [f"127.0.0.1:{node['MetricsExportPort']}" for node in ray.nodes()]
+                    if found and not targets.exists():
+                        targets.write_text(json.dumps([{"targets": found}]))
+                    while_ray_runs()
 
     with ended_at_last(process):
         wait_for(f"http://127.0.0.1:{port}/-/ready", process)

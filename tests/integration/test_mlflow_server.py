@@ -84,5 +84,5 @@ def test_a_run_goes_on_over_http_and_its_policy_is_registered(
     assert version.run_id == run.info.run_id
     (kept,) = artifacts.rglob("weights.safetensors")
     assert kept.stat().st_size == 2048
-    downloaded = Path(mlflow.artifacts.download_artifacts("models:/served model/2", tracking_uri=address))
+    downloaded = Path(client.download_artifacts(run.info.run_id, "checkpoint/policy", str(tmp_path)))
     assert (downloaded / "weights.safetensors").read_bytes() == b"\x00" * 2048

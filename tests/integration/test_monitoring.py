@@ -25,7 +25,7 @@ from driver.timeline_log import timeline_files
 from driver.timeline_path import critical_path, waits
 from driver.timeline_spans import ACTORS, DRIVER, LEARNER, REWARDS
 from driver.timeline_trace import read_trace
-from learner.checkpoint import Checkpoints
+from learner.checkpoint import checkpoint_folder, read_checkpoint
 from tests.integration.prometheus import prometheus
 from tests.tiny_config import make_config
 
@@ -98,12 +98,12 @@ def test_the_numbers_are_true(watched: Watched) -> None:
         # The last scrape may have come before the last picture.
         assert expected / 3 <= series.values.max() <= expected, name
     client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
-    state = Checkpoints.of(config).read(EPOCHS).state
+    state = read_checkpoint(checkpoint_folder(config.run_folder, EPOCHS)).state
     history = {point.value for point in client.get_metric_history(state.tracker_run, "reward/mean")}
     (shown,) = ask(address, 'ray_prdp_reward_mean{run="test"}', span)
     assert set(shown.values) <= history
-    for series in ask(address, "rate(ray_prdp_actor_busy_seconds_total[15s])", span):
-        assert (series.values <= 1.1).all()
+    (busy,) = ask(address, "sum(ray_prdp_actor_busy_seconds_total)", span)
+    assert 0 < busy.values.max() < span.end_s - span.begin_s
 
 
 def test_the_board_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
