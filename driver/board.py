@@ -191,7 +191,7 @@ EPOCH_ROWS = {
     "Objective and optimizer, each epoch": ("objective/", "optimizer/"),
     "Policy, each epoch": ("policy/",),
     "Time and throughput, each epoch": ("time/", "throughput/", "transport/", "actors/"),
-    "Faults": ("faults/",),
+    "Alarms and faults": ("alarms/", "faults/"),
     "Shadow versions of rewards": ("shadow/",),
 }
 OTHERS = "Others"
