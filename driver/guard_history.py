@@ -23,7 +23,7 @@ def save_history(run_folder: Path, history: Mapping[int, EpochSigns]) -> None:
         aside.write_text(json.dumps({epoch: asdict(signs) for epoch, signs in history.items()}, indent=1))
         os.replace(aside, path)
     except OSError as error:
-        raise RunFolderError(f"Cannot write {path}: {error}") from error
+        raise RunFolderError(f"Cannot write {path}: {error}. Free space or mend its rights.") from error
 
 
 def load_history(run_folder: Path, epochs: int) -> dict[int, EpochSigns]:

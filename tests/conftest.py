@@ -15,6 +15,7 @@ from tests.tiny_pipeline import make_tiny_pipeline
 __all__ = ["make_config"]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start Ray run one after the other, in one of the processes that share the tests out: two
     clusters at once would crowd each other out of two cores."""
