@@ -10,6 +10,8 @@ import pytest
 from benchmarks.chaos_kills import KINDS, LATEST_MS, PHASES, Recovery, draw, epoch_times, full_throughput
 from benchmarks.chaos_part import Part
 from benchmarks.chaos_run import Outcome
+from common.config.load import load_config
+from common.prompts import open_prompts
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
@@ -54,3 +56,9 @@ def test_what_was_found_is_kept_for_the_same_kills_only(tmp_path: Path) -> None:
     assert Part(tmp_path / "results", [2, 4, "run.epochs=10"]).read() == []
     part.end()
     assert part.read() == []
+
+
+def test_the_runs_prompts_are_there() -> None:
+    prompts = load_config(Path("benchmarks/chaos.yaml")).prompts
+    assert len(open_prompts(prompts.train)) >= 4
+    assert len(open_prompts(prompts.unseen)) >= 2
