@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.config.services import GuardsSection
+from common.config.safety import GuardsSection
 
 ALARMS = ("bad_numbers", "gradient_norm", "reward_spread")
 RECENT_EPOCHS = 20

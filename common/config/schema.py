@@ -8,12 +8,11 @@ from pathlib import Path
 from pydantic import field_validator, model_validator
 
 from common.config.fields import Section, setting
+from common.config.safety import CheckpointSection, GuardsSection
 from common.config.services import (
     ActorsSection,
-    CheckpointSection,
     DisplaySection,
     EvaluationSection,
-    GuardsSection,
     LearnerSection,
     RaySection,
     RewardEntry,

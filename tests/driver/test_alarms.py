@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config.services import GuardsSection
+from common.config.safety import GuardsSection
 from common.metrics import check_metrics
 from driver.alarms import ALARMS, EpochSigns, gradient_norm_alarm, judge, spread_alarm
 
