@@ -1,0 +1,152 @@
+"""Whole nodes of a cluster die, and with them processes and objects: the run ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from reward_service.ledger import PendingScore
+from reward_service.mix import RewardMix
+
+from benchmarks.chaos_run import Outcome
+from common.config.schema import Config
+from common.prompts import PromptStream, open_prompts
+from driver.display_state import Phase
+from driver.patience import Patience
+from driver.rollouts import Rollouts
+from driver.services import ray_cluster, services
+from driver.source import OnlineSource
+from driver.status import ProcessStatus, living_processes
+from driver.steady_learner import SteadyLearner
+from learner.checkpoint import checkpoint_folder, read_checkpoint
+from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
+
+pytestmark = pytest.mark.faults
+
+STORE = {"object_store_memory": 100_000_000}
+MORTAL = {**STORE, "num_cpus": 1, "labels": {"role": "mortal"}}
+SETTINGS = {
+    # The tiny trajectories and pictures must lie on their node, as large ones do, not in the driver.
+    "max_direct_call_object_size": 1000,
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head, which drivers join, and two nodes that can be killed."""
+    head = {**STORE, "num_cpus": 1, "labels": {"role": "steady"}, "_system_config": SETTINGS}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(**MORTAL)
+    yield cluster
+    cluster.shutdown()
+
+
+def kill_node_of(cluster: Cluster, processes: Sequence[ProcessStatus], kind: str) -> None:
+    """Kill the node that a kind of process is on, and give the cluster another one."""
+    (node_id,) = {process.node_id for process in processes if process.kind == kind}
+    (node,) = [own for own in cluster.worker_nodes if own.node_id == node_id]
+    os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(**MORTAL)
+
+
+def on(role: str, *sections: str) -> dict[str, dict[str, str]]:
+    """Settings that place these pools on nodes of a role."""
+    return {f"{section}__labels": {"role": role} for section in sections}
+
+
+def test_a_run_survives_the_death_of_a_node(
+    cluster: Cluster, whole: Outcome, faulty: MakeFaulty, start: Start
+) -> None:
+    places = on("mortal", "actors", "learner", "reward_service")
+    running = start(faulty(ray__address=cluster.address, **places))
+    status = running.until(at(2, "learning"), LIMIT_S)
+    kill_node_of(cluster, status.processes, "learner rank")
+    assert running.wait(LIMIT_S) == 0, running.shown
+    assert "The learner is started again" in running.shown
+    assert whole.differences(Outcome.of(running.config)) == []
+
+
+class LosingMix:
+    """The rewards; what happens just before they get the first group of an epoch can be set."""
+
+    def __init__(self, mix: RewardMix) -> None:
+        self._mix = mix
+        self.before: list[Callable[[], None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mix, name)
+
+    def submit(self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool) -> PendingScore:
+        """See RewardMix."""
+        while self.before:
+            self.before.pop()()
+        return self._mix.submit(prompt, images, count, with_gold)
+
+
+class Told:
+    """What an observer is told, as far as a learner tells it."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """See Observer."""
+        self.notes.append(text)
+
+    def phase(self, phase: Phase, total: int) -> None:
+        """See Observer."""
+
+    def progress(self, done: int) -> None:
+        """See Observer."""
+
+
+def published_digests(config: Config, epoch: int) -> list[str]:
+    """Digests of the weights that the learner had published last, after so many epochs."""
+    header = read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files["learner.json"]
+    return [digest for _, digest in json.loads(header)["published"]]
+
+
+def test_lost_pictures_and_trajectories_are_sampled_again(
+    cluster: Cluster, whole_config: Config, faulty: MakeFaulty
+) -> None:
+    """The actors' node dies before the learner has an epoch's groups, then before a reward has pictures."""
+    places = {**on("mortal", "actors"), **on("steady", "learner", "reward_service")}
+    config, told = faulty(ray__address=cluster.address, **places), Told()
+    stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
+    with ray_cluster(config), services(config, "lost") as started:
+        rewards = LosingMix(started.rewards)
+        mix = cast(RewardMix, rewards)
+        rollouts = Rollouts(started.pool, mix, 0.0, lambda: None, Patience(told.note))
+        learner = SteadyLearner(config, started.learner, rollouts, cast(Any, told))
+        source = OnlineSource(config, stream, rollouts)
+
+        def kill() -> None:
+            kill_node_of(cluster, living_processes(config), "actor")
+
+        published = learner.begin(0, {})
+        digests = [published.stamp.digest]
+        for epoch in range(2):
+            source.prepare(epoch, published)
+            learner.begin_epoch()
+            groups = list(source.groups(epoch))
+            if epoch == 0:
+                kill()
+                rewards.before.append(kill)
+            for group in groups:
+                learner.take_in(group)
+            _, published = learner.finish_epoch()
+            digests.append(published.stamp.digest)
+    assert rewards.before == []
+    assert told.notes[0].startswith("3 groups were lost with their node"), told.notes
+    assert digests == published_digests(whole_config, 2)
