@@ -11,8 +11,6 @@ from typing import Any, cast
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from reward_service.ledger import PendingScore
-from reward_service.mix import RewardMix
 
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
@@ -25,6 +23,8 @@ from driver.source import OnlineSource
 from driver.status import ProcessStatus, living_processes
 from driver.steady_learner import SteadyLearner
 from learner.checkpoint import checkpoint_folder, read_checkpoint
+from reward_service.asking.ledger import PendingScore
+from reward_service.asking.mix import RewardMix
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = pytest.mark.faults
