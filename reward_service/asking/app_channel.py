@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.asking.line import FailedError, LostError, RefusedError, Request, Sending
+from reward_service.asking.line import FailedError, FinalError, LostError, RefusedError, Request, Sending
 from reward_service.on_ray.deployment import describe
 from reward_service.on_ray.handles import reward_handle
 from reward_service.part import BusyError, Description, Reply
@@ -33,6 +33,8 @@ class _AppSending:
             return [self._response._to_object_ref_sync(_timeout_s=wait_s)]
         except TimeoutError:
             return []
+        except ObjectLostError as error:
+            raise FinalError(f"Its pictures are lost: {_short(error)}") from error
         except (RayError, RayServeException) as error:
             raise RefusedError(f"No replica took it: {_short(error)}", wait_s=0.0) from error
 
@@ -85,6 +87,8 @@ class AppLine:
         """See Line."""
         try:
             reply: Reply = ray.get(reference, timeout=READ_LIMIT_S)
+        except ObjectLostError as error:
+            raise FinalError(f"Its pictures or its answer are lost: {_short(error)}") from error
         except RayActorError as error:
             raise LostError(self._why_died(held_s)) from error
         except RayTaskError as error:
