@@ -11,13 +11,14 @@ driver.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, replace
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.actor import SampleReport
+from actors.balance import Balance
 from actors.process import Place
 from actors.seats import Seat, Seats
 from common.config.schema import Config
@@ -73,6 +74,8 @@ class ActorPool:
         self._seats = seats
         self._queue: deque[_Job] = deque()
         self._running: dict[ray.ObjectRef, _Running] = {}
+        self._balance: Balance[Seat] = Balance(config.actors.tasks_in_flight)
+        self._new: list[ray.ObjectRef] = []
         self._redone = 0
 
     @staticmethod
@@ -90,6 +93,11 @@ class ActorPool:
     def references(self) -> list[ray.ObjectRef]:
         """What to wait for: each becomes ready when a task is done, or an actor is ready or has died."""
         return [*self._running, *self._seats.arrivals]
+
+    def take_new(self) -> list[ray.ObjectRef]:
+        """Those of `references` that have come since the last call; some may be taken in already."""
+        new, self._new = [*self._new, *self._seats.take_new()], []
+        return new
 
     @property
     def members(self) -> list[Member]:
@@ -148,13 +156,15 @@ class ActorPool:
         self._queue.clear()
 
     def complete(self, reference: ray.ObjectRef) -> list[Sampled]:
-        """Take in one ready reference: a finished task, or none where an actor arrived or died.
+        """Take in one ready reference: a finished task, or none where an actor arrived or died, or where the
+        reference is not one of `references`.
 
         The tasks of an actor that died are queued again. Raises the task's own error where sampling failed,
         StuckError where actors die more often than allowed.
         """
         if reference not in self._running:
-            self._seats.arrive(reference)
+            for seat in self._seats.arrive(reference):
+                self._balance.join(seat)
             self._feed()
             return []
         running = self._running.pop(reference)
@@ -163,27 +173,34 @@ class ActorPool:
         except RayTaskError as error:
             raise _own_error(error) from error
         except RayActorError as error:
+            self._balance.leave(running.seat)
             self._seats.bury(running.seat, error)
             self._again(running, error)
             self._feed()
             return []
+        self._balance.done(running.seat)
         self._feed()
         return [Sampled(running.job.task, running.trajectory, running.images, report)]
 
     def check_deadlines(self) -> None:
         """Raise StuckError where a task has been running for longer than actors.timeout_s, or too few actors
         have been ready for so long."""
+        # Tasks are begun in the order of their deadlines.
+        oldest = next(iter(self._running.values()), None)
+        if oldest and time.monotonic() > oldest.deadline:
+            raise StuckError(self._late())
+        self._seats.check_enough(self._section.timeout_s)
+
+    def _late(self) -> str:
         now = time.monotonic()
         late = [running for running in self._running.values() if now > running.deadline]
-        if late:
-            prompts = ", ".join(repr(running.job.task.prompt) for running in late[:3])
-            raise StuckError(
-                f"{len(late)} sampling tasks have run for more than actors.timeout_s = "
-                f"{self._section.timeout_s} s "
-                f"(actors {sorted({running.seat.number for running in late})}; prompts {prompts}). "
-                "Raise the limit, or look at the actors' logs."
-            )
-        self._seats.check_enough(self._section.timeout_s)
+        prompts = ", ".join(repr(running.job.task.prompt) for running in late[:3])
+        return (
+            f"{len(late)} sampling tasks have run for more than actors.timeout_s = "
+            f"{self._section.timeout_s} s "
+            f"(actors {sorted({running.seat.number for running in late})}; prompts {prompts}). "
+            "Raise the limit, or look at the actors' logs."
+        )
 
     def check_start(self, limit_s: float) -> None:
         """Raise StuckError where fewer than actors.minimum are ready after limit_s."""
@@ -197,14 +214,11 @@ class ActorPool:
 
     def _feed(self) -> None:
         """Give waiting tasks to the ready actors with the fewest, up to tasks_in_flight each."""
-        load = Counter(running.seat for running in self._running.values())
-        ready = sorted(self._seats.ready, key=lambda seat: seat.number)
-        while self._queue and ready:
-            seat = min(ready, key=lambda one: load[one])
-            if load[seat] >= self._section.tasks_in_flight:
+        while self._queue:
+            seats = self._balance.give()
+            if not seats:
                 return
-            self._begin(self._queue.popleft(), seat)
-            load[seat] += 1
+            self._begin(self._queue.popleft(), seats[0])
 
     def _begin(self, job: _Job, seat: Seat) -> None:
         method = seat.process.sample.options(num_returns=3)
@@ -214,6 +228,7 @@ class ActorPool:
         deadline = now + self._section.timeout_s * self._section.tasks_in_flight
         place = self._seats.ready[seat]
         self._running[report] = _Running(job, seat, place, trajectory, images, now, deadline)
+        self._new.append(report)
 
     def _again(self, running: _Running, error: RayActorError) -> None:
         """Queue a task whose actor died. The death of a whole node is not held against the task."""

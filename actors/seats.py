@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,15 @@ class Seat:
 
 
 class Seats:
-    """All seats of a pool. Owned by one thread."""
+    """All seats of a pool. Owned by one thread. start: asks for one more process, see start_process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, start: Callable[[Config], Any] = start_process) -> None:
         self._config = config
+        self._start = start
         self._section = config.actors
         self._ready: dict[Seat, Place] = {}
         self._coming: dict[ray.ObjectRef, Seat] = {}
+        self._new: list[ray.ObjectRef] = []
         self._deaths: list[Death] = []
         self._replaced = 0
         self._has_begun = False
@@ -55,6 +57,11 @@ class Seats:
         """One reference for each process that is not ready yet: give it to `arrive` when Ray has it."""
         return list(self._coming)
 
+    def take_new(self) -> list[ray.ObjectRef]:
+        """Those of `arrivals` that have come since the last call; some may have been given to `arrive`."""
+        new, self._new = self._new, []
+        return new
+
     @property
     def replaced(self) -> int:
         """Processes that died and were asked for again so far."""
@@ -71,11 +78,14 @@ class Seats:
         for number in range(len(self._ready) + len(self._coming), total):
             self._open(number)
 
-    def arrive(self, reference: ray.ObjectRef) -> None:
-        """A process says that it is ready, or has died before.
+    def arrive(self, reference: ray.ObjectRef) -> list[Seat]:
+        """A process says that it is ready, or has died before: the seat that is ready through it, if any.
 
-        Raises StuckError where an actor cannot start, and where more have died than allowed.
+        Nothing happens where the reference is not one of `arrivals`. Raises StuckError where an actor cannot
+        start, and where more have died than allowed.
         """
+        if reference not in self._coming:
+            return []
         seat = self._coming.pop(reference)
         try:
             place: Place = ray.get(reference)
@@ -83,10 +93,11 @@ class Seats:
             if error.actor_init_failed and not self._has_begun:
                 raise StuckError(f"An actor could not start: {error}") from error
             self._replace(seat, "", error)
-            return
+            return []
         self._count_time()
         self._ready[seat] = place
         self._has_begun = self._has_begun or len(self._ready) >= self._section.minimum
+        return [seat]
 
     def bury(self, seat: Seat, error: RayActorError) -> None:
         """A ready seat's process has died: ask for another one, once, however many of its tasks say so.
@@ -131,9 +142,10 @@ class Seats:
         self._short_since = math.inf
 
     def _open(self, number: int) -> None:
-        process = start_process(self._config)
+        process = self._start(self._config)
         seat = Seat(number, process, process.ready.remote())
         self._coming[seat.arrival] = seat
+        self._new.append(seat.arrival)
 
     def _replace(self, seat: Seat, node: str, error: RayActorError) -> None:
         now = time.monotonic()

@@ -24,6 +24,7 @@ from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled
 from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, PromptTask
+from driver.arrivals import Arrivals
 from driver.history import GroupHistory, HistoryLog
 from driver.patience import Patience
 from driver.published import Published
@@ -89,6 +90,7 @@ class Rollouts:
         self._check_stop = check_stop
         self._patience = patience
         self._watch = watch
+        self._arrivals: Arrivals[ray.ObjectRef] = Arrivals()
         self._begun: dict[PromptTask, _Begun] = {}
         self._unsent: deque[Sampled] = deque()
         self._scoring: dict[PendingScore, Sampled] = {}
@@ -145,7 +147,7 @@ class Rollouts:
         found = self._renewed.setdefault(group.task, [])
         self._pool.submit(group.task, group.weights.reference)
         while not found:
-            self._turn([], "")
+            self._turn("")
         del self._renewed[group.task]
         return found[0]
 
@@ -158,7 +160,7 @@ class Rollouts:
         for task in batch.tasks:
             while task not in self._outcomes:
                 self._check_stop()
-                self._turn([], "")
+                self._turn("")
             outcome = self._outcomes.pop(task)
             del self._begun[task]
             if isinstance(outcome, ScoredReference):
@@ -180,43 +182,41 @@ class Rollouts:
         """
         deadline = time.monotonic() + limit_s
         values: dict[ray.ObjectRef, Any] = {}
-        missing = list(references)
+        missing = set(references)
+        for reference in references:
+            self._arrivals.watch(reference)
         while missing:
             left = deadline - time.monotonic()
             if left < 0:
                 raise StuckError(
                     f"Waited {limit_s:.0f} s for {what}, in vain. Raise the limit, or look at its logs."
                 )
-            for reference in self._turn(missing, what):
-                values[reference] = _value(reference, left + WAIT_SLICE_S, what)
-                missing.remove(reference)
+            for reference in self._turn(what):
+                if reference in missing:
+                    values[reference] = _value(reference, left + WAIT_SLICE_S, what)
+                    missing.remove(reference)
         return [values[reference] for reference in references]
 
-    def _turn(self, extra: Sequence[ray.ObjectRef], what: str) -> set[ray.ObjectRef]:
-        """Wait a moment for anything at all, and move on what is ready. Returns the ready ones of `extra`.
+    def _turn(self, what: str) -> list[ray.ObjectRef]:
+        """Wait a moment for anything at all, and move on what is ready. Returns what is ready.
 
-        what: that extra is, in words.
+        what: the run waits for besides, in words.
         """
         self._pool.check_deadlines()
-        references = [*self._pool.references, *self._rewards.refs(), *extra]
-        limit = min(WAIT_SLICE_S, self._rewards.poll_s())
-        if not references:
-            time.sleep(limit)
-        ready, _ = ray.wait(references, num_returns=1, timeout=limit, fetch_local=False)
-        if not ready:
+        for reference in (*self._pool.take_new(), *self._rewards.refs()):
+            self._arrivals.watch(reference)
+        ready = self._arrivals.take(min(WAIT_SLICE_S, self._rewards.poll_s()))
+        if ready:
+            self._patience.moved()
+        else:
             waits = [f"the run waits for {what}"] if what else []
             self._patience.look(lambda: [*waits, *self._pool.in_work(), *self._rewards.in_work()])
-        else:
-            self._patience.moved()
-            ready, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-        sampled = set(self._pool.references)
         for reference in ready:
-            if reference in sampled:
-                self._take_samples(self._pool.complete(reference))
+            self._take_samples(self._pool.complete(reference))
         self._take_scores()
         self._send_to_rewards()
         self._watch(self.in_flight)
-        return set(ready) & set(extra)
+        return ready
 
     def _take_samples(self, samples: Sequence[Sampled]) -> None:
         for sampled in samples:

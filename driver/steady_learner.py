@@ -20,6 +20,7 @@ import ray
 from common.config.schema import Config
 from common.errors import StuckError, WeightsError
 from common.trajectory import PolicyStamp
+from driver.arrivals import Arrivals
 from driver.display_state import Phase
 from driver.learner_calls import GroupLost, LearnerCalls, LearnerLost
 from driver.observer import Observer
@@ -69,7 +70,8 @@ class SteadyLearner:
         self._base = _State(0, ())
         self._offered: tuple[_State, ...] = ()
         self._log: list[_Epoch] = []
-        self._pending: dict[int, ray.ObjectRef] = {}
+        self._pending: dict[ray.ObjectRef, int] = {}
+        self._taken_in: Arrivals[ray.ObjectRef] = Arrivals()
         self._finished = 0
         self._updating = False
         self._stamps: dict[int, PolicyStamp] = {}
@@ -181,18 +183,17 @@ class SteadyLearner:
         return Published(references.blob, blob)
 
     def _hand_over(self, position: int, group: Group) -> None:
-        self._pending[position] = self._group.accumulate(position, group.trajectory, group.score)
+        reference = self._group.accumulate(position, group.trajectory, group.score)
+        self._pending[reference] = position
+        self._taken_in.watch(reference)
 
     def _look(self) -> None:
         """Notice a dead rank while actors still sample. Lost groups are left to _settle."""
-        if not self._pending:
-            return
-        of_reference = {reference: position for position, reference in self._pending.items()}
-        done, _ = ray.wait(list(of_reference), num_returns=len(of_reference), timeout=0, fetch_local=False)
-        for reference in done:
-            with suppress(GroupLost):
-                self._calls.wait([reference], "the learner")
-                del self._pending[of_reference[reference]]
+        for reference in self._taken_in.take(0.0):
+            if reference in self._pending:
+                with suppress(GroupLost):
+                    self._calls.wait([reference], "the learner")
+                    del self._pending[reference]
 
     def _settle(self, entry: _Epoch) -> None:
         """Wait until the learner has all groups so far. Those that were lost are sampled again.
@@ -200,7 +201,8 @@ class SteadyLearner:
         Then all of them are handed over again, because the order of addition decides the bits.
         """
         for _ in range(LOST_TRIES):
-            lost = [position for position in list(self._pending) if not self._taken(position)]
+            pending = list(self._pending.items())
+            lost = [position for reference, position in pending if not self._taken(reference)]
             if not lost:
                 return
             self._observer.note(f"{len(lost)} groups were lost with their node: sampled again.")
@@ -212,12 +214,12 @@ class SteadyLearner:
             f"Groups of one epoch were lost with their nodes {LOST_TRIES} times. Are nodes stable?"
         )
 
-    def _taken(self, position: int) -> bool:
+    def _taken(self, reference: ray.ObjectRef) -> bool:
         try:
-            self._calls.wait([self._pending[position]], "the learner to take in the epoch's groups")
+            self._calls.wait([reference], "the learner to take in the epoch's groups")
         except GroupLost:
             return False
-        del self._pending[position]
+        del self._pending[reference]
         return True
 
     def _feed(self, entry: _Epoch) -> None:

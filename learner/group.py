@@ -114,6 +114,10 @@ class LearnerRank:
             blob = self._learner.publish()
         return blob.stamp, blob
 
+    def agree(self) -> PolicyStamp:
+        """Publish, and keep the weights to itself: they are those of rank 0."""
+        return self._learner.publish().stamp
+
     def export_snapshot(self) -> Snapshot:
         """See learner.state."""
         return export_snapshot(self._learner)
@@ -191,8 +195,9 @@ class LearnerGroup:
 
     def publish(self) -> PublishedReferences:
         """The current weights, which every rank accepts trajectories of from then on."""
-        answers = [rank.publish.options(num_returns=2).remote() for rank in self._ranks]
-        return PublishedReferences([stamp for stamp, _ in answers], answers[0][1])
+        first, *others = self._ranks
+        stamp, blob = first.publish.options(num_returns=2).remote()
+        return PublishedReferences([stamp, *(rank.agree.remote() for rank in others)], blob)
 
     def export_snapshot(self) -> ray.ObjectRef:
         """What an exact continuation needs, from rank 0."""
