@@ -1,0 +1,199 @@
+"""Simulated processes for benchmarks.scale: they sleep for a GPU's time and return objects of real size.
+
+A host is one Ray process that stands for many actors, or many learner ranks. Each of them does one thing at
+a time, in its own order. The driver talks to a Share of a host as it talks to a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from actors.actor import SampleReport
+from actors.process import Place
+from common.trajectory import GroupScore, ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
+from common.weights import WeightBlob
+from learner.learner import LearnerFacts
+from learner.report import Outcome, Tally, UpdateReport, summarise
+from learner.state import Snapshot
+
+RUN_ID = "simulated"
+SCHEDULE = "simulated"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one group. images: B; steps: T; latent: side of the latents; pixels: of the pictures.
+
+    weight_bytes: of the published weights.
+    """
+
+    images: int
+    steps: int
+    latent: int
+    pixels: int
+    weight_bytes: int
+
+    @property
+    def group_bytes(self) -> int:
+        """Trajectories and pictures of one group."""
+        latents = self.images * (self.steps + 1) * 4 * self.latent**2 * 4
+        return latents + self.images * 3 * self.pixels**2
+
+
+class ActorHost:
+    """Many actors. seconds: each needs for a group on average; jitter: share of it that a task may differ."""
+
+    def __init__(self, sizes: Sizes, seconds: float, jitter: float) -> None:
+        self._sizes = sizes
+        self._seconds = seconds
+        self._jitter = jitter
+        self._turns: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        images, side = sizes.images, sizes.latent
+        self._latents = np.zeros((images, sizes.steps + 1, 4, side, side), dtype=np.float32)
+        self._pixels = np.zeros((images, sizes.pixels, sizes.pixels, 3), dtype=np.uint8)
+        self._pixels[:, 0, 0, 0] = np.arange(images)
+
+    async def ready(self, seat: int) -> Place:
+        """Where the host runs."""
+        return Place(os.getpid(), ray.get_runtime_context().get_node_id())
+
+    async def sample(
+        self, seat: int, task: PromptTask, blob: WeightBlob
+    ) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
+        """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""
+        async with self._turns[seat]:
+            # An evaluation is not what is measured.
+            seconds = (
+                self._seconds * (1.0 + self._jitter * spread(task)) if task.noise.stream == "train" else 0.0
+            )
+            await asyncio.sleep(seconds)
+        images, steps = task.images, self._sizes.steps
+        latents, pixels = self._latents[:images], self._pixels[:images]
+        trajectory = TrajectoryGroup(
+            prompt=task.prompt,
+            noise=task.noise,
+            stamp=task.stamp,
+            latents=latents,
+            timesteps=np.arange(steps, 0, -1),
+            stochastic_steps=np.arange(steps - 1),
+            log_prob=np.full((images, steps - 1), time.time()),
+            log_ratio=np.zeros((images, steps - 1), dtype=np.float32),
+            schedule=SCHEDULE,
+        )
+        pictures = ImageGroup(task.prompt, task.noise, task.stamp, pixels)
+        nbytes = trajectory.nbytes + int(pixels.nbytes)
+        return trajectory, pictures, SampleReport(task.stamp, images, seconds, nbytes)
+
+
+class LearnerHost:
+    """Many learner ranks. seconds: a rank needs to take in a group."""
+
+    def __init__(self, sizes: Sizes, seconds: float) -> None:
+        self._sizes = sizes
+        self._seconds = seconds
+        self._turns: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._versions: dict[int, int] = defaultdict(int)
+        self._latencies: list[float] = []
+
+    async def ready(self, rank: int) -> LearnerFacts:
+        """See learner.group.LearnerRank, as for the other methods."""
+        return LearnerFacts(SCHEDULE, (4, self._sizes.latent, self._sizes.latent))
+
+    async def accumulate(self, rank: int, trajectory: TrajectoryGroup, score: GroupScore) -> None:
+        """Sleep; note how long ago the group was sampled."""
+        async with self._turns[rank]:
+            await asyncio.sleep(self._seconds)
+        self._latencies.append(time.time() - float(trajectory.log_prob[0, 0]))
+
+    async def finish_update(self, rank: int) -> UpdateReport:
+        """One update more."""
+        self._versions[rank] += 1
+        totals = torch.zeros_like(Tally.zero().totals, dtype=torch.float64)
+        latent = 4 * self._sizes.latent**2
+        return summarise(Tally.zero(), totals, 0.0, Outcome.APPLIED, self._versions[rank], latent, 0.0)
+
+    async def end_epoch(self, rank: int) -> None:
+        """Nothing to forget."""
+
+    async def publish(self, rank: int) -> tuple[PolicyStamp, WeightBlob]:
+        """Weights of the real size."""
+        stamp = await self.agree(rank)
+        return stamp, WeightBlob(stamp, np.zeros(self._sizes.weight_bytes, dtype=np.uint8))
+
+    async def agree(self, rank: int) -> PolicyStamp:
+        """The stamp alone."""
+        version = self._versions[rank]
+        return PolicyStamp(version, hashlib.sha256(str(version).encode()).hexdigest(), RUN_ID)
+
+    async def export_snapshot(self, rank: int) -> Snapshot:
+        """Weights and AdamW's two moments."""
+        return {"state": np.zeros(3 * self._sizes.weight_bytes, dtype=np.uint8)}
+
+    async def export_state(self, rank: int) -> dict[str, bytes]:
+        """A checkpoint with nothing in it."""
+        return {"learner.json": b"{}"}
+
+    async def take_latencies(self) -> list[float]:
+        """Seconds from sampled to accumulated, of each group since the last call."""
+        taken, self._latencies = self._latencies, []
+        return taken
+
+
+class Share:
+    """One of the many that a host stands for, as a Ray handle: its number goes before every argument."""
+
+    def __init__(self, host: Any, number: int) -> None:
+        self._host = host
+        self._number = number
+
+    def __getattr__(self, name: str) -> ShareMethod:
+        return ShareMethod(getattr(self._host, name), self._number)
+
+
+class ShareMethod:
+    """A method of a Share."""
+
+    def __init__(self, method: Any, number: int) -> None:
+        self._method = method
+        self._number = number
+
+    def options(self, **options: Any) -> ShareMethod:
+        """Ray's options of the call."""
+        return ShareMethod(self._method.options(**options), self._number)
+
+    def remote(self, *arguments: Any) -> Any:
+        """Call it."""
+        return self._method.remote(self._number, *arguments)
+
+
+class SleepingScorer:
+    """A reward that needs `seconds` for a batch, whatever its size."""
+
+    version = "1"
+    digest = ""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The first byte of each picture."""
+        time.sleep(self._seconds)
+        return images[:, 0, 0, 0].astype(np.float64)
+
+
+def spread(task: PromptTask) -> float:
+    """-1 to 1, evenly, a function of the task."""
+    noise = task.noise
+    text = f"{noise.stream} {noise.epoch} {noise.prompt_index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") / 2**31 - 1.0
