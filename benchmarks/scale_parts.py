@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from actors.actor import SampleReport
 from actors.process import Place
+from common.busy import Moment
 from common.trajectory import GroupScore, ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.learner import LearnerFacts
@@ -72,6 +73,7 @@ class ActorHost:
         self, seat: int, task: PromptTask, blob: WeightBlob
     ) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
         """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""
+        started = Moment.now()
         async with self._turns[seat]:
             # An evaluation is not what is measured.
             seconds = (
@@ -92,8 +94,14 @@ class ActorHost:
             schedule=SCHEDULE,
         )
         pictures = ImageGroup(task.prompt, task.noise, task.stamp, pixels)
-        nbytes = trajectory.nbytes + int(pixels.nbytes)
-        return trajectory, pictures, SampleReport(task.stamp, images, seconds, nbytes)
+        report = SampleReport(
+            stamp=task.stamp,
+            images=images,
+            process=f"simulated:{seat}",
+            busy=started.until_now(),
+            nbytes=trajectory.nbytes + int(pixels.nbytes),
+        )
+        return trajectory, pictures, report
 
 
 class LearnerHost:
@@ -118,10 +126,20 @@ class LearnerHost:
 
     async def finish_update(self, rank: int) -> UpdateReport:
         """One update more."""
+        started = Moment.now()
         self._versions[rank] += 1
         totals = torch.zeros_like(Tally.zero().totals, dtype=torch.float64)
         latent = 4 * self._sizes.latent**2
-        return summarise(Tally.zero(), totals, 0.0, Outcome.APPLIED, self._versions[rank], latent, 0.0)
+        return summarise(
+            Tally.zero(),
+            totals,
+            norm=0.0,
+            outcome=Outcome.APPLIED,
+            version=self._versions[rank],
+            latent_elements=latent,
+            process=f"simulated:{rank}",
+            busy=started.until_now(),
+        )
 
     async def end_epoch(self, rank: int) -> None:
         """Nothing to forget."""

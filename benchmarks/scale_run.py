@@ -21,16 +21,19 @@ from actors.pool import ActorPool
 from actors.seats import Seats
 from benchmarks.scale_parts import RUN_ID, ActorHost, LearnerHost, Share, Sizes
 from common.config.schema import Config
+from common.instruments import Instruments, shown
 from common.prompts import open_prompts
 from driver.display_state import DisplayState
 from driver.gauges import RayGauges
 from driver.keeper import Keeper
 from driver.main import Inputs, run_epochs, tracked
 from driver.observer import Observer, first_state
+from driver.queues import QueueGauges
 from driver.run_folder import find_beginning
 from driver.services import START_LIMIT_S, Services, await_actors, await_learner, ray_cluster
 from driver.status import StatusFile
 from driver.stop import StopFlag
+from driver.timeline_log import TimelineLog
 from driver.versions import VersionLog
 from learner.group import LearnerGroup
 from reward_service.asking.start import start_mix
@@ -84,7 +87,7 @@ class Mark:
     memory: int
 
 
-class Watch:
+class EpochMarks:
     """A display that marks the end of each epoch."""
 
     def __init__(self) -> None:
@@ -189,16 +192,32 @@ def run_row(row: Row) -> dict[str, Any]:
         inputs = Inputs(open_prompts(config.prompts.train), open_prompts(config.prompts.unseen), ())
         config.run_folder.mkdir(parents=True)
         beginning = find_beginning(config)
-        watch = Watch()
-        with tracked(config, beginning) as tracker, ray_cluster(config), StopFlag() as stop:
-            state, status = first_state(config, 0, []), StatusFile(config, beginning.run_id)
-            observer = Observer(config, watch, tracker, RayGauges("scale"), state, [], VersionLog(), status)
+        display = EpochMarks()
+        instruments = Instruments({"run": config.run.name})
+        with (
+            tracked(config, beginning) as tracker,
+            ray_cluster(config),
+            shown(instruments),
+            StopFlag() as stop,
+        ):
+            observer = Observer(
+                config=config,
+                display=display,
+                tracker=tracker,
+                gauges=RayGauges.start(instruments),
+                state=first_state(config, 0, []),
+                evaluations=[],
+                versions=VersionLog(),
+                status=StatusFile(config, beginning.run_id),
+                timelines=TimelineLog(config.run_folder, config.display.timelines),
+            )
             with simulated(config, row) as (started, learner), Keeper.open(config, [], "") as keeper:
-                run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached=0)
+                watch = QueueGauges(instruments, started.learner.waiting)
+                run_epochs(config, inputs, beginning, started, observer, stop, keeper, 0, watch)
                 latencies = ray.get(learner.take_latencies.remote())
     return {
         "row": asdict(row),
-        "marks": [asdict(one) for one in watch.marks],
+        "marks": [asdict(one) for one in display.marks],
         "latencies": latencies[row.groups :],
     }
 
