@@ -99,9 +99,13 @@ def test_nothing_is_answered_without_the_token_and_the_dashboard_only_on_the_hea
 def test_a_stopped_job_leaves_a_checkpoint_and_no_orphan(cluster: Running) -> None:
     cluster.desk.submit("first", "run.epochs=500", *cluster.desk.small)
     wait_until(lambda: " done |" in cluster.desk.logs("first"), "the first epoch", 300)
-    places = {actor["node_id"] for actor in cluster.desk.alive("ActorProcess")}
-    assert len(places) == 2, "the two actors are on one host"
-    assert {cluster.role_of(place) for place in places} == {"actor"}
+
+    def places() -> set[str]:
+        return {actor["node_id"] for actor in cluster.desk.alive("ActorProcess")}
+
+    # The run begins with the first of them.
+    wait_until(lambda: len(places()) == 2, "two actors, each on a host of its own", 60)
+    assert {cluster.role_of(place) for place in places()} == {"actor"}
     for part, role in {"LearnerRank": "learner", "ServeReplica": "reward"}.items():
         assert {cluster.role_of(row["node_id"]) for row in cluster.desk.alive(part)} == {role}
     cluster.desk.output("ray", "job", "stop", "first")
