@@ -60,7 +60,7 @@ PAPER = Setting(images=8, steps=50, learned=49, passes=2)
 PAPER_PROMPTS = 64
 MODELS: dict[str, ShapeCost] = {"SD 1.5": SD15_COST, "SDXL": SDXL_COST}
 CLUSTERS = (8, 64, 512)
-DRIVER_S = 6.1e-3
+DRIVER_S = 4.8e-3
 """The driver's CPU seconds for a group: measured with 1,000 simulated actors, see docs/scaling.md."""
 GROUPS_AN_ACTOR = 4
 """An epoch's groups for each actor, so that the wait at its end is a small share."""
