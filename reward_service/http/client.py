@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.http.loopback import is_loopback
-from reward_service.http.replies import Answer, explain, read_description, retry_after_s
+from reward_service.http.replies import Answer, explain, is_passing, read_description, retry_after_s
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, Group, Wire
 from reward_service.http.wire_checks import check_pixels
 from reward_service.part import Description, NoShadow, Reply, RewardFailure
 
-_RETRIED = frozenset({429, 502, 503, 504})
 _SCORER_FAILED = 424
 _CONNECT_LIMIT_S = 10.0
 _READ_BYTES = 1 << 16
@@ -128,7 +127,7 @@ class HttpReward:
                 if answer.status in (requests.codes.ok, _SCORER_FAILED):
                     return answer
                 problem, asked_for_s = explain(answer), retry_after_s(answer)
-                if answer.status not in _RETRIED:
+                if not is_passing(answer):
                     raise self._error(problem)
             wait_s = self._retrying.wait_s(tried, asked_for_s)
             if tried == self._retrying.tries or time.monotonic() + wait_s >= end_at:

@@ -16,6 +16,9 @@ from reward_service.part import Description
 
 _LONGEST_WAIT_S = 3600.0
 _LONGEST_REASON = 1000
+_PASSING = frozenset({429, 502, 503, 504})
+_FAILED = 500
+_UNKNOWN = "unknown"
 _ADVICE = {
     400: "Client and server may be of different versions.",
     401: "Check that client and server hold the same token (environment variable or file).",
@@ -81,6 +84,12 @@ def explain(answer: Answer) -> str:
     return f"answered {answer.status} {_reason(answer)} {advice}".strip()
 
 
+def is_passing(answer: Answer) -> bool:
+    """Whether it may be gone when asked again: a full queue, a restart, or a 500 that is not the reward's own,
+    as Serve's proxy answers while a process behind it has died."""
+    return answer.status in _PASSING or (answer.status == _FAILED and _error(answer).code == _UNKNOWN)
+
+
 def retry_after_s(answer: Answer) -> float:
     """Seconds that the server asks to wait; 0 where it does not say, or says what is no sensible number."""
     wait = _retry_after(answer)
@@ -111,7 +120,7 @@ def _error(answer: Answer) -> ErrorDetail:
         return ErrorBody.model_validate_json(answer.body).error
     except ValidationError:
         text = answer.body[:200].decode("utf-8", "replace")
-        return ErrorDetail(code="unknown", reason=" ".join(text.split()))
+        return ErrorDetail(code=_UNKNOWN, reason=" ".join(text.split()))
 
 
 def _reason(answer: Answer) -> str:

@@ -100,6 +100,12 @@ def test_a_dropped_connection_is_tried_again() -> None:
     np.testing.assert_array_equal(asked(script).rewards, PART.rewards)
 
 
+def test_a_500_of_a_proxy_is_tried_again() -> None:
+    script = Script(Say(500, b"Internal Server Error", "text/plain"), Say())
+    np.testing.assert_array_equal(asked(script).rewards, PART.rewards)
+    assert len(script.seen) == 2
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422, 500])
 def test_an_error_that_lasts_is_not_tried_again(status: int) -> None:
     script = Script(error(status, "that is wrong"))
