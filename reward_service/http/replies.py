@@ -85,8 +85,8 @@ def explain(answer: Answer) -> str:
 
 
 def is_passing(answer: Answer) -> bool:
-    """Whether it may be gone when asked again: a full queue, a restart, or a 500 that is not the reward's own,
-    as Serve's proxy answers while a process behind it has died."""
+    """Whether it may be gone when asked again: a full queue, a restart, or a 500 that is not the reward's
+    own, as Serve's proxy answers while a process behind it has died."""
     return answer.status in _PASSING or (answer.status == _FAILED and _error(answer).code == _UNKNOWN)
 
 
