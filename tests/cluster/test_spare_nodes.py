@@ -40,7 +40,7 @@ MACHINES: dict[str, Any] = {
     },
     "max_workers": 3,
     "upscaling_speed": 10.0,
-    "idle_timeout_minutes": 0.2,
+    "idle_timeout_minutes": 0.5,
     "provider": {
         "type": "external",
         "module": PROVIDER,
