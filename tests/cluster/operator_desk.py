@@ -22,6 +22,7 @@ from tests.cluster.hosts import ROOT, VENV, Host, run
 DASHBOARD = "http://127.0.0.1:8265"
 INSTALLED_BY = ("constraints.txt", "pyproject.toml", "deploy/node.sh")
 """What node.sh's mark is the digest of."""
+LOOK_S = 3.0
 ROLES = {
     "head": "head",
     "learner": "learner",
@@ -182,4 +183,5 @@ def wait_until(done: Callable[[], bool], what: str, limit_s: float) -> None:
     end_at = time.monotonic() + limit_s
     while not done():
         assert time.monotonic() < end_at, f"{limit_s:g} s in vain: {what}"
-        time.sleep(1)
+        # Each look starts a command, which takes a core for seconds from the hosts on this machine.
+        time.sleep(LOOK_S)
