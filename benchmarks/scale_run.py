@@ -42,6 +42,7 @@ PROMPTS = 997
 ACTORS_A_RANK = 16
 REWARD_BATCH = 16
 REWARD_SECONDS = 0.1
+SCORER = "benchmarks.scale_parts:SleepingScorer"
 ROLES = ("raylet", "gcs_server")
 
 
@@ -137,7 +138,7 @@ def make_config(row: Row, folder: Path) -> Config:
         "prompts": {"train": str(folder / "train.txt"), "unseen": str(folder / "unseen.txt")},
         "rewards": {
             "sleep": {
-                "scorer": f"{SCORER}",
+                "scorer": SCORER,
                 "options": {"seconds": REWARD_SECONDS},
             }
         },
@@ -156,9 +157,6 @@ def make_config(row: Row, folder: Path) -> Config:
         "tracker": {"save_checkpoint": False},
     }
     return Config.model_validate(tree)
-
-
-SCORER = "benchmarks.scale_parts:SleepingScorer"
 
 
 @contextmanager
