@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.actor import SampleReport
 from actors.balance import Balance
@@ -159,8 +159,8 @@ class ActorPool:
         """Take in one ready reference: a finished task, or none where an actor arrived or died, or where the
         reference is not one of `references`.
 
-        The tasks of an actor that died are queued again. Raises the task's own error where sampling failed,
-        StuckError where actors die more often than allowed.
+        The tasks of an actor that died are queued again, and those whose answer is lost. Raises the task's
+        own error where sampling failed, StuckError where actors die more often than allowed.
         """
         if reference not in self._running:
             for seat in self._seats.arrive(reference):
@@ -176,6 +176,12 @@ class ActorPool:
             self._balance.leave(running.seat)
             self._seats.bury(running.seat, error)
             self._again(running, error)
+            self._feed()
+            return []
+        except ObjectLostError:
+            # The answer had been given, and went with its node; the actor's next task tells of its death.
+            self._balance.done(running.seat)
+            self._redo(running.job)
             self._feed()
             return []
         self._balance.done(running.seat)
@@ -241,6 +247,9 @@ class ActorPool:
                 f"actors.task_retries = {self._section.task_retries} allows; it may be what kills them. "
                 f"The last: {error}"
             ) from error
+        self._redo(job)
+
+    def _redo(self, job: _Job) -> None:
         self._redone += 1
         self._queue.appendleft(job)
 

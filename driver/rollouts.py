@@ -24,7 +24,7 @@ from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled
 from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, PromptTask
-from driver.arrivals import Arrivals
+from driver.arrivals import Arrivals, ready_of
 from driver.history import GroupHistory, HistoryLog
 from driver.patience import Patience
 from driver.published import Published
@@ -90,7 +90,7 @@ class Rollouts:
         self._check_stop = check_stop
         self._patience = patience
         self._watch = watch
-        self._arrivals: Arrivals[ray.ObjectRef] = Arrivals()
+        self._arrivals: Arrivals[ray.ObjectRef] = Arrivals(ready_of)
         self._begun: dict[PromptTask, _Begun] = {}
         self._unsent: deque[Sampled] = deque()
         self._scoring: dict[PendingScore, Sampled] = {}

@@ -20,7 +20,7 @@ import ray
 from common.config.schema import Config
 from common.errors import StuckError, WeightsError
 from common.trajectory import PolicyStamp
-from driver.arrivals import Arrivals
+from driver.arrivals import Arrivals, only_told
 from driver.display_state import Phase
 from driver.learner_calls import GroupLost, LearnerCalls, LearnerLost
 from driver.observer import Observer
@@ -71,7 +71,7 @@ class SteadyLearner:
         self._offered: tuple[_State, ...] = ()
         self._log: list[_Epoch] = []
         self._pending: dict[ray.ObjectRef, int] = {}
-        self._taken_in: Arrivals[ray.ObjectRef] = Arrivals()
+        self._taken_in: Arrivals[ray.ObjectRef] = Arrivals(only_told)
         self._finished = 0
         self._updating = False
         self._stamps: dict[int, PolicyStamp] = {}

@@ -15,15 +15,6 @@ from tests.tiny_pipeline import make_tiny_pipeline
 __all__ = ["make_config"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray run one after the other, in one of the processes that share the tests out: two
-    clusters at once would crowd each other out of two cores."""
-    for item in items:
-        if item.get_closest_marker("integration") or item.get_closest_marker("faults"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tests are small: more threads than cores, or two on tiny tensors, only cost time."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driver.arrivals import Arrivals
+from driver.arrivals import Arrivals, only_told
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Promise:
 @given(st.permutations(range(8)), st.sets(st.integers(0, 7)))
 def test_each_is_taken_once_in_the_order_of_becoming_ready(order: list[int], failing: set[int]) -> None:
     promises = [Promise(number) for number in range(8)]
-    arrivals: Arrivals[Promise] = Arrivals()
+    arrivals: Arrivals[Promise] = Arrivals(only_told)
     for promise in [*promises, *promises]:
         arrivals.watch(promise)
     for number in order:
@@ -43,7 +43,7 @@ def test_each_is_taken_once_in_the_order_of_becoming_ready(order: list[int], fai
 def test_what_was_ready_before_and_what_is_watched_again_comes_at_once() -> None:
     promise = Promise(1)
     promise.done.set_result(1)
-    arrivals: Arrivals[Promise] = Arrivals()
+    arrivals: Arrivals[Promise] = Arrivals(only_told)
     for _ in range(2):
         arrivals.watch(promise)
         assert arrivals.take(0.0) == [promise]
@@ -51,7 +51,7 @@ def test_what_was_ready_before_and_what_is_watched_again_comes_at_once() -> None
 
 def test_waits_no_longer_than_asked_and_ends_at_the_first() -> None:
     promise = Promise(1)
-    arrivals: Arrivals[Promise] = Arrivals()
+    arrivals: Arrivals[Promise] = Arrivals(only_told)
     arrivals.watch(promise)
     began = time.monotonic()
     assert arrivals.take(0.05) == []
@@ -65,7 +65,7 @@ def test_waits_no_longer_than_asked_and_ends_at_the_first() -> None:
 
 def test_callbacks_of_many_threads_are_all_taken() -> None:
     promises = [Promise(number) for number in range(400)]
-    arrivals: Arrivals[Promise] = Arrivals()
+    arrivals: Arrivals[Promise] = Arrivals(only_told)
     threads = [
         threading.Thread(target=lambda part=part: [one.done.set_result(0) for one in promises[part::4]])
         for part in range(4)
@@ -79,3 +79,14 @@ def test_callbacks_of_many_threads_are_all_taken() -> None:
     taken = arrivals.take(1.0)
     assert len(taken) == 400
     assert set(taken) == set(promises)
+
+
+def test_what_nobody_tells_is_found_by_looking_and_taken_once() -> None:
+    lost, late = Promise(1), Promise(2)
+    arrivals: Arrivals[Promise] = Arrivals(lambda watched: [one for one in watched if one.number == 1])
+    arrivals.watch(lost)
+    arrivals.watch(late)
+    assert arrivals.take(0.0) == [lost]
+    lost.done.set_result(1)
+    late.done.set_result(2)
+    assert arrivals.take(0.0) == [late]
