@@ -6,6 +6,7 @@ The run itself is driver/training.py, which reads as Algorithm 1 of the paper.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     with fail():
         given = parse_arguments(arguments, USAGE, FLAGS)
         config = given.config()
+        # A thread that Serve leaves behind must not join another cluster of this machine after the run's own.
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         # Ray and torch are imported only after the configuration has been found to be sound.
         from rich.console import Console
 

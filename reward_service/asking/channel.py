@@ -62,6 +62,7 @@ class Channel:
         self._requests: dict[PendingScore, Request] = {}
         self._sent: dict[PendingScore, _Sent] = {}
         self._scoring: dict[PendingScore, _Scoring] = {}
+        self._given_up: list[PartAnswer] = []
         self._report = RewardReport()
         self._asks: deque[Ask] = deque(maxlen=KEPT_ASKS)
         self._retries = 0
@@ -94,7 +95,7 @@ class Channel:
         """Ask for one group. Waits at most some milliseconds. Raises RewardError where the queue is full."""
         self._ledger.add(pending)
         self._requests[pending] = request
-        self._send()
+        self._given_up += self._send()
 
     def refs(self) -> list[ray.ObjectRef]:
         """References of the replies that are being worked on."""
@@ -106,6 +107,8 @@ class Channel:
 
     def poll_s(self) -> float:
         """Seconds after which `collect` should be called even if none of `refs` is ready."""
+        if self._given_up:
+            return 0.0
         if self._sent:
             return TAKE_WAIT_S
         now = time.monotonic()
@@ -116,8 +119,8 @@ class Channel:
 
     def collect(self) -> list[PartAnswer]:
         """Parts that are there now, and failures of groups that were given up. Sends what waits here."""
-        answers = self._note_taken() + self._note_ready() + self._note_late()
-        return answers + self._send()
+        answers, self._given_up = self._given_up, []
+        return answers + self._note_taken() + self._note_ready() + self._note_late() + self._send()
 
     def take_report(self) -> RewardReport:
         """What happened since the last call."""

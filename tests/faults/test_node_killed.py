@@ -117,7 +117,6 @@ def published_digests(config: Config, epoch: int) -> list[str]:
     return [digest for _, digest in json.loads(header)["published"]]
 
 
-@pytest.mark.skip(reason="known defect: hangs in about half of its tries")
 def test_lost_pictures_and_trajectories_are_sampled_again(
     cluster: Cluster, whole_config: Config, faulty: MakeFaulty
 ) -> None:
