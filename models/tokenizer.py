@@ -52,7 +52,7 @@ def make_tokenizer(seed: int) -> CLIPTokenizer:
     vocabulary = {token: number for number, token in enumerate([*tokens, START, END])}
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=merges,  # type: ignore[arg-type]  # pairs are what the tokenizers library takes
+        merges=merges,  # pairs are what the tokenizers library takes
         model_max_length=MAX_LENGTH,
         pad_token=END,
         unk_token=END,

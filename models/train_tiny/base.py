@@ -110,7 +110,7 @@ class Trainer:
     def fresh(cls, tokenizer: CLIPTokenizer) -> Trainer:
         """A trainer of untrained networks."""
         unet, text_encoder = make_unet(), make_text_encoder(tokenizer)
-        unet.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # the library's hint
+        unet.to(memory_format=torch.channels_last)
         parameters: list[torch.Tensor] = [*unet.parameters(), *text_encoder.parameters()]
         averages = [parameter.detach().clone() for parameter in parameters]
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
@@ -158,9 +158,9 @@ class Trainer:
             text_encoder=text_encoder,
             tokenizer=self.tokenizer,
             unet=unet,
-            scheduler=self.scheduler,  # type: ignore[arg-type]  # the library's hints
-            safety_checker=None,  # type: ignore[arg-type]  # name no DDIM
-            feature_extractor=None,  # type: ignore[arg-type]  # and no None
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         ).save_config(folder)
         let_everyone_read(folder / "unet")
