@@ -33,9 +33,9 @@ NOTES = (
     "Recovered: from the kill to the end of the epoch that was in work. Full throughput: to the end of the "
     "first epoch that takes at most 1.5 times the undisturbed median; a dash where the run ended before.",
     "Most of a recovery is the start of the new process: it imports torch and diffusers and loads the model.",
-    "Equal: every byte of the last checkpoint (weights, optimizer, averages, files for diffusers), every "
-    "metric of every epoch that is neither a time nor a count of faults, every score and picture of every "
-    "evaluation.",
+    "Equal: every byte of the checkpoints that are kept (weights, optimizer, averages, files for diffusers), "
+    "every metric of every epoch that is neither a time nor a count of faults, every score and picture of "
+    "every evaluation.",
 )
 
 

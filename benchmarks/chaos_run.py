@@ -97,11 +97,18 @@ class Outcome:
 
     @staticmethod
     def of(config: Config) -> Outcome:
-        """Files of the last checkpoint, metrics of every epoch that are not times, and evaluations."""
-        checkpoint = read_checkpoint(list_checkpoints(config.run_folder)[-1])
-        values = {f"checkpoint/{name}": data for name, data in checkpoint.files.items()}
+        """Files of its regular checkpoints, metrics of every epoch that are not times, and evaluations."""
+        epochs, every = config.run.epochs, config.checkpoint.every_epochs
+        checkpoints = [read_checkpoint(place) for place in list_checkpoints(config.run_folder)]
+        # A stop saves others besides.
+        regular = [own for own in checkpoints if own.state.epoch in (epochs, *range(every, epochs, every))]
+        values = {
+            f"checkpoint {own.state.epoch}/{name}": data
+            for own in regular
+            for name, data in own.files.items()
+        }
         client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
-        run = checkpoint.state.tracker_run
+        run = checkpoints[-1].state.tracker_run
         for name in exact_metrics(client.get_run(run).data.metrics):
             history = client.get_metric_history(run, name)
             values[f"metrics/{name}"] = repr(sorted((own.step, own.value) for own in history)).encode()
