@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-cluster lint setup help
+.PHONY: quickstart test test-slow test-cluster lint setup help
 
 help:
 	@echo "make quickstart   set up, then finetune the embedded model (about 5 minutes on 2 cores)"
 	@echo "make test         set up, then lint, types, import contracts and tests"
+	@echo "make test-slow    more runs that are killed and go on, and short trainings (about 10 minutes)"
 	@echo "make test-cluster several hosts on this machine: ray up, jobs, a lost host (root, sshd; minutes)"
 	@echo "make lint         ruff, mypy and the import contracts only"
 
@@ -29,10 +30,16 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Tests that start Ray run alone, one after the other: two clusters at once crowd each other out of two cores.
-test: lint
-	$(BIN)/python -m pytest -n 2 -m "not integration and not faults and not cluster"
-	$(BIN)/python -m pytest -m "integration or faults"
+# Tests that start Ray run one after the other: two clusters at once crowd each other out of two cores. Half of
+# the time they wait for processes to start; types are checked meanwhile.
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not integration and not faults and not cluster and not slow"
+	nice $(MAKE) --no-print-directory lint & lint=$$!; \
+	$(BIN)/python -m pytest -m "(integration or faults) and not slow"; tests=$$?; \
+	wait $$lint && exit $$tests
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 # Skips with a reason where network namespaces are not permitted or programs are missing.
 test-cluster: $(READY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.tiny_config import make_config
 from tests.tiny_pipeline import make_tiny_pipeline
 
 __all__ = ["make_config"]
+
+
+# Ray runs its workers at niceness 15, so whatever else the machine does would make tests wait for them.
+os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 - that is its name
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ from common.config.schema import Config
 from learner.checkpoint import list_checkpoints, read_checkpoint
 from tests.faults.conftest import EPOCHS, LIMIT_S, MakeFaulty, Start, at, kill
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 END_LIMIT_S = 30.0
 

@@ -12,7 +12,7 @@ from common.config.load import config_to_yaml
 from learner.checkpoint import list_checkpoints, read_checkpoint
 from tests.tiny_config import make_config
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 LIMIT_S = 250.0
 SKIPPED = 77

@@ -134,6 +134,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_every_committed_file(made: Path) -> None:
     for name in (SD_NAME, PROXY_NAME, GOLD_NAME):
         files = {path.relative_to(made) for path in (made / name).rglob("*") if path.is_file()}
@@ -141,12 +142,14 @@ def test_the_recipe_makes_every_committed_file(made: Path) -> None:
     assert (made / "samples.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_everyone_may_read_the_weights(made: Path) -> None:
     weights = list(made.rglob("*.safetensors"))
     assert len(weights) == 5
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in weights)
 
 
+@pytest.mark.slow
 def test_the_committed_tokenizers_are_the_recipe_s(made: Path) -> None:
     for path in made.rglob("tokenizer.json"):
         assert path.read_text() == (MODELS / path.relative_to(made)).read_text()
@@ -165,6 +168,7 @@ def strings(value: object) -> Iterator[str]:
         yield value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["*config.json", "model_index.json"])
 def test_configurations_hold_no_local_paths(made: Path, pattern: str) -> None:
     found = list(made.rglob(pattern)) + [
@@ -176,6 +180,7 @@ def test_configurations_hold_no_local_paths(made: Path, pattern: str) -> None:
         assert not [text for text in texts if "/" in text or text == "_name_or_path"], path
 
 
+@pytest.mark.slow
 def test_a_stage_makes_the_same_bytes_again(tmp_path: Path) -> None:
     first, again = make(tmp_path / "one", "vae base"), make(tmp_path / "two", "vae base")
     assert first == again
