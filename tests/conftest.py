@@ -17,7 +17,7 @@ __all__ = ["make_config"]
 
 
 # Ray runs its workers at niceness 15, so whatever else the machine does would make tests wait for them.
-os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 - that is its name
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session", autouse=True)
