@@ -116,7 +116,7 @@ class _Front:
         body = await read_body(request.receive, request.headers, self.limits, share)
         try:
             # In a thread: decoding pictures takes a while, and the front answers others meanwhile.
-            return await asyncio.to_thread(wire.decode_group, body, self.limits, share.take)
+            return await asyncio.to_thread(_decode, wire, body, self.limits, share)
         except WireError as error:
             raise Refusal(error.code, error.reason) from error
 
@@ -138,6 +138,11 @@ class _Front:
             ) from error
         except RewardError as error:
             raise Refusal(NOT_READY, str(error), _RETRY_S) from error
+
+
+def _decode(wire: Wire, body: bytes, limits: HttpLimits, share: Share) -> Group:
+    with share:
+        return wire.decode_group(body, limits, share.take)
 
 
 def _add_routes(app: FastAPI, front: _Front, limits: HttpLimits) -> None:
