@@ -6,10 +6,11 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from common.errors import RewardError
 from reward_service.contract import NEEDED, AnyScorer, methods_of
+from reward_service.hidden import error_without_secrets, without_secrets
 from reward_service.scorers import SHIPPED
 
 
@@ -39,13 +40,16 @@ class ChecksOptions(Protocol):
 def check_spec(spec: Spec) -> type[AnyScorer]:
     """The scorer's class, once its name, interface and options are checked without loading weights.
 
-    Raises RewardError saying what was given, what is allowed and how to mend it.
+    Raises RewardError saying what was given, what is allowed and how to mend it; no secret among the options.
     """
     scorer = _import_class(scorer_path(spec.scorer))
     _check_interface(scorer, spec.scorer)
     _check_arguments(scorer, spec)
     if isinstance(scorer, ChecksOptions):
-        scorer.check_options(**spec.options)
+        try:
+            scorer.check_options(**spec.options)
+        except RewardError as error:
+            _refuse(str(error), error, spec)
     return scorer
 
 
@@ -58,9 +62,8 @@ def build_scorer(spec: Spec) -> AnyScorer:
     try:
         scorer = scorer_class(**spec.options)
     except Exception as error:
-        raise RewardError(
-            f"{spec.scorer} with options {spec.options} raised {error!r} when built."
-        ) from error
+        options = without_secrets(spec.options)
+        _refuse(f"{spec.scorer} with options {options} raised {error!r} when built.", error, spec)
     for field in ("version", "digest"):
         value = getattr(scorer, field, None)
         if not isinstance(value, str):
@@ -119,5 +122,12 @@ def _check_arguments(scorer: type, spec: Spec) -> None:
     except TypeError as error:
         accepted = ", ".join(str(parameter) for parameter in signature.parameters.values()) or "none"
         raise RewardError(
-            f"{spec.scorer} cannot take options {spec.options}: {error}. Accepted: {accepted}."
+            f"{spec.scorer} cannot take options {without_secrets(spec.options)}: {error}. "
+            f"Accepted: {accepted}."
         ) from error
+
+
+def _refuse(text: str, error: Exception, spec: Spec) -> NoReturn:
+    """Raises RewardError with the text, without secrets, and without its cause where that shows one."""
+    shown = error_without_secrets(text, spec.options)
+    raise RewardError(shown) from (error if shown == text else None)
