@@ -23,7 +23,7 @@ _SHORTEST = 4
 def without_secrets(value: Any) -> Any:
     """The value with HIDDEN for each one whose name ends like a secret's, at any depth.
 
-    Looks into mappings, lists, and texts that hold a YAML or JSON mapping or list, as the options of mixes and
+    Looks into mappings, lists, and texts that hold a YAML or JSON mapping or list, as options of mixes and
     judges do. A text that names a secret but cannot be read is hidden as a whole.
     """
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from common.errors import RewardError
 from reward_service.contract import NEEDED, AnyScorer, methods_of
@@ -49,7 +49,7 @@ def check_spec(spec: Spec) -> type[AnyScorer]:
         try:
             scorer.check_options(**spec.options)
         except RewardError as error:
-            _refuse(str(error), error, spec)
+            raise RewardError(_shown(str(error), spec)) from _cause(error, spec)
     return scorer
 
 
@@ -62,8 +62,8 @@ def build_scorer(spec: Spec) -> AnyScorer:
     try:
         scorer = scorer_class(**spec.options)
     except Exception as error:
-        options = without_secrets(spec.options)
-        _refuse(f"{spec.scorer} with options {options} raised {error!r} when built.", error, spec)
+        what = f"{spec.scorer} with options {without_secrets(spec.options)} raised {error!r} when built."
+        raise RewardError(_shown(what, spec)) from _cause(error, spec)
     for field in ("version", "digest"):
         value = getattr(scorer, field, None)
         if not isinstance(value, str):
@@ -127,7 +127,10 @@ def _check_arguments(scorer: type, spec: Spec) -> None:
         ) from error
 
 
-def _refuse(text: str, error: Exception, spec: Spec) -> NoReturn:
-    """Raises RewardError with the text, without secrets, and without its cause where that shows one."""
-    shown = error_without_secrets(text, spec.options)
-    raise RewardError(shown) from (error if shown == text else None)
+def _shown(error: str, spec: Spec) -> str:
+    return error_without_secrets(error, spec.options)
+
+
+def _cause(error: Exception, spec: Spec) -> Exception | None:
+    """The error that a traceback shows as the cause; None where it would show a secret."""
+    return error if _shown(repr(error), spec) == repr(error) else None

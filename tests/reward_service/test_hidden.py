@@ -27,7 +27,10 @@ def test_other_names_are_shown(name: str) -> None:
     assert without_secrets({name: KEY}) == {name: KEY}
 
 
-NESTED = {"judge": {"scorer": "mine:Judge", "options": {"api_key": KEY, "model": "m"}}, "rest": [{"token": KEY}]}
+NESTED = {
+    "judge": {"scorer": "mine:Judge", "options": {"api_key": KEY, "model": "m"}},
+    "rest": [{"token": KEY}],
+}
 CLEAN = {
     "judge": {"scorer": "mine:Judge", "options": {"api_key": HIDDEN, "model": "m"}},
     "rest": [{"token": HIDDEN}],
@@ -55,14 +58,14 @@ def test_a_text_in_a_text_is_looked_into() -> None:
     assert KEY not in without_secrets(outer)
 
 
-@pytest.mark.parametrize("text", ['{"api_key": "sk-of-the-tests"', "a: {token: sk-of-the-tests", "x: api_key: s"])
+@pytest.mark.parametrize("text", ['{"api_key": "sk-of-the-tests"', "a: {token: sk-of", "x: api_key: s"])
 def test_a_text_that_names_a_secret_and_cannot_be_read_is_hidden(text: str) -> None:
     assert without_secrets(text) == HIDDEN
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "plain", "Which is the better: a or b: c?", "Show the secret garden", '{"max_tokens": null, "a":  1}'],
+    ["", "Which is the better: a or b: c?", "Show the secret garden", '{"max_tokens": null, "a":  1}'],
 )
 def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
     assert without_secrets(text) == text
