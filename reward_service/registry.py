@@ -61,7 +61,7 @@ def build_scorer(spec: Spec) -> AnyScorer:
     scorer_class = check_spec(spec)
     try:
         scorer = scorer_class(**spec.options)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a user's constructor may raise anything
         what = f"{spec.scorer} with options {without_secrets(spec.options)} raised {error!r} when built."
         raise RewardError(_shown(what, spec)) from _cause(error, spec)
     for field in ("version", "digest"):
