@@ -38,7 +38,7 @@ class ServedReward(Section):
         30.0, "s", "Idle time after which the health check makes a forward pass; 0 = never.", ge=0.0
     )
     queue_groups: int = setting(64, "groups", "Groups that wait at each replica, at most.", ge=1)
-    shadow_app: str = setting("", "", "Application that scores every group too, for the log; empty = none.")
+    shadow_app: str = setting("", "", "Serve application that scores groups too, for the log; empty = none.")
     shadow_wait_s: float = setting(1.0, "s", "Longest wait for it beyond the own score.", ge=0.0, le=600.0)
 
     @field_validator("version")
