@@ -192,7 +192,7 @@ def test_a_compressed_answer_is_refused_and_not_inflated() -> None:
         scorer = rubric(url)
         tracemalloc.start()
         try:
-            with pytest.raises(RewardError, match="answered in the encoding 'gzip'.* asked for 'identity'"):
+            with pytest.raises(RewardError, match=r"answered in the encoding 'gzip'.* asked for 'identity'"):
                 scorer.score(["a"], greys(51))
             _, most_bytes = tracemalloc.get_traced_memory()
         finally:
