@@ -35,6 +35,7 @@ CLIENTS = 8
 RAW_SHARE = 0.05
 ANSWER_LIMIT_S = 60.0
 CLOSED = 0
+MOST_MIB = 256
 _MOST_BYTES = 1 << 20
 
 RAW: dict[str, bytes] = {
@@ -150,18 +151,22 @@ def attack(count: int, seed: int, command: str) -> Result:
     with server_process(token) as (process, address):
         schema: Any = requests.get(f"{address}/openapi.json", headers=token.headers(), timeout=60).json()
         before = sound_score(address, token)
-        memory = _resident_bytes(process.pid)
+        memory = _memory_bytes(process.pid, "VmRSS")
         target = Target(token.value, schema, LIMITS.body_bytes)
         fired = fire_all(Attacker(address, target), range(seed * count, seed * count + count))
         after = sound_score(address, token)
-        grown = (_resident_bytes(process.pid) - memory) / 2**20
+        grown = (_memory_bytes(process.pid, "VmRSS") - memory) / 2**20
+        most = (_memory_bytes(process.pid, "VmHWM") - memory) / 2**20
         same = process.poll() is None and bool((before.rewards == after.rewards).all())
     return Result(
         name="hostile",
         command=command,
         settings={"requests": count, "seed": seed, "clients": CLIENTS, "scorer": SCORER},
         machine=machine,
-        verdicts=_verdicts(fired, same and before.stamp == after.stamp, process.returncode),
+        verdicts=(
+            *_verdicts(fired, same and before.stamp == after.stamp, process.returncode),
+            _memory_verdict(most),
+        ),
         figures=_figures(fired, grown),
         raw={"answers by kind": _by_kind(fired), "slowest_s": max(one.seconds for one in fired)},
         notes=(
@@ -180,6 +185,17 @@ def _verdicts(fired: Sequence[Fired], same: bool, ended: int) -> tuple[Verdict, 
         Verdict("requests whose answer breaks a rule", str(len(problems)), "0", not problems, shown),
         Verdict("scores right after, in the same process", "yes" if same else "no", "yes", same, alive),
         Verdict("exit status after SIGTERM", str(ended), "0", ended == 0, "of the server's process"),
+    )
+
+
+def _memory_verdict(most: float) -> Verdict:
+    about = f"{CLIENTS} requests at a time, which may hold {LIMITS.held_bytes >> 20} MiB by the limits"
+    return Verdict(
+        "most memory of the server, beyond before",
+        f"{most:.0f} MiB",
+        f"{MOST_MIB} MiB",
+        most <= MOST_MIB,
+        about,
     )
 
 
@@ -208,10 +224,11 @@ def _payload(request: Request) -> bytes:
     return "\r\n".join(lines).encode("utf-8") + request.body
 
 
-def _resident_bytes(pid: int) -> int:
+def _memory_bytes(pid: int, which: str) -> int:
+    """VmRSS: resident now; VmHWM: the most that was."""
     status = Path(f"/proc/{pid}/status")
     lines = status.read_text().splitlines() if status.is_file() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{which}:"))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,13 +7,17 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from PIL import Image
 
 _SIDE = 16
 _BOMB_SIDE = 50_000
-_TEXT_BYTES = 40 << 20
+_TEXT_BYTES = 1 << 20
+_TEXTS = 63
+_TAGS = 5000
+_SMALL_SIDE = 8
 _SCANS = 3000
 
 
@@ -85,9 +89,28 @@ def _bomb(rng: random.Random) -> bytes:
     return png(_BOMB_SIDE, _BOMB_SIDE, bytes(_BOMB_SIDE * 3 + 1) * rng.randint(1, 20))
 
 
-def _text_bomb(rng: random.Random) -> bytes:
-    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(_TEXT_BYTES), 9))
-    return png(_SIDE, _SIDE, (b"\0" + rng.randbytes(_SIDE * 3)) * _SIDE, extra=text)
+def inflating(kind: bytes) -> bytes:
+    """A small PNG whose chunks of that kind hold 63 MiB of text, a thousand times less while compressed."""
+    rows = (b"\0" + bytes(_SMALL_SIDE * 3)) * _SMALL_SIDE
+    return png(_SMALL_SIDE, _SMALL_SIDE, rows, extra=_swollen_chunks(kind))
+
+
+@cache
+def _swollen_chunks(kind: bytes) -> bytes:
+    packed = zlib.compress(bytes(_TEXT_BYTES), 9)
+    return b"".join(chunk(kind, _HEADS[kind] % number + packed) for number in range(_TEXTS))
+
+
+_HEADS = {b"zTXt": b"%d\0\0", b"iTXt": b"%d\0\1\0\0\0", b"iCCP": b"%d\0\0"}
+"""What stands before the compressed text, by the kind of chunk."""
+
+
+def many_tags() -> bytes:
+    """A small JPEG with thousands of Exif tags, all of which say that they are as large as the whole."""
+    tags = b"".join(struct.pack(">HHLL", number + 1, 7, _TAGS * 12, 8) for number in range(_TAGS))
+    note = b"Exif\0\0" + b"MM\0*" + struct.pack(">LH", 8, _TAGS) + tags + bytes(4)
+    file = saved(Image.new("RGB", (_SMALL_SIDE, _SMALL_SIDE)), "JPEG")
+    return file[:2] + b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note + file[2:]
 
 
 def _endless_scans(rng: random.Random) -> bytes:
@@ -121,7 +144,6 @@ NO_PICTURES: dict[str, PictureMaker] = {
     "PNG of size 0": lambda rng: png(0, rng.choice([0, _SIDE]), b"\0"),
     "PNG of impossible header": _odd_header,
     "PNG bomb": _bomb,
-    "PNG text bomb": _text_bomb,
     "PNG without pixels": lambda rng: png(_SIDE, _SIDE, b""),
     "animated PNG": _animated,
     "several pictures in a JPEG": _several,
@@ -139,5 +161,7 @@ MAYBE_PICTURES: dict[str, PictureMaker] = {
     "picture with flipped bytes": lambda rng: flipped(rng, _good(rng)),
     "grey or palette picture": lambda rng: saved(noise(rng).convert(rng.choice(["L", "P", "1"])), "PNG"),
     "picture with bytes after its end": lambda rng: _good(rng) + rng.randbytes(200),
+    "PNG text bomb": lambda rng: inflating(rng.choice(sorted(_HEADS))),
+    "JPEG of thousands of tags": lambda rng: many_tags(),
 }
 """Files that may or may not be readable."""

@@ -35,6 +35,7 @@ _TYPES = (
     "",
     "application/",
 )
+_MOST_PICTURES = 8
 _TYPES_OF_PICKLES = ("application/octet-stream", "application/x-pickle", "application/python-pickle")
 
 
@@ -134,7 +135,8 @@ def _pictures(rng: random.Random, _: Target) -> Request:
 
 def _maybe_pictures(rng: random.Random, _: Target) -> Request:
     kind, make = rng.choice(list(MAYBE_PICTURES.items()))
-    return _score(kind, JSON_TYPE, _group([make(rng)]), may_score=True)
+    files = [make(rng)] * rng.randint(1, _MOST_PICTURES)
+    return _score(kind, JSON_TYPE, _group(files), may_score=True)
 
 
 def _unequal(rng: random.Random, _: Target) -> Request:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from common.errors import RewardError
 from reward_service.contract import NEEDED, AnyScorer, methods_of
+from reward_service.hidden import error_without_secrets, without_secrets
 from reward_service.scorers import SHIPPED
 
 
@@ -39,13 +40,16 @@ class ChecksOptions(Protocol):
 def check_spec(spec: Spec) -> type[AnyScorer]:
     """The scorer's class, once its name, interface and options are checked without loading weights.
 
-    Raises RewardError saying what was given, what is allowed and how to mend it.
+    Raises RewardError saying what was given, what is allowed and how to mend it; no secret among the options.
     """
     scorer = _import_class(scorer_path(spec.scorer))
     _check_interface(scorer, spec.scorer)
     _check_arguments(scorer, spec)
     if isinstance(scorer, ChecksOptions):
-        scorer.check_options(**spec.options)
+        try:
+            scorer.check_options(**spec.options)
+        except RewardError as error:
+            raise RewardError(_shown(str(error), spec)) from _cause(error, spec)
     return scorer
 
 
@@ -57,10 +61,9 @@ def build_scorer(spec: Spec) -> AnyScorer:
     scorer_class = check_spec(spec)
     try:
         scorer = scorer_class(**spec.options)
-    except Exception as error:
-        raise RewardError(
-            f"{spec.scorer} with options {spec.options} raised {error!r} when built."
-        ) from error
+    except Exception as error:  # noqa: BLE001 - a user's constructor may raise anything
+        what = f"{spec.scorer} with options {without_secrets(spec.options)} raised {error!r} when built."
+        raise RewardError(_shown(what, spec)) from _cause(error, spec)
     for field in ("version", "digest"):
         value = getattr(scorer, field, None)
         if not isinstance(value, str):
@@ -119,5 +122,15 @@ def _check_arguments(scorer: type, spec: Spec) -> None:
     except TypeError as error:
         accepted = ", ".join(str(parameter) for parameter in signature.parameters.values()) or "none"
         raise RewardError(
-            f"{spec.scorer} cannot take options {spec.options}: {error}. Accepted: {accepted}."
+            f"{spec.scorer} cannot take options {without_secrets(spec.options)}: {error}. "
+            f"Accepted: {accepted}."
         ) from error
+
+
+def _shown(error: str, spec: Spec) -> str:
+    return error_without_secrets(error, spec.options)
+
+
+def _cause(error: Exception, spec: Spec) -> Exception | None:
+    """The error that a traceback shows as the cause; None where it would show a secret."""
+    return error if _shown(repr(error), spec) == repr(error) else None

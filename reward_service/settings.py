@@ -12,9 +12,9 @@ from common.config.fields import Section, setting
 from common.config.problems import Sources, problem_lines, show
 from common.config.tree import Group
 from common.errors import ConfigError
+from reward_service.hidden import without_secrets
 
 S = TypeVar("S", bound=Section)
-_SECRET = re.compile(r"(token|secret|password|api_?key)$", re.IGNORECASE)
 
 
 class ServedReward(Section):
@@ -38,7 +38,7 @@ class ServedReward(Section):
         30.0, "s", "Idle time after which the health check makes a forward pass; 0 = never.", ge=0.0
     )
     queue_groups: int = setting(64, "groups", "Groups that wait at each replica, at most.", ge=1)
-    shadow_app: str = setting("", "", "Application that scores every group too, for the log; empty = none.")
+    shadow_app: str = setting("", "", "Serve application that scores groups too, for the log; empty = none.")
     shadow_wait_s: float = setting(1.0, "s", "Longest wait for it beyond the own score.", ge=0.0, le=600.0)
 
     @field_validator("version")
@@ -53,9 +53,8 @@ class ServedReward(Section):
         return _scorer_of(self) == _scorer_of(other)
 
     def without_secrets(self) -> dict[str, Any]:
-        """All settings as plain values; options that are named like secrets are hidden."""
-        hidden = {name: "(hidden)" if _SECRET.search(name) else value for name, value in self.options.items()}
-        return self.model_dump(mode="json") | {"options": hidden}
+        """All settings as plain values; options that are named like secrets are hidden, nested ones too."""
+        return self.model_dump(mode="json") | {"options": without_secrets(self.options)}
 
 
 def read_settings(given: Mapping[str, Any], origin: str) -> ServedReward:
@@ -67,14 +66,14 @@ def read_settings(given: Mapping[str, Any], origin: str) -> ServedReward:
 
 
 def read_section(model: type[S], given: Mapping[str, Any], origin: str) -> S:
-    """A section from plain values. Raises ConfigError with every problem, one a line."""
+    """A section from plain values. Raises ConfigError with every problem, one a line, and no secret."""
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{origin} must hold settings (key: value), got {show(given)}.")
+        raise ConfigError(f"{origin} must hold settings (key: value), got {show(without_secrets(given))}.")
     values = {str(key): value for key, value in given.items()}
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = problem_lines(error, Sources(Group({"": model}), values, ()))
+        lines = problem_lines(error, Sources(Group({"": model}), without_secrets(values), ()))
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
     raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
 

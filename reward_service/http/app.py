@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -43,7 +43,7 @@ T = TypeVar("T")
 def build_http_app(backend: Backend, limits: HttpLimits, token: Token) -> FastAPI:
     """The application: POST /v1/score, GET /v1/describe, /v1/ready, /v1/health and /openapi.json.
 
-    token: asked of every request; with NO_TOKEN only callers of this machine are answered. backend: a
+    token: asked of every request; with NO_TOKEN only what this machine sends is answered. backend: a
     RewardError from its methods means that it cannot answer now (503).
     """
     app = FastAPI(
@@ -53,6 +53,7 @@ def build_http_app(backend: Backend, limits: HttpLimits, token: Token) -> FastAP
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(http_schema.BEARER)] if token.is_set else [],
     )
     app.add_middleware(Gate, token=token, limits=limits)
     app.add_exception_handler(Refusal, _refused)
@@ -116,7 +117,7 @@ class _Front:
         body = await read_body(request.receive, request.headers, self.limits, share)
         try:
             # In a thread: decoding pictures takes a while, and the front answers others meanwhile.
-            return await asyncio.to_thread(wire.decode_group, body, self.limits, share.take)
+            return await asyncio.to_thread(_decode, wire, body, self.limits, share)
         except WireError as error:
             raise Refusal(error.code, error.reason) from error
 
@@ -138,6 +139,11 @@ class _Front:
             ) from error
         except RewardError as error:
             raise Refusal(NOT_READY, str(error), _RETRY_S) from error
+
+
+def _decode(wire: Wire, body: bytes, limits: HttpLimits, share: Share) -> Group:
+    with share:
+        return wire.decode_group(body, limits, share.take)
 
 
 def _add_routes(app: FastAPI, front: _Front, limits: HttpLimits) -> None:

@@ -44,25 +44,44 @@ class Room:
 
 
 class Share:
-    """What one request holds of the room; given back where its `with` block ends."""
+    """What one request holds of the room; given back where the last of its `with` blocks ends.
+
+    For the request and the thread that decodes its body, which enters it too: a request may be cancelled, the
+    thread may not, and what it holds stays counted until it is done. Once given back it takes nothing more.
+    """
 
     def __init__(self, room: Room) -> None:
         self._room = room
+        self._lock = threading.Lock()
         self._held_bytes = 0
+        self._inside = 0
+        self._ended = False
 
     def take(self, count: int) -> None:
-        """Take so many bytes more. Raises Refusal (overloaded)."""
-        self._room.take(count)
-        self._held_bytes += count
+        """Take so many bytes more. Raises Refusal (overloaded, or the request has ended)."""
+        with self._lock:
+            self._check_open()
+            self._room.take(count)
+            self._held_bytes += count
 
     def __enter__(self) -> Share:
+        with self._lock:
+            self._check_open()
+            self._inside += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._room.give(self._held_bytes)
-        self._held_bytes = 0
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._ended = True
+                self._room.give(self._held_bytes)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise Refusal(BAD_REQUEST, "The request has ended.")
 
 
 async def read_body(receive: Receive, headers: Headers, limits: HttpLimits, share: Share) -> bytes:

@@ -1,4 +1,4 @@
-"""Who is answered: holders of the token, or without a token this machine only. Before anything is read."""
+"""Who is answered: holders of the token, or without one what this machine sends. Read before the body."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ class Gate:
 
     With a token: the header `Authorization: Bearer <token>` must carry it, from wherever the request comes.
     Without: the peer must be a loopback address, the Host header must name this machine (else a web page
-    could reach the server by a name that it points here), and no proxy may have forwarded the request.
+    could reach the server by a name that it points here), and no header may say that a proxy forwarded it.
+    A proxy on this machine that sends its own Host header and says nothing, as nginx does unless told, cannot
+    be told from a program of this machine: behind any proxy only a token keeps strangers out.
     """
 
     def __init__(self, app: ASGIApp, token: Token, limits: HttpLimits) -> None:
@@ -60,8 +62,8 @@ class Gate:
         if local and not any(name in headers for name in _FORWARDED):
             return ""
         return (
-            "This server has no token, so it answers only callers of its own machine, by a loopback address "
-            "and without a proxy. Start it with a token to answer others."
+            "This server has no token, so it answers only what comes from its own machine, by a loopback "
+            "address and without a proxy. Start it with a token to answer others."
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi.security import HTTPBearer
+
 from reward_service.http.errors import STATUS_OF
 from reward_service.http.limits import HttpLimits
 from reward_service.http.replies import DescriptionBody, ErrorBody
@@ -22,13 +24,15 @@ _ERRORS: dict[str, str] = {
     "not_ready": "No scorer answers now. Ask again after Retry-After seconds.",
     "overloaded": "Other requests fill the server's memory. Ask again after Retry-After seconds.",
     "too_late": "No score in time.",
+    "internal": "A fault of the server; its log says more.",
 }
-_READING = ("unauthorized", "not_ready", "too_late")
+_READING = ("unauthorized", "busy", "not_ready", "too_late", "internal")
 
 DESCRIPTION = """
-Scores the pictures of one prompt by one reward. Errors are always JSON,
-`{"error": {"code", "reason", "retry_after_s"}}`. With a token, every path needs the header
-`Authorization: Bearer TOKEN`.
+Scores the pictures of one prompt by one reward. Errors are JSON,
+`{"error": {"code", "reason", "retry_after_s"}}`, except two short texts, sent before a request is looked at:
+400 to what is no HTTP, and 503 where a server of one process has too many connections. With a token, every
+path needs the header `Authorization: Bearer TOKEN`.
 
 An Arrow request is a stream of one uncompressed record batch with one row a picture and the column
 `pixels: fixed_size_binary(height * width * 3)`, uint8 RGB, rows from the top; the schema's metadata holds
@@ -36,6 +40,9 @@ An Arrow request is a stream of one uncompressed record batch with one row a pic
 `differences: fixed_size_list<float64>[B]`; its metadata holds `residual`, `name`, `version`, `digest`,
 `busy_s`, and `shadow` as the JSON answer has it.
 """
+
+BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="The server's token.")
+"""For the document only, where the server has a token: the gate has looked at the header long before."""
 
 
 def score_body(limits: HttpLimits) -> dict[str, Any]:

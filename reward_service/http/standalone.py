@@ -32,10 +32,11 @@ def run_server(
 
     port: 0 = any free one; the address is printed once it answers. A scorer that works longer than
     served.timeout_s on a batch ends the process, so run it where something starts it again.
-    Raises RewardError where host is no loopback address and there is no token, where the port is not free, or
-    where the scorer cannot be built or breaks its contract.
+    Raises RewardError where host is no loopback address and there is no token, where a shadow is asked for,
+    where the port is not free, or where the scorer cannot be built or breaks its contract.
     """
     check_listening(host, token)
+    _check_no_shadow(served)
     with _listen(host, port) as listener:
         asyncio.run(_serve(name, served, listener, token, limits))
 
@@ -46,6 +47,14 @@ def check_listening(host: str, token: Token) -> None:
         raise RewardError(
             f"Without a token the server listens only on this machine (127.0.0.1 or ::1), not on {host!r}. "
             "Give it a token, by an environment variable or a file, to listen there."
+        )
+
+
+def _check_no_shadow(served: ServedReward) -> None:
+    if served.shadow_app:
+        raise RewardError(
+            f"A server of one process has no shadow, and shadow_app is {served.shadow_app!r}. Leave it out, "
+            "or deploy both rewards as applications of Ray Serve (reward_service/serve.yaml)."
         )
 
 

@@ -65,7 +65,7 @@ class Token:
 
 
 NO_TOKEN = Token("")
-"""Only callers of this machine are answered."""
+"""Only what this machine sends is answered, see Gate."""
 
 
 @dataclass(frozen=True)

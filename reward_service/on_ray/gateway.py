@@ -33,7 +33,7 @@ def build_gateway(replicas: serve.Application, limits: HttpLimits, token: TokenS
 
     replicas: the bound reward deployment, with the methods score_pixels, describe and probe. token: where the
     gateway's process finds the token when it starts; the token itself never travels. Without one, only
-    callers of the gateway's machine are answered.
+    what the gateway's machine sends is answered.
     """
     deployment = serve.deployment(
         name=GATEWAY,

@@ -29,6 +29,7 @@ _RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 _CONNECT_LIMIT_S = 10.0
 _READ_BYTES = 1 << 16
 _MOST_BYTES = 1 << 20
+_PLAIN = "identity"
 _GRACE_S = 1.0
 
 
@@ -133,6 +134,8 @@ class ChatClient:
         response = self._session.post(
             url,
             json=self._options.body(messages),
+            # A compressed answer could be far larger than what arrives.
+            headers={"Accept-Encoding": _PLAIN},
             auth=_Bearer(self._key),
             timeout=(min(left_s, _CONNECT_LIMIT_S), left_s),
             allow_redirects=False,
@@ -140,8 +143,15 @@ class ChatClient:
         )
         with response:
             body = _read(response, end_at)
+        self._check_plain(response)
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         return Answer(response.status_code, kind, dict(response.headers), body)
+
+    def _check_plain(self, response: requests.Response) -> None:
+        """Raises RewardError where an answer was compressed all the same. Of others the status is enough."""
+        encoding = response.headers.get("Content-Encoding", _PLAIN).strip().lower()
+        if response.status_code == requests.codes.ok and encoding != _PLAIN:
+            raise self._error(f"answered in the encoding {encoding[:40]!r}, and was asked for {_PLAIN!r}.")
 
     def _content(self, answer: Answer) -> str:
         try:
@@ -214,9 +224,10 @@ class _Bearer(requests.auth.AuthBase):
 
 
 def _read(response: requests.Response, end_at: float) -> bytes:
+    """The body as it is sent. Raises RewardError where it is too long, and TimeoutError at the deadline."""
     pieces: list[bytes] = []
     taken = 0
-    for piece in response.iter_content(_READ_BYTES):
+    while piece := response.raw.read1(_READ_BYTES, decode_content=False):
         taken += len(piece)
         if taken > _MOST_BYTES:
             raise RewardError(

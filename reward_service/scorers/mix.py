@@ -17,6 +17,7 @@ from common.errors import ConfigError, RewardError
 from common.trajectory import ScorerStamp
 from reward_service.answers import ask, numbers
 from reward_service.contract import KINDS, AnyScorer, as_reward, is_deterministic, is_paid, methods_of
+from reward_service.hidden import without_secrets
 from reward_service.registry import build_scorer, check_spec
 from reward_service.settings import read_section
 
@@ -157,12 +158,13 @@ class MixPairwise:
 
 def _read_parts(text: str) -> dict[str, MixPart]:
     """The parts by name. Raises RewardError for text that is no such mapping, or gives no weight at all."""
+    shown = without_secrets(text)
     if not isinstance(text, str):
-        raise RewardError(f"The option parts must be YAML text such as '{_EXAMPLE}', got {text!r}.")
+        raise RewardError(f"The option parts must be YAML text such as '{_EXAMPLE}', got {shown!r}.")
     try:
         read = read_yaml(text, "option parts")
         if not isinstance(read, dict) or not read:
-            raise RewardError(f"The option parts must name scorers, such as '{_EXAMPLE}'; got {text!r}.")
+            raise RewardError(f"The option parts must name scorers, such as '{_EXAMPLE}'; got {shown!r}.")
         parts = {str(name): read_section(MixPart, given, f"part {name}") for name, given in read.items()}
     except ConfigError as error:
         raise RewardError(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ class Picky(NoDigest):
     def check_options(temperature: float = 1.0) -> None:
         if temperature <= 0.0:
             raise RewardError(f"temperature must be above 0, got {temperature}.")
+
+
+class Keyed(NoDigest):
+    """Is built with a key, and tells it to whoever reads its errors."""
+
+    digest = ""
+
+    def __init__(self, api_key: str, parts: str = "") -> None:
+        raise OSError(f"401 for {api_key}, {parts}")
+
+    @staticmethod
+    def check_options(api_key: str, parts: str = "") -> None:
+        if parts == "none":
+            raise RewardError(f"the key {api_key} is of no use without parts")
 
 
 def test_every_shipped_name_leads_to_a_class() -> None:
@@ -114,3 +129,22 @@ def test_errors_of_the_constructor_and_bad_stamps_are_named() -> None:
         build_scorer(RewardSpec(scorer=f"{SCORERS}:Unbuildable"))
     with pytest.raises(RewardError, match="attribute version, a text"):
         build_scorer(RewardSpec(scorer=f"{__name__}:NumberVersion"))
+
+
+KEY = "sk-of-the-tests"
+PARTS = f'{{judge: {{scorer: "mine:Judge", options: {{api_key: {KEY}-2}}}}}}'
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"api_key": KEY}, "raised OSError"),
+        ({"api_key": KEY, "parts": PARTS}, "raised OSError.*401 for .hidden."),
+        ({"api_key": KEY, "parts": "none"}, "the key .hidden. is of no use"),
+        ({"api_key": KEY, "prts": PARTS}, "cannot take options.*mine:Judge"),
+    ],
+)
+def test_an_error_does_not_show_a_secret(options: Options, complaint: str) -> None:
+    with pytest.raises(RewardError, match=complaint) as caught:
+        build_scorer(RewardSpec(scorer=f"{__name__}:Keyed", options=options))
+    assert KEY not in "".join(traceback.format_exception(caught.value))

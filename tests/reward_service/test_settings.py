@@ -53,6 +53,16 @@ def test_options_named_like_secrets_are_not_shown() -> None:
     }
 
 
+@pytest.mark.parametrize("value", [["sk-of-the-tests"], {"inner": "sk-of-the-tests"}])
+def test_a_problem_does_not_show_a_secret(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"options\.api_key: got .*hidden") as caught:
+        read_settings({"scorer": "mine:Judge", "options": {"api_key": value}}, "user_config")
+    assert "sk-of-the-tests" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        read_settings([{"api_key": value}], "user_config")  # type: ignore[arg-type]
+    assert "sk-of-the-tests" not in str(caught.value)
+
+
 def test_arguments_of_an_application_are_checked_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="did you mean http"):
         build({"name": "clip", "htpp": True})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -181,6 +183,28 @@ def test_what_no_further_try_mends_fails_at_once(fault: Any, complaint: str) -> 
     with serving(judge) as url, pytest.raises(RewardError, match=complaint):
         rubric(url).score(["a"], greys(51))
     assert len(judge.asked) == 1
+
+
+def test_a_compressed_answer_is_refused_and_not_inflated() -> None:
+    swollen = gzip.compress(bytes(64 << 20))
+    judge = Judge(brightness, faults=[(200, {"Content-Encoding": "gzip"}, swollen)])
+    with serving(judge) as url:
+        scorer = rubric(url)
+        tracemalloc.start()
+        try:
+            with pytest.raises(RewardError, match=r"answered in the encoding 'gzip'.* asked for 'identity'"):
+                scorer.score(["a"], greys(51))
+            _, most_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert judge.asked[0].headers["accept-encoding"] == "identity"
+    assert most_bytes < 8 << 20
+
+
+def test_a_compressed_error_is_known_by_its_status() -> None:
+    busy = (429, {"Content-Encoding": "gzip", "Retry-After": "0"}, gzip.compress(b"slow down"))
+    with serving(Judge(brightness, faults=[busy])) as url:
+        assert rubric(url).score(["a"], greys(51)).tolist() == [2.0]
 
 
 def test_a_judge_that_hangs_is_left_at_the_deadline() -> None:

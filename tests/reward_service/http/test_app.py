@@ -248,11 +248,23 @@ def test_the_document_names_both_types_all_errors_and_the_limits() -> None:
     score = document["paths"]["/v1/score"]["post"]
     assert set(score["requestBody"]["content"]) == {JSON.content_type, ARROW.content_type}
     assert set(score["responses"]["200"]["content"]) == {JSON.content_type, ARROW.content_type}
-    statuses = {"400", "401", "408", "413", "415", "422", "424", "429", "503", "504"}
+    statuses = {"400", "401", "408", "413", "415", "422", "424", "429", "500", "503", "504"}
     assert set(score["responses"]) == statuses | {"200"}
+    for path in ("/v1/describe", "/v1/ready", "/v1/health"):
+        responses = document["paths"][path]["get"]["responses"]
+        assert set(responses) == {"200", "401", "429", "500", "503", "504"}
     schema = score["requestBody"]["content"][JSON.content_type]["schema"]
     assert schema["properties"]["images"]["maxItems"] == 5
     assert schema["properties"]["prompt"]["maxLength"] == 77
+
+
+def test_the_document_asks_for_the_token_where_there_is_one() -> None:
+    document = run(lambda app: call(app, get("/openapi.json", TOKEN)), token=TOKEN).json
+    scheme = document["components"]["securitySchemes"]["bearer"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    methods = [method for path in document["paths"].values() for method in path.values()]
+    assert [method["security"] for method in methods] == [[{"bearer": []}]] * 4
+    assert "security" not in str(run(lambda app: call(app, get("/openapi.json"))).json)
 
 
 def test_limits_must_leave_room_for_a_group() -> None:

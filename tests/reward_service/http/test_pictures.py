@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import random
+import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.hostile_pictures import NO_PICTURES, saved
+from benchmarks.hostile_pictures import NO_PICTURES, inflating, many_tags, saved
 from reward_service.http.limits import HttpLimits
 from reward_service.http.pictures import decode_pictures, encode_png
 from reward_service.http.wire_checks import WireError
@@ -64,6 +66,24 @@ def test_what_is_no_picture_is_refused(what: str, seed: int) -> None:
     with pytest.raises(WireError) as caught:
         decode_pictures([NO_PICTURES[what](random.Random(seed))], LIMITS, _free)
     assert caught.value.code in ("wrong_content", "too_large")
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_what_a_picture_does_not_need_is_never_inflated(kind: bytes) -> None:
+    files = [inflating(kind)] * 8
+    tracemalloc.start()
+    try:
+        decode_pictures(files, LIMITS, _free)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 1 << 20  # of the 504 MiB that they hold
+
+
+def test_tags_of_a_jpeg_are_never_read() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode_pictures([many_tags()], LIMITS, _free)
 
 
 def test_a_large_picture_is_refused_before_room_is_taken() -> None:

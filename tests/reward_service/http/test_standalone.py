@@ -37,6 +37,13 @@ def test_without_a_token_it_listens_to_this_machine_only(host: str) -> None:
     check_listening(host, TOKEN)
 
 
+def test_a_shadow_is_refused_where_nothing_would_ask_it() -> None:
+    shadowed = SERVED.model_copy(update={"shadow_app": "pickscore-b"})
+    refused = pytest.raises(RewardError, match=r"shadow_app is 'pickscore-b'.*applications of Ray Serve")
+    with socket.create_server(("127.0.0.1", 0)) as taken, refused:
+        run_server("red", shadowed, "127.0.0.1", taken.getsockname()[1], NO_TOKEN, HttpLimits())
+
+
 def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(RewardError, match="Cannot listen"):
         run_server("red", SERVED, "127.0.0.1", taken.getsockname()[1], NO_TOKEN, HttpLimits())
