@@ -265,6 +265,11 @@ def is_paid(scorer: AnyScorer) -> bool:
     return bool(getattr(scorer, "paid", False))
 
 
+def prompts_of(scorer: AnyScorer, otherwise: Sequence[str]) -> tuple[str, ...]:
+    """What it is tested with: the prompts `otherwise`, unless it declares `check_prompts` of its own."""
+    return tuple(getattr(scorer, "check_prompts", ())) or tuple(otherwise)
+
+
 def _one_method(name: str, scorer: AnyScorer) -> str:
     methods = methods_of(scorer)
     if len(methods) != 1:

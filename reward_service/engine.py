@@ -12,29 +12,30 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, RewardError
+from reward_service.builds import Builder
 from reward_service.group_queue import Batch, BatchLimits, Call, Closed, GroupQueue, WaitingGroup
 from reward_service.meter import Meter
 from reward_service.part import BusyError, Description, NoShadow, Reply, RewardFailure
-from reward_service.service import RewardService, build_service
+from reward_service.proof import Proof
+from reward_service.service import RewardService
 from reward_service.settings import ServedReward, read_settings
 from reward_service.torch_threads import use_threads
 from reward_service.watchdog import Watchdog
 
 LOGGER = logging.getLogger("ray.serve")
-BUILD_LIMIT_S = 600.0
 PROBE_WAIT_S = 5.0
+PROOF_LASTS_S = 1.0
 RETRY_AFTER_S = (0.05, 30.0)
+WITHDRAWN = "Withdrawn before they were taken: newer settings were given, or the reward ended."
 
-T = TypeVar("T")
 EndProcess = Callable[[str], None]
 """Ends this process for the reason given. It returns only in tests."""
 
@@ -55,28 +56,32 @@ class Engine:
     by one scorer, so a group has one version always.
     """
 
-    def __init__(self, name: str, running: Running, end_process: EndProcess, meter: Meter) -> None:
+    def __init__(
+        self, name: str, running: Running, builder: Builder, end_process: EndProcess, meter: Meter
+    ) -> None:
         self._name = name
         self._running = running
+        self._builder = builder
         self._end_process = end_process
         self._meter = meter
         self._queue = GroupQueue(_limits(running.settings))
         self._thread = threading.Thread(target=self._work, name=f"scores {name}", daemon=True)
         self._watchdog = Watchdog(name, end_process)
-        self._changing = asyncio.Lock()
+        self._proof = Proof(self._queue)
+        self._change: asyncio.Future[str] = asyncio.Future()
         self._refused = ""
-        self._busy_since = 0.0
-        self._proved_at = time.monotonic()
+        self._at_work = False
         self._group_s = 0.0
 
     @classmethod
     async def start(cls, name: str, settings: ServedReward, end_process: EndProcess, meter: Meter) -> Engine:
         """Build the scorer, check its contract, and take groups.
 
-        Raises RewardError where it cannot be built, breaks its contract, or is not ready in BUILD_LIMIT_S.
+        Raises RewardError where it cannot be built, breaks its contract, or is not ready in time.
         """
-        service = await _in_a_thread(lambda: _build(name, settings), f"Reward {name!r}")
-        engine = cls(name, Running(service, settings), end_process, meter)
+        builder = Builder(name)
+        service = await builder.build(settings)
+        engine = cls(name, Running(service, settings), builder, end_process, meter)
         engine._watchdog.start()
         engine._thread.start()
         return engine
@@ -110,54 +115,76 @@ class Engine:
             ready=self._thread.is_alive(),
         )
 
-    async def probe(self) -> None:
-        """A warm forward pass, after what the scorer does already. Raises RewardError."""
-        await self._in_scoring_thread(self._prove)
+    async def probe(self) -> float:
+        """Does the scorer work, and how many seconds ago did it last? Raises RewardError where it does not.
+
+        Asks for a warm forward pass, unless the scorer has worked in the last PROOF_LASTS_S, or is paid.
+        """
+        self._check_thread()
+        if not self._running.service.paid and self._proof.age_s >= PROOF_LASTS_S:
+            # Shielded, because others may wait for the same pass.
+            await asyncio.shield(asyncio.wrap_future(self._proof.ask(self._pass)))
+        return self._proof.age_s
 
     async def check_health(self) -> None:
         """Does the scorer work? Raises RewardError where it does not.
 
-        X"""
-        if not self._thread.is_alive():
-            raise RewardError(f"Reward {self._name!r}: its scoring thread has ended.")
-        running, at_work = self._running, self._busy_since > 0.0
+        Asks for a forward pass where the scorer is not paid and has been idle for `probe_idle_s`. A pass that
+        takes longer than PROBE_WAIT_S counts as working: the clock beside the thread ends what hangs.
+        """
+        self._check_thread()
+        running = self._running
         idle_s = running.settings.probe_idle_s
-        if at_work or not idle_s or running.service.paid or time.monotonic() - self._proved_at < idle_s:
+        if self._at_work or not idle_s or running.service.paid or self._proof.age_s < idle_s:
             return
-        done, _ = await asyncio.wait([asyncio.ensure_future(self.probe())], timeout=PROBE_WAIT_S)
-        for probed in done:
-            probed.result()
+        passed = asyncio.wrap_future(self._proof.ask(self._pass))
+        for done in (await asyncio.wait([passed], timeout=PROBE_WAIT_S))[0]:
+            done.result()
 
     async def change(self, given: Mapping[str, Any]) -> str:
         """Answer by other settings from the next batch on, while the present ones answer until then.
 
         A new scorer is built and checked beside the old one. Settings that cannot work change nothing; the
         reason is returned, logged, counted, and shown by `describe`. Empty where they were taken.
+
+        The newest settings win: those before them that are not taken yet never answer, even where the newest
+        are refused, and WITHDRAWN is returned for them.
         """
-        async with self._changing:
-            try:
-                settings = read_settings(given, f"Settings of reward {self._name!r}")
-                service = await self._service_for(settings)
-            except (ConfigError, RewardError) as error:
-                return self._refuse(str(error))
-            await self._in_scoring_thread(lambda: self._swap(Running(service, settings)))
-            self._refused = ""
-            return ""
+        self._change.cancel()
+        change = self._change = asyncio.ensure_future(self._take(given))
+        await asyncio.wait([change])
+        return WITHDRAWN if change.cancelled() else change.result()
 
     def close(self) -> None:
         """Take no more groups, cancel those that wait, and let the threads end."""
+        self._change.cancel()
         self._queue.close()
         self._watchdog.close()
+
+    def _check_thread(self) -> None:
+        if not self._thread.is_alive():
+            raise RewardError(f"Reward {self._name!r}: its scoring thread has ended.")
+
+    async def _take(self, given: Mapping[str, Any]) -> str:
+        try:
+            settings = read_settings(given, f"Settings of reward {self._name!r}")
+            service = await self._service_for(settings)
+            # Also where the scorer is the one that answers: an earlier swap may be under way in its thread.
+            await self._in_scoring_thread(lambda: self._swap(Running(service, settings)))
+        except (ConfigError, RewardError) as error:
+            self._meter.refused()
+            return self._refuse(str(error))
+        self._refused = ""
+        return ""
 
     async def _service_for(self, settings: ServedReward) -> RewardService:
         running = self._running
         if settings.same_scorer(running.settings):
             return running.service
-        return await _in_a_thread(lambda: _build(self._name, settings), f"Reward {self._name!r}")
+        return await self._builder.build_patiently(settings, self._refuse)
 
     def _refuse(self, reason: str) -> str:
         LOGGER.error("Settings refused, the old ones stay: %s", reason)
-        self._meter.refused()
         self._refused = reason
         return reason
 
@@ -169,7 +196,8 @@ class Engine:
 
     async def _in_scoring_thread(self, run: Callable[[], None]) -> None:
         call = Call(run)
-        self._queue.call(call)
+        if not self._queue.call(call):
+            raise RewardError(f"Reward {self._name!r} takes no calls: it ends, or too many wait.")
         await asyncio.wrap_future(call.done)
 
     def _work(self) -> None:
@@ -199,32 +227,31 @@ class Engine:
         if not groups:
             return
         service, started = self._running.service, time.monotonic()
-        with self._clock():
-            outcomes = service.score_groups([(group.prompt, group.pixels) for group in groups])
+        outcomes = service.score_groups([(group.prompt, group.pixels) for group in groups], self._clock)
         seconds = time.monotonic() - started
         failed = sum(isinstance(outcome, RewardFailure) for outcome in outcomes)
-        self._proved_at = time.monotonic() if failed < len(groups) else self._proved_at
+        if failed < len(groups):
+            self._proof.works()
         self._group_s = seconds / len(groups)
         self._meter.batch(len(groups), failed, seconds)
         self._meter.waiting(len(self._queue))
         for group, outcome in zip(groups, outcomes, strict=True):
             group.reply.set_result(Reply(outcome, self._group_s, NoShadow()))
 
-    def _prove(self) -> None:
+    def _pass(self) -> None:
         self._running.service.probe()
-        self._proved_at = time.monotonic()
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
         # A clock beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
         limit_s = self._running.settings.timeout_s
         reason = f"Reward {self._name!r} has worked for more than {limit_s:g} s on a batch; the process ends."
-        self._busy_since = time.monotonic()
+        self._at_work = True
         try:
             with self._watchdog.span(limit_s, reason):
                 yield
         finally:
-            self._busy_since = 0.0
+            self._at_work = False
 
     def _retry_after_s(self) -> float:
         shortest, longest = RETRY_AFTER_S
@@ -243,34 +270,5 @@ def end_process(reason: str) -> None:
     os._exit(1)
 
 
-def _build(name: str, settings: ServedReward) -> RewardService:
-    use_threads(settings.threads)
-    service = build_service(name, settings)
-    # It may have loaded torch.
-    use_threads(settings.threads)
-    service.check()
-    return service
-
-
 def _limits(settings: ServedReward) -> BatchLimits:
     return BatchLimits(settings.max_batch_groups, settings.batch_wait_s, settings.queue_groups)
-
-
-async def _in_a_thread(call: Callable[[], T], what: str) -> T:
-    """Run user code in a thread of its own, which may hang without harm to anybody who waits here."""
-    result: Future[T] = Future()
-
-    def run() -> None:
-        result.set_running_or_notify_cancel()
-        try:
-            result.set_result(call())
-        except RewardError as error:
-            result.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - a user's module may raise anything
-            result.set_exception(RewardError(f"{what} could not be built: {error!r}"))
-
-    threading.Thread(target=run, name=f"builds {what}", daemon=True).start()
-    try:
-        return await asyncio.wait_for(asyncio.wrap_future(result), BUILD_LIMIT_S)
-    except TimeoutError as error:
-        raise RewardError(f"{what} was not ready after {BUILD_LIMIT_S:g} s.") from error

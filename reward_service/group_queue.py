@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from reward_service.part import Reply
 
+MOST_CALLS = 8
+"""Calls that wait for the scoring thread, at most."""
+
 
 @dataclass(frozen=True)
 class WaitingGroup:
@@ -61,6 +64,7 @@ class GroupQueue:
         self._limits = limits
         self._groups: deque[WaitingGroup] = deque()
         self._calls: deque[Call] = deque()
+        self._called = False
         self._closed = False
         self._changed = threading.Condition()
 
@@ -82,17 +86,21 @@ class GroupQueue:
             self._changed.notify()
             return True
 
-    def call(self, call: Call) -> None:
-        """Let the taker run something before the next batch. Cancelled where the queue is closed."""
+    def call(self, call: Call) -> bool:
+        """Let the taker run something before the next batch. False where too many wait, or it is closed."""
         with self._changed:
-            if self._closed:
-                call.done.cancel()
-                return
+            self._calls = deque(waiting for waiting in self._calls if not waiting.done.cancelled())
+            if self._closed or len(self._calls) >= MOST_CALLS:
+                return False
             self._calls.append(call)
             self._changed.notify()
+            return True
 
     def take(self) -> Batch | Call | Closed:
-        """The next thing to do. Waits for it; then at most wait_s for a batch to fill."""
+        """The next thing to do. Waits for it; then at most wait_s for a batch to fill.
+
+        A call goes before groups, but not twice in a row.
+        """
         with self._changed:
             while not (self._groups or self._calls or self._closed):
                 self._changed.wait()
@@ -102,7 +110,8 @@ class GroupQueue:
                     break
             if self._closed:
                 return Closed()
-            if self._calls:
+            self._called = bool(self._calls) and not (self._called and self._groups)
+            if self._called:
                 return self._calls.popleft()
             count = min(len(self._groups), self._limits.groups)
             return Batch([self._groups.popleft() for _ in range(count)])

@@ -93,6 +93,7 @@ class Backend(Protocol):
         """Which reward this is, and how it is set."""
         ...
 
-    async def probe(self) -> None:
-        """A warm forward pass. Raises RewardError where the scorer does not work."""
+    async def probe(self) -> float:
+        """Seconds since the scorer last worked, after a warm forward pass where that is long ago and costs no
+        money. Raises RewardError where the scorer does not work."""
         ...

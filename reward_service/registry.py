@@ -56,7 +56,8 @@ def check_spec(spec: Spec) -> type[AnyScorer]:
 def build_scorer(spec: Spec) -> AnyScorer:
     """A scorer as configured. Shipped scorers read their weights at first use.
 
-    Raises RewardError where check_spec refuses, the constructor raises, or version or digest is no text.
+    Raises RewardError where check_spec refuses, the constructor raises, version or digest is no text, or
+    check_prompts are no texts.
     """
     scorer_class = check_spec(spec)
     try:
@@ -70,6 +71,9 @@ def build_scorer(spec: Spec) -> AnyScorer:
             raise RewardError(
                 f"{spec.scorer} needs the attribute {field}, a text (digest may be empty), got {value!r}."
             )
+    prompts = getattr(scorer, "check_prompts", ())
+    if not isinstance(prompts, tuple) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise RewardError(f"{spec.scorer}: check_prompts must be a tuple of texts, got {prompts!r}.")
     return scorer
 
 

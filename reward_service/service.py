@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.contract import AnyScorer, PromptImages, Reward, as_reward, check_scorer, is_paid
+from reward_service.contract import (
+    AnyScorer,
+    PromptImages,
+    Reward,
+    as_reward,
+    check_scorer,
+    is_paid,
+    prompts_of,
+)
 from reward_service.part import Outcome, RewardFailure
 from reward_service.registry import build_scorer, scorer_path
 from reward_service.settings import ServedReward
 
 # Each names a text in quotes, which a scorer of text in pictures asks for.
 CHECK_PROMPTS = ('a sign that says "OPEN"', 'a blue house named "Home"', 'a sign that says "OPEN"')
+_CHECK_PICTURES = len(CHECK_PROMPTS)
+
+Span = Callable[[], AbstractContextManager[object]]
+"""Opened around each batch that the scorer is given."""
 
 
 class RewardService:
@@ -42,30 +55,33 @@ class RewardService:
         """Whether a call of the scorer costs money: it is then never made without need."""
         return is_paid(self._scorer)
 
-    def score_groups(self, groups: Sequence[PromptImages]) -> list[Outcome]:
+    def score_groups(self, groups: Sequence[PromptImages], span: Span = nullcontext) -> list[Outcome]:
         """Score groups, each a prompt with its pictures uint8 (B, height, width, 3), together.
 
         Where the scorer fails on them together, it is asked one by one, so only the groups that it fails on
-        alone have a RewardFailure.
+        alone have a RewardFailure. span: opened once for all together, and once for each that is asked alone.
         """
         outcomes: dict[int, Outcome] = {
             row: failure for row, group in enumerate(groups) for failure in _bad_images(group)
         }
         good = [row for row in range(len(groups)) if row not in outcomes]
-        outcomes.update(zip(good, _isolated(self._reward, [groups[row] for row in good]), strict=True))
+        outcomes.update(zip(good, _isolated(self._reward, [groups[row] for row in good], span), strict=True))
         return [outcomes[row] for row in range(len(groups))]
 
     def check(self) -> None:
         """Load the scorer and check its contract (contract.check_scorer) on a few made-up pictures.
 
-        Raises RewardError.
+        The prompts are the scorer's own `check_prompts`, where it has some. Raises RewardError.
         """
-        check_scorer(self._scorer, CHECK_PROMPTS, _made_up_pictures(len(CHECK_PROMPTS)), self.stamp.name)
+        known = prompts_of(self._scorer, CHECK_PROMPTS)
+        prompts = [known[row % len(known)] for row in range(_CHECK_PICTURES)]
+        check_scorer(self._scorer, prompts, _made_up_pictures(_CHECK_PICTURES), self.stamp.name)
         self.probe()
 
     def probe(self) -> None:
         """Score two made-up pictures as a group is scored. Raises RewardError."""
-        self._reward.parts([(CHECK_PROMPTS[0], _made_up_pictures(2))])
+        prompt, *_ = prompts_of(self._scorer, CHECK_PROMPTS)
+        self._reward.parts([(prompt, _made_up_pictures(2))])
 
 
 def build_service(name: str, served: ServedReward) -> RewardService:
@@ -90,16 +106,17 @@ def stamp_digest(served: ServedReward, scorer_digest: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _isolated(reward: Reward, groups: Sequence[PromptImages]) -> list[Outcome]:
+def _isolated(reward: Reward, groups: Sequence[PromptImages], span: Span) -> list[Outcome]:
     """Score together; where that fails, one by one."""
     if not groups:
         return []
     try:
-        return list(reward.parts(groups))
+        with span():
+            return list(reward.parts(groups))
     except RewardError as error:
         if len(groups) == 1:
             return [RewardFailure(str(error))]
-        return [outcome for group in groups for outcome in _isolated(reward, [group])]
+        return [outcome for group in groups for outcome in _isolated(reward, [group], span)]
 
 
 def _bad_images(group: PromptImages) -> list[RewardFailure]:

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         action="append",
         default=[],
-        help="a prompt to test with; repeat it for more (without any: prompts that name objects and texts)",
+        help="a prompt to test with; repeat it for more (without any: the scorer's check_prompts, or "
+        "prompts that name objects and texts)",
     )
 
 

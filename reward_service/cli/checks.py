@@ -21,6 +21,7 @@ from reward_service.contract import (
     PromptImages,
     is_deterministic,
     methods_of,
+    prompts_of,
 )
 from reward_service.registry import build_scorer
 from reward_service.settings import ServedReward
@@ -84,7 +85,7 @@ class _Check:
 
 def check_reward(served: ServedReward, prompts: Sequence[str]) -> list[Finding]:
     """Build the scorer and make every check, in the order of CHECKS. Later checks are skipped where it does
-    not answer at all. prompts: to test with; made-up ones where empty."""
+    not answer at all. prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones."""
     try:
         scorer = build_scorer(served)
     except RewardError as error:
@@ -92,9 +93,8 @@ def check_reward(served: ServedReward, prompts: Sequence[str]) -> list[Finding]:
     (method,) = methods_of(scorer)
     kind, how = KINDS[method]
     name = type(scorer).__name__
-    subject = _Subject(
-        scorer, served.pairs, how(name, scorer, served.pairs), _made_up_groups(prompts or _PROMPTS)
-    )
+    groups = _made_up_groups(prompts or prompts_of(scorer, _PROMPTS))
+    subject = _Subject(scorer, served.pairs, how(name, scorer, served.pairs), groups)
     findings = [Finding("built", Verdict.OK, f"{kind}, version {scorer.version!r}, {_digest(scorer)}")]
     for check in CHECKS:
         findings.append(_made(check, subject, answers=findings[1:2]))

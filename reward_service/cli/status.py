@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from common.errors import RewardError
@@ -23,17 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask each and print a table. Returns 1 where one does not answer or is not ready."""
+    """Ask each and print a table, then settings. Returns 1 where one does not answer or is not ready."""
     answers = _by_address(arguments) if arguments.addresses else _of_cluster()
     good = {where: found for where, found in answers.items() if not isinstance(found, RewardError)}
     if good:
         head = ["where", "name", "kind", "scorer", "version", "digest", "ready"]
         print(table(head, [_row(where, found) for where, found in good.items()], left=len(head)))
     for where, found in answers.items():
-        if isinstance(found, RewardError):
-            print(f"{where}: {found}")
-        elif found.refused:
-            print(f"{where}: the last change of settings was refused: {found.refused}")
+        print(f"{where}: {found}" if isinstance(found, RewardError) else _settings(where, found))
     if not answers:
         print("No reward application runs on this cluster.")
     return 0 if len(good) == len(answers) and all(found.ready for found in good.values()) else 1
@@ -58,6 +56,12 @@ def _of_cluster() -> dict[str, Description | RewardError]:
     from reward_service.on_ray.cluster import describe_applications
 
     return describe_applications()
+
+
+def _settings(where: str, found: Description) -> str:
+    shown = json.dumps(found.settings, ensure_ascii=False)
+    refused = f"\n{where}: the last change of settings was refused: {found.refused}" if found.refused else ""
+    return f"{where}: settings {shown}{refused}"
 
 
 def _row(where: str, found: Description) -> list[str]:

@@ -97,9 +97,9 @@ class _Front:
         return JSONResponse({"ready": True})
 
     async def health(self) -> Response:
-        """Whether a forward pass of the warm scorer works, now."""
-        await self._ask(self.backend.probe())
-        return JSONResponse({"healthy": True})
+        """Whether the warm scorer works, and how many seconds ago it last did."""
+        worked_s_ago = await self._ask(self.backend.probe())
+        return JSONResponse({"healthy": True, "worked_s_ago": round(worked_s_ago, 3)})
 
     async def _wire(self, request: Request) -> Wire:
         given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -154,7 +154,7 @@ def _add_routes(app: FastAPI, front: _Front, limits: HttpLimits) -> None:
         openapi_extra=http_schema.score_body(limits),
     )(front.score)
     app.get("/v1/describe", response_model=None, responses=http_schema.describe_responses())(front.describe)
-    ready, healthy = '{"ready": true}', '{"healthy": true}'
+    ready, healthy = '{"ready": true}', '{"healthy": true, "worked_s_ago": 0.2}'
     app.get("/v1/ready", response_model=None, responses=http_schema.plain_responses(ready))(front.ready)
     app.get("/v1/health", response_model=None, responses=http_schema.plain_responses(healthy))(front.health)
 

@@ -28,6 +28,9 @@ STOP_LIMIT_S = 5.0
 DRAIN_LIMIT_S = 120.0
 BUILD_TRIES = 2
 ONGOING_GROUPS = 32
+SPARE_REQUESTS = 4
+"""Requests that a replica takes beyond a run's groups, which fill their places all the time: what it is, who
+started it, whether it works."""
 QUEUED_GROUPS = 256
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -89,9 +92,9 @@ class RewardReplica:
         """Which reward this is, and how it is set."""
         return await self._loaded().describe()
 
-    async def probe(self) -> None:
-        """A warm forward pass. Raises RewardError."""
-        await self._loaded().probe()
+    async def probe(self) -> float:
+        """Does the scorer work, and how many seconds ago did it last? Raises RewardError."""
+        return await self._loaded().probe()
 
     async def owner(self) -> str:
         """Who started the application."""
@@ -126,7 +129,7 @@ def served_app(name: str) -> serve.Application:
     A changed code version loses nothing: new replicas are started first, and old ones answer what they hold.
     """
     deployment = _REWARD.options(
-        max_ongoing_requests=ONGOING_GROUPS,
+        max_ongoing_requests=ONGOING_GROUPS + SPARE_REQUESTS,
         max_queued_requests=QUEUED_GROUPS,
         max_surge_percent=100,
         graceful_shutdown_timeout_s=DRAIN_LIMIT_S,
@@ -142,7 +145,7 @@ def embedded_app(
         num_replicas=section.replicas,
         ray_actor_options=process_options(section),
         user_config=settings.model_dump(mode="json"),
-        max_ongoing_requests=groups_at_a_replica(settings),
+        max_ongoing_requests=groups_at_a_replica(settings) + SPARE_REQUESTS,
         max_queued_requests=section.queue_groups,
         graceful_shutdown_timeout_s=STOP_LIMIT_S,
     )
@@ -150,5 +153,5 @@ def embedded_app(
 
 
 def groups_at_a_replica(settings: ServedReward) -> int:
-    """Groups that an embedded replica holds at most: one batch in work and the next one filling."""
+    """Groups that are out at once for each embedded replica: one batch in work and the next one filling."""
     return 2 * settings.max_batch_groups

@@ -76,9 +76,10 @@ class ReplicaBackend:
         description: Description = await _answer(self._replicas.describe.remote())
         return description
 
-    async def probe(self) -> None:
-        """A warm forward pass in one of the replicas. Raises BusyError or RewardError."""
-        await _answer(self._replicas.probe.remote())
+    async def probe(self) -> float:
+        """Does one of the replicas work, and how many seconds ago did it? Raises BusyError or RewardError."""
+        worked_s_ago: float = await _answer(self._replicas.probe.remote())
+        return worked_s_ago
 
 
 async def _answer(response: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
+from common.trajectory import ScorerStamp
 from reward_service.on_ray.handles import reward_handle
-from reward_service.part import Outcome, Reply, RewardFailure
+from reward_service.part import Outcome, Reply, RewardFailure, RewardPart
 
+LOGGER = logging.getLogger("ray.serve")
 PAUSE_S = 5.0
 
 
@@ -23,6 +26,7 @@ class Shadow:
 
     def __init__(self) -> None:
         self._handles: dict[str, DeploymentHandle] = {}
+        self._stamps: dict[str, ScorerStamp] = {}
         self._rests_until = 0.0
         self._reason = ""
 
@@ -55,7 +59,14 @@ class Shadow:
         except asyncio.CancelledError:
             response.cancel()
             raise
+        self._note(app, reply.outcome)
         return reply.outcome
+
+    def _note(self, app: str, outcome: Outcome) -> None:
+        if isinstance(outcome, RewardPart) and self._stamps.get(app) != outcome.stamp:
+            self._stamps[app] = outcome.stamp
+            # A warning, because replicas log nothing below.
+            LOGGER.warning("The shadow %r answers as %s.", app, outcome.stamp)
 
     async def _handle(self, app: str) -> DeploymentHandle:
         if app not in self._handles:

@@ -16,7 +16,15 @@ from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from common.trajectory import ScorerStamp
 from reward_service.answers import ask, numbers
-from reward_service.contract import KINDS, AnyScorer, as_reward, is_deterministic, is_paid, methods_of
+from reward_service.contract import (
+    KINDS,
+    AnyScorer,
+    as_reward,
+    is_deterministic,
+    is_paid,
+    methods_of,
+    prompts_of,
+)
 from reward_service.hidden import without_secrets
 from reward_service.registry import build_scorer, check_spec
 from reward_service.settings import read_section
@@ -85,6 +93,11 @@ class Mix:
         """Whether any part is."""
         return _any_paid(self._parts)
 
+    @property
+    def check_prompts(self) -> tuple[str, ...]:
+        """Those that all parts which name some have in common."""
+        return _shared_prompts(self._parts)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the parts: weights, options, versions and digests."""
@@ -134,6 +147,11 @@ class MixPairwise:
     def paid(self) -> bool:
         """Whether any part is."""
         return _any_paid(self._parts)
+
+    @property
+    def check_prompts(self) -> tuple[str, ...]:
+        """Those that all parts which name some have in common."""
+        return _shared_prompts(self._parts)
 
     @cached_property
     def digest(self) -> str:
@@ -194,6 +212,11 @@ def _all_deterministic(parts: tuple[_Part, ...]) -> bool:
 
 def _any_paid(parts: tuple[_Part, ...]) -> bool:
     return any(is_paid(part.scorer) for part in parts)
+
+
+def _shared_prompts(parts: tuple[_Part, ...]) -> tuple[str, ...]:
+    declared = [known for part in parts if (known := prompts_of(part.scorer, ()))]
+    return tuple(prompt for prompt in (declared or [()])[0] if all(prompt in known for known in declared))
 
 
 def _digest(parts: tuple[_Part, ...]) -> str:

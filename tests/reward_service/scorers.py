@@ -39,6 +39,16 @@ class PromptLength:
         return self.scale * np.array([len(prompt) for prompt in prompts]) + blue
 
 
+class Lookup(Redness):
+    """Redness times what a table says about the prompt: it fails on prompts that it does not know."""
+
+    check_prompts: tuple[str, ...] = ("two cats", "a dog left of a cat")
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        table = {"two cats": 2.0, "a dog left of a cat": 1.0, "a bench": 3.0}
+        return super().score(prompts, images) * np.array([table[prompt] for prompt in prompts])
+
+
 class GreenDuel:
     """A judge that compares pictures only: tanh of the difference of their greenness."""
 
@@ -127,6 +137,14 @@ class Threads(Redness):
 
     def score(self, prompts: list[str], images: Images) -> Numbers:
         return np.full(len(prompts), float(self._count()))
+
+
+class ProcessId(Redness):
+    """The number of its process. Takes 0.2 s for a prompt that begins with slow."""
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        time.sleep(0.2 if prompts[0].startswith("slow") else 0.0)
+        return np.full(len(prompts), float(os.getpid()))
 
 
 def _raise() -> float:

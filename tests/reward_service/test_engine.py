@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.engine import Engine
-from reward_service.meter import SilentMeter
+from reward_service import builds
+from reward_service import engine as engine_module
 from reward_service.part import BusyError, NoShadow, Reply, RewardFailure, RewardPart
-from reward_service.settings import ServedReward
+from tests.reward_service.engines import PIXELS, SCORERS, Ends, Recorder, in_loop, running
 from tests.reward_service.scorers import Moody, PromptLength, Redness
 
 MODEL = Path(__file__).parents[2] / "models" / "tiny-clip-proxy"
-SCORERS = "tests.reward_service.scorers"
-PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 
 
-class Recorder(SilentMeter):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[int, int]] = []
-        self.counts = {"swapped": 0, "refused": 0, "turned_away": 0, "answered": 0}
-
-    def batch(self, groups: int, failed: int, seconds: float) -> None:
-        self.batches.append((groups, failed))
-
-    def answered(self, seconds: float) -> None:
-        self.counts["answered"] += 1
-
-    def turned_away(self) -> None:
-        self.counts["turned_away"] += 1
-
-    def swapped(self) -> None:
-        self.counts["swapped"] += 1
-
-    def refused(self) -> None:
-        self.counts["refused"] += 1
-
-
-class Ends:
-    """Stands where the process would end."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-        self.happened = threading.Event()
-
-    def __call__(self, reason: str) -> None:
-        self.reasons.append(reason)
-        self.happened.set()
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be built is tried again at once."""
+    monkeypatch.setattr(builds, "BUILD_PAUSE_S", 0.0)
 
 
 class Fickle(Redness):
@@ -83,6 +49,16 @@ class Paid(Redness):
         return super().score(prompts, images)
 
 
+class OneByOne(Redness):
+    """Takes a while, and refuses some prompts in company."""
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        time.sleep(0.1 if prompts[0].startswith("alone") else 0.0)
+        if len({prompt for prompt in prompts if prompt.startswith("alone")}) > 1:
+            raise RuntimeError("one prompt at a time")
+        return super().score(prompts, images)
+
+
 class Leaves(Redness):
     """Ends its thread when it is told to."""
 
@@ -90,29 +66,6 @@ class Leaves(Redness):
         if "leave" in prompts:
             raise SystemExit
         return super().score(prompts, images)
-
-
-@asynccontextmanager
-async def running(
-    scorer: str, ends: Ends | None = None, meter: Recorder | None = None, **settings: Any
-) -> AsyncIterator[Engine]:
-    """An engine that is closed afterwards."""
-    served = ServedReward.model_validate({"scorer": scorer, **settings})
-    engine = await Engine.start("mine", served, ends or Ends(), meter or Recorder())
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run an async test."""
-
-    def run() -> None:
-        asyncio.run(asyncio.wait_for(test(), 60.0))
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
 
 
 def part_of(reply: Reply) -> RewardPart:
@@ -280,6 +233,17 @@ async def test_a_scorer_that_takes_too_long_ends_the_process_in_time() -> None:
 
 
 @in_loop
+async def test_time_runs_for_each_call_and_not_for_a_batch_and_its_repetition_together() -> None:
+    ends = Ends()
+    async with running(
+        f"{__name__}:OneByOne", ends, timeout_s=0.5, max_batch_groups=8, batch_wait_s=0.3
+    ) as engine:
+        replies = await asyncio.gather(*[engine.score(f"alone {number}", PIXELS) for number in range(8)])
+        assert all(isinstance(reply.outcome, RewardPart) for reply in replies)
+        assert ends.reasons == []
+
+
+@in_loop
 async def test_a_scorer_that_ends_its_thread_ends_the_process() -> None:
     ends = Ends()
     async with running(f"{__name__}:Leaves", ends) as engine:
@@ -317,12 +281,15 @@ async def test_health_is_a_forward_pass_after_idle_time_or_failures() -> None:
 
 
 @in_loop
-async def test_a_scorer_that_is_paid_is_asked_only_when_somebody_wants_to_know() -> None:
+async def test_a_scorer_that_is_paid_is_never_asked_for_its_health() -> None:
     async with running(f"{__name__}:Paid", probe_idle_s=1e-6) as engine:
         Paid.calls = 0
+        await engine.score("a cat", PIXELS)
+        await asyncio.sleep(0.1)
         await engine.check_health()
-        assert Paid.calls == 0
-        await engine.probe()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine_module, "PROOF_LASTS_S", 0.0)
+            assert 0.1 <= await engine.probe() < 10.0
         assert Paid.calls == 1
 
 

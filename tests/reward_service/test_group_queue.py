@@ -9,7 +9,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_service.group_queue import Batch, BatchLimits, Call, Closed, GroupQueue, WaitingGroup
+from reward_service.group_queue import (
+    MOST_CALLS,
+    Batch,
+    BatchLimits,
+    Call,
+    Closed,
+    GroupQueue,
+    WaitingGroup,
+)
 
 PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
 
@@ -30,24 +38,36 @@ def test_groups_come_out_in_order_in_batches_within_the_limits(
 ) -> None:
     queue = GroupQueue(BatchLimits(groups=most, wait_s=0.0, queue=room))
     waiting: list[str] = []
-    calls = 0
+    calls, called = 0, False
     for number, step in enumerate(steps):
         if step == "put":
             taken = queue.put(group(number))
             assert taken == (len(waiting) < room)
             waiting += [str(number)] if taken else []
         elif step == "call":
-            queue.call(Call(lambda: None))
-            calls += 1
-        elif calls:
+            taken = queue.call(Call(lambda: None))
+            assert taken == (calls < MOST_CALLS)
+            calls += taken
+        elif calls and not (called and waiting):
             assert isinstance(queue.take(), Call)
-            calls -= 1
+            calls, called = calls - 1, True
         elif waiting:
-            batch = queue.take()
+            batch, called = queue.take(), False
             assert isinstance(batch, Batch)
             expected, waiting = waiting[:most], waiting[most:]
             assert [taken.prompt for taken in batch.groups] == expected
         assert len(queue) == len(waiting)
+
+
+def test_a_call_nobody_waits_for_any_more_takes_no_place() -> None:
+    queue = GroupQueue(BatchLimits(groups=2, wait_s=0.0, queue=9))
+    calls = [Call(lambda: None) for _ in range(MOST_CALLS + 1)]
+    assert [queue.call(call) for call in calls] == [True] * MOST_CALLS + [False]
+    for call in calls[:-2]:
+        call.done.cancel()
+    assert queue.call(calls[-1])
+    assert queue.take() == calls[-2]
+    assert queue.take() == calls[-1]
 
 
 def test_a_batch_waits_for_more_until_it_is_full_or_its_time_is_up() -> None:
@@ -72,10 +92,8 @@ def test_what_waits_is_cancelled_when_the_queue_closes() -> None:
     queue.put(waits)
     queue.call(call)
     queue.close()
-    late = Call(lambda: None)
-    queue.call(late)
     assert waits.reply.cancelled()
     assert call.done.cancelled()
-    assert late.done.cancelled()
+    assert not queue.call(Call(lambda: None))
     assert not queue.put(group(1))
     assert isinstance(queue.take(), Closed)

@@ -45,6 +45,13 @@ class NumberVersion(NoDigest):
         self.digest = ""
 
 
+class OneText(NoDigest):
+    """Gives its check_prompts as one text."""
+
+    digest = ""
+    check_prompts = "a cat"
+
+
 class Picky(NoDigest):
     """Refuses an option before it is built."""
 
@@ -129,6 +136,8 @@ def test_errors_of_the_constructor_and_bad_stamps_are_named() -> None:
         build_scorer(RewardSpec(scorer=f"{SCORERS}:Unbuildable"))
     with pytest.raises(RewardError, match="attribute version, a text"):
         build_scorer(RewardSpec(scorer=f"{__name__}:NumberVersion"))
+    with pytest.raises(RewardError, match="check_prompts must be a tuple of texts, got 'a cat'"):
+        build_scorer(RewardSpec(scorer=f"{__name__}:OneText"))
 
 
 KEY = "sk-of-the-tests"

@@ -13,7 +13,7 @@ from reward_service.contract import check_scorer
 from reward_service.scorers.mix import Mix, MixPairwise
 from reward_service.service import build_service
 from reward_service.settings import ServedReward
-from tests.reward_service.scorers import Duel, GreenDuel, PromptLength, Redness
+from tests.reward_service.scorers import Duel, GreenDuel, Lookup, PromptLength, Redness
 
 Pictures = Callable[[int, int], NDArray[np.uint8]]
 HERE = "tests.reward_service.scorers"
@@ -26,6 +26,12 @@ red: {{scorer: "{HERE}:Redness", weight: 10}}
 green: {{scorer: "{HERE}:GreenDuel", weight: -2}}
 duel: {{scorer: "{HERE}:Duel", weight: 3, options: {{scale: 2.0}}}}
 """
+
+
+class Cats(Lookup):
+    """Knows fewer."""
+
+    check_prompts = ("two cats", "a bench")
 
 
 def test_a_mix_is_the_weighted_sum(pictures: Pictures) -> None:
@@ -64,6 +70,17 @@ def test_a_mix_is_served_like_any_scorer(pictures: Pictures) -> None:
     assert (
         build_service("any", ServedReward(scorer="mix_pairwise", options={"parts": ANY})).kind == "pairwise"
     )
+
+
+def test_a_mix_is_tested_with_prompts_that_all_its_parts_know() -> None:
+    parts = f'''
+red: {{scorer: "{HERE}:Redness"}}
+table: {{scorer: "{HERE}:Lookup"}}
+cats: {{scorer: "{__name__}:Cats"}}
+'''
+    assert Mix(parts).check_prompts == MixPairwise(parts).check_prompts == ("two cats",)
+    assert Mix(POINTS).check_prompts == ()
+    build_service("both", ServedReward(scorer="mix", options={"parts": parts})).check()
 
 
 def test_a_part_that_fails_is_named(pictures: Pictures) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,27 @@ def test_check_and_probe_run_the_scorer(clip_folder: Path) -> None:
     assert service.kind == "pointwise"
     with pytest.raises(RewardError, match="'careless' scores a picture otherwise"):
         build_service("careless", ServedReward(scorer=f"{SCORERS}:Careless")).check()
+
+
+def test_a_scorer_that_knows_some_prompts_only_names_those_to_test_it_with() -> None:
+    service = build_service("table", ServedReward(scorer=f"{SCORERS}:Lookup"))
+    service.check()
+    service.probe()
+
+
+def test_each_batch_that_the_scorer_is_given_has_a_span_of_its_own(pictures: Pictures) -> None:
+    opened: list[str] = []
+
+    @contextmanager
+    def span() -> Iterator[None]:
+        opened.append("open")
+        yield
+
+    groups: Groups = [("a cat", pictures(0, 2)), ("raise now", pictures(1, 2)), ("a dog", pictures(2, 2))]
+    service_of(Moody()).score_groups(groups[::2], span)
+    assert len(opened) == 1
+    service_of(Moody()).score_groups(groups, span)
+    assert len(opened) == 1 + 1 + 3
 
 
 def test_the_stamp_names_version_label_and_everything_that_changes_scores() -> None:

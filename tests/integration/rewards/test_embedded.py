@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from reward_service.on_ray import deployment
-from reward_service.on_ray.app import embedded_app
+from reward_service.on_ray.app import embedded_app, groups_at_a_replica
 from reward_service.on_ray.handles import reward_handle
 from reward_service.part import BusyError, NoShadow, RewardFailure, RewardPart
 from reward_service.settings import ServedReward
@@ -37,9 +39,9 @@ SCORERS = "tests.reward_service.scorers"
 
 
 @contextmanager
-def running(apps: dict[str, ServedReward], owner: str = "run") -> Iterator[None]:
+def running(apps: dict[str, ServedReward], owner: str = "run", replicas: int = 1) -> Iterator[None]:
     """Applications named after their rewards, ended afterwards."""
-    section = RewardServiceSection(cpus=0.5)
+    section = RewardServiceSection(cpus=0.5, replicas=replicas)
     built = {name: embedded_app(name, owner, settings, section) for name, settings in apps.items()}
     started = deployment.deploy(built, owner, LIMIT_S, stop_serve=False)
     try:
@@ -108,6 +110,38 @@ def test_a_shadow_is_heard_and_never_harms() -> None:
         assert isinstance(reply.outcome, RewardPart)
         assert isinstance(reply.shadow, RewardFailure)
         assert "'nobody'" in reply.shadow.reason
+
+
+def test_a_replica_full_of_groups_still_says_what_it_is_and_who_started_it() -> None:
+    settings = ServedReward(scorer=f"{SCORERS}:Moody")
+    with running({"full": settings}):
+        naps = ray.put(images_of("nap now", 24))  # six seconds
+        handle = reward_handle("full")
+        sent = [handle.score.remote("nap now", naps) for _ in range(groups_at_a_replica(settings))]
+        time.sleep(0.5)
+        other = reward_handle("full")
+        assert other.owner.remote().result(timeout_s=4.0) == "run"
+        assert other.describe.remote().result(timeout_s=4.0).ready
+        for response in sent:
+            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
+
+
+def test_groups_are_shared_out_evenly_among_replicas() -> None:
+    settings = ServedReward(scorer=f"{SCORERS}:ProcessId")
+    with running({"two": settings}, replicas=2):
+        handle, images = reward_handle("two"), ray.put(images_of("slow"))
+        window, groups = 2 * groups_at_a_replica(settings), 40
+        answered: Counter[float] = Counter()
+        sent: deque[Any] = deque()
+        for number in range(groups + window):
+            if number >= window:
+                outcome = sent.popleft().result(timeout_s=LIMIT_S).outcome
+                assert isinstance(outcome, RewardPart)
+                answered[outcome.rewards[0]] += 1
+            if number < groups:
+                sent.append(handle.score.remote("slow", images))
+    assert len(answered) == 2
+    assert min(answered.values()) >= 0.4 * groups
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,13 @@ def test_what_cannot_be_built_is_one_finding() -> None:
     assert (found.verdict, "no such model on this machine" in found.detail) == (Verdict.FAILED, True)
 
 
+def test_a_scorer_is_tested_with_the_prompts_it_names_unless_others_are_given() -> None:
+    assert {one.verdict for one in findings(f"{SHARED}:Lookup").values()} == {Verdict.OK}
+    served = ServedReward(scorer=f"{SHARED}:Lookup")
+    assert {one.verdict for one in check_reward(served, ["a bench"])} == {Verdict.OK}
+    assert "KeyError" in check_reward(served, ["a cat"])[1].detail
+
+
 def test_a_budget_of_pairs_is_kept() -> None:
     assert {one.verdict for one in findings(f"{SHARED}:Duel", pairs=4).values()} == {Verdict.OK}
     few = findings(f"{SHARED}:Duel", pairs=2)["finite, one each"]

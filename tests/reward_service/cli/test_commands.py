@@ -146,7 +146,9 @@ def test_serve_then_status_try_and_bench_by_address(
         assert found is not None
         address, token = found[0], ["--token-env", "CLI_TOKEN"]
         assert main(["status", address, *token]) == 0
-        assert re.search(r"red +pointwise .*1\+v7 .*yes", capsys.readouterr().out)
+        shown = capsys.readouterr().out
+        assert re.search(r"red +pointwise .*1\+v7 .*yes", shown)
+        assert re.search(rf'{address}: settings {{.*"version": "v7".*"timeout_s": 120\.0', shown)
         name = save(tmp_path / "a.png", (51, 0, 0))
         assert main(["try", address, name, "x", "--json", *token]) == 0
         assert json.loads(capsys.readouterr().out)["rewards"] == [0.2]

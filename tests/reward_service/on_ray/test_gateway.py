@@ -73,6 +73,10 @@ def test_a_reply_is_passed_on() -> None:
     assert handle.asked == [("a", PIXELS)]
 
 
+def test_who_asks_for_health_hears_when_a_replica_last_worked() -> None:
+    assert asyncio.run(ReplicaBackend(_Handle(1.5)).probe()) == 1.5  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("error", "wait_s"),
     [

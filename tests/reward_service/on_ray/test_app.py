@@ -1,0 +1,30 @@
+"""Places for groups, and some to spare, at the replicas of every application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.config.services import RewardServiceSection
+from reward_service.on_ray.app import (
+    ONGOING_GROUPS,
+    SPARE_REQUESTS,
+    embedded_app,
+    groups_at_a_replica,
+    served_app,
+)
+from reward_service.settings import ServedReward
+
+SERVE_FILE = Path(__file__).parents[3] / "reward_service" / "serve.yaml"
+
+
+def test_a_run_cannot_fill_all_places_of_a_replica() -> None:
+    settings = ServedReward(scorer="jpeg_compressibility", max_batch_groups=8)
+    embedded: Any = embedded_app("red", "run", settings, RewardServiceSection())._bound_deployment
+    assert embedded.max_ongoing_requests == groups_at_a_replica(settings) + SPARE_REQUESTS
+    served: Any = served_app("red")._bound_deployment
+    assert served.max_ongoing_requests == ONGOING_GROUPS + SPARE_REQUESTS
+    first = yaml.safe_load(SERVE_FILE.read_text())["applications"][0]["deployments"][0]
+    assert first["max_ongoing_requests"] == ONGOING_GROUPS + SPARE_REQUESTS

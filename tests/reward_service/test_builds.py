@@ -1,0 +1,164 @@
+"""Settings that change again before they are taken, and builds that fail for a while or hang."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from reward_service import builds
+from reward_service.engine import WITHDRAWN
+from reward_service.part import RewardPart
+from tests.reward_service.engines import PIXELS, SCORERS, Recorder, in_loop, running
+from tests.reward_service.scorers import Redness
+
+GOOD = {"scorer": f"{SCORERS}:Redness"}
+
+
+class NotYet(Redness):
+    """Cannot be built the first `left` times."""
+
+    version = "late"
+    left = 0
+
+    def __init__(self) -> None:
+        NotYet.left -= 1
+        if NotYet.left >= 0:
+            raise OSError("out of GPU memory")
+
+
+class Hangs(Redness):
+    """Is not built before `go` is set."""
+
+    version = "hung"
+    go = threading.Event()
+
+    def __init__(self, number: int) -> None:
+        Hangs.go.wait(60.0)
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "BUILD_PAUSE_S", 0.2)
+
+
+def slow(seconds: float, scale: float = 1.0) -> dict[str, Any]:
+    """Settings of another scorer that takes a while to build."""
+    return {"scorer": f"{SCORERS}:SlowToBuild", "options": {"seconds": seconds, "scale": scale}}
+
+
+@in_loop
+async def test_a_rollback_waits_for_nothing_and_what_it_withdraws_never_answers() -> None:
+    meter = Recorder()
+    async with running(GOOD["scorer"], meter=meter) as engine:
+        before = await engine.describe()
+        bad = asyncio.create_task(engine.change(slow(1.0)))
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        assert await engine.change(GOOD) == ""
+        assert time.monotonic() - started < 0.5
+        assert await bad == WITHDRAWN
+        while time.monotonic() - started < 1.5:
+            outcome = (await engine.score("a cat", PIXELS)).outcome
+            assert isinstance(outcome, RewardPart)
+            assert outcome.stamp == before.stamp
+        assert (await engine.describe()).refused == ""
+        assert meter.counts["refused"] == 0
+
+
+@in_loop
+async def test_the_newest_settings_win_although_older_ones_take_longer() -> None:
+    async with running(GOOD["scorer"]) as engine:
+        older = [asyncio.create_task(engine.change(slow(0.6 - 0.2 * row, scale=row))) for row in range(2)]
+        await asyncio.sleep(0.05)
+        assert await engine.change(slow(0.0, scale=7.0)) == ""
+        assert await asyncio.gather(*older) == [WITHDRAWN, WITHDRAWN]
+        await asyncio.sleep(1.0)
+        assert engine.settings.options["scale"] == 7.0
+
+
+@in_loop
+async def test_settings_that_are_refused_withdraw_those_before_them_too() -> None:
+    async with running(GOOD["scorer"]) as engine:
+        older = asyncio.create_task(engine.change(slow(0.3)))
+        await asyncio.sleep(0.05)
+        assert "did you mean scorer" in await engine.change({"scorre": "clip"})
+        assert await older == WITHDRAWN
+        await asyncio.sleep(0.5)
+        assert engine.settings.scorer == GOOD["scorer"]
+        assert "did you mean scorer" in (await engine.describe()).refused
+
+
+@in_loop
+async def test_a_build_that_fails_for_a_while_is_tried_again() -> None:
+    meter = Recorder()
+    async with running(GOOD["scorer"], meter=meter) as engine:
+        NotYet.left = builds.BUILD_TRIES - 1
+        change = asyncio.create_task(engine.change({"scorer": f"{__name__}:NotYet"}))
+        await asyncio.sleep(0.1)
+        assert "out of GPU memory" in (await engine.describe()).refused
+        assert "tried again" in (await engine.describe()).refused
+        assert await change == ""
+        described = await engine.describe()
+        assert (described.stamp.version, described.refused) == ("late", "")
+        assert (meter.counts["swapped"], meter.counts["refused"]) == (1, 0)
+
+
+@in_loop
+async def test_a_build_that_always_fails_is_refused_in_the_end() -> None:
+    meter = Recorder()
+    async with running(GOOD["scorer"], meter=meter) as engine:
+        NotYet.left = 1_000
+        reason = await engine.change({"scorer": f"{__name__}:NotYet"})
+        assert NotYet.left == 1_000 - builds.BUILD_TRIES
+        assert "out of GPU memory" in reason
+        assert "tried again" not in reason
+        assert (await engine.describe()).refused == reason
+        assert meter.counts["refused"] == 1
+
+
+@in_loop
+async def test_newer_settings_end_the_tries() -> None:
+    async with running(GOOD["scorer"]) as engine:
+        NotYet.left = 1
+        change = asyncio.create_task(engine.change({"scorer": f"{__name__}:NotYet"}))
+        await asyncio.sleep(0.1)
+        assert await engine.change(GOOD) == ""
+        assert await change == WITHDRAWN
+        await asyncio.sleep(0.4)
+        assert (engine.settings.scorer, NotYet.left) == (GOOD["scorer"], 0)
+
+
+@in_loop
+async def test_settings_that_cannot_work_are_not_tried_again() -> None:
+    async with running(GOOD["scorer"]) as engine:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builds, "BUILD_PAUSE_S", 60.0)
+            given = {"scorer": f"{SCORERS}:PromptLength", "options": {"scael": 2.0}}
+            assert "cannot take options" in await engine.change(given)
+
+
+@in_loop
+async def test_builds_that_hang_are_few_and_one_that_ends_makes_room() -> None:
+    Hangs.go.clear()
+    try:
+        async with running(GOOD["scorer"]) as engine:
+            for number in range(builds.MOST_BUILDS):
+                asyncio.get_running_loop().create_task(
+                    engine.change({"scorer": f"{__name__}:Hangs", "options": {"number": number}})
+                )
+                await asyncio.sleep(0.02)
+            threads = [one for one in threading.enumerate() if one.name == "builds mine"]
+            assert len(threads) == builds.MOST_BUILDS
+            reason = await engine.change(slow(0.0))
+            assert "are still being built" in reason
+            assert await engine.change(GOOD | {"timeout_s": 7.0}) == ""
+            Hangs.go.set()
+            for thread in threads:
+                await asyncio.to_thread(thread.join, 10.0)
+            assert await engine.change(slow(0.0)) == ""
+    finally:
+        Hangs.go.set()
