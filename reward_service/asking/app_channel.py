@@ -15,12 +15,13 @@ from common.errors import RewardError
 from common.trajectory import ScorerStamp
 from reward_service.asking.line import FailedError, FinalError, LostError, RefusedError, Request, Sending
 from reward_service.on_ray.deployment import describe
-from reward_service.on_ray.handles import forget_ended_serve, reward_handle, serve_id
+from reward_service.on_ray.handles import check_serve, forget_ended_serve, reward_handle, serve_id
 from reward_service.part import BusyError, Description, Reply
 
 DESCRIBE_LIMIT_S = 60.0
 READ_LIMIT_S = 60.0
 LOOK_S = 1.0
+SERVE_LIMIT_S = 1.0
 
 
 class _AppSending:
@@ -134,6 +135,8 @@ class AppLine:
         """Get a handle to the Serve that runs, where it is another one. Raises RewardError."""
         running = serve_id()
         if running != self._serve:
+            # A handle is made without a limit on its waits, and the groups of other rewards wait meanwhile.
+            check_serve(SERVE_LIMIT_S)
             self._handle = reward_handle(self._app)
             self._serve = running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ray
 from ray import serve
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.serve import context
 from ray.serve.exceptions import RayServeException
@@ -16,13 +17,20 @@ DEPLOYMENT = "Reward"
 
 
 def serve_id() -> str:
-    """Which Serve runs on this cluster: another one after `serve shutdown`. Empty where none does."""
+    """Which Serve runs on this cluster: another one after `serve shutdown`. Empty where none is found."""
     try:
-        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
+        found: str = _controller()._actor_id.hex()
+    except (ValueError, RayError):
         return ""
-    found: str = controller._actor_id.hex()
     return found
+
+
+def check_serve(limit_s: float) -> None:
+    """Raises RewardError where no Serve runs, or it does not answer within limit_s: it may be starting."""
+    try:
+        ray.get(_controller().check_alive.remote(), timeout=limit_s)
+    except (ValueError, RayError) as error:
+        raise RewardError("No Serve that answers runs on this cluster.") from error
 
 
 def forget_ended_serve() -> None:
@@ -52,3 +60,8 @@ def reward_handle(app: str) -> DeploymentHandle:
     if not handle.is_initialized:
         handle._init(_run_router_in_separate_loop=True)
     return handle.options(_by_reference=True)
+
+
+def _controller() -> ActorHandle:
+    """Raises ValueError where Serve does not run."""
+    return ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")

@@ -48,6 +48,10 @@ class FakeServe:
         self.id = "first"
         self.has_app = True
 
+    def check(self, limit_s: float) -> None:
+        if not self.id:
+            raise RewardError("No Serve that answers runs on this cluster.")
+
     def handle(self, app: str) -> FakeHandle:
         if not self.has_app:
             raise RewardError(f"No reward application {app!r} runs on this cluster.")
@@ -61,6 +65,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     monkeypatch.setattr(app_channel, "serve_id", lambda: fake.id)
     monkeypatch.setattr(app_channel, "reward_handle", fake.handle)
     monkeypatch.setattr(app_channel, "forget_ended_serve", lambda: None)
+    monkeypatch.setattr(app_channel, "check_serve", fake.check)
     return fake
 
 
@@ -92,6 +97,9 @@ def test_groups_go_to_the_serve_that_runs(serve: FakeServe) -> None:
 
 def test_a_serve_that_is_away_or_has_no_such_application_yet_takes_nothing(serve: FakeServe) -> None:
     asked = line(serve)
+    serve.id = ""
+    with pytest.raises(RefusedError, match="No Serve that answers"):
+        asked.send(REQUEST)
     serve.id, serve.has_app = "second", False
     with pytest.raises(RefusedError, match="No reward application 'sizes'"):
         asked.send(REQUEST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.config.services import UrlReward
@@ -13,9 +14,9 @@ from reward_service.asking.line import FailedError, LineError, LostError, Refuse
 from reward_service.asking.url_channel import HttpAsker
 from reward_service.http.token import NO_TOKEN
 from reward_service.part import Reply, RewardPart
-from tests.reward_service.http.test_client import PIXELS, error
-from tests.reward_service.scripted_http import Say, Script, scripted
+from tests.reward_service.scripted_http import Say, Script, error, scripted
 
+PIXELS = np.zeros((3, 8, 8, 3), dtype=np.uint8)
 IMAGES = ImageGroup("a", NoiseKey(0, "train", 0, 0), PolicyStamp(0, "", "run"), PIXELS)
 
 

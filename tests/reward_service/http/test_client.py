@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,18 +18,10 @@ from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, JSON, Wire
 from reward_service.part import NoShadow, RewardFailure, RewardPart
 from tests.reward_service.http_calls import TOKEN, engine, served
-from tests.reward_service.scripted_http import PART, SCORE, Say, Script, scripted
+from tests.reward_service.scripted_http import PART, SCORE, Say, Script, error, scripted
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 QUICK = Retrying(tries=4, first_wait_s=0.01, longest_wait_s=0.05)
-
-
-def error(
-    status: int, reason: str = "because", retry_after_s: float | None = None, code: str = "c"
-) -> Say:
-    """An error of the protocol."""
-    body = json.dumps({"error": {"code": code, "reason": reason, "retry_after_s": retry_after_s}}).encode()
-    return Say(status, body, "application/json")
 
 
 def asked(
