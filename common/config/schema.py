@@ -84,6 +84,14 @@ class Config(Section):
             raise ValueError("'reward' is what the weighted sum is called; give that reward another name")
         return self
 
+    @model_validator(mode="after")
+    def _pairs_connect_all_images(self) -> Config:
+        for name, entry in self.embedded.items():
+            _check_pairs(name, entry.pairs, "evaluation", self.evaluation.images_per_prompt)
+            if name in self.rewards and self.data.mode == "online":
+                _check_pairs(name, entry.pairs, "sampling", self.sampling.images_per_prompt)
+        return self
+
     @property
     def embedded(self) -> dict[str, RewardSpec]:
         """The rewards, trained and gold, that the run starts an application for."""
@@ -99,3 +107,13 @@ class Config(Section):
     def trajectories_per_epoch(self) -> int:
         """N x B."""
         return self.sampling.prompts_per_epoch * self.sampling.images_per_prompt
+
+
+def _check_pairs(name: str, pairs: int, section: str, images: int) -> None:
+    """section: which sets the number of images of a group. Raises ValueError for too few pairs; 0 = all."""
+    if 0 < pairs < images - 1:
+        raise ValueError(
+            f"reward {name} has pairs: {pairs}, which cannot connect {images} images "
+            f"({section}.images_per_prompt); give at least {images - 1}, or 0 for all "
+            f"{images * (images - 1) // 2}"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import cast
 
 import ray
@@ -9,29 +11,33 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
 from reward_service.asking.line import FailedError, FinalError, LostError, RefusedError, Request, Sending
 from reward_service.on_ray.deployment import describe
-from reward_service.on_ray.handles import reward_handle
+from reward_service.on_ray.handles import check_serve, forget_ended_serve, reward_handle, serve_id
 from reward_service.part import BusyError, Description, Reply
 
 DESCRIBE_LIMIT_S = 60.0
 READ_LIMIT_S = 60.0
+LOOK_S = 1.0
+SERVE_LIMIT_S = 1.0
 
 
 class _AppSending:
-    """A request on its way to a replica."""
+    """A request on its way to a replica, in the queue of the Serve of that id."""
 
-    def __init__(self, response: DeploymentResponse) -> None:
+    def __init__(self, response: DeploymentResponse, serve: str) -> None:
         self._response = response
+        self._serve = serve
+        self._looks_at = time.monotonic() + LOOK_S
 
     def taken(self, wait_s: float) -> list[ray.ObjectRef]:
         """See Sending."""
         try:
             return [self._response._to_object_ref_sync(_timeout_s=wait_s)]
         except TimeoutError:
+            self._look()
             return []
         except ObjectLostError as error:
             raise FinalError(f"Its pictures are lost: {_short(error)}") from error
@@ -42,23 +48,32 @@ class _AppSending:
         """See Sending."""
         self._response.cancel()
 
+    def _look(self) -> None:
+        """Raises RefusedError where the Serve that has it in its queue was shut down, which nobody tells."""
+        if time.monotonic() < self._looks_at:
+            return
+        self._looks_at = time.monotonic() + LOOK_S
+        if serve_id() != self._serve:
+            self.cancel()
+            raise RefusedError("Serve was shut down before a replica took it.", wait_s=0.0)
+
 
 class AppLine:
-    """The way to the application `app`. window: groups out at once, at most. stamp: its own at the start."""
+    """The way to the application `app`.
+
+    handle, serve: to it, and the id of the Serve that it belongs to. window: groups out at once, at most.
+    held: groups that one replica holds, at most. described: what it says of itself at the start.
+    """
 
     def __init__(
-        self,
-        app: str,
-        handle: DeploymentHandle,
-        window: int,
-        section: RewardServiceSection,
-        stamp: ScorerStamp,
+        self, app: str, handle: DeploymentHandle, serve: str, window: int, held: int, described: Description
     ) -> None:
         self._app = app
         self._handle = handle
+        self._serve = serve
         self._window = window
-        self._timeout_s = section.timeout_s
-        self._stamp = stamp
+        self._held = held
+        self._described = described
 
     @property
     def window(self) -> int:
@@ -67,21 +82,26 @@ class AppLine:
 
     @property
     def limit_s(self) -> float:
-        """See Line: twice the time of a batch, because a group may wait for the one before it."""
-        return 2.0 * self._timeout_s
+        """See Line: of all batches that a replica can hold, and of one that was in work before.
+
+        Only a backstop: a replica ends itself where one batch takes longer than its timeout_s.
+        """
+        batches = math.ceil(self._held / self._described.settings["max_batch_groups"])
+        return self._timeout_s * (batches + 1)
 
     @property
     def answers_as(self) -> ScorerStamp:
         """See Line."""
-        return self._stamp
+        return self._described.stamp
 
     def send(self, request: Request) -> Sending:
         """See Line."""
         try:
+            self._follow()
             response = self._handle.score.remote(request.prompt, request.images)
-        except (RayError, RayServeException) as error:
+        except (RewardError, RayError, RayServeException) as error:
             raise RefusedError(f"Serve did not take it: {_short(error)}", wait_s=0.0) from error
-        return _AppSending(cast(DeploymentResponse, response))
+        return _AppSending(cast(DeploymentResponse, response), self._serve)
 
     def read(self, reference: ray.ObjectRef, held_s: float) -> Reply:
         """See Line."""
@@ -101,19 +121,40 @@ class AppLine:
 
     def state(self) -> str:
         """See Line."""
-        return describe(self._app)
+        try:
+            forget_ended_serve()
+            return describe(self._app)
+        except (RayError, RayServeException) as error:
+            return f"Serve does not say how it is: {_short(error)}"
+
+    @property
+    def _timeout_s(self) -> float:
+        return float(self._described.settings["timeout_s"])
+
+    def _follow(self) -> None:
+        """Get a handle to the Serve that runs, where it is another one. Raises RewardError."""
+        running = serve_id()
+        if running != self._serve:
+            # A handle is made without a limit on its waits, and the groups of other rewards wait meanwhile.
+            check_serve(SERVE_LIMIT_S)
+            self._handle = reward_handle(self._app)
+            self._serve = running
 
     def _why_died(self, held_s: float) -> str:
         if held_s >= self._timeout_s:
-            limit = f"reward_service.timeout_s ({self._timeout_s:g} s)"
+            limit = f"timeout_s ({self._timeout_s:g} s)"
             return f"Its scorer worked longer than {limit}; the replica ended."
         return "The replica that scored it died: killed, out of memory, or a crash in native code."
 
 
-def open_app(app: str, window: int, section: RewardServiceSection) -> AppLine:
-    """The line to an application that runs. Raises RewardError where it does not say what it is."""
+def open_app(app: str, window: int, held: int) -> AppLine:
+    """The line to an application that runs. window: groups out at once; held: groups at one replica.
+
+    Raises RewardError where it does not say what it is.
+    """
+    running = serve_id()
     handle = reward_handle(app)
-    return AppLine(app, handle, window, section, ask_description(app, handle).stamp)
+    return AppLine(app, handle, running, window, held, ask_description(app, handle))
 
 
 def ask_description(app: str, handle: DeploymentHandle) -> Description:

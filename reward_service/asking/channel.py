@@ -2,12 +2,12 @@
 
 A group that failed or was lost is sent again up to `retries` times, then its part is a RewardFailure. What
 nobody takes (a full queue, a restart, a redeploy) is sent again after a pause, with jitter and a cap, and is
-held against no group, until the reward has answered nothing for `outage_s`.
+held against no group, until the reward has answered nothing for `outage_s`: about none of the groups that it
+was asked about all that time. As long as it answers others, a group waits for its turn.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections import deque
@@ -69,7 +69,7 @@ class Channel:
         self._busy_s = 0.0
         self._refusals = 0
         self._paused_until = 0.0
-        self._patience_ends = math.inf
+        self._heard_at = 0.0
 
     @property
     def stamp(self) -> ScorerStamp:
@@ -93,8 +93,12 @@ class Channel:
 
     def submit(self, pending: PendingScore, request: Request) -> None:
         """Ask for one group. Waits at most some milliseconds. Raises RewardError where the queue is full."""
+        is_first = not self._ledger.outstanding
         self._ledger.add(pending)
         self._requests[pending] = request
+        if is_first:
+            # Nobody was asked, so nobody has been silent.
+            self._heard_at = time.monotonic()
         self._given_up += self._send()
 
     def refs(self) -> list[ray.ObjectRef]:
@@ -158,17 +162,16 @@ class Channel:
 
     def _note_taken(self) -> list[PartAnswer]:
         answers: list[PartAnswer] = []
-        for pending, sent in list(self._sent.items()):
+        for pending in list(self._sent):
             try:
                 self._take(pending, 0.0)
             except LineError as trouble:
                 del self._sent[pending]
                 answers += self._settle(pending, trouble)
                 continue
-            if pending in self._sent and time.monotonic() - sent.sent_at > self._section.outage_s:
+            if pending in self._sent and self._is_silent():
                 self._sent.pop(pending).sending.cancel()
-                waited = f"Nobody took it for {self._section.outage_s:g} s (reward_service.outage_s)."
-                answers += self._settle(pending, FinalError(f"{waited} {self._line.state()}"))
+                answers += self._given_up_on(pending, "Nobody took it.")
         return answers
 
     def _note_ready(self) -> list[PartAnswer]:
@@ -185,7 +188,7 @@ class Channel:
             reply = self._line.read(scoring.reference, now - scoring.taken_at)
         except LineError as trouble:
             return self._settle(pending, trouble)
-        self._refusals, self._paused_until, self._patience_ends = 0, 0.0, math.inf
+        self._heard_at, self._refusals, self._paused_until = now, 0, 0.0
         self._busy_s += reply.busy_s
         count, answers_as = self._requests[pending].count, self._line.answers_as.name
         outcome = sound_part(reply.outcome, count, answers_as, self._name)
@@ -211,6 +214,8 @@ class Channel:
         """What follows for a group that was out and has no part."""
         if isinstance(trouble, RefusedError):
             return self._refused(pending, trouble)
+        # Whoever fails or dies over a group was there to take it.
+        self._heard_at = time.monotonic()
         if isinstance(trouble, FinalError):
             self._ledger.given_up(pending)
             return self._dropped(pending, f"Dropped: {trouble}")
@@ -221,12 +226,9 @@ class Channel:
         return self._dropped(pending, f"Dropped after {tries} {'try' if tries == 1 else 'tries'}: {trouble}")
 
     def _refused(self, pending: PendingScore, trouble: RefusedError) -> list[PartAnswer]:
+        if self._is_silent():
+            return self._given_up_on(pending, str(trouble))
         now = time.monotonic()
-        self._patience_ends = min(self._patience_ends, now + self._section.outage_s)
-        if now >= self._patience_ends:
-            self._ledger.given_up(pending)
-            waited = f"nobody took a group for {self._section.outage_s:g} s (reward_service.outage_s)"
-            return self._dropped(pending, f"Dropped, {waited}: {trouble} {self._line.state()}".strip())
         self._ledger.refused(pending)
         if now >= self._paused_until:
             # Requests that were out together are refused together: that is one refusal.
@@ -234,6 +236,14 @@ class Channel:
             self._refusals += 1
             self._paused_until = now + trouble.wait_s + own * random.uniform(0.5, 1.0)
         return []
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self._heard_at > self._section.outage_s
+
+    def _given_up_on(self, pending: PendingScore, reason: str) -> list[PartAnswer]:
+        self._ledger.given_up(pending)
+        silence = f"nothing was answered for {self._section.outage_s:g} s (reward_service.outage_s)"
+        return self._dropped(pending, f"Dropped, {silence}: {reason} {self._line.state()}".strip())
 
     def _dropped(self, pending: PendingScore, reason: str) -> list[PartAnswer]:
         prompt = self._requests.pop(pending).prompt

@@ -40,11 +40,14 @@ def served_settings(spec: RewardSpec, section: RewardServiceSection) -> ServedRe
     )
 
 
-def http_reward(entry: UrlReward, token: Token, deadline_s: float) -> HttpReward:
-    """The client of an address: it asks again until the deadline, after LONGEST_WAIT_S at most."""
+def until(deadline_s: float) -> Retrying:
+    """Ask again until the deadline, after LONGEST_WAIT_S at most."""
     # A wait is at least half of its length, so this many tries outlast the deadline.
-    tries = 8 + int(2.0 * deadline_s / LONGEST_WAIT_S)
-    retrying = Retrying(tries, FIRST_WAIT_S, LONGEST_WAIT_S)
+    return Retrying(8 + int(2.0 * deadline_s / LONGEST_WAIT_S), FIRST_WAIT_S, LONGEST_WAIT_S)
+
+
+def http_reward(entry: UrlReward, token: Token, deadline_s: float, retrying: Retrying) -> HttpReward:
+    """The client of an address. deadline_s: longest for one group, all tries included."""
     return HttpReward(entry.url, token, deadline_s, retrying=retrying, insecure=entry.insecure)
 
 
@@ -55,7 +58,7 @@ def token_of(entry: UrlReward) -> Token:
 
 def ask_address(entry: UrlReward) -> Description:
     """What answers at an address. Raises RewardError where nothing does, it refuses, or it is no reward."""
-    reward = http_reward(entry, token_of(entry), CHECK_LIMIT_S)
+    reward = http_reward(entry, token_of(entry), CHECK_LIMIT_S, until(CHECK_LIMIT_S))
     try:
         found = reward.describe()
     finally:

@@ -31,6 +31,9 @@ class RefusedError(LineError):
         super().__init__(reason)
         self.wait_s = wait_s
 
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[str, float]]:
+        return type(self), (str(self), self.wait_s)
+
 
 class LostError(LineError):
     """It was taken and never answered: the group itself may be what hangs or kills its scorer."""
@@ -41,7 +44,7 @@ class FailedError(LineError):
 
 
 class FinalError(LineError):
-    """Asking again has been done already, or cannot help."""
+    """Asking again cannot help."""
 
 
 class Sending(Protocol):

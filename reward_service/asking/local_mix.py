@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
-from reward_service.asking.entries import ask_address, http_reward, served_settings, token_of
+from reward_service.asking.entries import ask_address, http_reward, served_settings, token_of, until
 from reward_service.asking.join import join_parts, sound_part
-from reward_service.http.client import HttpReward
+from reward_service.http.client import HttpReward, LostGroupError
 from reward_service.part import Outcome, RewardFailure
 from reward_service.service import RewardService, build_service
 
@@ -45,14 +45,20 @@ class _Here:
 
 
 class _There:
-    """A reward behind an address."""
+    """A reward behind an address. retries: how often a group whose scorer died is sent again."""
 
-    def __init__(self, answers_as: str, reward: HttpReward) -> None:
+    def __init__(self, answers_as: str, reward: HttpReward, retries: int) -> None:
         self.answers_as = answers_as
         self._reward = reward
+        self._retries = retries
 
     def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
         """See LocalReward."""
+        for _ in range(self._retries):
+            try:
+                return self._reward.score(prompt, pixels).outcome
+            except LostGroupError:
+                continue
         return self._reward.score(prompt, pixels).outcome
 
 
@@ -106,7 +112,8 @@ def _here(name: str, entry: RewardSpec, section: RewardServiceSection) -> LocalR
 def _there(name: str, entry: UrlReward, section: RewardServiceSection) -> LocalReward:
     try:
         described = ask_address(entry)
-        return _There(described.stamp.name, http_reward(entry, token_of(entry), section.outage_s))
+        reward = http_reward(entry, token_of(entry), section.outage_s, until(section.outage_s))
+        return _There(described.stamp.name, reward, section.retries)
     except RewardError as error:
         raise RewardError(f"Reward {name!r}: {error}") from error
 

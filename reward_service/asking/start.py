@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -13,7 +14,7 @@ from ray.actor import ActorHandle
 from ray.serve.schema import ApplicationStatus
 
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
-from common.errors import RewardError
+from common.errors import RewardError, StuckError
 from reward_service.asking.app_channel import open_app
 from reward_service.asking.channel import Channel
 from reward_service.asking.entries import served_settings
@@ -24,6 +25,10 @@ from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_
 from reward_service.on_ray.deployment import deploy, describe, end
 
 START_LIMIT_S = 600.0
+POLL_S = 0.2
+_COMING = frozenset(
+    {ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY}
+)
 
 Form = TypeVar("Form", RewardSpec, AppReward, UrlReward)
 
@@ -50,13 +55,13 @@ def start_mix(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     entries = {**rewards, **gold}
     with ExitStack() as undo:
-        check_running(_of(entries, AppReward))
+        wait_until_running(_of(entries, AppReward), start_limit_s)
         askers = _start_askers(_of(entries, UrlReward), section, undo)
         lines: dict[str, Line] = {}
         lines |= _deploy(_of(entries, RewardSpec), section, run_name, owner, start_limit_s, stop_serve, undo)
         for name, app in _of(entries, AppReward).items():
             with _naming(name):
-                lines[name] = open_app(app.app, ONGOING_GROUPS, section)
+                lines[name] = open_app(app.app, ONGOING_GROUPS, ONGOING_GROUPS)
         for name, url in _of(entries, UrlReward).items():
             with _naming(name):
                 lines[name] = open_url(url, askers[name], section)
@@ -65,8 +70,22 @@ def start_mix(
     return RewardMix(channels, {name: entry.weight for name, entry in rewards.items()}, section, at_end)
 
 
-def check_running(apps: Mapping[str, AppReward]) -> None:
-    """Raises RewardError where an application is not there or does not run."""
+def wait_until_running(apps: Mapping[str, AppReward], limit_s: float) -> None:
+    """Wait for applications that are being started, changed or mended.
+
+    Raises RewardError where one is not there or could not be deployed, and StuckError after limit_s seconds.
+    """
+    end_at = time.monotonic() + limit_s
+    while coming := _coming(apps):
+        if time.monotonic() > end_at:
+            waited = f"Waited {limit_s:g} s for the application"
+            states = [f"{waited} of reward {name!r} to run. {describe(apps[name].app)}" for name in coming]
+            raise StuckError(" ".join(states))
+        time.sleep(POLL_S)
+
+
+def _coming(apps: Mapping[str, AppReward]) -> list[str]:
+    """Those that do not run yet. Raises RewardError where one will not."""
     applications = serve.status().applications if apps else {}
     for name, entry in apps.items():
         if entry.app not in applications:
@@ -75,8 +94,10 @@ def check_running(apps: Mapping[str, AppReward]) -> None:
                 f"Reward {name!r}: the cluster has no application {entry.app!r}; it has: {there}. Deploy it "
                 "first, for example with `serve deploy reward_service/serve.yaml`."
             )
-        if applications[entry.app].status != ApplicationStatus.RUNNING:
+        status = applications[entry.app].status
+        if status not in _COMING and status != ApplicationStatus.RUNNING:
             raise RewardError(f"Reward {name!r} does not run. {describe(entry.app)}")
+    return [name for name, entry in apps.items() if applications[entry.app].status in _COMING]
 
 
 def _of(entries: Mapping[str, RewardEntry], form: type[Form]) -> dict[str, Form]:
@@ -109,8 +130,8 @@ def _deploy(
     own = {name: f"{run_name}-{name}" for name in embedded}
     apps = {own[name]: embedded_app(name, owner, settings[name], section) for name in embedded}
     undo.callback(end, deploy(apps, owner, start_limit_s, stop_serve))
-    windows = {name: section.replicas * groups_at_a_replica(settings[name]) for name in embedded}
-    return {name: open_app(own[name], windows[name], section) for name in embedded}
+    held = {name: groups_at_a_replica(settings[name]) for name in embedded}
+    return {name: open_app(own[name], section.replicas * held[name], held[name]) for name in embedded}
 
 
 @contextmanager

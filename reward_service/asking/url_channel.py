@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -13,9 +12,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import ImageGroup, ScorerStamp
-from reward_service.asking.entries import CHECK_LIMIT_S, http_reward, token_of
-from reward_service.asking.line import FailedError, FinalError, LostError, Request, Sending
-from reward_service.http.client import HttpReward
+from reward_service.asking.entries import CHECK_LIMIT_S, FIRST_WAIT_S, http_reward, token_of, until
+from reward_service.asking.line import FailedError, LineError, LostError, RefusedError, Request, Sending
+from reward_service.http.client import HttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.token import Token
 from reward_service.part import Description, NoShadow, Reply, RewardFailure
 
@@ -24,34 +23,29 @@ RESTARTS = 10
 SPARE_S = 30.0
 START_LIMIT_S = 120.0
 READ_LIMIT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Unanswered:
-    """Stands where a Reply would: no sound answer by the deadline, all tries included."""
-
-    reason: str
+BRIEFLY = Retrying(tries=4, first_wait_s=FIRST_WAIT_S)
+"""Bridges a hiccup. During an outage the channel asks again: it knows whether others are answered."""
 
 
 class HttpAsker:
     """Asks one address, ASKED_AT_ONCE groups at a time at most, each over a connection of its own.
 
-    Runs as a Ray actor of so many threads.
+    Runs as a Ray actor of so many threads. deadline_s: longest for one group.
     """
 
-    def __init__(self, entry: UrlReward, token: Token, outage_s: float) -> None:
+    def __init__(self, entry: UrlReward, token: Token, deadline_s: float) -> None:
         self._entry = entry
         self._token = token
         self._free: SimpleQueue[HttpReward] = SimpleQueue()
         for _ in range(ASKED_AT_ONCE):
-            self._free.put(http_reward(entry, token, outage_s))
+            self._free.put(http_reward(entry, token, deadline_s, BRIEFLY))
 
     def describe(self) -> Description:
         """What answers there. Raises RewardError."""
-        return http_reward(self._entry, self._token, CHECK_LIMIT_S).describe()
+        return http_reward(self._entry, self._token, CHECK_LIMIT_S, until(CHECK_LIMIT_S)).describe()
 
-    def score(self, prompt: str, images: ImageGroup) -> Reply | Unanswered:
-        """Score one group. images is passed as an object reference."""
+    def score(self, prompt: str, images: ImageGroup) -> Reply | LineError:
+        """Score one group, or say what the line has to raise. images is passed as an object reference."""
         if images.prompt != prompt:
             wrong = f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}."
             return Reply(RewardFailure(wrong), 0.0, NoShadow())
@@ -59,8 +53,12 @@ class HttpAsker:
         reward = self._free.get()
         try:
             return reward.score(prompt, images.pixels)
+        except UnansweredError as error:
+            return RefusedError(str(error), wait_s=0.0)
+        except LostGroupError as error:
+            return LostError(str(error))
         except RewardError as error:
-            return Unanswered(str(error))
+            return FailedError(str(error))
         finally:
             self._free.put(reward)
 
@@ -113,13 +111,13 @@ class UrlLine:
     def read(self, reference: ray.ObjectRef, held_s: float) -> Reply:
         """See Line."""
         try:
-            reply: Reply | Unanswered = ray.get(reference, timeout=READ_LIMIT_S)
+            reply: Reply | LineError = ray.get(reference, timeout=READ_LIMIT_S)
         except RayActorError as error:
             raise LostError("The process that asked died: killed, or out of memory.") from error
         except (RayTaskError, RayError, GetTimeoutError) as error:
             raise FailedError(f"The process that asks failed: {type(error).__name__}: {error}") from error
-        if isinstance(reply, Unanswered):
-            raise FinalError(reply.reason)
+        if isinstance(reply, LineError):
+            raise reply
         return reply
 
     def state(self) -> str:

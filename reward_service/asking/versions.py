@@ -1,8 +1,9 @@
 """Which versions of a reward have scored, one after the other. Pure.
 
-While a new version takes over, replicas of both may answer for a while. So a stamp never seen before counts
-as a swap at once, but one seen before only when CONFIRMED groups in a row carry it: a rollback, and not the
-last answers of the version that goes.
+While a new version takes over, replicas of both answer, and their answers come in any order. So a stamp
+never seen before counts as a swap at once, but one seen before only where it can be told from such a mixture:
+where either it had not scored, or the current version has not scored, for GONE groups in a row. So a rollback
+counts at its first group, unless it follows the swap before it by fewer groups.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 
 from common.trajectory import ScorerStamp
 
-CONFIRMED = 4
+GONE = 128
+"""Groups without a version that show that none of its replicas is left. Many more than a channel has out; and
+the last of eight replicas scores none of so many groups once in 26 million times."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,9 @@ class VersionHistory:
 
     def __init__(self, *earlier: ScorerStamp) -> None:
         self._current = earlier[-1]
-        self._known = set(earlier)
         self._index = len(earlier)
-        self._in_a_row = 0
-        self._last = self._current
+        self._groups = 0
+        self._seen_at = dict.fromkeys(earlier, 0)
 
     @property
     def current(self) -> ScorerStamp:
@@ -49,15 +51,19 @@ class VersionHistory:
 
     def scored_by(self, stamp: ScorerStamp) -> tuple[Swap, ...]:
         """One more group was scored by this version. Returns the swap that this shows, or nothing."""
-        self._in_a_row = self._in_a_row + 1 if stamp == self._last else 1
-        self._last = stamp
-        if stamp == self._current or (stamp in self._known and self._in_a_row < CONFIRMED):
+        self._groups += 1
+        is_back = stamp not in self._seen_at or self._is_gone(stamp)
+        self._seen_at[stamp] = self._groups
+        if stamp == self._current or not (is_back or self._is_gone(self._current)):
             return ()
         self._index += 1
         swap = Swap(stamp.name, self._index, self._current, stamp)
         self._current = stamp
-        self._known.add(stamp)
         return (swap,)
+
+    def _is_gone(self, stamp: ScorerStamp) -> bool:
+        """Whether none of the last GONE groups was scored by a version that had scored before."""
+        return self._groups - self._seen_at[stamp] >= GONE
 
 
 def _short(stamp: ScorerStamp) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.http.loopback import is_loopback
-from reward_service.http.replies import Answer, explain, is_passing, read_description, retry_after_s
+from reward_service.http.replies import Answer, explain, is_lost, is_passing, read_description, retry_after_s
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, Group, Wire
 from reward_service.http.wire_checks import check_pixels
@@ -29,6 +29,17 @@ _SEND_BYTES = 1 << 18
 _SPARE_BYTES = 1 << 20
 _BYTES_OF_A_NUMBER = 80
 _SHORTEST_WAIT_S = 0.001
+_REPEATS = 1
+"""How often a group is sent again whose connection broke after all of it had been sent: a kept connection may
+be of a server that has restarted since, or a proxy in between may have ended."""
+
+
+class UnansweredError(RewardError):
+    """Nobody took the group, or no answer came in time. Asking again later may help."""
+
+
+class LostGroupError(RewardError):
+    """The group was taken and its scorer or the connection died: it may be what kills scorers."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Retrying:
 
 
 RETRYING = Retrying()
+_LATE = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
 
 
 class HttpReward:
@@ -80,8 +92,10 @@ class HttpReward:
     def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
         """Score one group, uint8 (B, height, width, 3). A RewardFailure where the scorer failed.
 
-        Raises RewardError where no answer comes by the deadline, the server refuses, or its answer is not
-        finite, of another count or shape, not antisymmetric, or without a stamp.
+        Raises UnansweredError where no answer comes in these tries and by the deadline, LostGroupError where
+        its scorer died or the connection broke after all of it had been sent, and RewardError where the
+        server refuses, or its answer is not finite, of another count or shape, not antisymmetric, or without
+        a stamp.
         """
         check_pixels(pixels)
         images = len(pixels)
@@ -110,23 +124,29 @@ class HttpReward:
         self._session.close()
 
     def _ask(self, method: str, path: str, body: bytes, most_bytes: int) -> Answer:
-        """The answer of status 200 or 424, within the deadline. Raises RewardError."""
+        """The answer of status 200 or 424, within the deadline. Raises as `score`."""
         check_address(self._base_url, self._token, self._insecure)
         started = time.monotonic()
         end_at = started + self._deadline_s
-        problem, tried = "the deadline leaves no time to ask", 0
+        problem, tried, breaks = "the deadline leaves no time to ask", 0, 0
         while tried < self._retrying.tries and time.monotonic() < end_at:
             tried += 1
             asked_for_s = 0.0
+            sending = _TimedBody(body, end_at)
             try:
-                answer = self._try(method, path, body, most_bytes, end_at)
+                answer = self._try(method, path, sending, most_bytes, end_at)
             except (OSError, urllib3.exceptions.HTTPError) as error:
                 self._give_up_on_lasting(error)
                 problem = _short(error)
+                breaks += sending.is_sent and not isinstance(error, _LATE)
+                if breaks > _REPEATS:
+                    break
             else:
                 if answer.status in (requests.codes.ok, _SCORER_FAILED):
                     return answer
                 problem, asked_for_s = explain(answer), retry_after_s(answer)
+                if is_lost(answer):
+                    raise LostGroupError(f"{self._where} {problem}")
                 if not is_passing(answer):
                     raise self._error(problem)
             wait_s = self._retrying.wait_s(tried, asked_for_s)
@@ -134,12 +154,12 @@ class HttpReward:
                 break
             time.sleep(wait_s)
         tries = "1 try" if tried == 1 else f"{tried} tries"
-        took = time.monotonic() - started
-        raise self._error(
-            f"gave no answer in {tries} and {took:.1f} s (limit {self._deadline_s:g} s): {problem}"
-        )
+        took = f"{time.monotonic() - started:.1f} s (limit {self._deadline_s:g} s)"
+        # Whoever had the whole group when the connection broke may have died of it.
+        kind = LostGroupError if breaks else UnansweredError
+        raise kind(f"{self._where} gave no answer in {tries} and {took}: {problem}")
 
-    def _try(self, method: str, path: str, body: bytes, most_bytes: int, end_at: float) -> Answer:
+    def _try(self, method: str, path: str, body: _TimedBody, most_bytes: int, end_at: float) -> Answer:
         left_s = max(end_at - time.monotonic(), _SHORTEST_WAIT_S)
         # A proxy of the environment must not see requests to this machine.
         self._session.trust_env = not is_loopback(_parts(self._base_url).hostname or "")
@@ -147,8 +167,8 @@ class HttpReward:
         response = self._session.request(
             method,
             self._base_url + path,
-            data=_TimedBody(body, end_at) if body else None,
-            headers=headers if body else {"Accept-Encoding": "identity"},
+            data=body if body.size else None,
+            headers=headers if body.size else {"Accept-Encoding": "identity"},
             # Given as auth, not as a header: a .netrc file would replace the header.
             auth=_Bearer(self._token),
             timeout=(min(left_s, _CONNECT_LIMIT_S), left_s),
@@ -170,7 +190,11 @@ class HttpReward:
             raise self._error(f"cannot be asked: {_short(error)}") from error
 
     def _error(self, what: str) -> RewardError:
-        return RewardError(f"The reward at {self._base_url} {what}")
+        return RewardError(f"{self._where} {what}")
+
+    @property
+    def _where(self) -> str:
+        return f"The reward at {self._base_url}"
 
 
 def check_address(base_url: str, token: Token, insecure: bool) -> None:
@@ -211,16 +235,21 @@ class _LargeBlocks(requests.adapters.HTTPAdapter):
 
 
 class _TimedBody(io.BytesIO):
-    """A body that stops being sent at the deadline."""
+    """A body that stops being sent at the deadline. size: in bytes. is_sent: all of it has been sent."""
 
     def __init__(self, body: bytes, end_at: float) -> None:
         super().__init__(body)
         self._end_at = end_at
+        self.size = len(body)
+        self.is_sent = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.monotonic() > self._end_at:
             raise TimeoutError("the deadline passed while the group was sent")
-        return super().read(size)
+        piece = super().read(size)
+        # Whoever sends it asks for more only once the piece before has been sent.
+        self.is_sent = not piece
+        return piece
 
 
 def _session() -> requests.Session:

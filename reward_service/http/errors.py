@@ -11,6 +11,7 @@ WRONG_TYPE = "wrong_type"
 SCORER_FAILED = "scorer_failed"
 BUSY = "busy"
 NOT_READY = "not_ready"
+LOST = "lost"
 OVERLOADED = "overloaded"
 TOO_LATE = "too_late"
 TOO_SLOW = "too_slow"
@@ -29,6 +30,7 @@ STATUS_OF: dict[str, int] = {
     BUSY: 429,
     INTERNAL: 500,
     NOT_READY: 503,
+    LOST: 503,
     OVERLOADED: 503,
     TOO_LATE: 504,
 }

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
+from reward_service.http.errors import LOST
 from reward_service.http.wire_json import StampBody
 from reward_service.part import Description
 
@@ -82,6 +83,11 @@ def explain(answer: Answer) -> str:
         return f"redirects to {answer.headers.get('Location', 'nowhere')[:200]}; give that address."
     advice = _ADVICE.get(answer.status, "")
     return f"answered {answer.status} {_reason(answer)} {advice}".strip()
+
+
+def is_lost(answer: Answer) -> bool:
+    """Whether the group may be what ended its scorer, so that asking again may end another one."""
+    return _error(answer).code == LOST
 
 
 def is_passing(answer: Answer) -> bool:

@@ -22,6 +22,7 @@ _ERRORS: dict[str, str] = {
     "scorer_failed": "The scorer failed on this group. There is no score, and a failure is never a number.",
     "busy": "The queue is full. Ask again after Retry-After seconds.",
     "not_ready": "No scorer answers now. Ask again after Retry-After seconds.",
+    "lost": "The scorer's process died while it had this group, which may be what killed it.",
     "overloaded": "Other requests fill the server's memory. Ask again after Retry-After seconds.",
     "too_late": "No score in time.",
     "internal": "A fault of the server; its log says more.",

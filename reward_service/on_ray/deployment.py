@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
-from reward_service.on_ray.handles import reward_handle
+from reward_service.on_ray.handles import forget_ended_serve, reward_handle
 
 _POLL_S = 0.1
 _OWNER_WAIT_S = 10.0
@@ -62,6 +62,7 @@ def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, st
 
 def end(deployment: Deployment) -> None:
     """Delete these applications, and shut Serve down where that was agreed on."""
+    forget_ended_serve()
     there = serve.status().applications
     _delete(name for name in deployment.names if name in there)
     if deployment.stop_serve:

@@ -9,12 +9,13 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from common.errors import RewardError
 from reward_service.http.app import build_http_app
+from reward_service.http.errors import LOST, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
 from reward_service.part import BusyError, Description, Reply
@@ -60,6 +61,10 @@ class HttpGateway:
         return build_http_app(self._backend, self._limits, self._token.read())
 
 
+class _DiedError(RewardError):
+    """A replica died after it had taken a request."""
+
+
 class ReplicaBackend:
     """The replicas behind a handle, as the Backend of an HTTP front."""
 
@@ -67,8 +72,15 @@ class ReplicaBackend:
         self._replicas = replicas
 
     async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
-        """Score one group. Raises BusyError where queues are full, RewardError where no replica answers."""
-        reply: Reply = await _answer(self._replicas.score_pixels.remote(prompt, pixels))
+        """Score one group.
+
+        Raises BusyError where queues are full, RewardError where no replica answers, and the Refusal LOST
+        where the replica that had taken the group died: the group may be what killed it.
+        """
+        try:
+            reply: Reply = await _answer(self._replicas.score_pixels.remote(prompt, pixels))
+        except _DiedError as error:
+            raise Refusal(LOST, str(error), _RETRY_S) from error
         return reply
 
     async def describe(self) -> Description:
@@ -92,6 +104,12 @@ async def _answer(response: Any) -> Any:
         raise BusyError(error.retry_after_s or _RETRY_S) from error
     except RayTaskError as error:
         raise _cause(error) from error
+    except RayActorError as error:
+        # Serve itself asks another replica where one dies before it has taken the request.
+        raise _DiedError(
+            "The replica that had it died: it worked longer than timeout_s, or was killed, out of memory, or "
+            "crashed in native code."
+        ) from error
     except (RayError, RayServeException) as error:
         raise RewardError("No replica of this reward answers now: it died, or is being started.") from error
 

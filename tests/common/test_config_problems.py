@@ -100,6 +100,31 @@ def test_impossible_values(override: str, expected: str) -> None:
     assert expected in only(override)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["rewards.clip.pairs=6"], "6, which cannot connect 8 images (sampling.images_per_prompt)"),
+        (["rewards.clip.pairs=6"], "give at least 7, or 0 for all 28"),
+        (["rewards.clip.pairs=7", "evaluation.images_per_prompt=9"], "9 images (evaluation."),
+        (["gold={duel: {scorer: x, pairs: 2}}", "evaluation.images_per_prompt=4"], "duel has pairs: 2"),
+    ],
+)
+def test_pairs_that_cannot_connect_the_images_of_a_group(overrides: list[str], expected: str) -> None:
+    assert expected in only(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rewards.clip.pairs=7"],
+        ["gold={duel: {scorer: x, pairs: 2}}"],
+        ["rewards.clip.pairs=6", "data.mode=offline", "data.folder=recorded"],
+    ],
+)
+def test_pairs_that_connect_them_are_taken(overrides: list[str]) -> None:
+    config_from_yaml_text(MINIMAL, "run.yaml", overrides)
+
+
 def test_a_number_for_a_text_in_a_file_says_to_quote_it() -> None:
     assert only(text="run: {name: 5}\n") == (
         'run.name: got 5; allowed: text; write it as "5", in quotes, if it is meant as text'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +33,14 @@ class Say:
     headers: dict[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
     drop: bool = False
+
+
+def error(
+    status: int, reason: str = "because", retry_after_s: float | None = None, code: str = "c"
+) -> Say:
+    """An error of the protocol."""
+    body = json.dumps({"error": {"code": code, "reason": reason, "retry_after_s": retry_after_s}}).encode()
+    return Say(status, body, "application/json")
 
 
 class Script:

@@ -64,9 +64,14 @@ def cluster() -> Iterator[Cluster]:
         stack.callback(ray.shutdown)
         # A run in this process may have left Serve's client of a cluster that is gone.
         _set_global_client(None)
-        serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": http_port})
+        start_serve(http_port)
         stack.callback(serve.shutdown)
         yield Cluster(f"http://{context.dashboard_url}", context.address_info["gcs_address"], http_port)
+
+
+def start_serve(http_port: int) -> None:
+    """Start Serve with its HTTP proxy."""
+    serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": http_port})
 
 
 def images_of(prompt: str, count: int = 4) -> ImageGroup:

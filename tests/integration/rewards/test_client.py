@@ -168,7 +168,7 @@ def test_hanging_and_deadly_groups_are_dropped_alone_and_in_time(moody: RewardMi
     hanging, deadly = submit(moody, ["hang now", "die now"])
     good = submit(moody, [f"prompt {row}" for row in range(8)])
     answers = collect_all(moody)
-    assert_dropped(answers[hanging], "longer than reward_service.timeout_s (1.5 s)")
+    assert_dropped(answers[hanging], "longer than timeout_s (1.5 s)")
     assert_dropped(answers[deadly], "The replica that scored it died")
     assert_scored({pending: answers[pending] for pending in good}, RED)
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import requests
 from ray import serve
 
 from benchmarks.hostile_requests import Request, Target, one_request, sound_request
-from common.config.services import RewardServiceSection
+from common.config.services import RewardEntry, RewardServiceSection, UrlReward
 from common.errors import RewardError
+from common.trajectory import GroupScore
+from reward_service.asking.ledger import PendingScore
+from reward_service.asking.start import start_mix
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN, Token, TokenSource
@@ -25,7 +30,7 @@ from reward_service.on_ray.gateway import build_gateway
 from reward_service.on_ray.handles import reward_handle
 from reward_service.part import RewardFailure, RewardPart
 from reward_service.settings import ServedReward
-from tests.integration.rewards.apps import LIMIT_S, Cluster, pids, wait_until
+from tests.integration.rewards.apps import LIMIT_S, Cluster, images_of, pids, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -135,6 +140,31 @@ def test_a_killed_replica_costs_no_group(base: str) -> None:
     assert isinstance(outcome, RewardPart)
     wait_until(lambda: bool(pids("guarded") - {victim}), "another replica")
     assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
+
+
+def test_a_deadly_group_costs_itself_only(base: str) -> None:
+    section = RewardServiceSection(retries=1)
+    rewards: dict[str, RewardEntry] = {"far": UrlReward(url=f"{base}/open")}
+    mix = start_mix(rewards, {}, section, run_name="http", owner="a test")
+    try:
+        prompts = ["die now", *(f"prompt {row}" for row in range(10))]
+        deadly, *good = [mix.submit(prompt, ray.put(images_of(prompt)), 4) for prompt in prompts]
+        answers: dict[PendingScore, object] = {}
+        end_at = time.monotonic() + LIMIT_S
+        while mix.outstanding:
+            assert time.monotonic() < end_at, f"{mix.outstanding} groups without an answer"
+            answers |= dict(mix.wait(1.0))
+    finally:
+        mix.shutdown()
+    dropped = answers[deadly]
+    assert isinstance(dropped, RewardFailure)
+    assert "Dropped after 2 tries" in dropped.reason
+    assert "503 (lost): The replica that had it died" in dropped.reason
+    for pending in good:
+        score = answers[pending]
+        assert isinstance(score, GroupScore), score
+        red = images_of(pending.prompt).pixels[..., 0].mean(axis=(1, 2)) / 255.0
+        np.testing.assert_array_equal(score.rewards, red)
 
 
 def _send(base: str, request: Request, more: dict[str, str] | None = None) -> requests.Response:

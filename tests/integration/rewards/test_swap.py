@@ -1,4 +1,4 @@
-"""A run on a reward that was deployed separately: swapped, taken down and put up again while it trains."""
+"""A run on a reward that was deployed separately: swapped, and taken down with Serve, while it trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.recording import open_recording
 from learner.checkpoint import checkpoint_folder, read_checkpoint
 from reward_service.on_ray.app import embedded_app
 from reward_service.settings import ServedReward
-from tests.integration.rewards.apps import ROOT, Cluster
+from tests.integration.rewards.apps import ROOT, Cluster, start_serve
 from tests.tiny_config import make_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -69,7 +69,9 @@ def test_a_swap_is_recorded_and_a_restart_survived(
             wait_for_epoch(log, 1, run)
             deploy("second")
             wait_for_epoch(log, 3, run)
-            serve.delete(APP)
+            # The run's process has handles to the Serve that ends here, and learns of the next one by itself.
+            serve.shutdown()
+            start_serve(shared.http_port)
             deploy("second")
             assert run.wait(timeout=LIMIT_S) == 0, log.read_text()
         finally:

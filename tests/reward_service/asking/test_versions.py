@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.trajectory import ScorerStamp
-from reward_service.asking.versions import CONFIRMED, VersionHistory
+from reward_service.asking.versions import GONE, VersionHistory
 
 
 def stamp(version: str) -> ScorerStamp:
@@ -41,13 +44,33 @@ def test_last_answers_of_the_version_that_goes_are_no_swap() -> None:
 
 
 def test_a_rollback_is_a_swap_once_it_is_certain() -> None:
-    assert indices(VersionHistory(stamp("a")), "b" + "a" * CONFIRMED) == [2] * CONFIRMED + [3]
+    assert indices(VersionHistory(stamp("a")), "b" + "a" * GONE) == [2] * GONE + [3]
+
+
+def test_a_rollback_of_a_version_that_had_taken_over_is_a_swap_at_once() -> None:
+    assert indices(VersionHistory(stamp("a")), "a" + "b" * GONE + "abab")[-5:] == [2, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("replicas", [2, 4, 8])
+@pytest.mark.parametrize("groups", [5, 40, 200])
+def test_one_swap_is_one_record_however_replicas_take_over(replicas: int, groups: int) -> None:
+    """groups: scored, by any of the replicas, between one that takes over and the next."""
+    for seed in range(20):
+        drawn = random.Random(seed)
+        history = VersionHistory(stamp("a"))
+        for before, after in ("ab", "ba", "ac"):
+            found = history.index
+            for new in range(1, replicas):
+                answers = [after] * new + [before] * (replicas - new)
+                indices(history, "".join(drawn.choices(answers, k=groups)))
+            indices(history, after * GONE)
+            assert (history.index, history.current) == (found + 1, stamp(after))
 
 
 def test_a_history_goes_on_where_it_was() -> None:
     history = VersionHistory(stamp("a"), stamp("b"))
     assert (history.index, history.current) == (2, stamp("b"))
-    assert indices(history, "a" * CONFIRMED) == [2] * (CONFIRMED - 1) + [3]
+    assert indices(history, "a" * GONE) == [2] * (GONE - 1) + [3]
 
 
 @settings(max_examples=50, deadline=None)
@@ -57,6 +80,6 @@ def test_every_version_that_scored_is_known_and_the_last_that_stays_is_current(v
     swaps = [swap for version in versions for swap in history.scored_by(stamp(version))]
     assert {swap.after.version for swap in swaps} >= set(versions) - {"a"}
     assert [swap.index for swap in swaps] == list(range(2, 2 + len(swaps)))
-    for version in (versions[-1] if versions else "a") * CONFIRMED:
+    for version in (versions[-1] if versions else "a") * GONE:
         history.scored_by(stamp(version))
     assert history.current == stamp(versions[-1] if versions else "a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,22 +12,16 @@ import pytest
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.http.client import HttpReward, Retrying, check_address
+from reward_service.http.client import HttpReward, LostGroupError, Retrying, UnansweredError, check_address
 from reward_service.http.replies import Answer, retry_after_s
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, JSON, Wire
 from reward_service.part import NoShadow, RewardFailure, RewardPart
 from tests.reward_service.http_calls import TOKEN, engine, served
-from tests.reward_service.scripted_http import PART, SCORE, Say, Script, scripted
+from tests.reward_service.scripted_http import PART, SCORE, Say, Script, error, scripted
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 QUICK = Retrying(tries=4, first_wait_s=0.01, longest_wait_s=0.05)
-
-
-def error(status: int, reason: str = "because", retry_after_s: float | None = None) -> Say:
-    """An error of the protocol."""
-    body = json.dumps({"error": {"code": "c", "reason": reason, "retry_after_s": retry_after_s}}).encode()
-    return Say(status, body, "application/json")
 
 
 def asked(
@@ -95,9 +88,30 @@ def test_a_busy_server_is_asked_again(status: int) -> None:
     assert len(script.seen) == 3
 
 
-def test_a_dropped_connection_is_tried_again() -> None:
-    script = Script(Say(drop=True), Say(drop=True), Say())
+def test_a_connection_that_breaks_once_is_tried_again() -> None:
+    script = Script(Say(drop=True), error(503), error(429), Say())
     np.testing.assert_array_equal(asked(script).rewards, PART.rewards)
+
+
+@pytest.mark.parametrize("then", [Say(drop=True), error(503)], ids=["breaks again", "not back in time"])
+def test_a_group_that_may_have_killed_its_server_is_lost_after_a_few_tries(then: Say) -> None:
+    script = Script(Say(drop=True), then)
+    with pytest.raises(LostGroupError, match="gave no answer in"):
+        asked(script)
+    assert len(script.seen) == (2 if then.drop else 4)
+
+
+def test_a_group_whose_scorer_died_is_lost_at_once() -> None:
+    script = Script(error(503), error(503, "it died", code="lost"), Say())
+    with pytest.raises(LostGroupError, match=r"answered 503 \(lost\): it died"):
+        asked(script)
+    assert len(script.seen) == 2
+
+
+@pytest.mark.parametrize("late", [error(503), Say(wait_s=5.0)], ids=["busy", "late"])
+def test_a_group_that_nobody_answers_is_not_lost(late: Say) -> None:
+    with scripted(Script(late)) as url, pytest.raises(UnansweredError):
+        HttpReward(url, NO_TOKEN, 0.5, retrying=QUICK).score("a", PIXELS)
 
 
 def test_a_500_of_a_proxy_is_tried_again() -> None:

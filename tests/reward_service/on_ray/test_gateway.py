@@ -12,6 +12,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
+from reward_service.http.errors import LOST, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
 from reward_service.on_ray.app import embedded_app
@@ -98,7 +99,6 @@ def test_full_queues_are_busy(error: Exception, wait_s: float) -> None:
     [
         (_of_replica(RewardError("the scorer does not work")), "the scorer does not work"),
         (_of_replica(ValueError("/secret/path")), "failed with ValueError; its log says more"),
-        (ActorDiedError(), "No replica of this reward answers now"),
         (DeploymentUnavailableError("x"), "No replica of this reward answers now"),
     ],
 )
@@ -107,6 +107,17 @@ def test_what_cannot_answer_is_a_reward_error_without_a_traceback(error: Excepti
         _score(_Handle(error))
     assert type(caught.value) is RewardError
     assert "secret" not in str(caught.value)
+
+
+def test_a_replica_that_dies_of_a_group_has_a_code_of_its_own() -> None:
+    with pytest.raises(Refusal, match="The replica that had it died") as caught:
+        _score(_Handle(ActorDiedError()))
+    assert caught.value.code == LOST
+
+
+def test_a_replica_that_dies_while_it_is_asked_about_itself_is_one_that_cannot_answer() -> None:
+    with pytest.raises(RewardError, match="died"):
+        asyncio.run(ReplicaBackend(_Handle(ActorDiedError())).describe())  # type: ignore[arg-type]
 
 
 def test_nobody_waiting_is_told_to_the_replica() -> None:
