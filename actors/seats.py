@@ -13,12 +13,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import GetTimeoutError
 
-from actors.deaths import Death, counted, of_last_hour
 from actors.process import Place, start_process
 from common.config.schema import Config
+from common.deaths import (
+    DEATHS,
+    Death,
+    Gone,
+    counted,
+    failed_to_start,
+    is_certain,
+    living_nodes,
+    nodes_of,
+    of_last_hour,
+    was_preempted,
+)
 from common.errors import StuckError
+
+FETCH_LIMIT_S = 30.0
+"""How long the fetch of a small answer may take that Ray says is there."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +102,22 @@ class Seats:
             return []
         seat = self._coming.pop(reference)
         try:
-            place: Place = ray.get(reference)
-        except RayActorError as error:
-            if error.actor_init_failed and not self._has_begun:
+            place: Place = ray.get(reference, timeout=FETCH_LIMIT_S)
+        except GetTimeoutError as error:
+            raise StuckError(
+                f"Actor {seat.number} is ready, but its answer could not be fetched in {FETCH_LIMIT_S:.0f} s."
+            ) from error
+        except DEATHS as error:
+            if failed_to_start(error) and not self._has_begun:
                 raise StuckError(f"An actor could not start: {error}") from error
-            self._replace(seat, "", error)
+            self._replace(seat, nodes_of([seat.process]), error)
             return []
         self._count_time()
         self._ready[seat] = place
         self._has_begun = self._has_begun or len(self._ready) >= self._section.minimum
         return [seat]
 
-    def bury(self, seat: Seat, error: RayActorError) -> None:
+    def bury(self, seat: Seat, error: Gone) -> None:
         """A ready seat's process has died: ask for another one, once, however many of its tasks say so.
 
         Raises StuckError where more have died than allowed.
@@ -112,7 +130,7 @@ class Seats:
             self._short_since = time.monotonic()
         # An actor that Ray only calls unavailable may live on; two in one seat would compete for its room.
         ray.kill(seat.process)
-        self._replace(seat, place.node, error)
+        self._replace(seat, frozenset({place.node}), error)
 
     def check_enough(self, limit_s: float) -> None:
         """Raise StuckError where fewer than actors.minimum have been ready for longer than limit_s."""
@@ -127,10 +145,9 @@ class Seats:
             f"{_resources(ray.cluster_resources())}. Add nodes, free some, or lower what an actor takes."
         )
 
-    def is_of_node(self, node: str, error: RayActorError) -> bool:
+    def is_of_node(self, node: str, error: Gone) -> bool:
         """Whether an actor's death on that node is, or may be, that of the node."""
-        unsure = isinstance(error, ActorUnavailableError)
-        return error.preempted or unsure or node not in _living_nodes()
+        return was_preempted(error) or not is_certain(error) or node not in living_nodes()
 
     def close(self) -> None:
         """End every process, and withdraw what is asked for."""
@@ -147,11 +164,10 @@ class Seats:
         self._coming[seat.arrival] = seat
         self._new.append(seat.arrival)
 
-    def _replace(self, seat: Seat, node: str, error: RayActorError) -> None:
+    def _replace(self, seat: Seat, nodes: frozenset[str], error: Gone) -> None:
         now = time.monotonic()
-        death = Death(now, node, certain=not isinstance(error, ActorUnavailableError))
-        known = [*self._deaths, death] if not error.preempted else self._deaths
-        self._deaths = of_last_hour(known, now, _living_nodes())
+        deaths = [] if was_preempted(error) else [Death(now, nodes, is_certain(error))]
+        self._deaths = of_last_hour([*self._deaths, *deaths], now, living_nodes())
         own = counted(self._deaths, now)
         if own > self._section.restarts:
             raise StuckError(
@@ -165,10 +181,6 @@ class Seats:
         now = time.monotonic()
         self._ready_s += len(self._ready) * (now - self._counted_at)
         self._counted_at = now
-
-
-def _living_nodes() -> frozenset[str]:
-    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
 def _resources(found: Mapping[str, float]) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayTaskError
 
 from actors.pool import ActorPool
 from common.config.schema import Config
+from common.deaths import DEATHS
 from common.errors import ConfigError, PrdpError, StuckError
 from driver.joined import worker_environment
 from learner.group import LearnerGroup
@@ -136,7 +137,7 @@ def await_learner(learner: LearnerGroup) -> None:
             f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
             f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
         ) from error
-    except (RayActorError, RayTaskError) as error:
+    except (*DEATHS, RayTaskError) as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, PrdpError):
             raise cause from error

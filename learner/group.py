@@ -16,9 +16,9 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
 
 from common.config.schema import Config
+from common.deaths import DEATHS
 from common.loading import choose_device
 from common.placement import process_options
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
@@ -232,7 +232,7 @@ class LearnerGroup:
 def _died(reference: ray.ObjectRef) -> bool:
     try:
         ray.get(reference)
-    except RayActorError:
+    except DEATHS:
         return True
     return False
 
