@@ -116,7 +116,7 @@ class LearnerHost:
 
     async def ready(self, rank: int) -> LearnerFacts:
         """See learner.group.LearnerRank, as for the other methods."""
-        return LearnerFacts(SCHEDULE, (4, self._sizes.latent, self._sizes.latent))
+        return LearnerFacts(SCHEDULE, (4, self._sizes.latent, self._sizes.latent), is_exact=True)
 
     async def accumulate(self, rank: int, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """Sleep; note how long ago the group was sampled."""

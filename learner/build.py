@@ -42,9 +42,11 @@ def build_rate(section: OptimizerSection) -> LearningRate:
 
 
 def build_experience(config: Config) -> Experience:
-    """Online or offline. An online learner remembers the versions that tasks in flight can name."""
-    remembered = (config.data.max_staleness + 1) * config.objective.updates_per_epoch + 1
-    modes: dict[str, Experience] = {"online": Online(remembered), "offline": Offline()}
+    """Online or offline. An online learner remembers the versions that tasks in flight can name.
+
+    There is one version an epoch, and epoch e is sampled with that of epoch e - max_staleness or later.
+    """
+    modes: dict[str, Experience] = {"online": Online(config.data.max_staleness + 1), "offline": Offline()}
     return modes[config.data.mode]
 
 

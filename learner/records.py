@@ -29,10 +29,16 @@ class LearnerSettings:
 
 @dataclass(frozen=True)
 class LearnerFacts:
-    """What trajectories must fit. schedule: fingerprint of the step distribution; latent_shape: (C, H, W)."""
+    """What a learner is, and what trajectories must fit.
+
+    schedule: fingerprint of the step distribution. latent_shape: (C, H, W).
+    is_exact: whether the same groups give the same bits each time. CPUs do; backward passes on GPUs add up in
+    an order that changes.
+    """
 
     schedule: str
     latent_shape: tuple[int, int, int]
+    is_exact: bool
 
 
 @dataclass(frozen=True)
