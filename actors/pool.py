@@ -147,6 +147,14 @@ class ActorPool:
         ]
         return [*held, *([f"{len(self._queue)} tasks wait for an actor"] if self._queue else [])]
 
+    def in_start(self) -> list[str]:
+        """How many actors are ready, and how many are not yet, in words."""
+        ready, coming = len(self._seats.ready), len(self._seats.arrivals)
+        return [
+            f"{ready} actors are ready, of actors.minimum = {self._section.minimum}; {coming} wait for room "
+            "in the cluster, or load the model"
+        ]
+
     def submit(self, task: PromptTask, weights: ray.ObjectRef) -> None:
         """Queue a task; it starts as soon as an actor has room."""
         self._queue.append(_Job(task, weights, tries=0))
