@@ -90,6 +90,10 @@ class ActorPool:
         """Ask for the rest, up to actors.count: once all else that needs room in the cluster has it."""
         self._seats.ask_for(self._section.count)
 
+    def expect(self, base: str) -> None:
+        """See Seats.expect."""
+        self._seats.expect(base)
+
     @property
     def references(self) -> list[ray.ObjectRef]:
         """What to wait for: each becomes ready when a task is done, or an actor is ready or has died."""

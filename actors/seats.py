@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError
 
-from actors.process import Place, start_process
+from actors.process import Arrival, Place, start_process
 from common.config.schema import Config
 from common.deaths import (
     DEATHS,
@@ -30,6 +30,7 @@ from common.deaths import (
     was_preempted,
 )
 from common.errors import StuckError
+from common.loading import check_base
 
 FETCH_LIMIT_S = 30.0
 """How long the fetch of a small answer may take that Ray says is there."""
@@ -37,7 +38,7 @@ FETCH_LIMIT_S = 30.0
 
 @dataclass(frozen=True)
 class Seat:
-    """One place in the pool. number: from 0; process: Ray's handle; arrival: reference of its Place."""
+    """One place in the pool. number: from 0; process: Ray's handle; arrival: reference of its Arrival."""
 
     number: int
     process: Any
@@ -54,6 +55,7 @@ class Seats:
         self._ready: dict[Seat, Place] = {}
         self._coming: dict[ray.ObjectRef, Seat] = {}
         self._new: list[ray.ObjectRef] = []
+        self._bases: tuple[str, ...] = ()
         self._deaths: list[Death] = []
         self._replaced = 0
         self._has_begun = False
@@ -87,6 +89,10 @@ class Seats:
         self._count_time()
         return self._ready_s
 
+    def expect(self, base: str) -> None:
+        """From here on, refuse processes that load another pretrained model. base: its digest."""
+        self._bases = (base,)
+
     def ask_for(self, total: int) -> None:
         """Ask for processes until there are so many seats."""
         for number in range(len(self._ready) + len(self._coming), total):
@@ -96,13 +102,14 @@ class Seats:
         """A process says that it is ready, or has died before: the seat that is ready through it, if any.
 
         Nothing happens where the reference is not one of `arrivals`. Raises StuckError where an actor cannot
-        start, and where more have died than allowed.
+        start, and where more have died than allowed; WeightsError where one has loaded another pretrained
+        model than is expected.
         """
         if reference not in self._coming:
             return []
         seat = self._coming.pop(reference)
         try:
-            place: Place = ray.get(reference, timeout=FETCH_LIMIT_S)
+            arrival: Arrival = ray.get(reference, timeout=FETCH_LIMIT_S)
         except GetTimeoutError as error:
             raise StuckError(
                 f"Actor {seat.number} is ready, but its answer could not be fetched in {FETCH_LIMIT_S:.0f} s."
@@ -112,6 +119,9 @@ class Seats:
                 raise StuckError(f"An actor could not start: {error}") from error
             self._replace(seat, nodes_of([seat.process]), error)
             return []
+        place = arrival.place
+        for base in self._bases:
+            check_base(arrival.base, base, f"Actor {seat.number} (pid {place.pid}, node {place.node[:8]})")
         self._count_time()
         self._ready[seat] = place
         self._has_begun = self._has_begun or len(self._ready) >= self._section.minimum

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import ray
 
 from common.errors import WeightsError
+from common.loading import check_base
 from common.trajectory import PolicyStamp
 from common.weights import WeightBlob
+from learner.records import LearnerFacts
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class WeightsRecord:
 
     def __init__(self) -> None:
         self._stamps: dict[int, PolicyStamp] = {}
+        self._bases: tuple[str, ...] = ()
+
+    def check_model(self, ranks: Sequence[LearnerFacts]) -> None:
+        """Raise WeightsError where a rank has another pretrained model than the first that there was."""
+        self._bases = self._bases or (ranks[0].base,)
+        for rank in ranks:
+            check_base(rank.base, self._bases[0], f"A learner rank ({rank.process})")
 
     def forget_after(self, epoch: int) -> None:
         """The epochs after it may come out differently when they come again."""

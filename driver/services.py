@@ -22,6 +22,7 @@ from common.errors import ConfigError, PrdpError, StuckError
 from driver.joined import worker_environment
 from driver.patience import Patience
 from learner.group import LearnerGroup
+from learner.records import LearnerFacts
 from reward_service.asking.mix import RewardMix
 from reward_service.asking.start import start_mix
 
@@ -125,8 +126,8 @@ def services(
             stop_serve=lasting,
         )
         stack.callback(rewards.shutdown)
+        pool.expect(await_learner(learner, note).base)
         await_actors(pool, note)
-        await_learner(learner, note)
         pool.grow()
         yield Services(pool, learner, rewards)
 
@@ -135,18 +136,19 @@ def await_actors(pool: ActorPool, note: Callable[[str], None] = unheard) -> None
     """Wait until actors.minimum actors have loaded their model. Raises StuckError."""
     patience = Patience(note)
     while not pool.is_enough:
-        pool.check_start(START_LIMIT_S)
         ready, _ = ray.wait(pool.references, timeout=WAIT_SLICE_S)
         for reference in ready:
             pool.complete(reference)
             patience.moved()
         if not ready:
+            pool.check_start(START_LIMIT_S)
             patience.look(pool.in_start)
 
 
-def await_learner(learner: LearnerGroup, note: Callable[[str], None] = unheard) -> None:
+def await_learner(learner: LearnerGroup, note: Callable[[str], None] = unheard) -> LearnerFacts:
     """Wait until every rank has loaded its model. Raises its own error, or StuckError."""
     patience, missing = Patience(note), learner.ready()
+    facts: list[LearnerFacts] = []
     end_at = time.monotonic() + START_LIMIT_S
     while missing:
         if time.monotonic() > end_at:
@@ -156,21 +158,23 @@ def await_learner(learner: LearnerGroup, note: Callable[[str], None] = unheard) 
             )
         ready, missing = ray.wait(missing, timeout=WAIT_SLICE_S)
         for reference in ready:
-            _check_started(reference)
+            facts.append(_facts_of(reference))
             patience.moved()
         if not ready:
             patience.look(partial(_in_start, len(missing)))
+    return facts[0]
 
 
 def _in_start(ranks: int) -> list[str]:
     return [f"{ranks} learner ranks are not ready; they wait for room in the cluster, or load the model"]
 
 
-def _check_started(rank: ray.ObjectRef) -> None:
+def _facts_of(rank: ray.ObjectRef) -> LearnerFacts:
     try:
-        ray.get(rank, timeout=FETCH_LIMIT_S)
+        facts: LearnerFacts = ray.get(rank, timeout=FETCH_LIMIT_S)
     except (*DEATHS, RayTaskError, GetTimeoutError) as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, PrdpError):
             raise cause from error
         raise StuckError(f"The learner could not start: {error}") from error
+    return facts

@@ -244,7 +244,8 @@ class SteadyLearner:
     def _rebuild(self) -> Published:
         """Bring newly started ranks to where the learner was: the snapshot, then the epochs since."""
         facts = self._calls.wait(self._group.ready(), "the learner to load its model")
-        self._is_exact = all(one.is_exact for one in facts)
+        self._record.check_model(facts)
+        self._is_exact = all(rank.is_exact for rank in facts)
         self._accept_snapshot(wait=False)
         learned = self._learned()
         for files in self._base.files:

@@ -8,7 +8,7 @@ import torch
 
 from common.config.schema import Config
 from common.config.training import ObjectiveSection, OptimizerSection
-from common.loading import load_policy
+from common.loading import digest_base, load_policy
 from common.probe import Probe
 from learner.experience import Experience, Offline, Online
 from learner.learner import Learner
@@ -77,5 +77,6 @@ def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
             max_gradient_norm=settings.max_gradient_norm,
             ema_decay=settings.ema_decay,
             keep_groups=config.objective.updates_per_epoch > 1,
+            base=digest_base(policy),
         ),
     )

@@ -67,7 +67,13 @@ class Learner:
     def facts(self) -> LearnerFacts:
         """What it is, and what trajectories must fit."""
         family = self._policy.family
-        return LearnerFacts(self._schedule, family.latent_shape, is_exact=family.device.type == "cpu")
+        return LearnerFacts(
+            schedule=self._schedule,
+            latent_shape=family.latent_shape,
+            is_exact=family.device.type == "cpu",
+            base=self._settings.base,
+            process=process_name(),
+        )
 
     @property
     def version(self) -> int:

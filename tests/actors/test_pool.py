@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, OutOfMemoryError
 
 from actors.pool import ActorPool
-from actors.process import Place
+from actors.process import Arrival, Place
 from common.errors import StuckError
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from tests.actors.processes import HERE, Answer, Cluster
@@ -28,7 +28,7 @@ def begun(cluster: Cluster, pipeline: Path, folder: Path, **actors: Any) -> Acto
     config, seats = cluster.seats(pipeline, folder, count=1, **actors)
     seats.ask_for(1)
     pool = ActorPool(config, seats)
-    tell(cluster, pool, cluster.started[0].arrival, Place(1, HERE))
+    tell(cluster, pool, cluster.started[0].arrival, Arrival(Place(1, HERE), "base"))
     weights: Any = Answer()
     pool.submit(TASK, weights)
     return pool
@@ -47,7 +47,7 @@ def test_a_task_goes_on_to_the_process_that_comes_next(
     pool = begun(cluster, tiny_pipeline, tmp_path)
     assert tell(cluster, pool, cluster.started[0].asked[0], error) == []
     assert (pool.redone, pool.waiting, pool.running) == (1, 1, 0)
-    tell(cluster, pool, cluster.started[1].arrival, Place(2, HERE))
+    tell(cluster, pool, cluster.started[1].arrival, Arrival(Place(2, HERE), "base"))
     assert (pool.waiting, pool.running) == (0, 1)
     (sampled,) = tell(cluster, pool, cluster.started[1].asked[0], "a report")
     assert (sampled.task, sampled.report) == (TASK, "a report")

@@ -14,9 +14,9 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
-from actors.process import Place
+from actors.process import Arrival, Place
 from actors.seats import Seat, Seats
-from common.errors import StuckError
+from common.errors import StuckError, WeightsError
 from tests.actors.processes import HERE, Cluster
 
 OOM = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
@@ -57,7 +57,7 @@ def test_a_process_that_cannot_start_stops_a_run_that_has_not_begun(
     with pytest.raises(StuckError, match="could not start"):
         arrive(cluster, seats, error)
     seats.ask_for(1)
-    assert arrive(cluster, seats, Place(1, HERE))
+    assert arrive(cluster, seats, Arrival(Place(1, HERE), "base"))
     seats.ask_for(2)
     assert arrive(cluster, seats, error) == []
     assert seats.replaced == 1
@@ -92,8 +92,20 @@ def test_a_ready_process_that_ran_out_of_memory_is_replaced_once(
 ) -> None:
     _, seats = cluster.seats(tiny_pipeline, tmp_path, count=1, restarts=1)
     seats.ask_for(1)
-    (seat,) = arrive(cluster, seats, Place(1, HERE))
+    (seat,) = arrive(cluster, seats, Arrival(Place(1, HERE), "base"))
     for _ in range(2):
         seats.bury(seat, OOM)
     assert (seats.replaced, len(seats.ready), len(cluster.killed)) == (1, 0, 1)
     assert not seats.is_of_node(HERE, OOM)
+
+
+def test_a_process_that_has_loaded_another_model_is_refused(
+    tiny_pipeline: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    _, seats = cluster.seats(tiny_pipeline, tmp_path, count=2)
+    seats.expect("base")
+    seats.ask_for(1)
+    assert arrive(cluster, seats, Arrival(Place(1, HERE), "base"))
+    seats.ask_for(2)
+    with pytest.raises(WeightsError, match=r"Actor 1 \(pid 2, node node-a\) has loaded another pretrained"):
+        arrive(cluster, seats, Arrival(Place(2, HERE), "another"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Ranks:
         self.exact = exact
         self.dies: dict[str, list[BaseException]] = {}
         self.apart = 0
+        self.bases = ["base", "base"]
         self.started = 0
         self._updates = 0
         self._gone: list[BaseException] = []
@@ -78,7 +80,10 @@ class Ranks:
 
     def ready(self) -> list[Reference]:
         """See LearnerGroup, as for the others."""
-        return [self._call("ready", lambda: LearnerFacts("s", (4, 8, 8), self.says_exact)) for _ in range(2)]
+        return [self._call("ready", partial(self._facts, rank)) for rank in range(2)]
+
+    def _facts(self, rank: int) -> LearnerFacts:
+        return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1")
 
     def accumulate(self, position: int, trajectory: Reference, score: GroupScore) -> Reference:
         """Take the trajectory's value."""
@@ -272,6 +277,19 @@ def test_ranks_must_agree_on_any_hardware(make: Any) -> None:
     bench.ranks.apart = 1
     with pytest.raises(WeightsError, match="ranks hold different weights"):
         bench.epochs(1)
+
+
+def test_ranks_must_have_loaded_the_same_model(make: Any) -> None:
+    bench = make(Ranks())
+    bench.ranks.bases[1] = "another"
+    with pytest.raises(WeightsError, match=r"host-1:1.*another pretrained model"):
+        bench.learner.begin(0, {})
+    again = make(Ranks())
+    again.learner.begin(0, {})
+    again.ranks.bases = ["another", "another"]
+    again.ranks.dies["finish_update"] = [OOM]
+    with pytest.raises(WeightsError, match=r"host-0:1.*another pretrained model"):
+        again.epochs(1)
 
 
 def test_without_snapshots_a_death_counts_once_and_models_load_once(make: Any) -> None:
