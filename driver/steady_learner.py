@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import ray
 
@@ -156,7 +156,7 @@ class SteadyLearner:
             self._refuse(epoch, blob.stamp)
         return Published(references.blob, blob)
 
-    def _refuse(self, epoch: int, found: PolicyStamp) -> None:
+    def _refuse(self, epoch: int, found: PolicyStamp) -> NoReturn:
         """Weights that were made again are others. Raises WeightsError, RewindNeeded."""
         # Weights that are only loaded are the same on any hardware.
         if epoch > self._base.epoch and not self._is_exact:
