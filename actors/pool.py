@@ -15,14 +15,15 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 
 from actors.actor import SampleReport
 from actors.balance import Balance
 from actors.process import Place
-from actors.seats import Seat, Seats
+from actors.seats import FETCH_LIMIT_S, Seat, Seats
 from common.config.schema import Config
 from common.config.services import ActorsSection
+from common.deaths import DEATHS, Gone
 from common.errors import PrdpError, StuckError
 from common.trajectory import PromptTask
 
@@ -89,6 +90,10 @@ class ActorPool:
         """Ask for the rest, up to actors.count: once all else that needs room in the cluster has it."""
         self._seats.ask_for(self._section.count)
 
+    def expect(self, base: str) -> None:
+        """See Seats.expect."""
+        self._seats.expect(base)
+
     @property
     def references(self) -> list[ray.ObjectRef]:
         """What to wait for: each becomes ready when a task is done, or an actor is ready or has died."""
@@ -146,6 +151,14 @@ class ActorPool:
         ]
         return [*held, *([f"{len(self._queue)} tasks wait for an actor"] if self._queue else [])]
 
+    def in_start(self) -> list[str]:
+        """How many actors are ready, and how many are not yet, in words."""
+        ready, coming = len(self._seats.ready), len(self._seats.arrivals)
+        return [
+            f"{ready} actors are ready, of actors.minimum = {self._section.minimum}; {coming} wait for room "
+            "in the cluster, or load the model"
+        ]
+
     def submit(self, task: PromptTask, weights: ray.ObjectRef) -> None:
         """Queue a task; it starts as soon as an actor has room."""
         self._queue.append(_Job(task, weights, tries=0))
@@ -160,7 +173,8 @@ class ActorPool:
         reference is not one of `references`.
 
         The tasks of an actor that died are queued again, and those whose answer is lost. Raises the task's
-        own error where sampling failed, StuckError where actors die more often than allowed.
+        own error where sampling failed, StuckError where actors die more often than allowed, or an answer
+        cannot be fetched.
         """
         if reference not in self._running:
             for seat in self._seats.arrive(reference):
@@ -169,15 +183,20 @@ class ActorPool:
             return []
         running = self._running.pop(reference)
         try:
-            report: SampleReport = ray.get(reference)
+            report: SampleReport = ray.get(reference, timeout=FETCH_LIMIT_S)
         except RayTaskError as error:
             raise _own_error(error) from error
-        except RayActorError as error:
+        except DEATHS as error:
             self._balance.leave(running.seat)
             self._seats.bury(running.seat, error)
             self._again(running, error)
             self._feed()
             return []
+        except GetTimeoutError as error:
+            raise StuckError(
+                f"The report of actor {running.seat.number} (node {running.place.node[:8]}) on "
+                f"{running.job.task.prompt!r} is there, but could not be fetched in {FETCH_LIMIT_S:.0f} s."
+            ) from error
         except ObjectLostError:
             # The answer had been given, and went with its node; the actor's next task tells of its death.
             self._balance.done(running.seat)
@@ -236,7 +255,7 @@ class ActorPool:
         self._running[report] = _Running(job, seat, place, trajectory, images, now, deadline)
         self._new.append(report)
 
-    def _again(self, running: _Running, error: RayActorError) -> None:
+    def _again(self, running: _Running, error: Gone) -> None:
         """Queue a task whose actor died. The death of a whole node is not held against the task."""
         job = running.job
         blamed = not self._seats.is_of_node(running.place.node, error)

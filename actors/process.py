@@ -12,7 +12,7 @@ import torch
 from actors.actor import Actor, SampleReport
 from actors.meter import ActorMeter
 from common.config.schema import Config
-from common.loading import load_policy
+from common.loading import digest_base, load_policy
 from common.placement import process_options
 from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
 from common.weights import WeightBlob
@@ -26,6 +26,14 @@ class Place:
     node: str
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """What a process says once it is ready. base: digest of its pretrained model, see digest_base."""
+
+    place: Place
+    base: str
+
+
 def build_actor(config: Config) -> Actor:
     """Load the model and make it ready to sample. Raises ModelError."""
     return Actor.of(*load_policy(config))
@@ -36,12 +44,14 @@ class ActorProcess:
 
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(config.actors.threads)
-        self._actor = build_actor(config)
+        policy, distribution = load_policy(config)
+        self._base = digest_base(policy)
+        self._actor = Actor.of(policy, distribution)
         self._meter = ActorMeter.start(config.run.name)
 
-    def ready(self) -> Place:
-        """Where this process runs, once the constructor is through."""
-        return Place(os.getpid(), ray.get_runtime_context().get_node_id())
+    def ready(self) -> Arrival:
+        """Where this process runs and what it has loaded, once the constructor is through."""
+        return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), self._base)
 
     def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""

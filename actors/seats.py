@@ -13,17 +13,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import GetTimeoutError
 
-from actors.deaths import Death, counted, of_last_hour
-from actors.process import Place, start_process
+from actors.process import Arrival, Place, start_process
 from common.config.schema import Config
+from common.deaths import (
+    DEATHS,
+    Death,
+    Gone,
+    counted,
+    failed_to_start,
+    is_certain,
+    living_nodes,
+    nodes_of,
+    of_last_hour,
+    was_preempted,
+)
 from common.errors import StuckError
+from common.loading import check_base
+
+FETCH_LIMIT_S = 30.0
+"""How long the fetch of a small answer may take that Ray says is there."""
 
 
 @dataclass(frozen=True)
 class Seat:
-    """One place in the pool. number: from 0; process: Ray's handle; arrival: reference of its Place."""
+    """One place in the pool. number: from 0; process: Ray's handle; arrival: reference of its Arrival."""
 
     number: int
     process: Any
@@ -40,6 +55,7 @@ class Seats:
         self._ready: dict[Seat, Place] = {}
         self._coming: dict[ray.ObjectRef, Seat] = {}
         self._new: list[ray.ObjectRef] = []
+        self._bases: tuple[str, ...] = ()
         self._deaths: list[Death] = []
         self._replaced = 0
         self._has_begun = False
@@ -73,6 +89,10 @@ class Seats:
         self._count_time()
         return self._ready_s
 
+    def expect(self, base: str) -> None:
+        """From here on, refuse processes that load another pretrained model. base: its digest."""
+        self._bases = (base,)
+
     def ask_for(self, total: int) -> None:
         """Ask for processes until there are so many seats."""
         for number in range(len(self._ready) + len(self._coming), total):
@@ -82,24 +102,32 @@ class Seats:
         """A process says that it is ready, or has died before: the seat that is ready through it, if any.
 
         Nothing happens where the reference is not one of `arrivals`. Raises StuckError where an actor cannot
-        start, and where more have died than allowed.
+        start, and where more have died than allowed; WeightsError where one has loaded another pretrained
+        model than is expected.
         """
         if reference not in self._coming:
             return []
         seat = self._coming.pop(reference)
         try:
-            place: Place = ray.get(reference)
-        except RayActorError as error:
-            if error.actor_init_failed and not self._has_begun:
+            arrival: Arrival = ray.get(reference, timeout=FETCH_LIMIT_S)
+        except GetTimeoutError as error:
+            raise StuckError(
+                f"Actor {seat.number} is ready, but its answer could not be fetched in {FETCH_LIMIT_S:.0f} s."
+            ) from error
+        except DEATHS as error:
+            if failed_to_start(error) and not self._has_begun:
                 raise StuckError(f"An actor could not start: {error}") from error
-            self._replace(seat, "", error)
+            self._replace(seat, nodes_of([seat.process]), error)
             return []
+        place = arrival.place
+        for base in self._bases:
+            check_base(arrival.base, base, f"Actor {seat.number} (pid {place.pid}, node {place.node[:8]})")
         self._count_time()
         self._ready[seat] = place
         self._has_begun = self._has_begun or len(self._ready) >= self._section.minimum
         return [seat]
 
-    def bury(self, seat: Seat, error: RayActorError) -> None:
+    def bury(self, seat: Seat, error: Gone) -> None:
         """A ready seat's process has died: ask for another one, once, however many of its tasks say so.
 
         Raises StuckError where more have died than allowed.
@@ -112,7 +140,7 @@ class Seats:
             self._short_since = time.monotonic()
         # An actor that Ray only calls unavailable may live on; two in one seat would compete for its room.
         ray.kill(seat.process)
-        self._replace(seat, place.node, error)
+        self._replace(seat, frozenset({place.node}), error)
 
     def check_enough(self, limit_s: float) -> None:
         """Raise StuckError where fewer than actors.minimum have been ready for longer than limit_s."""
@@ -127,10 +155,9 @@ class Seats:
             f"{_resources(ray.cluster_resources())}. Add nodes, free some, or lower what an actor takes."
         )
 
-    def is_of_node(self, node: str, error: RayActorError) -> bool:
+    def is_of_node(self, node: str, error: Gone) -> bool:
         """Whether an actor's death on that node is, or may be, that of the node."""
-        unsure = isinstance(error, ActorUnavailableError)
-        return error.preempted or unsure or node not in _living_nodes()
+        return was_preempted(error) or not is_certain(error) or node not in living_nodes()
 
     def close(self) -> None:
         """End every process, and withdraw what is asked for."""
@@ -147,11 +174,10 @@ class Seats:
         self._coming[seat.arrival] = seat
         self._new.append(seat.arrival)
 
-    def _replace(self, seat: Seat, node: str, error: RayActorError) -> None:
+    def _replace(self, seat: Seat, nodes: frozenset[str], error: Gone) -> None:
         now = time.monotonic()
-        death = Death(now, node, certain=not isinstance(error, ActorUnavailableError))
-        known = [*self._deaths, death] if not error.preempted else self._deaths
-        self._deaths = of_last_hour(known, now, _living_nodes())
+        deaths = [] if was_preempted(error) else [Death(now, nodes, is_certain(error))]
+        self._deaths = of_last_hour([*self._deaths, *deaths], now, living_nodes())
         own = counted(self._deaths, now)
         if own > self._section.restarts:
             raise StuckError(
@@ -165,10 +191,6 @@ class Seats:
         now = time.monotonic()
         self._ready_s += len(self._ready) * (now - self._counted_at)
         self._counted_at = now
-
-
-def _living_nodes() -> frozenset[str]:
-    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
 def _resources(found: Mapping[str, float]) -> str:

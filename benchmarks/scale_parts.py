@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from actors.actor import SampleReport
-from actors.process import Place
+from actors.process import Arrival, Place
 from common.busy import Moment
 from common.trajectory import GroupScore, ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
 from common.weights import WeightBlob
@@ -65,9 +65,9 @@ class ActorHost:
         self._pixels = np.zeros((images, sizes.pixels, sizes.pixels, 3), dtype=np.uint8)
         self._pixels[:, 0, 0, 0] = np.arange(images)
 
-    async def ready(self, seat: int) -> Place:
+    async def ready(self, seat: int) -> Arrival:
         """Where the host runs."""
-        return Place(os.getpid(), ray.get_runtime_context().get_node_id())
+        return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), base="")
 
     async def sample(
         self, seat: int, task: PromptTask, blob: WeightBlob
@@ -116,7 +116,7 @@ class LearnerHost:
 
     async def ready(self, rank: int) -> LearnerFacts:
         """See learner.group.LearnerRank, as for the other methods."""
-        return LearnerFacts(SCHEDULE, (4, self._sizes.latent, self._sizes.latent))
+        return LearnerFacts(SCHEDULE, (4, self._sizes.latent, self._sizes.latent), True, base="", process="")
 
     async def accumulate(self, rank: int, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """Sleep; note how long ago the group was sampled."""

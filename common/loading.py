@@ -10,9 +10,11 @@ import torch
 
 from common.config.schema import Config
 from common.diffusion import StepDistribution
+from common.errors import WeightsError
 from common.pipelines import check_model_folder, load_family, read_scheduler_config
 from common.policy import Policy
 from common.scheduler import build_step_distribution
+from common.weights import digest_tensors
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -40,6 +42,28 @@ def load_policy(config: Config) -> tuple[Policy, StepDistribution]:
     distribution = _step_distribution(config, family.scheduler_config)
     policy = Policy.build(family, config.policy, config.sampling.guidance_scale, config.model.precision)
     return policy, distribution
+
+
+def digest_base(policy: Policy) -> str:
+    """SHA-256 (hex) of the pretrained model: all that an adapter is added to, and what decodes and embeds.
+
+    Of a policy just loaded: a fully trained UNet is the pretrained one only until then.
+    """
+    tensors = policy.family.tensors()
+    return digest_tensors({name: value for name, value in tensors.items() if "lora_" not in name})
+
+
+def check_base(base: str, wanted: str, who: str) -> None:
+    """Raise WeightsError where a process has loaded another pretrained model than the learner.
+
+    base, wanted: its digest and the learner's. who: the process and its node, in words.
+    """
+    if base != wanted:
+        raise WeightsError(
+            f"{who} has loaded another pretrained model (digest {base[:12]}) than the learner "
+            f"({wanted[:12]}). Is model.path the same on all nodes, and has the hub's revision changed? Pin "
+            "model.revision."
+        )
 
 
 def _step_distribution(config: Config, scheduler: Mapping[str, Any]) -> StepDistribution:

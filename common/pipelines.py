@@ -36,6 +36,10 @@ class PipelineFamily(Protocol):
         """The pipeline's scheduler configuration."""
         ...
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and buffers of all its networks by name, live."""
+        ...
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """C, H, W."""
@@ -92,6 +96,15 @@ class StableDiffusionFamily:
             latent_shape=_latent_shape(source, pipeline.unet.config, pipeline.vae.config),
             device=device,
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of unet, vae and text_encoder."""
+        networks = {"unet": self.unet, "vae": self.pipeline.vae, "text_encoder": self.pipeline.text_encoder}
+        return {
+            f"{part}.{name}": value
+            for part, network in networks.items()
+            for name, value in network.state_dict().items()
+        }
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Conditioning:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
-from common.errors import StuckError
+from common.deaths import DEATHS
 from driver.rollouts import Rollouts
 from learner.group import LearnerGroup
 
 
 class LearnerLost(Exception):  # noqa: N818 - an event that the driver mends
-    """A rank has died."""
+    """A rank has died, or could not start. error: what Ray said of it, or of what went in its wake."""
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        super().__init__(what)
+        self.error = error
 
 
 class GroupLost(Exception):  # noqa: N818 - an event that the driver mends
     """What a call was given is lost with the node that held it."""
+
+
+class RewindNeeded(Exception):  # noqa: N818 - an event, mended by the loop
+    """The learner died and cannot learn the same again: epochs since the last checkpoint come again."""
 
 
 class LearnerCalls:
@@ -32,19 +40,19 @@ class LearnerCalls:
         """The values of one call. Raises LearnerLost, GroupLost, StuckError, or the learner's own error."""
         try:
             return self._rollouts.wait(references, what, self._limit_s)
-        except RayActorError as error:
-            if error.actor_init_failed:
-                raise StuckError(f"The learner could not start: {error}") from error
-            raise LearnerLost(_first_line(error)) from error
-        except ObjectLostError as error:
-            raise GroupLost(_first_line(error)) from error
         except RayTaskError as error:
             if isinstance(error.cause, ObjectLostError):
                 raise GroupLost(_first_line(error.cause)) from error
             # Ranks whose peer died fail in its wake, often before its death is known.
             if self._group.lost_a_rank():
-                raise LearnerLost(f"a rank died ({_first_line(error)})") from error
+                raise LearnerLost(f"a rank died ({_first_line(error)})", error) from error
             raise
+        except DEATHS as error:
+            # Also where a rank could not start: all have started before, and one that fails while it meets
+            # the others may do so because one of them has just died.
+            raise LearnerLost(_first_line(error), error) from error
+        except ObjectLostError as error:
+            raise GroupLost(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -125,7 +125,7 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
                     )
                     observer.phase(Phase.STARTING, 0)
                     keeper = Keeper.open(config, earlier, beginning.forked_from)
-                    with services(config, beginning.run_id) as started, keeper:
+                    with services(config, beginning.run_id, observer.note) as started, keeper:
                         watch = QueueGauges(instruments, started.learner.waiting)
                         run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)
                     display.close()

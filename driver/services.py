@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayTaskError
 
 from actors.pool import ActorPool
 from common.config.schema import Config
+from common.deaths import DEATHS
 from common.errors import ConfigError, PrdpError, StuckError
 from driver.joined import worker_environment
+from driver.patience import Patience
 from learner.group import LearnerGroup
+from learner.records import LearnerFacts
 from reward_service.asking.mix import RewardMix
 from reward_service.asking.start import start_mix
 
 START_LIMIT_S = 600.0
+WAIT_SLICE_S = 1.0
+FETCH_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,15 @@ def check_room(config: Config, resources: Mapping[str, float]) -> None:
             )
 
 
+def unheard(_: str) -> None:
+    """Nobody reads notes."""
+
+
 @contextmanager
-def services(config: Config, run_id: str) -> Iterator[Services]:
-    """Start all three, side by side, and end them whatever happens."""
+def services(
+    config: Config, run_id: str, note: Callable[[str], None] = unheard
+) -> Iterator[Services]:
+    """Start all three, side by side, and end them whatever happens. note: shows a person a line."""
     with ExitStack() as stack:
         learner = LearnerGroup.start(config, run_id)
         stack.callback(learner.shutdown)
@@ -113,31 +126,55 @@ def services(config: Config, run_id: str) -> Iterator[Services]:
             stop_serve=lasting,
         )
         stack.callback(rewards.shutdown)
-        await_actors(pool)
-        await_learner(learner)
+        pool.expect(await_learner(learner, note).base)
+        await_actors(pool, note)
         pool.grow()
         yield Services(pool, learner, rewards)
 
 
-def await_actors(pool: ActorPool) -> None:
+def await_actors(pool: ActorPool, note: Callable[[str], None] = unheard) -> None:
     """Wait until actors.minimum actors have loaded their model. Raises StuckError."""
+    patience = Patience(note)
     while not pool.is_enough:
-        pool.check_start(START_LIMIT_S)
-        for reference in ray.wait(pool.references, timeout=1.0)[0]:
+        ready, _ = ray.wait(pool.references, timeout=WAIT_SLICE_S)
+        for reference in ready:
             pool.complete(reference)
+            patience.moved()
+        if not ready:
+            pool.check_start(START_LIMIT_S)
+            patience.look(pool.in_start)
 
 
-def await_learner(learner: LearnerGroup) -> None:
+def await_learner(learner: LearnerGroup, note: Callable[[str], None] = unheard) -> LearnerFacts:
     """Wait until every rank has loaded its model. Raises its own error, or StuckError."""
+    patience, missing = Patience(note), learner.ready()
+    facts: list[LearnerFacts] = []
+    end_at = time.monotonic() + START_LIMIT_S
+    while missing:
+        if time.monotonic() > end_at:
+            raise StuckError(
+                f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
+                f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
+            )
+        ready, missing = ray.wait(missing, timeout=WAIT_SLICE_S)
+        for reference in ready:
+            facts.append(_facts_of(reference))
+            patience.moved()
+        if not ready:
+            patience.look(partial(_in_start, len(missing)))
+    return facts[0]
+
+
+def _in_start(ranks: int) -> list[str]:
+    return [f"{ranks} learner ranks are not ready; they wait for room in the cluster, or load the model"]
+
+
+def _facts_of(rank: ray.ObjectRef) -> LearnerFacts:
     try:
-        ray.get(learner.ready(), timeout=START_LIMIT_S)
-    except GetTimeoutError as error:
-        raise StuckError(
-            f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
-            f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
-        ) from error
-    except (RayActorError, RayTaskError) as error:
+        facts: LearnerFacts = ray.get(rank, timeout=FETCH_LIMIT_S)
+    except (*DEATHS, RayTaskError, GetTimeoutError) as error:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, PrdpError):
             raise cause from error
         raise StuckError(f"The learner could not start: {error}") from error
+    return facts

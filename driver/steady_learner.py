@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import replace
+from typing import NoReturn, TypeVar
 
 import ray
 
@@ -22,13 +22,15 @@ from common.errors import StuckError, WeightsError
 from common.trajectory import PolicyStamp
 from driver.arrivals import Arrivals, only_told
 from driver.display_state import Phase
-from driver.learner_calls import GroupLost, LearnerCalls, LearnerLost
+from driver.learner_calls import GroupLost, LearnerCalls, LearnerLost, RewindNeeded
+from driver.learner_deaths import LearnerDeaths
+from driver.learner_records import Base, KeptEpoch
 from driver.observer import Observer
-from driver.published import Published
+from driver.published import Published, WeightsRecord
 from driver.rollouts import Rollouts
 from driver.source import Group
 from learner.group import LearnerGroup
-from learner.learner import LearnerFacts
+from learner.records import LearnerFacts
 from learner.report import UpdateReport
 from learner.state import Files
 
@@ -39,26 +41,6 @@ LOST_TRIES = 5
 """How often the groups of one epoch may be lost with their nodes while the learner takes them in."""
 
 
-class RewindNeeded(Exception):  # noqa: N818 - an event, mended by the loop
-    """The learner died and there is no snapshot: epochs since the last checkpoint come again."""
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a learner can be restored to. files: a reference of them; none for the pretrained weights."""
-
-    epoch: int
-    files: tuple[ray.ObjectRef, ...]
-
-
-@dataclass
-class _Epoch:
-    """An epoch since the snapshot: its groups in prompt order, and whether its weights are published."""
-
-    groups: list[Group] = field(default_factory=list)
-    learned: bool = False
-
-
 class SteadyLearner:
     """One learner for the whole run, whatever becomes of its processes."""
 
@@ -67,20 +49,22 @@ class SteadyLearner:
         self._group = group
         self._calls = LearnerCalls(group, rollouts, config.learner.timeout_s)
         self._observer = observer
-        self._base = _State(0, ())
-        self._offered: tuple[_State, ...] = ()
-        self._log: list[_Epoch] = []
+        self._base = Base(0, (), ())
+        self._offered: tuple[Base, ...] = ()
+        self._log: list[KeptEpoch] = []
         self._pending: dict[ray.ObjectRef, int] = {}
         self._taken_in: Arrivals[ray.ObjectRef] = Arrivals(only_told)
         self._finished = 0
         self._updating = False
-        self._stamps: dict[int, PolicyStamp] = {}
-        self._restarts = 0
+        self._record = WeightsRecord()
+        # As long as no rank has said so.
+        self._is_exact = False
+        self._deaths = LearnerDeaths(config.learner.restarts)
 
     @property
     def restarts(self) -> int:
-        """How often the ranks were started anew."""
-        return self._restarts
+        """How often the ranks were started anew after a death."""
+        return self._deaths.total
 
     def facts(self) -> LearnerFacts:
         """What trajectories must fit; waits until the model is loaded."""
@@ -92,30 +76,24 @@ class SteadyLearner:
 
         The ranks must be as they were started: new, or restarted by `restart`.
         """
-        self._base = _State(epoch, (ray.put(dict(files)),) if files else ())
+        self._base = Base(epoch, (ray.put(dict(files)),) if files else (), ())
         self._offered, self._log, self._pending = (), [], {}
         self._finished, self._updating = epoch, False
-        if self._config.data.max_staleness:
-            # The queue is lost with what went before, so the epochs to come may differ from those known.
-            self._stamps = {number: stamp for number, stamp in self._stamps.items() if number <= epoch}
+        if self._config.data.max_staleness or not self._is_exact:
+            # The queue is lost with what went before, or sums differ from time to time: the epochs to come
+            # may differ from those known.
+            self._record.forget_after(epoch)
         published = self._steadily(self._rebuild)
         self._offer_snapshot()
         return published
 
     def restart(self) -> None:
-        """End the ranks and start new ones. Raises StuckError past learner.restarts."""
-        self._restarts += 1
-        limit = self._config.learner.restarts
-        if self._restarts > limit:
-            raise StuckError(
-                f"The learner died {self._restarts} times, more than learner.restarts = {limit} allows. "
-                "Look at its logs: out of memory is the usual reason."
-            )
+        """End the ranks and start new ones, to `begin` with."""
         self._group.restart()
 
     def begin_epoch(self) -> None:
         """Groups from now on are of the next epoch."""
-        self._log.append(_Epoch())
+        self._log.append(KeptEpoch())
         self._pending = {}
 
     def take_in(self, group: Group) -> None:
@@ -149,6 +127,7 @@ class SteadyLearner:
                 return self.export()
         self._log = [entry for entry in self._log if entry.learned]
         self._updating = False
+        self._check_kept("something is stuck")
         self._group.restart()
         self._steadily(self._rebuild)
         return self.export()
@@ -172,15 +151,22 @@ class SteadyLearner:
         try:
             blob = self._calls.wait([references.blob], "the published weights")[0]
         except GroupLost as loss:
-            raise LearnerLost(f"the weights were lost with the learner's node: {loss}") from loss
-        known = self._stamps.setdefault(epoch, blob.stamp)
-        if any(stamp != known for stamp in (*stamps, blob.stamp)):
-            raise WeightsError(
-                f"After {epoch} epochs the weights must be {known}, but the learner's ranks published "
-                f"{'; '.join(map(str, stamps))}. The same groups gave other weights: is the hardware or a "
-                "library another one, or do the ranks differ?"
-            )
+            raise LearnerLost(f"the weights were lost with the learner's node: {loss}", loss) from loss
+        if not self._record.agrees(epoch, [*stamps, blob.stamp]):
+            self._refuse(epoch, blob.stamp)
         return Published(references.blob, blob)
+
+    def _refuse(self, epoch: int, found: PolicyStamp) -> NoReturn:
+        """Weights that were made again are others. Raises WeightsError, RewindNeeded."""
+        # Weights that are only loaded are the same on any hardware.
+        if epoch > self._base.epoch and not self._is_exact:
+            raise RewindNeeded(
+                "the learner died, and the same groups gave other weights, as they may on this hardware"
+            )
+        raise WeightsError(
+            f"After {epoch} epochs the weights must be {self._record.of(epoch)}, but the learner published "
+            f"{found}. The same groups gave other weights: is the hardware or a library another one?"
+        )
 
     def _hand_over(self, position: int, group: Group) -> None:
         reference = self._group.accumulate(position, group.trajectory, group.score)
@@ -195,7 +181,7 @@ class SteadyLearner:
                     self._calls.wait([reference], "the learner")
                     del self._pending[reference]
 
-    def _settle(self, entry: _Epoch) -> None:
+    def _settle(self, entry: KeptEpoch) -> None:
         """Wait until the learner has all groups so far. Those that were lost are sampled again.
 
         Then all of them are handed over again, because the order of addition decides the bits.
@@ -222,7 +208,7 @@ class SteadyLearner:
         del self._pending[reference]
         return True
 
-    def _feed(self, entry: _Epoch) -> None:
+    def _feed(self, entry: KeptEpoch) -> None:
         self._pending = {}
         for position, group in enumerate(entry.groups):
             self._hand_over(position, group)
@@ -237,21 +223,31 @@ class SteadyLearner:
 
     def _recover(self, loss: LearnerLost) -> None:
         while True:
+            self._deaths.add(loss.error, self._group.nodes())
+            self._check_kept(f"the learner died ({loss})")
             self._observer.note(f"The learner is started again: {loss}")
-            self.restart()
+            self._group.restart()
             try:
                 self._rebuild()
                 return
             except LearnerLost as again:
                 loss = again
 
+    def _check_kept(self, why: str) -> None:
+        """Raise RewindNeeded where the groups since the snapshot are not kept. why: they are needed."""
+        if self._base.epoch + len(self._learned()) != self._finished:
+            raise RewindNeeded(f"{why}, and no snapshot is kept (learner.snapshots)")
+
+    def _learned(self) -> list[KeptEpoch]:
+        return [entry for entry in self._log if entry.learned]
+
     def _rebuild(self) -> Published:
         """Bring newly started ranks to where the learner was: the snapshot, then the epochs since."""
-        self._calls.wait(self._group.ready(), "the learner to load its model")
+        facts = self._calls.wait(self._group.ready(), "the learner to load its model")
+        self._record.check_model(facts)
+        self._is_exact = all(rank.is_exact for rank in facts)
         self._accept_snapshot(wait=False)
-        learned = [entry for entry in self._log if entry.learned]
-        if self._base.epoch + len(learned) != self._finished:
-            raise RewindNeeded("no snapshot is kept (learner.snapshots)")
+        learned = self._learned()
         for files in self._base.files:
             try:
                 self._calls.wait(
@@ -282,7 +278,7 @@ class SteadyLearner:
             return
         # At most one is under way, so that the groups of two epochs are kept and no more.
         self._accept_snapshot(wait=True)
-        self._offered = (_State(self._finished, (self._group.export_snapshot(),)),)
+        self._offered = (Base(self._finished, (self._group.export_snapshot(),), ()),)
 
     def _accept_snapshot(self, wait: bool) -> None:
         for state in self._offered:
@@ -293,6 +289,6 @@ class SteadyLearner:
             self._offered = ()
             # Where it was lost, the one before it stays the base.
             with suppress(LearnerLost, GroupLost):
-                self._calls.wait(list(state.files), "the learner's snapshot")
+                held = self._calls.wait(list(state.files), "the learner's snapshot")
                 self._log = self._log[state.epoch - self._base.epoch :]
-                self._base = state
+                self._base = replace(state, held=tuple(held))

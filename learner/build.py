@@ -8,7 +8,7 @@ import torch
 
 from common.config.schema import Config
 from common.config.training import ObjectiveSection, OptimizerSection
-from common.loading import load_policy
+from common.loading import digest_base, load_policy
 from common.probe import Probe
 from learner.experience import Experience, Offline, Online
 from learner.learner import Learner
@@ -42,9 +42,11 @@ def build_rate(section: OptimizerSection) -> LearningRate:
 
 
 def build_experience(config: Config) -> Experience:
-    """Online or offline. An online learner remembers the versions that tasks in flight can name."""
-    remembered = (config.data.max_staleness + 1) * config.objective.updates_per_epoch + 1
-    modes: dict[str, Experience] = {"online": Online(remembered), "offline": Offline()}
+    """Online or offline. An online learner remembers the versions that tasks in flight can name.
+
+    There is one version an epoch, and epoch e is sampled with that of epoch e - max_staleness or later.
+    """
+    modes: dict[str, Experience] = {"online": Online(config.data.max_staleness + 1), "offline": Offline()}
     return modes[config.data.mode]
 
 
@@ -75,5 +77,6 @@ def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
             max_gradient_norm=settings.max_gradient_norm,
             ema_decay=settings.ema_decay,
             keep_groups=config.objective.updates_per_epoch > 1,
+            base=digest_base(policy),
         ),
     )

@@ -8,7 +8,6 @@ waits for: nothing (every method returns references). unblocked by: the driver.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError
 
 from common.config.schema import Config
+from common.deaths import DEATHS, nodes_of
 from common.loading import choose_device
 from common.placement import process_options
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from common.weights import WeightBlob
 from learner.build import build_learner
 from learner.meter import RankMeter
-from learner.ranks import Ranks, SingleRank, TorchRanks
+from learner.ranks import Ranks, SingleRank, TorchRanks, connect, listen
 from learner.records import LearnerFacts
 from learner.report import UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
@@ -49,23 +48,18 @@ class Rendezvous:
         return await asyncio.shield(self._offered)
 
 
-def free_address() -> tuple[str, int]:
-    """This node's address and a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
-
-
 def join_ranks(config: Config, rank: int, rendezvous: Any) -> Ranks:
     """Meet the other ranks. Waits at most learner.timeout_s."""
-    if config.learner.workers == 1:
+    count, limit = config.learner.workers, config.learner.timeout_s
+    if count == 1:
         return SingleRank()
-    limit = config.learner.timeout_s
     if rank == 0:
-        ray.get(rendezvous.offer.remote(*free_address()), timeout=limit)
-    address, port = ray.get(rendezvous.address.remote(), timeout=limit)
-    device = choose_device(config.model.device)
-    return TorchRanks.join(rank, config.learner.workers, address, port, device, limit)
+        own = ray.util.get_node_ip_address()
+        store = listen(own, limit)
+        ray.get(rendezvous.offer.remote(own, store.port), timeout=limit)
+    else:
+        store = connect(*ray.get(rendezvous.address.remote(), timeout=limit), limit)
+    return TorchRanks.join(rank, count, store, choose_device(config.model.device), limit)
 
 
 class LearnerRank:
@@ -222,6 +216,10 @@ class LearnerGroup:
                 return True
         return False
 
+    def nodes(self) -> frozenset[str]:
+        """Ray's ids of the nodes that the ranks run on, or ran on where they have died."""
+        return nodes_of(self._ranks)
+
     def shutdown(self) -> None:
         """End the ranks' processes."""
         for rank in self._ranks:
@@ -232,7 +230,7 @@ class LearnerGroup:
 def _died(reference: ray.ObjectRef) -> bool:
     try:
         ray.get(reference)
-    except RayActorError:
+    except DEATHS:
         return True
     return False
 

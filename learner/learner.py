@@ -65,8 +65,15 @@ class Learner:
 
     @property
     def facts(self) -> LearnerFacts:
-        """What trajectories must fit."""
-        return LearnerFacts(self._schedule, self._policy.family.latent_shape)
+        """What it is, and what trajectories must fit."""
+        family = self._policy.family
+        return LearnerFacts(
+            schedule=self._schedule,
+            latent_shape=family.latent_shape,
+            is_exact=family.device.type == "cpu",
+            base=self._settings.base,
+            process=process_name(),
+        )
 
     @property
     def version(self) -> int:
@@ -227,11 +234,10 @@ class Learner:
         self._tally = Tally.zero()
 
     def restore(self, parameters: Tensors, averages: Tensors, version: int) -> None:
-        """Take over the weights of a checkpoint. The optimizer's state is restored by learner.state."""
-        if bool(averages) != bool(self._ema):
-            raise WeightsError(
-                "The checkpoint's moving averages do not fit optimizer.ema_decay: keep it as it was."
-            )
+        """Take over the weights of a checkpoint, and averages by the names of `averages`.
+
+        The optimizer's state is restored by learner.state, which checks the names.
+        """
         self._policy.load(parameters)
         self._version = version
         for name, value in averages.items():

@@ -30,6 +30,21 @@ class SingleRank:
         """The sum over one rank is what is there."""
 
 
+def listen(address: str, timeout_s: float) -> dist.TCPStore:
+    """Where ranks meet: at this process, which is reached at the address, and at a port that was free."""
+    return _store(address, 0, timeout_s, is_master=True)
+
+
+def connect(address: str, port: int, timeout_s: float) -> dist.TCPStore:
+    """What another process listens with."""
+    return _store(address, port, timeout_s, is_master=False)
+
+
+def _store(address: str, port: int, timeout_s: float, is_master: bool) -> dist.TCPStore:
+    limit = timedelta(seconds=timeout_s)
+    return dist.TCPStore(address, port, is_master=is_master, timeout=limit, wait_for_workers=False)
+
+
 class TorchRanks:
     """One of several ranks, connected by torch.distributed (gloo on CPU, nccl on GPU)."""
 
@@ -37,18 +52,11 @@ class TorchRanks:
         self.rank = rank
 
     @staticmethod
-    def join(
-        rank: int, count: int, address: str, port: int, device: torch.device, timeout_s: float
-    ) -> TorchRanks:
-        """Meet the other ranks at tcp://address:port. Every later sum waits at most timeout_s."""
+    def join(rank: int, count: int, store: dist.Store, device: torch.device, timeout_s: float) -> TorchRanks:
+        """Meet the other ranks by way of the store. Every later sum waits at most timeout_s."""
         backend = {"cuda": "nccl"}.get(device.type, "gloo")
-        dist.init_process_group(
-            backend,
-            init_method=f"tcp://{address}:{port}",
-            rank=rank,
-            world_size=count,
-            timeout=timedelta(seconds=timeout_s),
-        )
+        limit = timedelta(seconds=timeout_s)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=limit)
         return TorchRanks(rank)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:

@@ -16,7 +16,7 @@ class LearnerSettings:
     """Plain numbers.
 
     rate: AdamW's step size by update. micro_batch: image-steps a pass. max_gradient_norm: L2.
-    ema_decay: 0 = off. keep_groups: K > 1.
+    ema_decay: 0 = off. keep_groups: K > 1. base: digest of the pretrained model, see digest_base.
     """
 
     run_id: str
@@ -25,14 +25,23 @@ class LearnerSettings:
     max_gradient_norm: float
     ema_decay: float
     keep_groups: bool
+    base: str
 
 
 @dataclass(frozen=True)
 class LearnerFacts:
-    """What trajectories must fit. schedule: fingerprint of the step distribution; latent_shape: (C, H, W)."""
+    """What a learner is, and what trajectories must fit.
+
+    schedule: fingerprint of the step distribution. latent_shape: (C, H, W).
+    is_exact: whether the same groups give the same bits each time. CPUs do; backward passes on GPUs add up in
+    an order that changes. base: digest of its pretrained model; process: host:pid.
+    """
 
     schedule: str
     latent_shape: tuple[int, int, int]
+    is_exact: bool
+    base: str
+    process: str
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, WeightsError
 from common.trajectory import PolicyStamp
+from common.weights import Tensors
 from learner.learner import Learner
 
 Files = dict[str, bytes]
@@ -23,6 +24,8 @@ Snapshot = dict[str, NDArray[np.uint8]]
 
 POLICY_FOLDER = "policy"
 AVERAGED_FOLDER = "policy_ema"
+ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps of each tensor."""
 
 
 def export_snapshot(learner: Learner) -> Snapshot:
@@ -41,8 +44,10 @@ def export_state(learner: Learner) -> Files:
     if learner.averages:
         own = {name: value.detach().clone() for name, value in learner.parameters.items()}
         _copy_into(learner, learner.averages)
-        files |= _policy_files(learner, AVERAGED_FOLDER)
-        _copy_into(learner, own)
+        try:
+            files |= _policy_files(learner, AVERAGED_FOLDER)
+        finally:
+            _copy_into(learner, own)
     return files
 
 
@@ -61,6 +66,7 @@ def restore_state(learner: Learner, files: Mapping[str, bytes | NDArray[np.uint8
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"
         ) from error
+    _check_names(learner, optimizer, averages)
     learner.restore(trainable, averages, version)
     for number, digest in published:
         learner.experience.published(PolicyStamp(number, digest, learner.run_id))
@@ -72,6 +78,23 @@ def restore_state(learner: Learner, files: Mapping[str, bytes | NDArray[np.uint8
         state |= {index: own} if own else {}
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_names(learner: Learner, optimizer: Tensors, averages: Tensors) -> None:
+    """Raise WeightsError where the averages are not those of all trained tensors, or the optimizer's state is
+    neither that of all of them nor, before the first step, empty."""
+    whole = {f"{name}|{key}" for name in learner.parameters for key in ADAM_STATE}
+    checks = [
+        ("moving averages", set(averages), set(learner.averages), "keep optimizer.ema_decay as it was"),
+        ("optimizer's state", set(optimizer), whole if optimizer else set(), "is torch another version?"),
+    ]
+    for what, given, wanted, hint in checks:
+        missing, extra = sorted(wanted - given), sorted(given - wanted)
+        if missing or extra:
+            raise WeightsError(
+                f"The checkpoint's {what} do not fit the policy: missing {missing[:3]}, not in the policy "
+                f"{extra[:3]}; {hint}."
+            )
 
 
 def _exact_files(learner: Learner) -> Files:

@@ -101,7 +101,7 @@ class LearnerSection(PlacementSection):
         "from there; false saves that memory, and epochs since the last checkpoint are done again.",
     )
     restarts: int = setting(
-        20, "restarts", "How often a learner that died is started again, before the run stops.", ge=0
+        20, "restarts", "Deaths of the learner in an hour, not those of nodes, before the run stops.", ge=0
     )
     timeout_s: float = setting(1800.0, "s", "Longest wait for one learner call.", gt=0.0)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.errors import ModelError
-from common.loading import choose_device, load_policy
+from common.errors import ModelError, WeightsError
+from common.loading import check_base, choose_device, digest_base, load_policy
 from tests.tiny_config import make_config
 
 
@@ -42,3 +42,24 @@ def test_devices() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device("auto").type == expected
+
+
+def test_the_digest_of_the_pretrained_model_is_of_all_that_no_adapter_adds(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    kinds = [{"kind": "lora", "rank": 2}, {"kind": "full"}]
+    lora, full = (load_policy(make_config(tiny_pipeline, tmp_path, {"policy": kind}))[0] for kind in kinds)
+    base = digest_base(lora)
+    with torch.no_grad():
+        for value in lora.trainable.parameters().values():
+            value.add_(1.0)
+    assert digest_base(lora) == base
+    check_base(base, base, "An actor")
+    for part in ("unet", "vae", "text_encoder"):
+        names = [name for name in full.family.tensors() if name.startswith(f"{part}.")]
+        before = digest_base(full)
+        with torch.no_grad():
+            full.family.tensors()[names[-1]].add_(1.0)
+        assert digest_base(full) != before
+    with pytest.raises(WeightsError, match="actor 1 has loaded another pretrained model"):
+        check_base(digest_base(full), base, "actor 1")

@@ -149,4 +149,4 @@ def test_lost_pictures_and_trajectories_are_sampled_again(
             digests.append(published.stamp.digest)
     assert rewards.before == []
     assert told.notes[0].startswith("3 groups were lost with their node"), told.notes
-    assert digests == published_digests(whole_config, 2)
+    assert digests[-1:] == published_digests(whole_config, 2)

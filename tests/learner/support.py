@@ -189,6 +189,7 @@ def make_learner(
             max_gradient_norm=max_norm,
             ema_decay=ema_decay,
             keep_groups=updates > 1,
+            base="",
         ),
     )
 

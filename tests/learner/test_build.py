@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.errors import WeightsError
 from common.trajectory import PolicyStamp
 from learner.build import build_experience, build_learner, build_objective
 from learner.objectives.prdp import Prdp
@@ -43,17 +44,20 @@ def test_open_points_of_the_paper_are_settings(tiny_pipeline: Path, tmp_path: Pa
     assert other.counted(differences).all()
 
 
-@pytest.mark.parametrize(("staleness", "updates", "remembered"), [(0, 1, 2), (1, 1, 3), (2, 4, 13)])
-def test_online_remembers_every_version_that_tasks_in_flight_can_name(
-    tiny_pipeline: Path, tmp_path: Path, staleness: int, updates: int, remembered: int
+@pytest.mark.parametrize(("staleness", "updates"), [(0, 1), (0, 5), (1, 1), (2, 4)])
+def test_online_remembers_every_version_that_tasks_in_flight_can_name_and_no_older_one(
+    tiny_pipeline: Path, tmp_path: Path, staleness: int, updates: int
 ) -> None:
     settings = {"data.max_staleness": staleness, "objective.updates_per_epoch": updates}
     experience = build_experience(make_config(tiny_pipeline, tmp_path, settings))
-    stamps = [PolicyStamp(version, "", "run") for version in range(remembered)]
+    # One an epoch, whatever the number of updates.
+    stamps = [PolicyStamp(updates * epoch, "", "run") for epoch in range(staleness + 2)]
     for stamp in stamps:
         experience.published(stamp)
-    for stamp in stamps:
+    for stamp in stamps[1:]:
         experience.check(stamp)
+    with pytest.raises(WeightsError, match="did not publish"):
+        experience.check(stamps[0])
 
 
 def test_offline_accepts_foreign_stamps(tiny_pipeline: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
         GuardedStep(policy, optimizer, Probe.of(policy, distribution)),
         Online(2),
         SingleRank(),
-        LearnerSettings("run", rate, 64, 1e9, 0.0, keep_groups=updates > 1),
+        LearnerSettings("run", rate, 64, 1e9, 0.0, keep_groups=updates > 1, base=""),
     )
     losses, clipped = [], [0.0]
     for epoch in range(epochs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from common.weights import Tensors
-from learner.ranks import Ranks, SingleRank, TorchRanks
+from learner.ranks import Ranks, SingleRank, TorchRanks, connect, listen
 from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
@@ -48,7 +47,8 @@ def _train(ranks: Ranks, count: int, pipeline: Path, folder: Path) -> None:
 
 def _work(rank: int, port: int, pipeline: Path, folder: Path) -> None:
     torch.set_num_threads(1)
-    ranks = TorchRanks.join(rank, 2, "127.0.0.1", port, torch.device("cpu"), TIMEOUT_S)
+    store = connect("127.0.0.1", port, TIMEOUT_S)
+    ranks = TorchRanks.join(rank, 2, store, torch.device("cpu"), TIMEOUT_S)
     mixed = [torch.full((2, 2), float(rank + 1)), torch.tensor(1.5, dtype=torch.float64), torch.ones(3)]
     ranks.sum_(mixed)
     assert torch.equal(mixed[0], torch.full((2, 2), 3.0))
@@ -56,12 +56,6 @@ def _work(rank: int, port: int, pipeline: Path, folder: Path) -> None:
     assert torch.equal(mixed[2], torch.full((3,), 2.0))
     _train(ranks, 2, pipeline, folder)
     dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
@@ -82,7 +76,8 @@ def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
 def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "one").mkdir()
-    work = (_free_port(), tiny_pipeline, tmp_path / "two")
+    store = listen("127.0.0.1", TIMEOUT_S)
+    work = (store.port, tiny_pipeline, tmp_path / "two")
     context = processes.spawn(_work, args=work, nprocs=2, join=False)
     _train(SingleRank(), 1, tiny_pipeline, tmp_path / "one")
     assert context is not None
@@ -106,6 +101,14 @@ def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) ->
         assert torch.equal(first_after[name], second_after[name])
         assert not torch.equal(value, alone[name])
         torch.testing.assert_close(first_after[name], value, rtol=1e-7, atol=1e-9)
+
+
+def test_ranks_of_two_runs_on_one_machine_meet_at_different_ports() -> None:
+    first, second = (listen("127.0.0.1", TIMEOUT_S) for _ in range(2))
+    assert first.port != second.port
+    first.set("who", "first")
+    second.set("who", "second")
+    assert connect("127.0.0.1", first.port, TIMEOUT_S).get("who") == b"first"
 
 
 def test_a_single_rank_leaves_sums_as_they_are() -> None:

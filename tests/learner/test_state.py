@@ -231,6 +231,63 @@ def test_averages_that_do_not_fit_are_refused(tiny_pipeline: Path, tmp_path: Pat
     for target, source in ((without, with_average), (with_average, without)):
         before = target.learner.publish().stamp
         perturb(source.policy, 0.1)
-        with pytest.raises(WeightsError, match=r"do not fit optimizer\.ema_decay"):
+        with pytest.raises(WeightsError, match=r"do not fit.*optimizer\.ema_decay"):
             restore_state(target.learner, export_state(source.learner))
         assert target.learner.publish().stamp == before
+
+
+def _changed(file: str, change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Files], Files]:
+    """The files with a change to the tensors of one of them."""
+
+    def change_files(files: Files) -> Files:
+        tensors = safetensors.torch.load(files[file])
+        change(tensors)
+        return {**files, file: safetensors.torch.save(tensors)}
+
+    return change_files
+
+
+def _lose(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[sorted(tensors)[0]]
+
+
+def _gain(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["conv_in.weight|exp_avg"] = torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("file", "what"), [("ema.safetensors", "moving averages"), ("optimizer.safetensors", "optimizer's state")]
+)
+@pytest.mark.parametrize("change", [_lose, _gain])
+def test_missing_and_extra_names_are_refused_before_anything_is_loaded(
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    file: str,
+    what: str,
+    change: Callable[[dict[str, torch.Tensor]], None],
+) -> None:
+    first, second = (Run(tiny_pipeline, tmp_path, "lora") for _ in range(2))
+    first.epoch(1)
+    before = export_state(second.learner)
+    with pytest.raises(WeightsError, match=f"{what} do not fit the policy"):
+        restore_state(second.learner, _changed(file, change)(export_state(first.learner)))
+    assert export_state(second.learner) == before
+
+
+def test_weights_stay_where_averages_cannot_be_written(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tiny_pipeline, tmp_path, "lora")
+    run.epoch(1)
+    before = run.learner.publish().stamp
+    kept: list[None] = []
+
+    def full_disk(_: Path) -> None:
+        kept.append(None)
+        if len(kept) == 2:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(run.learner, "save_policy", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export_state(run.learner)
+    assert run.learner.publish().stamp == before

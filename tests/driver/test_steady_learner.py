@@ -1,0 +1,314 @@
+"""What the loop makes of a learner that dies, with ranks that are plain objects: no Ray."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+
+from common.errors import StuckError, WeightsError
+from common.trajectory import GroupScore, PolicyStamp
+from common.weights import WeightBlob
+from driver.display_state import Phase
+from driver.learner_calls import RewindNeeded
+from driver.source import Group
+from driver.steady_learner import SteadyLearner
+from learner.group import PublishedReferences
+from learner.records import LearnerFacts
+from tests.tiny_config import make_config
+
+OOM = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
+IN_WAKE = ActorDiedError(RayTaskError("__init__", "reset by peer", ConnectionError(), "", 1, "127.0.0.1"))
+"""What a rank's constructor raises where the other rank dies while they meet."""
+
+
+class Reference:
+    """A value that is there, or an error."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def future(self) -> Future[Any]:
+        """See ray.ObjectRef."""
+        done: Future[Any] = Future()
+        done.set_result(self.value)
+        return done
+
+
+class Fetched(dict[str, Any]):
+    """A value as ray.get gives it: one more object each time."""
+
+
+class Ranks:
+    """Two ranks as a LearnerGroup. Weights are a number, which updates make of it and of the groups' values.
+
+    exact: whether the same groups give the same weights; what ranks say of it is `says_exact`. dies: errors
+    by the name of the call at which they come, each once. apart: how far the second rank's weights are off.
+    """
+
+    def __init__(self, exact: bool = True) -> None:
+        self.says_exact = exact
+        self.exact = exact
+        self.dies: dict[str, list[BaseException]] = {}
+        self.apart = 0
+        self.bases = ["base", "base"]
+        self.started = 0
+        self._updates = 0
+        self._gone: list[BaseException] = []
+        self._weights = 0
+        self._groups: list[int] = []
+
+    def restart(self) -> None:
+        """New ranks with the pretrained weights."""
+        self.started += 1
+        self._gone, self._weights, self._groups = [], 0, []
+
+    def nodes(self) -> frozenset[str]:
+        """Where they run."""
+        return frozenset({"node"})
+
+    def lost_a_rank(self) -> bool:
+        """Whether one has died."""
+        return bool(self._gone)
+
+    def ready(self) -> list[Reference]:
+        """See LearnerGroup, as for the others."""
+        return [self._call("ready", partial(self._facts, rank)) for rank in range(2)]
+
+    def _facts(self, rank: int) -> LearnerFacts:
+        return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1")
+
+    def accumulate(self, position: int, trajectory: Reference, score: GroupScore) -> Reference:
+        """Take the trajectory's value."""
+        return self._call("accumulate", lambda: self._groups.append(trajectory.value))
+
+    def finish_update(self) -> list[Reference]:
+        """New weights."""
+
+        def update() -> str:
+            self._updates += 1
+            self._weights = hash((self._weights, *self._groups, 0 if self.exact else self._updates))
+            self._groups = []
+            return "report"
+
+        return [self._call("finish_update", update)]
+
+    def end_epoch(self) -> list[Reference]:
+        """Nothing to forget."""
+        return [self._call("end_epoch", lambda: None)]
+
+    def publish(self) -> PublishedReferences:
+        """The stamps of both ranks."""
+        stamps = [PolicyStamp(0, str(own), "run") for own in (self._weights, self._weights + self.apart)]
+        blob = WeightBlob(stamps[0], np.zeros(1, dtype=np.uint8))
+        references: list[Any] = [self._call("publish", lambda own=own: own) for own in stamps]
+        first: Any = self._call("publish", lambda: blob)
+        return PublishedReferences(references, first)
+
+    def export_snapshot(self) -> Reference:
+        """The weights."""
+        return self._call("export_snapshot", lambda: Fetched(weights=self._weights))
+
+    def restore_state(self, files: Reference) -> list[Reference]:
+        """Take over weights."""
+
+        def restore() -> None:
+            self._weights = files.value["weights"]
+
+        return [self._call("restore_state", restore)]
+
+    def _call(self, name: str, work: Any) -> Reference:
+        if not self._gone and self.dies.get(name):
+            self._gone = [self.dies[name].pop(0)]
+        return Reference(self._gone[0] if self._gone else work())
+
+
+class Waiting:
+    """Rollouts that only wait. fetched: what snapshots became here."""
+
+    def __init__(self) -> None:
+        self.fetched: list[weakref.ref[Fetched]] = []
+
+    def wait(self, references: list[Reference], what: str, limit_s: float) -> list[Any]:
+        """See Rollouts."""
+        found = []
+        for reference in references:
+            value = reference.value
+            if isinstance(value, BaseException):
+                raise value
+            if isinstance(value, Fetched):
+                value = Fetched(value)
+                self.fetched.append(weakref.ref(value))
+            found.append(value)
+        return found
+
+
+class Told:
+    """See Observer."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """A line."""
+        self.notes.append(text)
+
+    def phase(self, phase: Phase, total: int) -> None:
+        """Not looked at."""
+
+    def progress(self, done: int) -> None:
+        """Not looked at."""
+
+
+class Bench:
+    """A steady learner on such ranks. arrives: whether snapshots are there as soon as they are looked for."""
+
+    def __init__(self, pipeline: Path, folder: Path, ranks: Ranks, **learner: Any) -> None:
+        self.ranks, self.rollouts, self.told = ranks, Waiting(), Told()
+        self.arrives = True
+        others: Any = (ranks, self.rollouts, self.told)
+        self.learner = SteadyLearner(make_config(pipeline, folder, {"learner": learner}), *others)
+
+    def epochs(self, *values: int) -> list[str]:
+        """Epochs of one group each, of these values: digests after each."""
+        found = []
+        for value in values:
+            self.learner.begin_epoch()
+            self.learner.take_in(group(value))
+            found.append(self.learner.finish_epoch()[1].stamp.digest)
+        return found
+
+    def look(self, references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        """See ray.wait."""
+        return (references, []) if self.arrives else ([], references)
+
+
+def group(value: int) -> Group:
+    """A group that the fake ranks learn from."""
+    reference: Any = Reference(value)
+    score = GroupScore.pointwise(np.zeros(2), {}, ())
+    return Group(reference, score, PolicyStamp(0, "", "run"), 0.0, 0, lambda: reference)
+
+
+@pytest.fixture
+def make(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a Bench, without Ray."""
+    monkeypatch.setattr("driver.learner_deaths.living_nodes", lambda: frozenset({"node"}))
+    monkeypatch.setattr("ray.put", Reference)
+
+    def bench(ranks: Ranks, **learner: Any) -> Bench:
+        made = Bench(tiny_pipeline, tmp_path, ranks, **learner)
+        monkeypatch.setattr("ray.wait", made.look)
+        return made
+
+    return bench
+
+
+@pytest.mark.parametrize("call", ["accumulate", "finish_update", "end_epoch", "publish", "export_snapshot"])
+@pytest.mark.parametrize("error", [OOM, ActorDiedError()])
+def test_a_learner_that_dies_learns_the_same_again(make: Any, call: str, error: BaseException) -> None:
+    whole = make(Ranks())
+    whole.learner.begin(0, {})
+    expected = whole.epochs(1, 2, 3, 4)
+    bench = make(Ranks())
+    bench.learner.begin(0, {})
+    first = bench.epochs(1, 2)
+    bench.ranks.dies[call] = [error]
+    assert first + bench.epochs(3, 4) == expected
+    assert (bench.learner.restarts, bench.ranks.started) == (1, 1)
+
+
+def test_ranks_that_fail_while_they_meet_are_started_again_within_the_limit(make: Any) -> None:
+    bench = make(Ranks(), restarts=3)
+    bench.learner.begin(0, {})
+    bench.ranks.dies = {"finish_update": [OOM], "ready": [IN_WAKE, ActorDiedError()]}
+    bench.epochs(1)
+    assert bench.learner.restarts == 3
+    bench.ranks.dies["finish_update"] = [OOM]
+    with pytest.raises(StuckError, match=r"(?s)learner\.restarts = 3.*low on memory"):
+        bench.epochs(2)
+
+
+def redo(bench: Bench) -> None:
+    """Learn an epoch twice, because the learner dies before the snapshot after it has arrived."""
+    bench.learner.begin(0, {})
+    bench.arrives = False
+    bench.epochs(1)
+    bench.ranks.dies["finish_update"] = [OOM]
+    bench.epochs(2)
+
+
+def test_other_weights_of_the_same_groups_stop_a_run_whose_sums_are_exact(make: Any) -> None:
+    bench = make(Ranks(exact=False))
+    bench.ranks.says_exact = True
+    with pytest.raises(WeightsError, match="After 1 epochs the weights must be"):
+        redo(bench)
+
+
+def test_where_sums_are_not_exact_the_epochs_come_again_and_may_differ(make: Any) -> None:
+    bench = make(Ranks(exact=False))
+    with pytest.raises(RewindNeeded, match="other weights"):
+        redo(bench)
+    bench.learner.restart()
+    bench.arrives = True
+    bench.learner.begin(0, {})
+    bench.epochs(1, 2, 3)
+    assert bench.learner.restarts == 1
+
+
+def test_loaded_weights_must_be_those_on_record_on_any_hardware(make: Any) -> None:
+    bench = make(Ranks(exact=False))
+    bench.learner.begin(2, {"weights": 7})
+    bench.learner.restart()
+    with pytest.raises(WeightsError, match="After 2 epochs the weights must be"):
+        bench.learner.begin(2, {"weights": 8})
+
+
+def test_ranks_must_agree_on_any_hardware(make: Any) -> None:
+    bench = make(Ranks(exact=False))
+    bench.learner.begin(0, {})
+    bench.ranks.apart = 1
+    with pytest.raises(WeightsError, match="ranks hold different weights"):
+        bench.epochs(1)
+
+
+def test_ranks_must_have_loaded_the_same_model(make: Any) -> None:
+    bench = make(Ranks())
+    bench.ranks.bases[1] = "another"
+    with pytest.raises(WeightsError, match=r"host-1:1.*another pretrained model"):
+        bench.learner.begin(0, {})
+    again = make(Ranks())
+    again.learner.begin(0, {})
+    again.ranks.bases = ["another", "another"]
+    again.ranks.dies["finish_update"] = [OOM]
+    with pytest.raises(WeightsError, match=r"host-0:1.*another pretrained model"):
+        again.epochs(1)
+
+
+def test_without_snapshots_a_death_counts_once_and_models_load_once(make: Any) -> None:
+    bench = make(Ranks(), snapshots=False)
+    bench.learner.begin(0, {})
+    expected = bench.epochs(1, 2)
+    bench.ranks.dies["finish_update"] = [OOM]
+    with pytest.raises(RewindNeeded, match=r"running low.*no snapshot is kept"):
+        bench.epochs(3)
+    bench.learner.restart()
+    bench.learner.begin(0, {})
+    assert bench.epochs(1, 2) == expected
+    assert (bench.learner.restarts, bench.ranks.started) == (1, 1)
+
+
+def test_this_node_keeps_its_copy_of_the_newest_snapshot(make: Any) -> None:
+    bench = make(Ranks())
+    bench.learner.begin(0, {})
+    bench.epochs(1, 2, 3)
+    gc.collect()
+    alive = [fetched() is not None for fetched in bench.rollouts.fetched]
+    assert alive == [False] * (len(alive) - 1) + [True]
