@@ -9,6 +9,7 @@ from rich.console import Console
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.disk import replace_file, written_into
 from common.places import join_place
 from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
@@ -27,11 +28,13 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
     before, after = observer.evaluations[0], observer.evaluations[-1]
     changes = compare(before, after)
     grid = picture_file(config)
-    (config.run_folder / "result.md").write_text(change_markdown(changes))
+    replace_file(config.run_folder / "result.md", change_markdown(changes).encode())
     checkpoints = Checkpoints.of(config)
     checkpoint = checkpoints.where(config.run.epochs)
-    (config.run_folder / CONFIG_FILE).write_text(config_to_yaml(config))
-    tracker.log_folder(write_plots(config.run_folder / "plots", observer, shown_score(config)), "plots")
+    replace_file(config.run_folder / CONFIG_FILE, config_to_yaml(config).encode())
+    with written_into(config.run_folder / "plots"):
+        plots = write_plots(config.run_folder / "plots", observer, shown_score(config))
+    tracker.log_folder(plots, "plots")
     pictures = (grid.name, "plots/training_curve.png")
     tracker.set_description(describe_run(config, config.run.epochs, changes, tracker.run_id, pictures))
     if config.tracker.save_checkpoint:

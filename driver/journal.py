@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.disk import replace_file
 from common.errors import RunFolderError
 
 JOURNAL_FILE = "journal.json"
@@ -33,22 +33,9 @@ def settings_digest(settings: str) -> str:
 
 
 def write_journal(run_folder: Path, journal: Journal) -> None:
-    """Write it aside, flush it to disk, then rename. Raises RunFolderError where that fails."""
-    path = run_folder / JOURNAL_FILE
-    aside = path.with_suffix(".writing")
-    try:
-        with aside.open("w") as file:
-            file.write(json.dumps(asdict(journal), indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        folder = os.open(run_folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise RunFolderError(f"Cannot write {path}: {error}. Free space or mend its rights.") from error
+    """Write it, whole or not at all. Raises RunFolderError where that fails."""
+    text = json.dumps(asdict(journal), indent=1) + "\n"
+    replace_file(run_folder / JOURNAL_FILE, text.encode())
 
 
 def read_journal(run_folder: Path) -> list[Journal]:

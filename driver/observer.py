@@ -3,6 +3,7 @@ status and evaluations."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from common.busy import Busy
 from common.config.schema import Config
+from common.disk import replace_file
 from common.evaluation import Evaluation, PromptSetEvaluation
 from common.metrics import exact_metrics
 from common.trajectory import ScorerStamp
@@ -177,7 +179,9 @@ class Observer:
         grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))
         self._tracker.log_picture(GRID, grid, evaluation.epoch)
         picture = picture_file(self._config)
-        grid.save(picture)
+        packed = io.BytesIO()
+        grid.save(packed, "PNG")
+        replace_file(picture, packed.getvalue())
         self._tracker.log_file(picture)
         changes = compare(self._evaluations[0], evaluation)
         self._tracker.set_description(
