@@ -18,13 +18,15 @@ class Journal:
     """Written when the tracker's run is opened, and at the end.
 
     config_digest: of the settings that must not differ when the run goes on. finished: the epochs of a run
-    whose result has been shown; 0 before.
+    whose result has been shown; 0 before. forked_from: the checkpoint that the run began with, empty where it
+    began with the pretrained model.
     """
 
     run_id: str
     tracker_run: str
     config_digest: str
     finished: int
+    forked_from: str = ""
 
 
 def settings_digest(settings: str) -> str:

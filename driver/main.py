@@ -177,8 +177,10 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
 
 def keep_journal(config: Config, beginning: Beginning, tracker: Tracker, finished: int) -> None:
     """Write what a killed run is recognised by. finished: its epochs once its result has been shown."""
-    journal = Journal(beginning.run_id, tracker.run_id, fixed_settings_digest(config), finished)
-    write_journal(config.run_folder, journal)
+    digest, forked_from = fixed_settings_digest(config), beginning.forked_from
+    write_journal(
+        config.run_folder, Journal(beginning.run_id, tracker.run_id, digest, finished, forked_from)
+    )
 
 
 def going_on(beginning: Beginning, reached: int) -> list[str]:
