@@ -124,7 +124,7 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
                         config, display, tracker, gauges, state, earlier, versions, status, timelines
                     )
                     observer.phase(Phase.STARTING, 0)
-                    keeper = Keeper.open(config, earlier, beginning.forked_from)
+                    keeper = Keeper.open(config, earlier, beginning.states, observer.note)
                     with services(config, beginning.run_id) as started, keeper:
                         watch = QueueGauges(instruments, started.learner.waiting)
                         run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)

@@ -16,7 +16,7 @@ from common.config.schema import Config
 from common.errors import RunFolderError
 from driver.journal import read_journal, settings_digest
 from driver.tracker import flat_params
-from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, list_checkpoints
+from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, RunState, list_checkpoints
 
 LOCK_FILE = ".lock"
 
@@ -47,6 +47,11 @@ class Beginning:
     checkpoint: tuple[Checkpoint, ...]
     notes: tuple[str, ...] = ()
     open_tracker_run: str = ""
+
+    @property
+    def states(self) -> tuple[RunState, ...]:
+        """Where the checkpoint says that the run stands; none for a new run."""
+        return tuple(checkpoint.state for checkpoint in self.checkpoint)
 
     @property
     def files(self) -> dict[str, bytes]:

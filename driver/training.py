@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import ray
 from ray.exceptions import ObjectLostError, RayError
 
 from common.busy import Moment
@@ -139,7 +138,7 @@ class Training:
         metrics = tally.metrics(reports, rewards, parts.faults.since_last(), work.seconds)
         alarms = parts.guards.after_epoch(epoch + 1, reports, metrics)
         parts.observer.epoch_done(epoch + 1, {**metrics, **alarms})
-        parts.guards.check_updates(epoch + 1, reports, map(_scored, groups))
+        parts.guards.check_updates(epoch + 1, reports, map(self._scored, groups))
         return renewed
 
     def _groups(self, epoch: int) -> Iterator[Group]:
@@ -153,7 +152,7 @@ class Training:
             kept.append(group)
             yield group
         writer = TrajectoryWriter(self._config.run_folder / "trajectories")
-        writer.write_sound(epoch, map(_scored, kept))
+        writer.write_sound(epoch, map(self._scored, kept))
 
     def _after_epoch(self, published: Published) -> None:
         """Save and evaluate after the epochs that the configuration names, and always after the last.
@@ -200,7 +199,8 @@ class Training:
             return
         self._parts.observer.phase(Phase.CHECKPOINTING, 0)
         state = RunState(self._run_id, finished, self._parts.source.cursor(finished), self._tracker_run)
-        self._parts.keeper.save(state, self._config_yaml, export())
+        sound = self._parts.guards.sound_epochs(finished)
+        self._parts.keeper.save(state, self._config_yaml, export(), sound)
         self._saved = frozenset({finished})
 
     def _save_at_stop(self) -> None:
@@ -224,9 +224,10 @@ class Training:
         except STOPPING as error:
             self._parts.observer.note(f"The last finished epoch could not be saved: {error}")
 
-
-def _scored(group: Group) -> ScoredGroup:
-    try:
-        return ScoredGroup(ray.get(group.trajectory), group.score)
-    except ObjectLostError:
-        return ScoredGroup(ray.get(group.again().trajectory), group.score)
+    def _scored(self, group: Group) -> ScoredGroup:
+        """With its trajectories, fetched to this process; sampled again where they were lost. Waits."""
+        fetch = self._parts.rollouts.fetch
+        try:
+            return ScoredGroup(fetch(group.trajectory, "a group's trajectories"), group.score)
+        except ObjectLostError:
+            return ScoredGroup(fetch(group.again().trajectory, "a group's trajectories"), group.score)

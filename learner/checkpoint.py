@@ -36,7 +36,8 @@ class RunState:
     """Where a run stands.
 
     epoch: finished epochs; cursor: next position in the prompt stream; tracker_run: MLflow's id;
-    forked_from: the checkpoint that the run began with, empty where it began with the pretrained model.
+    forked_from: the checkpoint that the run began with, empty where it began with the pretrained model;
+    golds: finished epochs and mean gold score of each evaluation so far.
     """
 
     run_id: str
@@ -44,6 +45,13 @@ class RunState:
     cursor: int
     tracker_run: str
     forked_from: str = ""
+    golds: tuple[tuple[int, float], ...] = ()
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> RunState:
+        """As it was written. Raises KeyError, TypeError, ValueError where it is something else."""
+        golds = tuple((int(epoch), float(gold)) for epoch, gold in fields.get("golds", ()))
+        return RunState(**{**fields, "golds": golds})
 
 
 @dataclass(frozen=True)
@@ -237,7 +245,7 @@ def _read(storage: Storage, name: str, wanted: Wanted) -> Checkpoint:
                 f"{place} has format {header['format']}; this version reads format {FORMAT}."
             )
         digests = {file: digest for file, digest in header["files"].items() if wanted(file)}
-        state = RunState(**header["state"])
+        state = RunState.of(header["state"])
         files = {file: _read_file(storage, name, file, digests[file]) for file in digests}
         return Checkpoint(place, state, files.pop(CONFIG_FILE, b"").decode(), files)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import driver.training
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import (
+    BadNumbersError,
     CheckpointError,
     PrdpError,
     RecordingError,
@@ -23,10 +25,11 @@ from common.errors import (
     WeightsError,
 )
 from common.evaluation import Evaluation
-from common.trajectory import PolicyStamp
+from common.trajectory import PolicyStamp, ScoredGroup
 from common.weights import WeightBlob
 from driver.guards import Guards
 from driver.keeper import Keeper
+from driver.main import newest_checkpoint
 from driver.published import Published
 from driver.run_folder import Beginning
 from driver.source import Group
@@ -36,6 +39,8 @@ from driver.training import Parts, Training
 from learner.checkpoint import Checkpoint, Checkpoints, RunState, read_checkpoint
 from learner.report import UpdateReport
 from tests.driver.test_epoch import FAULTS, NO_RAY, group, report
+from tests.driver.test_guards import bad
+from tests.scored_groups import make_group
 from tests.tiny_config import make_config
 
 Moment = tuple[str, int]
@@ -133,15 +138,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     made.run_folder.mkdir(parents=True)
     stamp = PolicyStamp(0, "", "run")
     monkeypatch.setattr(driver.training, "evaluate", lambda *_: Evaluation(0, stamp, ()))
-    monkeypatch.setattr(driver.training, "_scored", lambda one: one)
+    made_up = make_group()
+    monkeypatch.setattr(Training, "_scored", lambda _self, one: ScoredGroup(made_up.trajectory, one.score))
     return made
 
 
 def train(config: Config, script: Script, checkpoint: tuple[Checkpoint, ...] = ()) -> None:
     """Train to the end, or until a trouble of the script stops it."""
     run: Any = FakeRun(script)
-    with Keeper.open(config, [], "") as keeper:
-        guards = Guards.open(config, run, str, 0)
+    with Keeper.open(config, [], [], script.notes.append) as keeper:
+        guards = Guards.open(config, run, partial(newest_checkpoint, config), 0)
         learner = cast(Any, FakeLearner(script))
         parts = Parts(learner, run, run, {}, run, run, run, keeper, guards)
         epoch = checkpoint[0].state.epoch if checkpoint else 0
@@ -218,6 +224,17 @@ def test_what_a_run_goes_on_from_is_never_written_again(config: Config) -> None:
     with pytest.raises(StopRequested):
         train(config, Script({("group", 0): StopRequested()}), checkpoints.newest().checkpoints)
     assert kept(config) == [(0, b"base")]
+
+
+def test_the_checkpoint_that_an_error_names_is_there(config: Config) -> None:
+    """Neither those written while updates are skipped nor the one at the stop push it out."""
+    section = config.checkpoint.model_copy(update={"keep": 0, "every_epochs": 1})
+    script = Script({})
+    blamed = make_group()
+    script.reports = {epoch: [bad(blamed)] for epoch in (3, 4, 5)}
+    with pytest.raises(BadNumbersError, match="epoch_000002"):
+        train(config.model_copy(update={"checkpoint": section}), script)
+    assert kept(config) == [(2, b"2"), (5, b"5")]
 
 
 def test_a_new_run_that_is_stopped_in_its_first_epoch_has_a_checkpoint(config: Config) -> None:
