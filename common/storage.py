@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +54,8 @@ class Storage(Protocol):
         """Delete a finished folder."""
         ...
 
-    def clean(self) -> None:
-        """Delete what is unfinished."""
+    def clean(self, own: Callable[[str], bool]) -> None:
+        """Delete what is unfinished. own: whether a folder of that name is one of ours; others are left."""
         ...
 
     def check_writable(self) -> None:
@@ -117,10 +117,11 @@ class LocalStorage:
         os.replace(self.root / name, replaced)
         shutil.rmtree(replaced)
 
-    def clean(self) -> None:
+    def clean(self, own: Callable[[str], bool]) -> None:
         """See Storage."""
         for name in self._folders():
-            if name.startswith(".") and name.endswith((PARTIAL, REPLACED)):
+            meant = name.removeprefix(".").removesuffix(PARTIAL).removesuffix(REPLACED)
+            if name in (f".{meant}{PARTIAL}", f".{meant}{REPLACED}") and own(meant):
                 shutil.rmtree(self.root / name)
 
     def check_writable(self) -> None:

@@ -25,7 +25,7 @@ from driver.observer import Observer
 from driver.published import Published
 from driver.rollouts import Rollouts
 from driver.run_folder import Beginning
-from driver.source import Group, Source
+from driver.source import Group, Source, lost_samples
 from driver.steady_learner import RewindNeeded, SteadyLearner
 from driver.stop import StopFlag, StopRequested
 from learner.checkpoint import Checkpoints, RunState
@@ -109,7 +109,8 @@ class Training:
             beginning = replace(beginning, epoch=checkpoint.state.epoch, checkpoint=(checkpoint,))
         where = f"the checkpoint after epoch {beginning.epoch}" if checkpoints else "the beginning"
         again = f"epochs {beginning.epoch + 1} to {reached + 1} are done again"
-        parts.observer.rewound(beginning.epoch, f"Back to {where}, because {loss}: {again}.")
+        why = [f"Back to {where}, because {loss}: {again}.", *lost_samples(self._config, beginning.epoch)]
+        parts.observer.rewound(beginning.epoch, " ".join(why))
         parts.source.forget()
         parts.learner.restart()
         return self._begin(beginning)
