@@ -78,6 +78,7 @@ class ActorPool:
         self._balance: Balance[Seat] = Balance(config.actors.tasks_in_flight)
         self._new: list[ray.ObjectRef] = []
         self._redone = 0
+        self._is_closed = False
 
     @staticmethod
     def start(config: Config) -> ActorPool:
@@ -160,7 +161,9 @@ class ActorPool:
         ]
 
     def submit(self, task: PromptTask, weights: ray.ObjectRef) -> None:
-        """Queue a task; it starts as soon as an actor has room."""
+        """Queue a task; it starts as soon as an actor has room. Raises StuckError after `shutdown`."""
+        if self._is_closed:
+            raise StuckError(f"The actors have been ended, so {task.prompt!r} cannot be sampled.")
         self._queue.append(_Job(task, weights, tries=0))
         self._feed()
 
@@ -232,7 +235,9 @@ class ActorPool:
         self._seats.check_enough(limit_s)
 
     def shutdown(self) -> None:
-        """End the processes. Tasks that wait or run are given up."""
+        """End the processes. Tasks that wait or run are given up, and no more are taken."""
+        self._is_closed = True
+        self._balance = Balance(self._section.tasks_in_flight)
         self._queue.clear()
         self._running.clear()
         self._seats.close()

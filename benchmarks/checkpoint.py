@@ -43,7 +43,7 @@ class Saves:
     def __init__(self, config: Config, folder: Path, files: Mapping[str, bytes]) -> None:
         section = config.checkpoint.model_copy(update={"keep": 0})
         checkpoints = Checkpoints(LocalStorage(folder))
-        self._keeper = Keeper(config.model_copy(update={"checkpoint": section}), checkpoints, "")
+        self._keeper = Keeper(config.model_copy(update={"checkpoint": section}), checkpoints, "", print)
         self._config_yaml = config_to_yaml(config)
         self._files = files
         self._epoch = 0
@@ -51,7 +51,8 @@ class Saves:
     def begin(self) -> None:
         """Have one written in the background."""
         self._epoch += 1
-        self._keeper.save(RunState(RUN_ID, self._epoch, 0, ""), self._config_yaml, self._files)
+        state = RunState(RUN_ID, self._epoch, 0, "")
+        self._keeper.save(state, self._config_yaml, self._files, self._epoch)
 
     def wait(self) -> None:
         """Until it is on disk."""

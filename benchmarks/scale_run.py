@@ -209,7 +209,8 @@ def run_row(row: Row) -> dict[str, Any]:
                 status=StatusFile(config, beginning.run_id),
                 timelines=TimelineLog(config.run_folder, config.display.timelines),
             )
-            with simulated(config, row) as (started, learner), Keeper.open(config, [], "") as keeper:
+            keeping = Keeper.open(config, [], [], observer.note)
+            with simulated(config, row) as (started, learner), keeping as keeper:
                 watch = QueueGauges(instruments, started.learner.waiting)
                 run_epochs(config, inputs, beginning, started, observer, stop, keeper, 0, watch)
                 latencies = ray.get(learner.take_latencies.remote())

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.disk import flush_folder
 from common.errors import RecordingError
 from common.recording_rows import SCHEMA, BadRowError, check_group, from_row, to_row
 from common.trajectory import ScoredGroup
@@ -61,7 +62,7 @@ class TrajectoryWriter:
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
-            _sync_folder(self._folder)
+            flush_folder(self._folder)
         except OSError as error:
             raise RecordingError(f"Cannot write the recording {path}: {error}") from error
         finally:
@@ -163,14 +164,6 @@ def _write_groups(file: object, path: Path, groups: Iterable[ScoredGroup], kind:
         writer.add_key_value_metadata({**metadata, "groups": str(count)})
     if not count:
         raise RecordingError(f"There is no group to record in {path}")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _open_file(path: Path, kind: RecordingKind) -> pq.ParquetFile:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from common.disk import flush_folder, write_flushed
 from common.places import local_path
 from common.storage_arrow import ArrowStorage
 
@@ -53,8 +54,8 @@ class Storage(Protocol):
         """Delete a finished folder."""
         ...
 
-    def clean(self) -> None:
-        """Delete what is unfinished."""
+    def clean(self, own: Callable[[str], bool]) -> None:
+        """Delete what is unfinished. own: whether a folder of that name is one of ours; others are left."""
         ...
 
     def check_writable(self) -> None:
@@ -96,14 +97,14 @@ class LocalStorage:
         try:
             shutil.rmtree(aside, ignore_errors=True)
             for file, data in files.items():
-                _write_flushed(aside / file, data)
+                write_flushed(aside / file, data)
             for folder in {(aside / file).parent for file in files} | {aside}:
-                _flush_folder(folder)
+                flush_folder(folder)
             if (self.root / name).exists():
                 shutil.rmtree(replaced, ignore_errors=True)
                 os.replace(self.root / name, replaced)
             os.replace(aside, self.root / name)
-            _flush_folder(self.root)
+            flush_folder(self.root)
         except OSError:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -116,17 +117,18 @@ class LocalStorage:
         os.replace(self.root / name, replaced)
         shutil.rmtree(replaced)
 
-    def clean(self) -> None:
+    def clean(self, own: Callable[[str], bool]) -> None:
         """See Storage."""
         for name in self._folders():
-            if name.startswith(".") and name.endswith((PARTIAL, REPLACED)):
+            meant = name.removeprefix(".").removesuffix(PARTIAL).removesuffix(REPLACED)
+            if name in (f".{meant}{PARTIAL}", f".{meant}{REPLACED}") and own(meant):
                 shutil.rmtree(self.root / name)
 
     def check_writable(self) -> None:
         """See Storage."""
         self.root.mkdir(parents=True, exist_ok=True)
         probe = self.root / f".probe{PARTIAL}"
-        _write_flushed(probe / COMMIT_FILE, b"")
+        write_flushed(probe / COMMIT_FILE, b"")
         shutil.rmtree(probe)
 
     @contextmanager
@@ -143,19 +145,3 @@ def open_storage(place: str) -> Storage:
     for path in local_path(place):
         return LocalStorage(path)
     return ArrowStorage.open(place, COMMIT_FILE)
-
-
-def _write_flushed(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

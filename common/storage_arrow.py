@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -80,9 +80,9 @@ class ArrowStorage:
             self.filesystem.delete_file(info.path)
         self.filesystem.delete_dir(folder)
 
-    def clean(self) -> None:
+    def clean(self, own: Callable[[str], bool]) -> None:
         """See common.storage.Storage."""
-        for name in self.unfinished():
+        for name in filter(own, self.unfinished()):
             self.delete(name)
 
     def check_writable(self) -> None:

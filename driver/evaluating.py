@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import ray
 from ray.exceptions import ObjectLostError
 
 from common.config.schema import Config
@@ -66,7 +65,7 @@ def _pictures(rollouts: Rollouts, group: ScoredReference) -> ImageGroup:
     images = group.images
     for _ in range(LOST_TRIES):
         try:
-            found: ImageGroup = ray.get(images)
+            found: ImageGroup = rollouts.fetch(images, f"the pictures of {group.task.prompt!r}")
         except ObjectLostError:
             images = rollouts.again(group).images
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.disk import replace_file
 from common.errors import CheckpointError
 from common.evaluation import Evaluation, PromptSetEvaluation
 from common.trajectory import PolicyStamp
@@ -21,7 +23,7 @@ def evaluation_file(run_folder: Path, epoch: int) -> Path:
 
 
 def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
-    """Write one evaluation as plain arrays and JSON."""
+    """Write one evaluation as plain arrays and JSON, whole or not at all. Raises RunFolderError."""
     header = {
         "epoch": evaluation.epoch,
         "stamp": asdict(evaluation.stamp),
@@ -35,10 +37,9 @@ def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
         arrays[f"{number}/pixels"] = own.pixels
         arrays |= {f"{number}/{name}": values for name, values in own.scores.items()}
     path = evaluation_file(run_folder, evaluation.epoch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial.npz")
-    np.savez_compressed(aside, **arrays)
-    aside.replace(path)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    replace_file(path, packed.getvalue())
     return path
 
 

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.disk import replace_file, written_into
 from common.places import join_place
 from driver.observer import Observer, picture_file, shown_score
 from driver.plots import role_times, step_gradient_norms, training_curve
-from driver.report import change_markdown, change_table, compare
+from driver.report import begun_late, change_markdown, change_table, compare
 from driver.run_page import describe_run, how_it_was_made
 from driver.timeline_path import advice
 from driver.timeline_picture import draw_timeline
@@ -25,22 +26,26 @@ from learner.state import AVERAGED_FOLDER, POLICY_FOLDER
 def show_result(config: Config, observer: Observer, tracker: Tracker, console: Console) -> None:
     """Table of before and after, grid, plots; to the terminal, the run folder and the tracker."""
     before, after = observer.evaluations[0], observer.evaluations[-1]
-    changes = compare(before, after)
+    changes, remark = compare(before, after), begun_late(before)
     grid = picture_file(config)
-    (config.run_folder / "result.md").write_text(change_markdown(changes))
+    replace_file(config.run_folder / "result.md", change_markdown(changes, remark).encode())
     checkpoints = Checkpoints.of(config)
     checkpoint = checkpoints.where(config.run.epochs)
-    (config.run_folder / CONFIG_FILE).write_text(config_to_yaml(config))
-    tracker.log_folder(write_plots(config.run_folder / "plots", observer, shown_score(config)), "plots")
+    replace_file(config.run_folder / CONFIG_FILE, config_to_yaml(config).encode())
+    with written_into(config.run_folder / "plots"):
+        plots = write_plots(config.run_folder / "plots", observer, shown_score(config))
+    tracker.log_folder(plots, "plots")
     pictures = (grid.name, "plots/training_curve.png")
-    tracker.set_description(describe_run(config, config.run.epochs, changes, tracker.run_id, pictures))
+    tracker.set_description(
+        describe_run(config, config.run.epochs, changes, tracker.run_id, pictures, remark)
+    )
     if config.tracker.save_checkpoint:
         for name in (POLICY_FOLDER, AVERAGED_FOLDER):
             with checkpoints.on_disk(config.run.epochs, name) as folder:
                 if folder.is_dir():
                     tracker.log_folder(folder, f"checkpoint/{name}")
     models = registered(config, observer, tracker)
-    console.print(change_table(changes, f"{config.run.name}: {config.run.epochs} epochs"))
+    console.print(change_table(changes, f"{config.run.name}: {config.run.epochs} epochs", remark))
     prompt = after.sets[-1].prompts[0]
     for title, text in {
         "Pictures, same prompts and noise before and after": grid,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from common.config.load import config_differences, config_from_yaml_text, config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
-from common.places import whole_place
+from common.places import join_place, local_path, split_place, whole_place
 from driver.run_folder import LOCK_FILE
 from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
 
@@ -25,17 +26,18 @@ FITTING = ("model.path", "model.revision", "model.variant", "policy.")
 def begin_fork(config: Config, place: str) -> None:
     """Make the checkpoint at a path or URI the beginning of the configured run, whose folder is claimed.
 
-    Does nothing where the run is that fork already: the same command goes on with it. Raises RunFolderError
-    where the folder holds any other run, CheckpointError where the checkpoint cannot be read or does not fit.
+    Does nothing where the run is that fork already: the same command goes on with it, also where the
+    checkpoint is gone. Raises RunFolderError where the folder holds any other run, CheckpointError where the
+    checkpoint cannot be read or does not fit.
     """
-    source = read_checkpoint(place)
-    forked_from = f"{whole_place(source.place)} of run {source.state.run_id}"
     checkpoints = Checkpoints.of(config)
     checkpoints.check_writable()
     for own in checkpoints.newest().checkpoints:
-        if own.state.forked_from == forked_from:
+        if _is_fork_of(own, place):
             return
         raise RunFolderError(f"{config.run_folder} {_described(own)} {_MEND}")
+    source = read_checkpoint(place)
+    forked_from = f"{_as_recorded(place)}{_OF_RUN}{source.state.run_id}"
     foreign = sorted({path.name for path in config.run_folder.iterdir()} - {LOCK_FILE, FOLDER})
     if foreign:
         raise RunFolderError(f"{config.run_folder} holds {', '.join(foreign[:5])} of another run. {_MEND}")
@@ -63,7 +65,26 @@ def check_fits(source: Checkpoint, config: Config) -> None:
         )
 
 
+_OF_RUN = " of run "
 _MEND = "--fork begins a new run: choose another run.name, or leave out --fork to go on with that one."
+
+
+def _is_fork_of(own: Checkpoint, place: str) -> bool:
+    """Whether a run began with the checkpoint there, as far as that can still be read."""
+    origin, _, run_id = own.state.forked_from.rpartition(_OF_RUN)
+    if origin != _as_recorded(place):
+        return False
+    with suppress(CheckpointError):
+        return read_checkpoint(place, lambda _file: False).state.run_id == run_id
+    return True
+
+
+def _as_recorded(place: str) -> str:
+    """The place as every working folder and every spelling of it gives it. Reads nothing."""
+    folder, name = split_place(place)
+    for path in local_path(folder):
+        return whole_place(str(path / name))
+    return join_place(folder, name)
 
 
 def _without_what_is_in_flight(files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from common.disk import replace_file
 from common.errors import RunFolderError
 from driver.alarms import FIRST_EPOCHS, EpochSigns
 
@@ -17,13 +17,8 @@ KEPT_EPOCHS = 500
 
 def save_history(run_folder: Path, history: Mapping[int, EpochSigns]) -> None:
     """Write it, whole or not at all. Raises RunFolderError where the folder cannot be written."""
-    path = run_folder / HISTORY_FILE
-    aside = path.with_suffix(".writing")
-    try:
-        aside.write_text(json.dumps({epoch: asdict(signs) for epoch, signs in history.items()}, indent=1))
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunFolderError(f"Cannot write {path}: {error}. Free space or mend its rights.") from error
+    text = json.dumps({epoch: asdict(signs) for epoch, signs in history.items()}, indent=1)
+    replace_file(run_folder / HISTORY_FILE, text.encode())
 
 
 def load_history(run_folder: Path, epochs: int) -> dict[int, EpochSigns]:

@@ -43,14 +43,14 @@ def bad_groups(reports: Reports) -> list[BadGroup]:
 
 
 def longest_row(before: int, outcomes: Iterable[Outcome]) -> tuple[int, int]:
-    """Updates in a row that were skipped for a bad number: at the end, and at most.
+    """Updates in a row that were skipped for a bad number: at the end, and at most in rows that grew here.
 
     before: those that came right before. An update with nothing to learn neither counts nor ends a row.
     """
-    row = longest = before
+    row, longest = before, 0
     for outcome in outcomes:
         row = 0 if outcome is Outcome.APPLIED else row + outcome.is_bad
-        longest = max(longest, row)
+        longest = max(longest, row) if outcome.is_bad else longest
     return row, longest
 
 
@@ -99,7 +99,7 @@ class Guards:
         where = self._save(epoch, named, groups)
         self._witness.note(f"epoch {epoch}: {what}.{listed}\n  {where}")
         if longest >= self._section.skipped_updates_in_a_row:
-            sound = self._newest_checkpoint(self._sound_epochs(epoch))
+            sound = self._newest_checkpoint(self.sound_epochs(epoch - 1))
             raise BadNumbersError(
                 f"{longest} updates in a row were skipped, as many as guards.skipped_updates_in_a_row = "
                 f"{self._section.skipped_updates_in_a_row} allows: {bad[-1].value}.{listed}\n{where}\n"
@@ -128,12 +128,12 @@ class Guards:
     def _row_before(self, epoch: int) -> int:
         return self._history[epoch - 1].row if epoch - 1 in self._history else 0
 
-    def _sound_epochs(self, epoch: int) -> int:
-        """How many epochs were finished before those with skipped updates that end with this one."""
-        before = epoch - 1
-        while before in self._history and self._history[before].bad_updates:
-            before -= 1
-        return before
+    def sound_epochs(self, finished: int) -> int:
+        """How many of the finished epochs come before those with skipped updates that they end with."""
+        sound = finished
+        while sound in self._history and (self._history[sound].bad_updates or self._history[sound].row):
+            sound -= 1
+        return sound
 
     def _save(self, epoch: int, named: Sequence[BadGroup], groups: Iterable[ScoredGroup]) -> str:
         """Write the groups that are to blame, or where none is, the epoch's first. Returns what was done."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.disk import replace_file
 from common.errors import RunFolderError
 
 JOURNAL_FILE = "journal.json"
@@ -18,13 +18,15 @@ class Journal:
     """Written when the tracker's run is opened, and at the end.
 
     config_digest: of the settings that must not differ when the run goes on. finished: the epochs of a run
-    whose result has been shown; 0 before.
+    whose result has been shown; 0 before. forked_from: the checkpoint that the run began with, empty where it
+    began with the pretrained model.
     """
 
     run_id: str
     tracker_run: str
     config_digest: str
     finished: int
+    forked_from: str = ""
 
 
 def settings_digest(settings: str) -> str:
@@ -33,22 +35,9 @@ def settings_digest(settings: str) -> str:
 
 
 def write_journal(run_folder: Path, journal: Journal) -> None:
-    """Write it aside, flush it to disk, then rename. Raises RunFolderError where that fails."""
-    path = run_folder / JOURNAL_FILE
-    aside = path.with_suffix(".writing")
-    try:
-        with aside.open("w") as file:
-            file.write(json.dumps(asdict(journal), indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        folder = os.open(run_folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise RunFolderError(f"Cannot write {path}: {error}. Free space or mend its rights.") from error
+    """Write it, whole or not at all. Raises RunFolderError where that fails."""
+    text = json.dumps(asdict(journal), indent=1) + "\n"
+    replace_file(run_folder / JOURNAL_FILE, text.encode())
 
 
 def read_journal(run_folder: Path) -> list[Journal]:

@@ -7,13 +7,16 @@ writes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from common.config.schema import Config
+from common.errors import CheckpointError, StuckError
 from common.evaluation import Evaluation
+from driver.patience import Patience
+from driver.stop import StopRequested
 from driver.writing import Writing
 from learner.checkpoint import Checkpoints, RunState
 
@@ -24,17 +27,19 @@ def best_epochs(golds: Mapping[int, float], count: int) -> list[int]:
 
 
 def kept_epochs(
-    written: Collection[int], last: int, keep: int, keep_best: int, golds: Mapping[int, float]
+    written: Collection[int], last: int, keep: int, keep_best: int, golds: Mapping[int, float], sound: int
 ) -> set[int]:
     """Which checkpoints stay, after that of epoch `last` was written.
 
-    That one, the `keep` before it, and the `keep_best` best that there are. One of a later epoch is left from
-    before the run went back to an earlier checkpoint: it stays, and is replaced when the run comes by.
+    That one, the `keep` before it, the `keep_best` best that there are, and the newest of at most `sound`
+    epochs. One of a later epoch is left from before the run went back to an earlier checkpoint: it stays, and
+    is replaced when the run comes by.
     """
     there = sorted(epoch for epoch in written if epoch <= last)
     later = {epoch for epoch in written if epoch > last}
     scored = {epoch: gold for epoch, gold in golds.items() if epoch in there}
-    return {*there[-(keep + 1) :], *best_epochs(scored, keep_best), *later}
+    newest_sound = [epoch for epoch in there if epoch <= sound][-1:]
+    return {*there[-(keep + 1) :], *best_epochs(scored, keep_best), *newest_sound, *later}
 
 
 def gold_score(evaluation: Evaluation, golds: Collection[str]) -> float:
@@ -46,22 +51,37 @@ def gold_score(evaluation: Evaluation, golds: Collection[str]) -> float:
 class Keeper:
     """Writes a run's checkpoints. Owned by one thread. A context: at its end all is written.
 
-    forked_from: the checkpoint that the run began with, see RunState.
+    forked_from: the checkpoint that the run began with, see RunState. note: shows a person a line.
     """
 
-    def __init__(self, config: Config, checkpoints: Checkpoints, forked_from: str) -> None:
+    def __init__(
+        self, config: Config, checkpoints: Checkpoints, forked_from: str, note: Callable[[str], None]
+    ) -> None:
         self._section = config.checkpoint
         self._gold_names = tuple(config.gold)
         self._forked_from = forked_from
         self._checkpoints = checkpoints
+        self._note = note
         self._golds: dict[int, float] = {}
         self._in_work: tuple[Writing, ...] = ()
-        self._written: tuple[int, ...] = ()
+        # Of the last checkpoint: its epoch, and the epochs that were sound then.
+        self._written: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
-    def open(config: Config, evaluations: Sequence[Evaluation], forked_from: str) -> Keeper:
-        """The keeper of the configured run. evaluations: those before a continuation."""
-        keeper = Keeper(config, Checkpoints.of(config), forked_from)
+    def open(
+        config: Config,
+        evaluations: Sequence[Evaluation],
+        states: Sequence[RunState],
+        note: Callable[[str], None],
+    ) -> Keeper:
+        """The keeper of the configured run.
+
+        evaluations: those before a continuation that the run folder has. states: of the checkpoint that the
+        run goes on from, which knows their gold scores too; none for a new run.
+        """
+        keeper = Keeper(config, Checkpoints.of(config), "".join(own.forked_from for own in states), note)
+        for state in states:
+            keeper._golds.update(state.golds)
         for evaluation in evaluations:
             keeper.after_evaluation(evaluation)
         return keeper
@@ -71,24 +91,34 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Ctrl-C a second time ends the run at once: what is being written is left unfinished.
-        if kind is not KeyboardInterrupt:
+        if kind is KeyboardInterrupt:
+            return
+        try:
             self.finish()
+        except (CheckpointError, StuckError) as error:
+            if kind in (None, StopRequested):
+                raise
+            # It must not take the place of the error that ends the run.
+            self._note(str(error))
 
-    def save(self, state: RunState, config_yaml: str, files: Mapping[str, bytes]) -> None:
+    def save(self, state: RunState, config_yaml: str, files: Mapping[str, bytes], sound: int) -> None:
         """Begin to write a checkpoint, and return; waits first where an earlier one is still being written.
 
-        Raises CheckpointError where that one could not be written, StuckError where it takes too long.
+        sound: the newest checkpoint of at most so many epochs stays, whatever the others are. Raises
+        CheckpointError where the earlier one could not be written, StuckError where it takes too long: two
+        are never written at a time.
         """
         self.wait()
-        whole, golds = replace(state, forked_from=self._forked_from), dict(self._golds)
+        golds = {epoch: gold for epoch, gold in self._golds.items() if epoch <= state.epoch}
+        whole = replace(state, forked_from=self._forked_from, golds=tuple(sorted(golds.items())))
 
         def write() -> None:
             self._checkpoints.write(whole, config_yaml, files)
-            self._prune(whole.epoch, golds)
+            self._prune(whole.epoch, sound, golds)
 
         what = f"the checkpoint {self._checkpoints.where(state.epoch)} to be written"
-        self._in_work = (Writing(write, what).start(),)
-        self._written = (state.epoch,)
+        self._in_work = (Writing(write, what, self._section.timeout_s).start(),)
+        self._written = ((state.epoch, sound),)
 
     def check(self) -> None:
         """Raise CheckpointError where the checkpoint in work has failed meanwhile. Does not wait."""
@@ -96,10 +126,12 @@ class Keeper:
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises CheckpointError, StuckError."""
-        in_work, self._in_work = self._in_work, ()
-        for writing in in_work:
-            writing.wait(self._section.timeout_s)
+        """Until nothing is being written. Raises CheckpointError, once; StuckError, as long as it is so."""
+        patience = Patience(self._note)
+        for writing in self._in_work:
+            writing.wait(lambda: patience.look(self._in_words))
+            self._in_work = ()
+            writing.check()
 
     def after_evaluation(self, evaluation: Evaluation) -> bool:
         """Note an evaluation; whether its policy belongs to the best, and so should be saved.
@@ -114,9 +146,12 @@ class Keeper:
     def finish(self) -> None:
         """Wait, and delete what the evaluations since the last write made superfluous."""
         self.wait()
-        for last in self._written:
-            self._prune(last, self._golds)
+        for last, sound in self._written:
+            self._prune(last, sound, self._golds)
 
-    def _prune(self, last: int, golds: Mapping[int, float]) -> None:
+    def _in_words(self) -> list[str]:
+        return [f"the run waits for {writing.what}" for writing in self._in_work]
+
+    def _prune(self, last: int, sound: int, golds: Mapping[int, float]) -> None:
         section, written = self._section, self._checkpoints.epochs()
-        self._checkpoints.prune(kept_epochs(written, last, section.keep, section.keep_best, golds))
+        self._checkpoints.prune(kept_epochs(written, last, section.keep, section.keep_best, golds, sound))

@@ -35,7 +35,7 @@ from driver.queues import QueueGauges, Watch
 from driver.rollouts import Rollouts
 from driver.run_folder import Beginning, claim, find_beginning, fixed_settings_digest
 from driver.services import Services, ray_cluster, services
-from driver.source import OfflineSource, OnlineSource, Source
+from driver.source import OfflineSource, OnlineSource, Source, lost_samples
 from driver.status import StatusFile, epochs_reached
 from driver.steady_learner import SteadyLearner
 from driver.stop import StopFlag, StopRequested
@@ -109,7 +109,7 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
             display.start(config.run.epochs)
             display.update(state)
             try:
-                status = StatusFile(config, beginning.run_id)
+                status = StatusFile(config, beginning.run_id, reached)
                 instruments = Instruments({"run": config.run.name})
                 timelines = TimelineLog(config.run_folder, config.display.timelines)
                 with (
@@ -124,7 +124,7 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
                         config, display, tracker, gauges, state, earlier, versions, status, timelines
                     )
                     observer.phase(Phase.STARTING, 0)
-                    keeper = Keeper.open(config, earlier, beginning.forked_from)
+                    keeper = Keeper.open(config, earlier, beginning.states, observer.note)
                     with services(config, beginning.run_id, observer.note) as started, keeper:
                         watch = QueueGauges(instruments, started.learner.waiting)
                         run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)
@@ -159,7 +159,13 @@ def newest_checkpoint(config: Config, epochs: int) -> str:
 @contextmanager
 def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
     """The tracker's run, closed with the status that fits how the training ended."""
-    tracker = open_tracker(config.tracker, config.run.name, config.run_folder.parent, beginning.tracker_run)
+    tracker = open_tracker(
+        config.tracker,
+        config.run.name,
+        config.run_folder.parent,
+        beginning.tracker_run,
+        same_again=not config.data.max_staleness,
+    )
     end = RunEnd.FAILED
     try:
         keep_journal(config, beginning, tracker, finished=0)
@@ -177,11 +183,13 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
 
 def keep_journal(config: Config, beginning: Beginning, tracker: Tracker, finished: int) -> None:
     """Write what a killed run is recognised by. finished: its epochs once its result has been shown."""
-    journal = Journal(beginning.run_id, tracker.run_id, fixed_settings_digest(config), finished)
-    write_journal(config.run_folder, journal)
+    digest, forked_from = fixed_settings_digest(config), beginning.forked_from
+    write_journal(
+        config.run_folder, Journal(beginning.run_id, tracker.run_id, digest, finished, forked_from)
+    )
 
 
-def going_on(beginning: Beginning, reached: int) -> list[str]:
+def going_on(config: Config, beginning: Beginning, reached: int) -> list[str]:
     """Where a continued run goes on, and what it does again. reached: epochs that had been finished."""
     lines = [
         f"Going on after epoch {beginning.epoch} from {checkpoint.place}."
@@ -189,7 +197,7 @@ def going_on(beginning: Beginning, reached: int) -> list[str]:
     ]
     if reached > beginning.epoch:
         lines.append(f"Epochs {beginning.epoch + 1} to {reached} had been finished, and are done again.")
-    return lines
+    return [*lines, *lost_samples(config, beginning.epoch)]
 
 
 def run_epochs(
@@ -213,7 +221,7 @@ def run_epochs(
         recording.check(facts.schedule, facts.latent_shape)
     for note in beginning.notes:
         observer.note(note)
-    for line in going_on(beginning, reached):
+    for line in going_on(config, beginning, reached):
         observer.note(line)
     parts = Parts(
         learner=learner,

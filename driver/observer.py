@@ -3,6 +3,7 @@ status and evaluations."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from common.busy import Busy
 from common.config.schema import Config
+from common.disk import replace_file
 from common.evaluation import Evaluation, PromptSetEvaluation
 from common.metrics import exact_metrics
 from common.trajectory import ScorerStamp
@@ -19,7 +21,7 @@ from driver.evaluation_store import save_evaluation
 from driver.gauges import RayGauges
 from driver.history import GroupHistory
 from driver.pictures import before_after_grid
-from driver.report import compare, evaluation_metrics
+from driver.report import begun_late, compare, evaluation_metrics
 from driver.run_page import describe_run
 from driver.status import StatusFile
 from driver.timeline_log import TimelineLog
@@ -91,8 +93,22 @@ class Observer:
         return any(evaluation.epoch == epoch for evaluation in self._evaluations)
 
     def rewound(self, epoch: int, why: str) -> None:
-        """Epochs after `epoch` come again. What is known of them stays, and must come again the same."""
+        """Epochs after `epoch` come again.
+
+        What is known of them stays, and must come again the same. With staleness they may learn from other
+        samples: then it is forgotten, and kept and logged as it comes again.
+        """
         self.note(why)
+        if self._config.data.max_staleness:
+            rewards, unseen_scores = self._state.rewards, self._state.unseen
+            epochs = tuple(one for one in self._epochs if one[0] <= epoch)
+            evaluations = tuple(one for one in self._evaluations if one.epoch <= epoch)
+            self._state = replace(
+                self._state,
+                rewards=rewards[: len(rewards) + len(epochs) - len(self._epochs)],
+                unseen=unseen_scores[: len(unseen_scores) + len(evaluations) - len(self._evaluations)],
+            )
+            self._epochs, self._evaluations = epochs, evaluations
         self._show(replace(self._state, epoch=epoch))
 
     def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
@@ -177,11 +193,14 @@ class Observer:
         grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))
         self._tracker.log_picture(GRID, grid, evaluation.epoch)
         picture = picture_file(self._config)
-        grid.save(picture)
+        packed = io.BytesIO()
+        grid.save(packed, "PNG")
+        replace_file(picture, packed.getvalue())
         self._tracker.log_file(picture)
-        changes = compare(self._evaluations[0], evaluation)
+        first = self._evaluations[0]
+        changes, remark = compare(first, evaluation), begun_late(first)
         self._tracker.set_description(
-            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [picture.name])
+            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [picture.name], remark)
         )
         score = metrics[f"eval/unseen/{self._state.unseen_name}"]
         self._show(replace(self._state, unseen=(*self._state.unseen, score)))

@@ -119,6 +119,13 @@ def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     return means | {name: width for name, width in widths.items() if math.isfinite(width)}
 
 
+def begun_late(before: Evaluation) -> str:
+    """Says where a comparison does not begin with the run's first policy; empty where it does."""
+    if not before.epoch:
+        return ""
+    return f"before: after epoch {before.epoch}, the first evaluation that the run folder has"
+
+
 def compare(before: Evaluation, after: Evaluation) -> tuple[ScoreChange, ...]:
     """Every score of every prompt set, in the order of `before`.
 
@@ -206,10 +213,11 @@ def headline(changes: tuple[ScoreChange, ...], score: str, set_name: str = "unse
     return ""
 
 
-def change_table(changes: tuple[ScoreChange, ...], title: str = "") -> Table:
-    """The comparison for a terminal of 80 columns; clear gains are green, clear losses red."""
+def change_table(changes: tuple[ScoreChange, ...], title: str = "", remark: str = "") -> Table:
+    """The comparison for a terminal of 80 columns; clear gains are green, clear losses red. remark: below."""
     changes = _told_once(changes)
-    table = _table(title, CHANGE_NOTE, ("prompts", "score", "before", "after", "difference"))
+    note = "\n".join(filter(None, (CHANGE_NOTE, remark)))
+    table = _table(title, note, ("prompts", "score", "before", "after", "difference"))
     for change, row in zip(changes, _change_rows(changes), strict=True):
         clear = "green" if change.difference.mean > 0 else "red"
         style = clear if change.difference.excludes_zero else ""
@@ -217,15 +225,16 @@ def change_table(changes: tuple[ScoreChange, ...], title: str = "") -> Table:
     return table
 
 
-def change_markdown(changes: tuple[ScoreChange, ...]) -> str:
-    """The comparison as a Markdown table with a note below it; clear differences are bold."""
+def change_markdown(changes: tuple[ScoreChange, ...], remark: str = "") -> str:
+    """The comparison as a Markdown table with a note and the remark below it; clear differences are bold."""
     changes = _told_once(changes)
     lines = ["| prompts | score | before | after | difference |", "| --- | --- | ---: | ---: | ---: |"]
     for change, row in zip(changes, _change_rows(changes), strict=True):
         figures = row[4].removesuffix(CLEAR).strip()
         difference = f"**{figures}** \\{CLEAR}" if change.difference.excludes_zero else figures
         lines.append("| " + " | ".join((*row[:4], difference)) + " |")
-    return "\n".join((*lines, "", CHANGE_NOTE.replace(CLEAR, "\\" + CLEAR))) + "\n"
+    below = [CHANGE_NOTE.replace(CLEAR, "\\" + CLEAR), *(["", remark] if remark else [])]
+    return "\n".join((*lines, "", *below)) + "\n"
 
 
 def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:

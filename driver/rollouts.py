@@ -36,6 +36,7 @@ from reward_service.part import RewardFailure
 
 WAIT_SLICE_S = 0.5
 FETCH_LIMIT_S = 30.0
+FETCH_TRIES = 10
 LOST_TRIES = 5
 """How often one group's pictures may be lost with their node before that counts as a failed score."""
 
@@ -143,9 +144,12 @@ class Rollouts:
         self._pool.shutdown()
 
     def again(self, group: ScoredReference) -> Sampled:
-        """Sample a group once more, to the same bits, because what was sampled is lost. Waits for it."""
-        found = self._renewed.setdefault(group.task, [])
+        """Sample a group once more, to the same bits, because what was sampled is lost. Waits for it.
+
+        Raises StuckError after `end_sampling`.
+        """
         self._pool.submit(group.task, group.weights.reference)
+        found = self._renewed.setdefault(group.task, [])
         while not found:
             self._turn("")
         del self._renewed[group.task]
@@ -196,6 +200,21 @@ class Rollouts:
                     values[reference] = _value(reference, left + WAIT_SLICE_S, what)
                     missing.remove(reference)
         return [values[reference] for reference in references]
+
+    def fetch(self, reference: ray.ObjectRef, what: str) -> Any:
+        """The value of a large object that has been made. what: names it, e.g. in notes while it takes long.
+
+        Raises ObjectLostError where it is lost, StuckError where it does not come.
+        """
+        for _ in range(FETCH_TRIES):
+            try:
+                return ray.get(reference, timeout=FETCH_LIMIT_S)
+            except GetTimeoutError:
+                self._turn(f"{what} to come to the driver")
+        raise StuckError(
+            f"Waited {FETCH_TRIES * FETCH_LIMIT_S:.0f} s for {what} to come to the driver, in vain. Look at "
+            "the network between the nodes."
+        )
 
     def _turn(self, what: str) -> list[ray.ObjectRef]:
         """Wait a moment for anything at all, and move on what is ready. Returns what is ready.

@@ -16,7 +16,7 @@ from common.config.schema import Config
 from common.errors import RunFolderError
 from driver.journal import read_journal, settings_digest
 from driver.tracker import flat_params
-from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, list_checkpoints
+from learner.checkpoint import FOLDER, Checkpoint, Checkpoints, RunState, list_checkpoints
 
 LOCK_FILE = ".lock"
 
@@ -47,6 +47,11 @@ class Beginning:
     checkpoint: tuple[Checkpoint, ...]
     notes: tuple[str, ...] = ()
     open_tracker_run: str = ""
+
+    @property
+    def states(self) -> tuple[RunState, ...]:
+        """Where the checkpoint says that the run stands; none for a new run."""
+        return tuple(checkpoint.state for checkpoint in self.checkpoint)
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -133,8 +138,17 @@ def find_beginning(config: Config) -> Beginning:
 
 
 def _without_checkpoint(config: Config, notes: tuple[str, ...]) -> Beginning:
-    """A new run, or the one in the folder that was ended before its first checkpoint."""
+    """A new run, or the one in the folder that was ended before its first checkpoint.
+
+    Raises RunFolderError for a fork: it would begin with the pretrained model in place of its checkpoint.
+    """
     for journal in read_journal(config.run_folder):
+        if journal.forked_from:
+            raise RunFolderError(
+                f"{config.run_folder} holds a run that was forked from {journal.forked_from}, and no "
+                f"checkpoint of it is in {Checkpoints.of(config).place}. Bring one back from a copy; or "
+                "begin another fork: choose another run.name, or delete the folder, and give --fork."
+            )
         if journal.config_digest == fixed_settings_digest(config):
             note = "This run has no checkpoint yet: it begins again, as the same run."
             return Beginning(journal.run_id, 0, (), (*notes, note), journal.tracker_run)

@@ -13,14 +13,21 @@ ROOM = "\u00a0\u00a0"
 
 
 def describe_run(
-    config: Config, epochs: int, changes: tuple[ScoreChange, ...], run_id: str, pictures: Sequence[str] = ()
+    config: Config,
+    epochs: int,
+    changes: tuple[ScoreChange, ...],
+    run_id: str,
+    pictures: Sequence[str] = (),
+    remark: str = "",
 ) -> str:
-    """Markdown. epochs: finished ones; run_id: MLflow's; pictures: PNG artifacts of the run to show."""
+    """Markdown. epochs: finished ones; run_id: MLflow's; pictures: PNG artifacts of the run to show; remark:
+    stands below the table."""
     scores = [*config.gold, *(() if config.gold else ("reward",))]
     lines = [headline(changes, score) for score in scores]
     results = [f"**{line}** after {epochs} epochs" for line in lines if line]
     shown = [f"![{file}]({artifact_address(run_id, file)})" for file in pictures]
-    return "\n\n".join([*results, _roomy(change_markdown(changes)), *shown, how_it_was_made(config)]) + "\n"
+    table = _roomy(change_markdown(changes, remark))
+    return "\n\n".join([*results, table, *shown, how_it_was_made(config)]) + "\n"
 
 
 def _roomy(table: str) -> str:

@@ -58,6 +58,21 @@ class Source(Protocol):
         ...
 
 
+def lost_samples(config: Config, finished: int) -> list[str]:
+    """Which epochs' samples are lost where a run goes on after so many finished epochs, in words.
+
+    None before the first: what was sampled ahead then had the same weights.
+    """
+    last = min(finished + config.data.max_staleness, config.run.epochs)
+    if config.data.mode == "offline" or not finished or last == finished:
+        return []
+    which = f"epoch {last}" if last == finished + 1 else f"epochs {finished + 1} to {last}"
+    return [
+        f"What was sampled ahead for {which} is lost, and is sampled again with the weights after epoch "
+        f"{finished}."
+    ]
+
+
 class OnlineSource:
     """Sampled by the actors. Keeps max_staleness epochs in flight ahead of the one that is learned."""
 

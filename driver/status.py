@@ -46,14 +46,16 @@ class ProcessStatus:
 class RunStatus:
     """What status.json holds.
 
-    pid: of the driver. epoch: finished epochs. phase: as displays name it, or how the run ended. since: Unix
-    time of the phase's begin. processes: those that lived then.
+    pid: of the driver. epoch: finished epochs. reached: the most that were ever finished, checkpoint or not.
+    phase: as displays name it, or how the run ended. since: Unix time of the phase's begin. processes: those
+    that lived then.
     """
 
     run_id: str
     pid: int
     host: str
     epoch: int
+    reached: int
     epochs: int
     phase: str
     since: float
@@ -79,17 +81,21 @@ def living_processes(config: Config) -> tuple[ProcessStatus, ...]:
 
 
 class StatusFile:
-    """Keeps the file up to date. A disk that does not take it never stops the run."""
+    """Keeps the file up to date. A disk that does not take it never stops the run.
 
-    def __init__(self, config: Config, run_id: str) -> None:
+    reached: the most epochs that the run's earlier processes had finished; 0 for a new run.
+    """
+
+    def __init__(self, config: Config, run_id: str, reached: int = 0) -> None:
         self._config = config
         self._run_id = run_id
         self._path = config.run_folder / STATUS_FILE
-        self._epoch = 0
+        self._epoch = self._reached = reached
 
     def write(self, state: DisplayState) -> None:
         """A phase begins. Needs Ray."""
         self._epoch = state.epoch
+        self._reached = max(self._reached, state.epoch)
         self._put(state.phase.value, living_processes(self._config))
 
     @contextmanager
@@ -111,6 +117,7 @@ class StatusFile:
             pid=os.getpid(),
             host=os.uname().nodename,
             epoch=self._epoch,
+            reached=self._reached,
             epochs=self._config.run.epochs,
             phase=phase,
             since=time.time(),
@@ -130,9 +137,9 @@ def read_status(run_folder: Path) -> RunStatus:
 
 
 def epochs_reached(run_folder: Path, run_id: str) -> int:
-    """Finished epochs of the run's earlier process, checkpoint or not; 0 where there is none."""
+    """The most epochs that the run's earlier processes had finished; 0 where there were none."""
     try:
         status = read_status(run_folder)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return 0
-    return status.epoch if status.run_id == run_id else 0
+    return status.reached if status.run_id == run_id else 0

@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,8 @@ class Tracker:
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """metrics: by name, see common.metrics; epoch: epochs finished.
 
-        What an earlier process of the run has logged stays: an epoch that is done again gives the same.
+        What an earlier process of the run has logged stays where an epoch that is done again gives the same
+        (same_again); else it is logged again.
         Raises ValueError for a name that is not in the table.
         """
         from mlflow.entities import Metric
@@ -215,12 +217,15 @@ def open_tracker(
     run_folder_parent: Path,
     resume_run_id: str = "",
     warn: TrackerNote = LOGGER.warning,
+    same_again: bool = True,
 ) -> Tracker:
     """Open a new run, or go on with `resume_run_id`. run_folder_parent holds the default store.
 
+    same_again: whether epochs that are done again give the same, so that they need not be logged again.
     Raises TrackerError where the store cannot be opened, read or written.
     """
     run = open_run(section, run_name, run_folder_parent, resume_run_id, warn)
+    run = run if same_again else replace(run, logged=frozenset())
     what = f"Cannot write artifacts of the tracking store {run.store.uri}"
     call_store(what, lambda: run.client.log_text(run.run_id, metrics_markdown(), "metrics.md"))
     return Tracker(run, warn)

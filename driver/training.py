@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import ray
 from ray.exceptions import ObjectLostError, RayError
 
 from common.busy import Moment
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.errors import BadNumbersError, PrdpError, StuckError
+from common.errors import CheckpointError, PrdpError, WeightsError
 from common.recording import TrajectoryWriter
 from common.trajectory import ScoredGroup
 from driver.display_state import Phase
@@ -26,11 +25,14 @@ from driver.observer import Observer
 from driver.published import Published
 from driver.rollouts import Rollouts
 from driver.run_folder import Beginning
-from driver.source import Group, Source
+from driver.source import Group, Source, lost_samples
 from driver.steady_learner import RewindNeeded, SteadyLearner
 from driver.stop import StopFlag, StopRequested
 from learner.checkpoint import Checkpoints, RunState
 from learner.state import Files
+
+STOPPING = (PrdpError, RewindNeeded, RayError, OSError)
+"""What stops a run, but for errors of the program."""
 
 
 @dataclass(frozen=True)
@@ -63,31 +65,36 @@ class Training:
     def run(self, beginning: Beginning) -> None:
         """Train the epochs that are left. Stops with a checkpoint where a stop is asked for.
 
-        Raises StopRequested after that checkpoint, and StuckError and BadNumbersError after one of the last
-        finished epoch where the learner's state can still be had.
+        Raises StopRequested after that checkpoint, and whatever else stops the run after one of the last
+        finished epoch, where the learner's state can still be had. Not so after WeightsError, because nobody
+        knows what the weights are, and after CheckpointError, because nothing can be written.
         """
         try:
-            published = self._begin(beginning)
-            while self._finished < self._config.run.epochs:
-                self._parts.stop.check()
-                try:
-                    published = self._train_epoch(published)
-                    self._after_epoch(published)
-                except RewindNeeded as loss:
-                    published = self._rewind(beginning, loss)
+            self._train(beginning)
         except StopRequested:
-            # A stop is only noticed before an epoch's first update, so the weights are those of the last
-            # finished epoch.
-            self._save(self._parts.learner.export)
+            self._save_at_stop()
             raise
-        except (StuckError, BadNumbersError):
+        except (WeightsError, CheckpointError):
+            raise
+        except STOPPING:
             self._save_at_last()
             raise
+
+    def _train(self, beginning: Beginning) -> None:
+        """Every epoch that is left."""
+        published = self._begin(beginning)
+        while self._finished < self._config.run.epochs:
+            self._parts.stop.check()
+            try:
+                published = self._train_epoch(published)
+                self._after_epoch(published)
+            except RewindNeeded as loss:
+                published = self._rewind(beginning, loss)
 
     def _begin(self, beginning: Beginning) -> Published:
         """Stand where the beginning is."""
         self._finished = epoch = beginning.epoch
-        self._saved = frozenset({epoch} - {0})
+        self._saved = frozenset(checkpoint.state.epoch for checkpoint in beginning.checkpoint)
         published = self._parts.learner.begin(epoch, beginning.files)
         if self._evaluation_is_due() and not self._parts.observer.has_evaluated(epoch):
             self._evaluate(published)
@@ -102,7 +109,8 @@ class Training:
             beginning = replace(beginning, epoch=checkpoint.state.epoch, checkpoint=(checkpoint,))
         where = f"the checkpoint after epoch {beginning.epoch}" if checkpoints else "the beginning"
         again = f"epochs {beginning.epoch + 1} to {reached + 1} are done again"
-        parts.observer.rewound(beginning.epoch, f"Back to {where}, because {loss}: {again}.")
+        why = [f"Back to {where}, because {loss}: {again}.", *lost_samples(self._config, beginning.epoch)]
+        parts.observer.rewound(beginning.epoch, " ".join(why))
         parts.source.forget()
         parts.learner.restart()
         return self._begin(beginning)
@@ -123,14 +131,15 @@ class Training:
             parts.observer.progress(tally.trajectories)
         parts.observer.phase(Phase.LEARNING, self._config.objective.updates_per_epoch, "updates")
         reports, renewed = parts.learner.finish_epoch()
+        # First of all: whatever fails from here on, a checkpoint is one after this epoch.
+        self._finished = epoch + 1
         rewards = parts.rollouts.reward_reports()
         work = started.until_now()
         parts.observer.epoch_worked(epoch + 1, work, parts.rollouts.take_history(), reports)
         metrics = tally.metrics(reports, rewards, parts.faults.since_last(), work.seconds)
-        self._finished = epoch + 1
         alarms = parts.guards.after_epoch(epoch + 1, reports, metrics)
         parts.observer.epoch_done(epoch + 1, {**metrics, **alarms})
-        parts.guards.check_updates(epoch + 1, reports, map(_scored, groups))
+        parts.guards.check_updates(epoch + 1, reports, map(self._scored, groups))
         return renewed
 
     def _groups(self, epoch: int) -> Iterator[Group]:
@@ -144,7 +153,7 @@ class Training:
             kept.append(group)
             yield group
         writer = TrajectoryWriter(self._config.run_folder / "trajectories")
-        writer.write_sound(epoch, map(_scored, kept))
+        writer.write_sound(epoch, map(self._scored, kept))
 
     def _after_epoch(self, published: Published) -> None:
         """Save and evaluate after the epochs that the configuration names, and always after the last.
@@ -191,21 +200,35 @@ class Training:
             return
         self._parts.observer.phase(Phase.CHECKPOINTING, 0)
         state = RunState(self._run_id, finished, self._parts.source.cursor(finished), self._tracker_run)
-        self._parts.keeper.save(state, self._config_yaml, export())
+        sound = self._parts.guards.sound_epochs(finished)
+        self._parts.keeper.save(state, self._config_yaml, export(), sound)
         self._saved = frozenset({finished})
 
-    def _save_at_last(self) -> None:
-        """Keep the last finished epoch of a run that is stuck, where the learner's state can still be had."""
-        # Tasks past their limit would end every later wait too, and a new learner may need the room.
-        self._parts.rollouts.end_sampling()
+    def _save_at_stop(self) -> None:
+        """Keep the last finished epoch of a run that is asked to stop.
+
+        A stop is only noticed before an epoch's first update, so the learner's weights are those.
+        """
         try:
+            self._save(self._parts.learner.export)
+        except (WeightsError, CheckpointError):
+            raise
+        except STOPPING:
+            self._save_at_last()
+
+    def _save_at_last(self) -> None:
+        """Keep the last finished epoch of a run that fails, where the learner's state can still be had."""
+        # Tasks past their limit would end every later wait too, and a new learner may need the room.
+        try:
+            self._parts.rollouts.end_sampling()
             self._save(self._parts.learner.rescue)
-        except (PrdpError, RewindNeeded, RayError) as error:
+        except STOPPING as error:
             self._parts.observer.note(f"The last finished epoch could not be saved: {error}")
 
-
-def _scored(group: Group) -> ScoredGroup:
-    try:
-        return ScoredGroup(ray.get(group.trajectory), group.score)
-    except ObjectLostError:
-        return ScoredGroup(ray.get(group.again().trajectory), group.score)
+    def _scored(self, group: Group) -> ScoredGroup:
+        """With its trajectories, fetched to this process; sampled again where they were lost. Waits."""
+        fetch = self._parts.rollouts.fetch
+        try:
+            return ScoredGroup(fetch(group.trajectory, "a group's trajectories"), group.score)
+        except ObjectLostError:
+            return ScoredGroup(fetch(group.again().trajectory, "a group's trajectories"), group.score)

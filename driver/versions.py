@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.disk import replace_file
 from common.errors import RunFolderError
 from common.trajectory import ScorerStamp
 from reward_service.asking.versions import Swap, VersionHistory
@@ -79,13 +79,7 @@ class VersionLog:
 
     def save(self, run_folder: Path) -> None:
         """Write them into the run folder. Raises RunFolderError where that cannot be written."""
-        path = run_folder / VERSIONS_FILE
-        aside = path.with_suffix(".writing")
-        try:
-            aside.write_text(self.to_json())
-            os.replace(aside, path)
-        except OSError as error:
-            raise RunFolderError(f"Cannot write {path}: {error}") from error
+        replace_file(run_folder / VERSIONS_FILE, self.to_json().encode())
 
     def _note(self, epoch: int, group: int, stamp: ScorerStamp) -> None:
         index = self._histories[stamp.name].index

@@ -1,7 +1,7 @@
 """Checkpoints: folders that are whole or not there, with the digest of every file.
 
 <run folder>/checkpoints/epoch_000012/          or <checkpoint.folder>/<run.name>/epoch_000012/
-    run.json            epoch, prompt cursor, run id, tracker run, digest of every file
+    run.json            epoch, prompt cursor, run id, tracker run, gold scores, digest of every file and of it
     config.yaml         the whole configuration
     learner.json, trainable.safetensors, optimizer.safetensors, ema.safetensors      what an exact
     continuation needs
@@ -36,7 +36,8 @@ class RunState:
     """Where a run stands.
 
     epoch: finished epochs; cursor: next position in the prompt stream; tracker_run: MLflow's id;
-    forked_from: the checkpoint that the run began with, empty where it began with the pretrained model.
+    forked_from: the checkpoint that the run began with, empty where it began with the pretrained model;
+    golds: finished epochs and mean gold score of each evaluation so far.
     """
 
     run_id: str
@@ -44,6 +45,13 @@ class RunState:
     cursor: int
     tracker_run: str
     forked_from: str = ""
+    golds: tuple[tuple[int, float], ...] = ()
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> RunState:
+        """As it was written. Raises KeyError, TypeError, ValueError where it is something else."""
+        golds = tuple((int(epoch), float(gold)) for epoch, gold in fields.get("golds", ()))
+        return RunState(**{**fields, "golds": golds})
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ class Checkpoints:
         content = {**files, CONFIG_FILE: config_yaml.encode()}
         digests = {file: hashlib.sha256(data).hexdigest() for file, data in content.items()}
         header = {"format": FORMAT, "state": asdict(state), "files": digests}
-        content[COMMIT_FILE] = json.dumps(header, indent=1).encode()
+        content[COMMIT_FILE] = json.dumps({**header, "digest": _digest(header)}, indent=1).encode()
         try:
             self._refuse_another_run(name, state.run_id)
             self._storage.write(name, content)
@@ -179,7 +187,7 @@ class Checkpoints:
                 with self._reaching("deleted"):
                     self._storage.delete(checkpoint_name(epoch))
         with self._reaching("deleted"):
-            self._storage.clean()
+            self._storage.clean(lambda name: bool(_epochs([name])))
 
     @contextmanager
     def on_disk(self, epoch: int, folder: str) -> Iterator[Path]:
@@ -228,6 +236,12 @@ def _header(storage: Storage, name: str) -> dict[str, Any]:
     return header
 
 
+def _digest(header: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a header's content, as it comes back from JSON."""
+    content = json.dumps([header["state"], header["files"]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _read(storage: Storage, name: str, wanted: Wanted) -> Checkpoint:
     place = join_place(storage.place, name)
     try:
@@ -237,7 +251,12 @@ def _read(storage: Storage, name: str, wanted: Wanted) -> Checkpoint:
                 f"{place} has format {header['format']}; this version reads format {FORMAT}."
             )
         digests = {file: digest for file, digest in header["files"].items() if wanted(file)}
-        state = RunState(**header["state"])
+        state = RunState.of(header["state"])
+        # Checkpoints of format 1 may lack it.
+        if header.get("digest", _digest(header)) != _digest(header):
+            raise DamagedError(f"{place} is damaged: {COMMIT_FILE} changed since it was written.")
+        if _epochs([name]) not in ([], [state.epoch]):
+            raise DamagedError(f"{place} is the checkpoint after epoch {state.epoch}, under another's name.")
         files = {file: _read_file(storage, name, file, digests[file]) for file in digests}
         return Checkpoint(place, state, files.pop(CONFIG_FILE, b"").decode(), files)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -67,3 +67,15 @@ def test_an_answer_that_cannot_be_fetched_stops_the_run(
     pool = begun(cluster, tiny_pipeline, tmp_path)
     with pytest.raises(StuckError, match="could not be fetched"):
         tell(cluster, pool, cluster.started[0].asked[0], GetTimeoutError())
+
+
+def test_a_pool_that_was_shut_down_takes_no_tasks_and_says_so(
+    tiny_pipeline: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    """Nobody would ever do them, so who waits for one would wait for good."""
+    pool = begun(cluster, tiny_pipeline, tmp_path)
+    pool.shutdown()
+    weights: Any = Answer()
+    with pytest.raises(StuckError, match="have been ended, so 'a cat' cannot be sampled"):
+        pool.submit(TASK, weights)
+    assert (pool.waiting, pool.running) == (0, 0)

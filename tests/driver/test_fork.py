@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from driver.fork import begin_fork, check_fits
 from driver.journal import Journal, write_journal
-from driver.run_folder import claim, find_beginning
+from driver.run_folder import claim, find_beginning, fixed_settings_digest
 from learner.build import build_learner
 from learner.checkpoint import Checkpoints, RunState, read_checkpoint
 from learner.ranks import SingleRank
@@ -71,6 +72,39 @@ def test_the_same_command_goes_on_with_its_fork(tmp_path: Path, monkeypatch: pyt
     Checkpoints.of(config).prune({2})
     fork(config, place)
     assert find_beginning(config).epoch == 2
+
+
+def test_the_same_command_goes_on_when_the_first_run_is_gone(tmp_path: Path) -> None:
+    old, config = make(tmp_path, "old"), make(tmp_path, "new")
+    place = save(old, 3)
+    fork(config, place)
+    begun = find_beginning(config)
+    shutil.rmtree(old.run_folder)
+    fork(config, f"{place}/")
+    fork(config, f"file://{place}")
+    assert find_beginning(config) == begun
+    with pytest.raises(RunFolderError, match=r"holds run .* forked from"):
+        fork(config, Checkpoints.of(old).where(4))
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        fork(make(tmp_path, "another"), place)
+    save(old, 3, run_id="def")
+    with pytest.raises(RunFolderError, match=r"holds run .* forked from .* of run abc"):
+        fork(config, place)
+
+
+def test_a_fork_without_its_checkpoint_never_begins_with_the_pretrained_model(tmp_path: Path) -> None:
+    place = save(make(tmp_path, "old"), 3)
+    config = make(tmp_path, "new")
+    fork(config, place)
+    begun = find_beginning(config)
+    digest = fixed_settings_digest(config)
+    write_journal(config.run_folder, Journal(begun.run_id, "opened", digest, 0, begun.forked_from))
+    shutil.rmtree(config.run_folder / "checkpoints")
+    for changed in (config, make(tmp_path, "new", sampling__steps=9)):
+        with pytest.raises(RunFolderError, match=r"forked from .* of run abc, and no checkpoint .*--fork"):
+            find_beginning(changed)
+    with pytest.raises(RunFolderError, match=r"holds journal\.json of another run"):
+        fork(config, place)
 
 
 def test_a_folder_with_any_other_run_is_refused(tmp_path: Path) -> None:

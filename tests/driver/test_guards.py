@@ -76,11 +76,11 @@ METRICS = {"optimizer/gradient_norm": 1.0, "reward/within_group_std": 1.0}
 
 @given(st.integers(0, 3), st.lists(st.sampled_from(list(Outcome)), max_size=12))
 def test_a_row_is_what_a_slow_count_says(before: int, outcomes: list[Outcome]) -> None:
-    letters = "b" * before + "".join(
+    first, *rows = "".join(
         "a" if one is Outcome.APPLIED else "b" if one.is_bad else "" for one in outcomes
-    )
-    rows = [len(part) for part in letters.split("a")]
-    assert longest_row(before, outcomes) == (rows[-1], max(rows))
+    ).split("a")
+    grown = [before + len(first) if first else 0, *map(len, rows)]
+    assert longest_row(before, outcomes) == (len(rows[-1]) if rows else before + len(first), max(grown))
 
 
 def test_the_group_to_blame_is_saved_to_the_bit_and_nothing_trains_on_it(config: Config) -> None:
@@ -143,6 +143,25 @@ def test_three_in_a_row_stop_the_run_also_over_a_continuation(config: Config) ->
     # After epoch 1 the row was broken.
     fresh, _ = guards_of(config, finished=1)
     through(fresh, 2, [bad(one), bad(one)])
+
+
+def test_a_row_that_an_update_has_broken_stops_nothing(config: Config) -> None:
+    """Also where it was long enough to stop the run before, which then went on from what the stop saved."""
+    guards, _ = guards_of(config)
+    one = groups()[1]
+    guards.after_epoch(1, [bad(one)] * 3, METRICS)
+    guards.check_updates(2, [[report()], bad(one)], groups())
+    with pytest.raises(BadNumbersError, match="4 updates in a row"):
+        guards.check_updates(2, [bad(one), [report()]], groups())
+
+
+def test_sound_epochs_come_before_those_with_skipped_updates(config: Config) -> None:
+    guards, _ = guards_of(config)
+    one = groups()[1]
+    nothing = [report(outcome=Outcome.NOTHING_TO_LEARN)]
+    for epoch, update in enumerate([[report()], bad(one), nothing, bad(one), [report()]], start=1):
+        guards.after_epoch(epoch, [update], METRICS)
+    assert [guards.sound_epochs(epoch) for epoch in range(7)] == [0, 1, 1, 1, 1, 5, 6]
 
 
 def test_a_disk_that_refuses_does_not_hide_the_reason(config: Config) -> None:

@@ -18,6 +18,7 @@ from common.metrics import check_metrics
 from common.trajectory import Float64, PolicyStamp
 from driver.report import (
     Interval,
+    begun_late,
     change_markdown,
     change_table,
     compare,
@@ -115,6 +116,17 @@ def test_markdown_marks_only_clear_differences() -> None:
         ("| 16 unseen", "down"),
     }
     assert "Student's t" in lines[-1]
+
+
+def test_a_comparison_that_begins_late_says_so() -> None:
+    before, after = changes_up_down_and_unclear()
+    assert begun_late(before) == ""
+    remark = begun_late(after)
+    assert "after epoch 9" in remark
+    assert change_markdown(compare(before, after), remark).splitlines()[-1] == remark
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(change_table(compare(before, after), "Result", remark))
+    assert "after epoch 9" in console.export_text()
 
 
 def test_table_fits_80_columns_and_shows_every_row() -> None:

@@ -233,6 +233,17 @@ def test_an_epoch_that_is_done_again_is_logged_once(client, tracker: Tracker, ru
     assert steps == [1, 2, 3]
 
 
+def test_with_other_samples_an_epoch_that_is_done_again_is_logged_again(
+    client, tracker: Tracker, runs: Path
+) -> None:
+    tracker.log_metrics({"policy/version": 2.0, "reward/mean": 0.5}, 2)
+    again = open_tracker(TrackerSection(), "demo", runs, tracker.run_id, same_again=False)
+    again.log_metrics({"policy/version": 2.0, "reward/mean": 0.75}, 2)
+    values = [metric.value for metric in client.get_metric_history(tracker.run_id, "reward/mean")]
+    assert values == [0.5, 0.75]
+    assert client.get_run(tracker.run_id).data.metrics["reward/mean"] == 0.75
+
+
 def test_a_model_gets_a_new_version_each_time(client, tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(b"x")
     tracker.log_folder(tmp_path, "checkpoint/policy")

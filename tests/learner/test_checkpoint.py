@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,44 @@ def test_a_place_that_cannot_be_written_is_found_before_the_run(checkpoints: Che
     folder.write_text("a file")
     with pytest.raises(CheckpointError, match="cannot be written"):
         checkpoints.check_writable()
+
+
+@pytest.mark.parametrize("field", ["epoch", "cursor", "run_id", "tracker_run", "forked_from"])
+def test_another_state_than_was_written_is_damage(checkpoints: Checkpoints, field: str) -> None:
+    checkpoints.write(state(1), "config", FILES)
+    path = Path(checkpoints.write(state(2), "config", FILES)) / "run.json"
+    header = json.loads(path.read_text())
+    header["state"][field] = {"epoch": 3, "cursor": 3}.get(field, "other")
+    path.write_text(json.dumps(header))
+    found = checkpoints.newest()
+    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert "run.json changed since it was written" in found.notes[0]
+
+
+def test_a_checkpoint_under_the_name_of_another_is_damage(checkpoints: Checkpoints) -> None:
+    place = Path(checkpoints.write(state(1), "config", FILES))
+    shutil.copytree(place, place.with_name("epoch_000007"))
+    shutil.copytree(place, place.with_name("kept for later"))
+    found = checkpoints.newest()
+    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert "epoch_000007 is the checkpoint after epoch 1" in found.notes[0]
+    assert read_checkpoint(place.with_name("kept for later")).state.epoch == 1
+
+
+def test_gold_scores_come_back_as_they_were(checkpoints: Checkpoints) -> None:
+    scored = replace(state(3), golds=((1, 0.1), (3, float("1e-300"))))
+    assert read_checkpoint(checkpoints.write(scored, "config", FILES)).state == scored
+
+
+def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints: Checkpoints) -> None:
+    """Somebody's notes beside the checkpoints have no run.json either."""
+    place = Path(checkpoints.write(state(1), "config", FILES)).parent
+    for name in ("notes", ".notes.partial", "epoch_1"):
+        (place / name).mkdir()
+        (place / name / "file").write_text("theirs")
+    checkpoints.prune({1})
+    left = sorted(path.name for path in place.iterdir())
+    assert left == [".notes.partial", "epoch_000001", "epoch_1", "notes"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from common.disk import replace_file
+from common.errors import RunFolderError
+
+
+def test_a_file_is_replaced_and_nothing_stays_aside(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file.json"
+    for content in (b"one", b"two"):
+        replace_file(path, content)
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["file.json"]
+
+
+def test_it_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the power may fail with the new name on the disk and nothing behind it."""
+    path, done = tmp_path / "file", []
+    replace, flush = os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("flush"), flush(handle)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("rename"), replace(old, new)))
+    replace_file(path, b"content")
+    assert done == ["flush", "rename", "flush"]
+
+
+def test_a_disk_that_refuses_is_a_kind_error_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFolderError, match=r"Cannot write .*file: .*No space left.*Free space"):
+        replace_file(path, b"new")
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("file", b"old")]
