@@ -58,7 +58,8 @@ def join_ranks(config: Config, rank: int, rendezvous: Any) -> Ranks:
         store = listen(own, limit)
         ray.get(rendezvous.offer.remote(own, store.port), timeout=limit)
     else:
-        store = connect(*ray.get(rendezvous.address.remote(), timeout=limit), limit)
+        address, port = ray.get(rendezvous.address.remote(), timeout=limit)
+        store = connect(address, port, limit)
     return TorchRanks.join(rank, count, store, choose_device(config.model.device), limit)
 
 
