@@ -38,7 +38,7 @@ def part(version: str) -> RewardPart:
 def test_its_stamp_is_logged_where_it_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    outcomes = [part("1"), part("1"), RewardFailure("out"), part("1"), part("2"), part("1")]
+    outcomes: list[Outcome] = [part("1"), part("1"), RewardFailure("out"), part("1"), part("2"), part("1")]
     handle = _Handle(list(outcomes))
     monkeypatch.setattr(shadow_module, "reward_handle", lambda app: handle)
     logged: list[tuple[str, str]] = []
