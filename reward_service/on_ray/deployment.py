@@ -16,12 +16,14 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
+from reward_service.builds import HopelessError
 from reward_service.on_ray.handles import forget_ended_serve, reward_handle
 
 _POLL_S = 0.1
 _OWNER_WAIT_S = 10.0
 _DELETE_LIMIT_S = 60.0
-_OUR_ERROR = re.compile(re.escape(RewardError.__module__) + r"\.\w+: ")
+_OUR_MODULES = "|".join(re.escape(kind.__module__) for kind in (RewardError, HopelessError))
+_OUR_ERROR = re.compile(rf"(?:{_OUR_MODULES})\.\w+: ")
 
 
 @dataclass(frozen=True)

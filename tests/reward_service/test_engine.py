@@ -53,7 +53,7 @@ class OneByOne(Redness):
     """Takes a while, and refuses some prompts in company."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        time.sleep(0.1 if prompts[0].startswith("alone") else 0.0)
+        time.sleep(0.2 if prompts[0].startswith("alone") else 0.0)
         if len({prompt for prompt in prompts if prompt.startswith("alone")}) > 1:
             raise RuntimeError("one prompt at a time")
         return super().score(prompts, images)
@@ -236,7 +236,7 @@ async def test_a_scorer_that_takes_too_long_ends_the_process_in_time() -> None:
 async def test_time_runs_for_each_call_and_not_for_a_batch_and_its_repetition_together() -> None:
     ends = Ends()
     async with running(
-        f"{__name__}:OneByOne", ends, timeout_s=0.5, max_batch_groups=8, batch_wait_s=0.3
+        f"{__name__}:OneByOne", ends, timeout_s=1.0, max_batch_groups=8, batch_wait_s=0.3
     ) as engine:
         replies = await asyncio.gather(*[engine.score(f"alone {number}", PIXELS) for number in range(8)])
         assert all(isinstance(reply.outcome, RewardPart) for reply in replies)

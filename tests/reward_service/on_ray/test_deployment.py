@@ -1,0 +1,24 @@
+"""What a person reads of a replica that could not start."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+
+from common.errors import ConfigError, RewardError
+from reward_service.builds import HopelessError
+from reward_service.on_ray.deployment import _last_words
+
+
+@pytest.mark.parametrize("kind", [RewardError, ConfigError, HopelessError])
+def test_our_own_errors_are_cut_out_of_a_traceback_as_a_whole(kind: type[Exception]) -> None:
+    try:
+        raise kind("settings: 2 problems\n  first\n  second")
+    except kind:
+        told = traceback.format_exc()
+    assert _last_words(told) == "settings: 2 problems\n  first\n  second"
+
+
+def test_of_other_errors_the_last_line_is_told() -> None:
+    assert _last_words("Traceback\n  File x\nOSError: no disk\n") == "OSError: no disk"
