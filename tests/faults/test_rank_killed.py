@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.timeout(2.5 * LIMIT_S)
 def test_a_run_survives_the_death_of_one_of_two_ranks(faulty: MakeFaulty, start: Start) -> None:
     whole = start(faulty(**SETTINGS))
     assert whole.wait(LIMIT_S) == 0, whole.shown
