@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.tiny_config import make_config
 from tests.tiny_pipeline import make_tiny_pipeline
@@ -18,6 +19,10 @@ __all__ = ["make_config"]
 
 # Ray runs its workers at niceness 15, so whatever else the machine does would make tests wait for them.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

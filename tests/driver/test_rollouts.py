@@ -10,13 +10,17 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 import driver.rollouts
+from actors.pool import ActorPool
 from common.errors import StuckError
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.patience import Patience
 from driver.published import Published
 from driver.rollouts import FETCH_TRIES, Rollouts, ScoredReference
-from tests.actors.test_pool import NO_RAY, TASK, make_pool
+from tests.actors.processes import Cluster
 
 REFERENCE = cast(Any, "reference")
+TASK = PromptTask("a cat", 4, NoiseKey(1, "train", 0, 0), PolicyStamp(0, "", "run"), with_reference=True)
+NO_RAY = cast(Any, None)
 
 
 class NoRewards:
@@ -46,8 +50,8 @@ def notes() -> list[str]:
 
 
 @pytest.fixture
-def rollouts(notes: list[str], tmp_path: Path) -> Rollouts:
-    pool, _ = make_pool(tmp_path)
+def rollouts(notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rollouts:
+    pool = ActorPool(*Cluster.install(monkeypatch).seats(Path("no/model"), tmp_path))
     return Rollouts(pool, cast(Any, NoRewards()), 0.0, lambda: None, Patience(notes.append))
 
 
