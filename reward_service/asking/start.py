@@ -23,6 +23,7 @@ from reward_service.asking.mix import RewardMix
 from reward_service.asking.url_channel import open_url, start_asker
 from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica
 from reward_service.on_ray.deployment import deploy, describe, end
+from reward_service.on_ray.handles import forget_ended_serve
 
 START_LIMIT_S = 600.0
 POLL_S = 0.2
@@ -86,6 +87,7 @@ def wait_until_running(apps: Mapping[str, AppReward], limit_s: float) -> None:
 
 def _coming(apps: Mapping[str, AppReward]) -> list[str]:
     """Those that do not run yet. Raises RewardError where one will not."""
+    forget_ended_serve()
     applications = serve.status().applications if apps else {}
     for name, entry in apps.items():
         if entry.app not in applications:

@@ -6,7 +6,9 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,13 @@ import pytest
 import ray
 import requests
 from ray import serve
+from ray.serve.context import _get_global_client
 
 from benchmarks.hostile_requests import Request, Target, one_request, sound_request
 from common.config.services import RewardEntry, RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
-from reward_service.asking.ledger import PendingScore
+from reward_service.asking.mix import RewardMix
 from reward_service.asking.start import start_mix
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.limits import HttpLimits
@@ -142,29 +145,56 @@ def test_a_killed_replica_costs_no_group(base: str) -> None:
     assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
 
 
-def test_a_deadly_group_costs_itself_only(base: str) -> None:
-    section = RewardServiceSection(retries=1)
+@contextmanager
+def asking(base: str, prompts: list[str]) -> Iterator[RewardMix]:
+    """A run's rewards over HTTP, asked about groups of these prompts."""
     rewards: dict[str, RewardEntry] = {"far": UrlReward(url=f"{base}/open")}
-    mix = start_mix(rewards, {}, section, run_name="http", owner="a test")
+    mix = start_mix(rewards, {}, RewardServiceSection(retries=1), run_name="http", owner="a test")
     try:
-        prompts = ["die now", *(f"prompt {row}" for row in range(10))]
-        deadly, *good = [mix.submit(prompt, ray.put(images_of(prompt)), 4) for prompt in prompts]
-        answers: dict[PendingScore, object] = {}
-        end_at = time.monotonic() + LIMIT_S
-        while mix.outstanding:
-            assert time.monotonic() < end_at, f"{mix.outstanding} groups without an answer"
-            answers |= dict(mix.wait(1.0))
+        for prompt in prompts:
+            mix.submit(prompt, ray.put(images_of(prompt)), 4)
+        yield mix
     finally:
         mix.shutdown()
-    dropped = answers[deadly]
+
+
+def collect_all(mix: RewardMix) -> dict[str, object]:
+    """Every answer, by prompt; fails past the limit."""
+    answers: dict[str, object] = {}
+    end_at = time.monotonic() + LIMIT_S
+    while mix.outstanding:
+        assert time.monotonic() < end_at, f"{mix.outstanding} groups without an answer"
+        answers |= {pending.prompt: answer for pending, answer in mix.wait(1.0)}
+    return answers
+
+
+def assert_all_scored(answers: dict[str, object]) -> None:
+    """As without HTTP."""
+    for prompt, score in answers.items():
+        assert isinstance(score, GroupScore), score
+        red = images_of(prompt).pixels[..., 0].mean(axis=(1, 2)) / 255.0
+        np.testing.assert_array_equal(score.rewards, red)
+
+
+def test_a_deadly_group_costs_itself_only(base: str) -> None:
+    with asking(base, ["die now", *(f"prompt {row}" for row in range(10))]) as mix:
+        answers = collect_all(mix)
+    dropped = answers.pop("die now")
     assert isinstance(dropped, RewardFailure)
     assert "Dropped after 2 tries" in dropped.reason
     assert "503 (lost): The replica that had it died" in dropped.reason
-    for pending in good:
-        score = answers[pending]
-        assert isinstance(score, GroupScore), score
-        red = images_of(pending.prompt).pixels[..., 0].mean(axis=(1, 2)) / 255.0
-        np.testing.assert_array_equal(score.rewards, red)
+    assert len(answers) == 10
+    assert_all_scored(answers)
+
+
+def test_a_killed_proxy_costs_no_group(base: str) -> None:
+    with asking(base, [f"nap {row}" for row in range(12)]) as mix:
+        answers: dict[str, object] = {pending.prompt: answer for pending, answer in mix.wait(LIMIT_S)}
+        for proxy in _get_global_client().get_serve_details()["proxies"].values():
+            ray.kill(ray.get_actor(proxy["actor_name"], namespace="serve"))
+        answers |= collect_all(mix)
+    assert len(answers) == 12
+    assert_all_scored(answers)
 
 
 def _send(base: str, request: Request, more: dict[str, str] | None = None) -> requests.Response:
