@@ -106,6 +106,9 @@ class SteadyLearner:
 
     def finish_epoch(self) -> tuple[Reports, Published]:
         """K updates on the epoch's groups, then the new weights."""
+        # At most one snapshot is under way, so that the groups of two epochs are kept and no more. Waited for
+        # before the updates: after them nothing may fail, or nobody knows which epoch the weights are of.
+        self._accept_snapshot(wait=True)
         found = self._steadily(self._finish_once)
         self._log[-1].learned = True
         self._finished += 1
@@ -276,8 +279,6 @@ class SteadyLearner:
         if not self._config.learner.snapshots:
             self._log = []
             return
-        # At most one is under way, so that the groups of two epochs are kept and no more.
-        self._accept_snapshot(wait=True)
         self._offered = (Base(self._finished, (self._group.export_snapshot(),), ()),)
 
     def _accept_snapshot(self, wait: bool) -> None:

@@ -115,7 +115,7 @@ def redo(bench: Bench) -> None:
     bench.learner.begin(0, {})
     bench.arrives = False
     bench.epochs(1)
-    bench.ranks.dies["finish_update"] = [OOM]
+    bench.ranks.dies["accumulate"] = [OOM]
     bench.epochs(2)
 
 
@@ -186,3 +186,25 @@ def test_this_node_keeps_its_copy_of_the_newest_snapshot(make: Any) -> None:
     gc.collect()
     alive = [fetched() is not None for fetched in bench.rollouts.fetched]
     assert alive == [False] * (len(alive) - 1) + [True]
+
+
+def test_a_snapshot_that_does_not_come_stops_the_run_before_the_next_updates(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After them it would be unclear which epoch the learner's weights are of."""
+    bench = make(Ranks())
+    bench.learner.begin(0, {})
+    bench.epochs(1)
+    bench.arrives = False
+    wait = bench.rollouts.wait
+
+    def stuck(references: list[Any], what: str, limit_s: float) -> list[Any]:
+        if what == "the learner's snapshot":
+            raise StuckError(what)
+        return wait(references, what, limit_s)
+
+    monkeypatch.setattr(bench.rollouts, "wait", stuck)
+    weights = bench.ranks.export_snapshot().value
+    with pytest.raises(StuckError, match="snapshot"):
+        bench.epochs(2)
+    assert bench.ranks.export_snapshot().value == weights
