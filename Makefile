@@ -34,9 +34,9 @@ lint: $(READY)
 # the time they wait for processes to start; types are checked meanwhile.
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not integration and not faults and not cluster and not slow"
-	nice $(MAKE) --no-print-directory lint & lint=$$!; \
+	nice $(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & lint=$$!; \
 	$(BIN)/python -m pytest -m "(integration or faults) and not slow"; tests=$$?; \
-	wait $$lint && exit $$tests
+	wait $$lint; lint=$$?; cat $(VENV)/lint.log; exit $$((lint | tests))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

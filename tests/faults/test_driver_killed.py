@@ -18,7 +18,7 @@ from common.config.schema import Config
 from learner.checkpoint import list_checkpoints, read_checkpoint
 from tests.faults.conftest import EPOCHS, LIMIT_S, MakeFaulty, Start, at, kill
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
 END_LIMIT_S = 30.0
 

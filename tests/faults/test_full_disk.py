@@ -12,9 +12,9 @@ from common.config.load import config_to_yaml
 from learner.checkpoint import list_checkpoints, read_checkpoint
 from tests.tiny_config import make_config
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
-LIMIT_S = 250.0
+LIMIT_S = 600.0
 SKIPPED = 77
 # A small disk of its own for the run, full once the second checkpoint is there; what is left of it is kept.
 SCRIPT = """

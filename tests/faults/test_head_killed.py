@@ -12,7 +12,7 @@ from benchmarks.chaos_run import Outcome
 from learner.checkpoint import list_checkpoints, read_checkpoint
 from tests.faults.conftest import EPOCHS, LIMIT_S, MakeFaulty, Start, at
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
 NOTICED_S = "5"
 END_LIMIT_S = 60.0

@@ -27,7 +27,7 @@ from reward_service.asking.ledger import PendingScore
 from reward_service.asking.mix import RewardMix
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STORE = {"object_store_memory": 100_000_000}
 MORTAL = {**STORE, "num_cpus": 1, "labels": {"role": "mortal"}}

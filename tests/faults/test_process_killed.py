@@ -7,7 +7,7 @@ import pytest
 from benchmarks.chaos_run import Outcome
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, kill
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 SCHEDULE = (
     (0, "sampling", "learner rank"),

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.chaos_run import Outcome
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SETTINGS: dict[str, Any] = {
     "run__epochs": 3,

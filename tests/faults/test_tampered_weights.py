@@ -21,7 +21,7 @@ from learner.checkpoint import list_checkpoints, read_checkpoint
 from learner.group import LearnerGroup, PublishedReferences
 from tests.faults.conftest import MakeFaulty
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
 
 VERSION = 6
 """After three epochs of two updates; the newest checkpoint is that of two."""

@@ -16,7 +16,7 @@ from driver.main import train
 from learner.checkpoint import list_checkpoints, read_checkpoint
 from tests.tiny_config import make_config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def test_a_run_that_diverges_stops_with_evidence(tiny_pipeline: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from driver.tracker import RunEnd, Tracker, open_tracker
 from driver.tracker_registry import ModelVersion
 from tests.integration.prometheus import ended_at_last, free_port, wait_for
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from learner.checkpoint import checkpoint_folder, read_checkpoint
 from tests.integration.prometheus import prometheus
 from tests.tiny_config import make_config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EPOCHS, PROMPTS, IMAGES = 3, 4, 4
 WINDOW = "15s"

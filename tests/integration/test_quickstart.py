@@ -24,6 +24,7 @@ SHORT = (
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_reward_rises_on_prompts_never_trained_on(tmp_path: Path) -> None:
     config = load_config(Path("configs/quickstart.yaml"), [*SHORT, f"run.folder={tmp_path}"])
     assert train(config, Console(file=io.StringIO())) == 0

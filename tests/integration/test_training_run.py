@@ -103,6 +103,7 @@ def test_weights_changed_and_load_with_plain_diffusers(
     assert sum(value.numel() for value in loaded.values()) == sum(value.numel() for value in tensors.values())
 
 
+@pytest.mark.slow
 def test_the_recording_replays_offline(
     lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_the_checkpoint_samples_like_the_actors(lora_run: tuple[Any, str]) -> No
     assert loaded.stamp.digest != load_pretrained(config).stamp.digest
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path, s3_folder: str
 ) -> None:
@@ -158,6 +160,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == 2
 
 
+@pytest.mark.slow
 def test_a_fork_begins_where_the_other_run_ended(
     lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_finished_run_and_another_configuration_are_refused(
     assert weights_of(config, 2)
 
 
+@pytest.mark.slow
 def test_full_finetuning_with_staleness_ema_two_ranks_and_guidance(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from reward_service.settings import ServedReward
 from tests.integration.rewards.apps import ROOT, Cluster, start_serve
 from tests.tiny_config import make_config
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LIMIT_S = 400.0
 EPOCHS = 8
