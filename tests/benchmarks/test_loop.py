@@ -38,6 +38,7 @@ def test_one_process_trains_an_epoch_a_call(config: Config) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_epochs_on_ray_and_in_one_process_take_turns(config: Config) -> None:
     found = measure_loop(config, threads=1, repeats=2, warm_ups=1)
     assert found.comparison.items == 8

@@ -187,6 +187,7 @@ def test_a_deadly_group_costs_itself_only(base: str) -> None:
     assert_all_scored(answers)
 
 
+@pytest.mark.slow
 def test_a_killed_proxy_costs_no_group(base: str) -> None:
     with asking(base, [f"nap {row}" for row in range(12)]) as mix:
         answers: dict[str, object] = {pending.prompt: answer for pending, answer in mix.wait(LIMIT_S)}
