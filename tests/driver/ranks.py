@@ -11,6 +11,7 @@ import numpy as np
 
 from common.trajectory import GroupScore, PolicyStamp
 from common.weights import WeightBlob
+from driver.display_state import Phase
 from learner.group import PublishedReferences
 from learner.records import LearnerFacts
 
@@ -114,6 +115,23 @@ class Ranks:
         if not self._gone and self.dies.get(name):
             self._gone = [self.dies[name].pop(0)]
         return Reference(self._gone[0] if self._gone else work())
+
+
+class Told:
+    """An observer, as far as a learner tells it."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """A line."""
+        self.notes.append(text)
+
+    def phase(self, phase: Phase, total: int) -> None:
+        """Not looked at."""
+
+    def progress(self, done: int) -> None:
+        """Not looked at."""
 
 
 class Waiting:

@@ -12,33 +12,15 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from common.errors import StuckError, WeightsError
 from common.trajectory import GroupScore, PolicyStamp
-from driver.display_state import Phase
 from driver.learner_calls import RewindNeeded
 from driver.source import Group
 from driver.steady_learner import SteadyLearner
-from tests.driver.ranks import Ranks, Reference, Waiting
+from tests.driver.ranks import Ranks, Reference, Told, Waiting
 from tests.tiny_config import make_config
 
 OOM = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
 IN_WAKE = ActorDiedError(RayTaskError("__init__", "reset by peer", ConnectionError(), "", 1, "127.0.0.1"))
 """What a rank's constructor raises where the other rank dies while they meet."""
-
-
-class Told:
-    """See Observer."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """A line."""
-        self.notes.append(text)
-
-    def phase(self, phase: Phase, total: int) -> None:
-        """Not looked at."""
-
-    def progress(self, done: int) -> None:
-        """Not looked at."""
 
 
 class Bench:

@@ -15,7 +15,6 @@ from ray.cluster_utils import Cluster
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
 from common.prompts import PromptStream, open_prompts
-from driver.display_state import Phase
 from driver.patience import Patience
 from driver.rollouts import Rollouts
 from driver.services import ray_cluster, services
@@ -25,6 +24,7 @@ from driver.steady_learner import SteadyLearner
 from learner.checkpoint import checkpoint_folder, read_checkpoint
 from reward_service.asking.ledger import PendingScore
 from reward_service.asking.mix import RewardMix
+from tests.driver.ranks import Told
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -92,23 +92,6 @@ class LosingMix:
         while self.before:
             self.before.pop()()
         return self._mix.submit(prompt, images, count, with_gold)
-
-
-class Told:
-    """What an observer is told, as far as a learner tells it."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """See Observer."""
-        self.notes.append(text)
-
-    def phase(self, phase: Phase, total: int) -> None:
-        """See Observer."""
-
-    def progress(self, done: int) -> None:
-        """See Observer."""
 
 
 def published_digests(config: Config, epoch: int) -> list[str]:
