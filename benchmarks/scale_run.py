@@ -26,6 +26,7 @@ from common.prompts import open_prompts
 from driver.display_state import DisplayState
 from driver.gauges import RayGauges
 from driver.keeper import Keeper
+from driver.learner_deaths import LearnerDeaths
 from driver.main import Inputs, run_epochs, tracked
 from driver.observer import Observer, first_state
 from driver.queues import QueueGauges
@@ -179,8 +180,9 @@ def simulated(config: Config, row: Row) -> Iterator[tuple[Services, Any]]:
         config.rewards, {}, config.reward_service, "scale", str(os.getpid()), START_LIMIT_S, stop_serve=False
     )
     await_actors(pool)
-    await_learner(group)
-    yield Services(pool, group, rewards), learner
+    deaths = LearnerDeaths(config.learner.restarts)
+    await_learner(group, deaths)
+    yield Services(pool, group, rewards, deaths), learner
 
 
 def run_row(row: Row) -> dict[str, Any]:

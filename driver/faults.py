@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from actors.pool import ActorPool
+from driver.learner_deaths import LearnerDeaths
 from driver.rollouts import Rollouts
-from driver.steady_learner import SteadyLearner
 from reward_service.asking.mix import RewardMix
 
 
@@ -14,12 +14,12 @@ class FaultCounter:
     """Differences of the services' running counts, so that each fault is reported in one epoch."""
 
     def __init__(
-        self, pool: ActorPool, rewards: RewardMix, rollouts: Rollouts, learner: SteadyLearner
+        self, pool: ActorPool, rewards: RewardMix, rollouts: Rollouts, deaths: LearnerDeaths
     ) -> None:
         self._pool = pool
         self._rewards = rewards
         self._rollouts = rollouts
-        self._learner = learner
+        self._deaths = deaths
         self._reported: dict[str, int] = {}
         self._ready_s = pool.ready_s
         self._at = time.monotonic()
@@ -28,7 +28,7 @@ class FaultCounter:
         """Counts since the last call, by metric; and the mean over that time of actors that were ready."""
         totals = {
             "faults/actor_restarts": self._pool.restarts,
-            "faults/learner_restarts": self._learner.restarts,
+            "faults/learner_restarts": self._deaths.total,
             "faults/redone_tasks": self._pool.redone,
             "faults/retried_groups": self._rewards.counters().retries,
             "faults/dropped_groups": self._rollouts.dropped,

@@ -42,18 +42,19 @@ class LearnerCalls:
             return self._rollouts.wait(references, what, self._limit_s)
         except RayTaskError as error:
             if isinstance(error.cause, ObjectLostError):
-                raise GroupLost(_first_line(error.cause)) from error
+                raise GroupLost(first_line(error.cause)) from error
             # Ranks whose peer died fail in its wake, often before its death is known.
             if self._group.lost_a_rank():
-                raise LearnerLost(f"a rank died ({_first_line(error)})", error) from error
+                raise LearnerLost(f"a rank died ({first_line(error)})", error) from error
             raise
         except DEATHS as error:
             # Also where a rank could not start: all have started before, and one that fails while it meets
             # the others may do so because one of them has just died.
-            raise LearnerLost(_first_line(error), error) from error
+            raise LearnerLost(first_line(error), error) from error
         except ObjectLostError as error:
-            raise GroupLost(_first_line(error)) from error
+            raise GroupLost(first_line(error)) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What it says, without the paragraphs that Ray adds."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

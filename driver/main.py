@@ -184,9 +184,7 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
 def keep_journal(config: Config, beginning: Beginning, tracker: Tracker, finished: int) -> None:
     """Write what a killed run is recognised by. finished: its epochs once its result has been shown."""
     digest, forked_from = fixed_settings_digest(config), beginning.forked_from
-    write_journal(
-        config.run_folder, Journal(beginning.run_id, tracker.run_id, digest, finished, forked_from)
-    )
+    write_journal(config.run_folder, Journal(beginning.run_id, tracker.run_id, digest, finished, forked_from))
 
 
 def going_on(config: Config, beginning: Beginning, reached: int) -> list[str]:
@@ -215,7 +213,7 @@ def run_epochs(
     stream = PromptStream(inputs.train, config.run.seed)
     dropped = config.reward_service.max_dropped_share
     rollouts = Rollouts(started.pool, started.rewards, dropped, stop.check, Patience(observer.note), watch)
-    learner = SteadyLearner(config, started.learner, rollouts, observer)
+    learner = SteadyLearner(config, started.learner, rollouts, observer, started.deaths)
     facts = learner.facts()
     for recording in inputs.recordings:
         recording.check(facts.schedule, facts.latent_shape)
@@ -230,7 +228,7 @@ def run_epochs(
         prompt_sets=choose_prompts(config, stream, inputs.unseen),
         observer=observer,
         stop=stop,
-        faults=FaultCounter(started.pool, started.rewards, rollouts, learner),
+        faults=FaultCounter(started.pool, started.rewards, rollouts, started.deaths),
         keeper=keeper,
         guards=Guards.open(config, observer, partial(newest_checkpoint, config), beginning.epoch),
     )

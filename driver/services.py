@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayTaskError
 
 from actors.pool import ActorPool
 from common.config.schema import Config
-from common.deaths import DEATHS
+from common.deaths import DEATHS, failed_to_start
 from common.errors import ConfigError, PrdpError, StuckError
 from driver.joined import worker_environment
+from driver.learner_calls import LearnerLost, first_line
+from driver.learner_deaths import LearnerDeaths
 from driver.patience import Patience
 from learner.group import LearnerGroup
 from learner.records import LearnerFacts
@@ -29,15 +31,21 @@ from reward_service.asking.start import start_mix
 START_LIMIT_S = 600.0
 WAIT_SLICE_S = 1.0
 FETCH_LIMIT_S = 30.0
+WAKE_LIMIT_S = 20.0
+"""How long after one rank's failure the others are waited for: theirs may be its cause."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """What runs on Ray: the learner and actors.minimum actors are ready; more actors may join."""
+    """What runs on Ray: the learner and actors.minimum actors are ready; more actors may join.
+
+    deaths: of the learner so far, also while it was started.
+    """
 
     pool: ActorPool
     learner: LearnerGroup
     rewards: RewardMix
+    deaths: LearnerDeaths
 
 
 @contextmanager
@@ -105,10 +113,9 @@ def unheard(_: str) -> None:
 
 
 @contextmanager
-def services(
-    config: Config, run_id: str, note: Callable[[str], None] = unheard
-) -> Iterator[Services]:
+def services(config: Config, run_id: str, note: Callable[[str], None] = unheard) -> Iterator[Services]:
     """Start all three, side by side, and end them whatever happens. note: shows a person a line."""
+    deaths = LearnerDeaths(config.learner.restarts)
     with ExitStack() as stack:
         learner = LearnerGroup.start(config, run_id)
         stack.callback(learner.shutdown)
@@ -126,10 +133,10 @@ def services(
             stop_serve=lasting,
         )
         stack.callback(rewards.shutdown)
-        pool.expect(await_learner(learner, note).base)
+        pool.expect(await_learner(learner, deaths, note).base)
         await_actors(pool, note)
         pool.grow()
-        yield Services(pool, learner, rewards)
+        yield Services(pool, learner, rewards, deaths)
 
 
 def await_actors(pool: ActorPool, note: Callable[[str], None] = unheard) -> None:
@@ -145,23 +152,47 @@ def await_actors(pool: ActorPool, note: Callable[[str], None] = unheard) -> None
             patience.look(pool.in_start)
 
 
-def await_learner(learner: LearnerGroup, note: Callable[[str], None] = unheard) -> LearnerFacts:
-    """Wait until every rank has loaded its model. Raises its own error, or StuckError."""
+def await_learner(
+    learner: LearnerGroup, deaths: LearnerDeaths, note: Callable[[str], None] = unheard
+) -> LearnerFacts:
+    """Wait until every rank has loaded its model. Where one dies meanwhile, all are started anew.
+
+    Raises StuckError where they die more often than `deaths` allows, and where they cannot start; then their
+    own error, if it is one of ours.
+    """
+    while True:
+        try:
+            return _await_ranks(learner, note)
+        except LearnerLost as loss:
+            deaths.add(loss.error, learner.nodes())
+            note(f"The learner is started again: {loss}")
+            learner.restart()
+
+
+def _await_ranks(learner: LearnerGroup, note: Callable[[str], None]) -> LearnerFacts:
+    """Raises LearnerLost where a rank died, StuckError or the ranks' own error where they cannot start."""
     patience, missing = Patience(note), learner.ready()
     facts: list[LearnerFacts] = []
+    failures: list[Exception] = []
     end_at = time.monotonic() + START_LIMIT_S
-    while missing:
-        if time.monotonic() > end_at:
-            raise StuckError(
-                f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
-                f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
-            )
+    while missing and time.monotonic() <= end_at:
         ready, missing = ray.wait(missing, timeout=WAIT_SLICE_S)
         for reference in ready:
-            facts.append(_facts_of(reference))
             patience.moved()
+            try:
+                facts.append(ray.get(reference, timeout=FETCH_LIMIT_S))
+            except (*DEATHS, RayTaskError, GetTimeoutError) as error:
+                failures.append(error)
+                end_at = min(end_at, time.monotonic() + WAKE_LIMIT_S)
         if not ready:
             patience.look(partial(_in_start, len(missing)))
+    if failures:
+        _refuse_start(failures)
+    if missing:
+        raise StuckError(
+            f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
+            f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
+        )
     return facts[0]
 
 
@@ -169,12 +200,12 @@ def _in_start(ranks: int) -> list[str]:
     return [f"{ranks} learner ranks are not ready; they wait for room in the cluster, or load the model"]
 
 
-def _facts_of(rank: ray.ObjectRef) -> LearnerFacts:
-    try:
-        facts: LearnerFacts = ray.get(rank, timeout=FETCH_LIMIT_S)
-    except (*DEATHS, RayTaskError, GetTimeoutError) as error:
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, PrdpError):
-            raise cause from error
-        raise StuckError(f"The learner could not start: {error}") from error
-    return facts
+def _refuse_start(failures: Sequence[Exception]) -> NoReturn:
+    """A death goes before what other ranks raise in its wake."""
+    for error in failures:
+        if isinstance(error, DEATHS) and not failed_to_start(error):
+            raise LearnerLost(first_line(error), error) from error
+    for error in failures:
+        if isinstance(error, RayTaskError) and isinstance(error.cause, PrdpError):
+            raise error.cause from error
+    raise StuckError(f"The learner could not start: {failures[0]}") from failures[0]

@@ -42,9 +42,16 @@ LOST_TRIES = 5
 
 
 class SteadyLearner:
-    """One learner for the whole run, whatever becomes of its processes."""
+    """One learner for the whole run, whatever becomes of its processes. deaths: counts theirs."""
 
-    def __init__(self, config: Config, group: LearnerGroup, rollouts: Rollouts, observer: Observer) -> None:
+    def __init__(
+        self,
+        config: Config,
+        group: LearnerGroup,
+        rollouts: Rollouts,
+        observer: Observer,
+        deaths: LearnerDeaths,
+    ) -> None:
         self._config = config
         self._group = group
         self._calls = LearnerCalls(group, rollouts, config.learner.timeout_s)
@@ -59,12 +66,7 @@ class SteadyLearner:
         self._record = WeightsRecord()
         # As long as no rank has said so.
         self._is_exact = False
-        self._deaths = LearnerDeaths(config.learner.restarts)
-
-    @property
-    def restarts(self) -> int:
-        """How often the ranks were started anew after a death."""
-        return self._deaths.total
+        self._deaths = deaths
 
     def facts(self) -> LearnerFacts:
         """What trajectories must fit; waits until the model is loaded."""

@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from common.errors import StuckError, WeightsError
 from common.trajectory import GroupScore, PolicyStamp
 from driver.learner_calls import RewindNeeded
+from driver.learner_deaths import LearnerDeaths
 from driver.source import Group
 from driver.steady_learner import SteadyLearner
 from tests.driver.ranks import Ranks, Reference, Told, Waiting
@@ -29,8 +30,10 @@ class Bench:
     def __init__(self, pipeline: Path, folder: Path, ranks: Ranks, **learner: Any) -> None:
         self.ranks, self.rollouts, self.told = ranks, Waiting(), Told()
         self.arrives = True
-        others: Any = (ranks, self.rollouts, self.told)
-        self.learner = SteadyLearner(make_config(pipeline, folder, {"learner": learner}), *others)
+        config = make_config(pipeline, folder, {"learner": learner})
+        self.deaths = LearnerDeaths(config.learner.restarts)
+        others: Any = (ranks, self.rollouts, self.told, self.deaths)
+        self.learner = SteadyLearner(config, *others)
 
     def epochs(self, *values: int) -> list[str]:
         """Epochs of one group each, of these values: digests after each."""
@@ -78,7 +81,7 @@ def test_a_learner_that_dies_learns_the_same_again(make: Any, call: str, error: 
     first = bench.epochs(1, 2)
     bench.ranks.dies[call] = [error]
     assert first + bench.epochs(3, 4) == expected
-    assert (bench.learner.restarts, bench.ranks.started) == (1, 1)
+    assert (bench.deaths.total, bench.ranks.started) == (1, 1)
 
 
 def test_ranks_that_fail_while_they_meet_are_started_again_within_the_limit(make: Any) -> None:
@@ -86,7 +89,7 @@ def test_ranks_that_fail_while_they_meet_are_started_again_within_the_limit(make
     bench.learner.begin(0, {})
     bench.ranks.dies = {"finish_update": [OOM], "ready": [IN_WAKE, ActorDiedError()]}
     bench.epochs(1)
-    assert bench.learner.restarts == 3
+    assert bench.deaths.total == 3
     bench.ranks.dies["finish_update"] = [OOM]
     with pytest.raises(StuckError, match=r"(?s)learner\.restarts = 3.*low on memory"):
         bench.epochs(2)
@@ -116,7 +119,7 @@ def test_where_sums_are_not_exact_the_epochs_come_again_and_may_differ(make: Any
     bench.arrives = True
     bench.learner.begin(0, {})
     bench.epochs(1, 2, 3)
-    assert bench.learner.restarts == 1
+    assert bench.deaths.total == 1
 
 
 def test_loaded_weights_must_be_those_on_record_on_any_hardware(make: Any) -> None:
@@ -158,7 +161,7 @@ def test_without_snapshots_a_death_counts_once_and_models_load_once(make: Any) -
     bench.learner.restart()
     bench.learner.begin(0, {})
     assert bench.epochs(1, 2) == expected
-    assert (bench.learner.restarts, bench.ranks.started) == (1, 1)
+    assert (bench.deaths.total, bench.ranks.started) == (1, 1)
 
 
 def test_this_node_keeps_its_copy_of_the_newest_snapshot(make: Any) -> None:

@@ -111,7 +111,7 @@ def test_lost_pictures_and_trajectories_are_sampled_again(
         rewards = LosingMix(started.rewards)
         mix = cast(RewardMix, rewards)
         rollouts = Rollouts(started.pool, mix, 0.0, lambda: None, Patience(told.note))
-        learner = SteadyLearner(config, started.learner, rollouts, cast(Any, told))
+        learner = SteadyLearner(config, started.learner, rollouts, cast(Any, told), started.deaths)
         source = OnlineSource(config, stream, rollouts)
 
         def kill() -> None:
