@@ -23,7 +23,7 @@ from driver.joined import worker_environment
 from driver.learner_calls import LearnerLost, first_line
 from driver.learner_deaths import LearnerDeaths
 from driver.patience import Patience
-from learner.group import LearnerGroup
+from learner.group import DEATH_LIMIT_S, LearnerGroup
 from learner.records import LearnerFacts
 from reward_service.asking.mix import RewardMix
 from reward_service.asking.start import start_mix
@@ -31,8 +31,6 @@ from reward_service.asking.start import start_mix
 START_LIMIT_S = 600.0
 WAIT_SLICE_S = 1.0
 FETCH_LIMIT_S = 30.0
-WAKE_LIMIT_S = 20.0
-"""How long after one rank's failure the others are waited for: theirs may be its cause."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,8 @@ def _await_ranks(learner: LearnerGroup, note: Callable[[str], None]) -> LearnerF
                 facts.append(ray.get(reference, timeout=FETCH_LIMIT_S))
             except (*DEATHS, RayTaskError, GetTimeoutError) as error:
                 failures.append(error)
-                end_at = min(end_at, time.monotonic() + WAKE_LIMIT_S)
+                # The others' failures may be its cause.
+                end_at = min(end_at, time.monotonic() + DEATH_LIMIT_S)
         if not ready:
             patience.look(partial(_in_start, len(missing)))
     if failures:
