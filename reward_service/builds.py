@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from common.errors import RewardError
+from reward_service.low_priority import at_low_priority
 from reward_service.registry import check_spec
 from reward_service.service import RewardService, build_service
 from reward_service.settings import ServedReward
@@ -32,6 +33,7 @@ class Builder:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._is_first = True
         self._room = threading.BoundedSemaphore(MOST_BUILDS)
 
     async def build(self, settings: ServedReward) -> RewardService:
@@ -83,11 +85,24 @@ class Builder:
     def _built(self, settings: ServedReward) -> RewardService:
         use_threads(settings.threads)
         try:
-            check_spec(settings)
+            self._load_modules(settings)
         except RewardError as error:
             raise HopelessError(f"Reward {self._name!r}: {error}") from error
         service = build_service(self._name, settings)
         # It may have loaded torch.
         use_threads(settings.threads)
         service.check()
+        self._is_first = False
         return service
+
+    def _load_modules(self, settings: ServedReward) -> None:
+        """Import what the settings name, and check them. Raises RewardError.
+
+        Imports are most of what a start costs (torch and transformers: ten seconds of a core). A process that
+        does not answer yet leaves the core to those that do. In one that answers, a slow import would keep
+        the interpreter's lock for longer, and so would hold up its own groups.
+        """
+        if self._is_first:
+            at_low_priority(lambda: check_spec(settings), f"imports for {self._name}")
+        else:
+            check_spec(settings)
