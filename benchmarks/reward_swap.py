@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, spare_core_seconds
 from benchmarks.options import at_least_one
 from benchmarks.report import RESULTS, Result, Verdict
 from benchmarks.reward_clients import Clients, open_mix, pictures
@@ -36,7 +36,8 @@ _LOOK_S = 1.0
 NOTES = (
     "A wait is from the asking for a group to its score, by the trainer's own channel (retries included). "
     "Nothing changed: the same load without a change. Spare capacity: fewer scorers at work on average than "
-    "there are replicas, and surge (max_surge_percent 100) starts new replicas before old ones end.",
+    "there are replicas, and cores to spare (idle, or at work of lower priority) for the processes that start: "
+    "surge (max_surge_percent 100) starts new replicas before old ones end.",
 )
 
 
@@ -64,14 +65,18 @@ class Show:
 
     def watch(self, name: str, change: Change, old: Version) -> tuple[Window, Version]:
         """Make a change and wait until every client sees its version only. Returns that version, too."""
-        begin_at, busy_s = time.monotonic(), self.clients.busy_s()
+        begin_at, busy_s, spare_s = time.monotonic(), self.clients.busy_s(), spare_core_seconds()
         version, done = change(self)
         # Seldom, because each look keeps Serve's controller busy, which tells routers of replicas.
         wait_until(lambda: self._well() and done(), f"Serve is done: {name}", poll_s=_LOOK_S)
         done_at, new = time.monotonic(), self.stage.stamp(version)
         wait_until(lambda: self._well() and self._sees_only(new), f"all answers are of {new}: {name}")
-        end_at, worked_s = time.monotonic(), self.clients.busy_s() - busy_s
-        return Window(name, begin_at, done_at, end_at, worked_s, new, self.stage.stamp(old)), version
+        end_at, busy_s, spare_s = (
+            time.monotonic(),
+            self.clients.busy_s() - busy_s,
+            spare_core_seconds() - spare_s,
+        )
+        return Window(name, begin_at, done_at, end_at, busy_s, spare_s, new, self.stage.stamp(old)), version
 
     def _sees_only(self, new: ScorerStamp) -> bool:
         since = time.monotonic() - _SETTLE_S
@@ -216,7 +221,8 @@ def _verdicts(seen: Mapping[str, Seen], left_alone: bool, apart: float) -> tuple
 def _figures(seen: Mapping[str, Seen], groups: int, retries: int) -> dict[str, str]:
     rows = {
         f"{name}: until all answers are of the new version": f"{one.settled_s:.1f} s; processes in place "
-        f"after {one.done_s:.1f} s; scorers at work {one.at_work:.2f} on average"
+        f"after {one.done_s:.1f} s; on average {one.at_work:.2f} scorers at work, "
+        f"{one.spare_cores:.2f} cores to spare"
         for name, one in seen.items()
     }
     return {**rows, "groups in all": str(groups), "sent again after a failure": str(retries)}

@@ -24,7 +24,8 @@ class Window:
     """One change: its groups are those that waited at any moment from begin_at to end_at.
 
     done_at: when all processes were as they are to be. busy_s: what scorers worked for the clients meanwhile.
-    new: stamp of the scores after it. old: before it.
+    spare_s: core seconds of the machine that were idle or went to work of lower priority. new: stamp of the
+    scores after it. old: before it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Window:
     done_at: float
     end_at: float
     busy_s: float
+    spare_s: float
     new: ScorerStamp
     old: ScorerStamp
 
@@ -42,7 +44,7 @@ class Seen:
 
     stall_s, median_s: longest and median wait of a client for a group, retries included. settled_s: from its
     begin to the last answer of the old version. done_s: until all processes were as they are to be. at_work:
-    scorers at work at once, on average.
+    scorers at work at once, on average. spare_cores: cores that were idle or did work of lower priority.
     """
 
     groups: int
@@ -53,6 +55,7 @@ class Seen:
     settled_s: float
     done_s: float
     at_work: float
+    spare_cores: float
 
 
 def seen_in(window: Window, asked: Sequence[Asked], expected: Expected) -> Seen:
@@ -71,6 +74,7 @@ def seen_in(window: Window, asked: Sequence[Asked], expected: Expected) -> Seen:
         settled_s=max([0.0, *(moment - window.begin_at for moment in old)]),
         done_s=window.done_at - window.begin_at,
         at_work=window.busy_s / (window.end_at - window.begin_at),
+        spare_cores=window.spare_s / (window.end_at - window.begin_at),
     )
 
 

@@ -33,7 +33,7 @@ def asked(sent_at: float, answered_at: float, stamp: ScorerStamp, client: int = 
 
 
 def window(begin_at: float, end_at: float) -> Window:
-    return Window("change", begin_at, begin_at + 1.0, end_at, 4.0, NEW, OLD)
+    return Window("change", begin_at, begin_at + 1.0, end_at, 4.0, 13.0, NEW, OLD)
 
 
 def test_only_groups_that_waited_in_the_window_count() -> None:
@@ -51,6 +51,7 @@ def test_only_groups_that_waited_in_the_window_count() -> None:
     assert seen.settled_s == 1
     assert seen.done_s == 1
     assert seen.at_work == pytest.approx(0.4)
+    assert seen.spare_cores == pytest.approx(1.3)
 
 
 def test_a_failure_is_a_lost_group() -> None:
