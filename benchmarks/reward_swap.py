@@ -36,8 +36,8 @@ _LOOK_S = 1.0
 NOTES = (
     "A wait is from the asking for a group to its score, by the trainer's own channel (retries included). "
     "Nothing changed: the same load without a change. Spare capacity: fewer scorers at work on average than "
-    "there are replicas, and cores to spare (idle, or at work of lower priority) for the processes that start: "
-    "surge (max_surge_percent 100) starts new replicas before old ones end.",
+    "there are replicas, and cores to spare (idle, or at work of lower priority) for the processes that "
+    "start: surge (max_surge_percent 100) starts new replicas before old ones end.",
 )
 
 
