@@ -77,7 +77,7 @@ class Builder:
                 built.set_result(self._built(settings))
         except RewardError as error:
             built.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything
             built.set_exception(RewardError(f"Reward {self._name!r} could not be built: {error!r}"))
         finally:
             self._room.release()

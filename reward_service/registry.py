@@ -62,7 +62,7 @@ def build_scorer(spec: Spec) -> AnyScorer:
     scorer_class = check_spec(spec)
     try:
         scorer = scorer_class(**spec.options)
-    except Exception as error:  # noqa: BLE001 - a user's constructor may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's constructor may raise anything
         what = f"{spec.scorer} with options {without_secrets(spec.options)} raised {error!r} when built."
         raise RewardError(_shown(what, spec)) from _cause(error, spec)
     for field in ("version", "digest"):
@@ -95,7 +95,7 @@ def _import_class(path: str) -> type:
     module_name, _, class_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(
             f"scorer {path!r}: cannot import {module_name!r}: {error!r}. "
             "Start the run where the module is importable, or install its package."

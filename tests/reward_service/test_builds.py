@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from reward_service import builds
 from reward_service.engine import WITHDRAWN
@@ -28,6 +30,17 @@ class NotYet(Redness):
         NotYet.left -= 1
         if NotYet.left >= 0:
             raise OSError("out of GPU memory")
+
+
+class Leaves(Redness):
+    """Ends the program where it is built or scores, as command-line packages do that miss something."""
+
+    def __init__(self, when: str) -> None:
+        if when == "built":
+            raise SystemExit("install the other package first")
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise SystemExit("install the other package first")
 
 
 class Hangs(Redness):
@@ -155,6 +168,17 @@ async def test_settings_that_cannot_work_are_not_tried_again() -> None:
             patch.setattr(builds, "BUILD_PAUSE_S", 60.0)
             given = {"scorer": f"{SCORERS}:PromptLength", "options": {"scael": 2.0}}
             assert "cannot take options" in await engine.change(given)
+
+
+@pytest.mark.parametrize("when", ["built", "checked"])
+def test_a_scorer_that_ends_the_program_is_refused(when: str) -> None:
+    @in_loop
+    async def test() -> None:
+        async with running(GOOD["scorer"]) as engine:
+            reason = await engine.change({"scorer": f"{__name__}:Leaves", "options": {"when": when}})
+            assert "install the other package first" in reason
+
+    test()
 
 
 @in_loop

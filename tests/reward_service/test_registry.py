@@ -121,10 +121,11 @@ def test_a_check_builds_nothing() -> None:
     check_spec(RewardSpec(scorer=f"{__name__}:Picky", options={"temperature": 2.0}))
 
 
+@pytest.mark.parametrize("line", ["import a_package_that_moved", "raise SystemExit('a_package_that_moved')"])
 def test_a_module_that_raises_when_imported_says_what_it_raised(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "stale_scorer.py").write_text("import a_package_that_moved\n")
+    (tmp_path / "stale_scorer.py").write_text(f"{line}\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RewardError, match="a_package_that_moved"):
         check_spec(RewardSpec(scorer="stale_scorer:Mine"))
