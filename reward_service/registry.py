@@ -135,6 +135,6 @@ def _shown(error: str, spec: Spec) -> str:
     return error_without_secrets(error, spec.options)
 
 
-def _cause(error: Exception, spec: Spec) -> Exception | None:
+def _cause(error: BaseException, spec: Spec) -> BaseException | None:
     """The error that a traceback shows as the cause; None where it would show a secret."""
     return error if _shown(repr(error), spec) == repr(error) else None
