@@ -40,13 +40,19 @@ def evaluate(given: Arguments) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from common.prompts import PromptStream, open_prompts
-    from driver.evaluating import choose_prompts
+    from driver.loop.evaluation import choose_prompts
     from driver.measuring import measure
-    from driver.pictures import before_after_grid, sample_grid
     from driver.pretrained import choose, load_pretrained
-    from driver.report import change_markdown, change_table, compare, evaluation_markdown, evaluation_table
-    from reward_service.asking.local_mix import local_mix
+    from driver.report.images import before_after_grid, sample_grid
+    from driver.report.intervals import (
+        change_markdown,
+        change_table,
+        compare,
+        evaluation_markdown,
+        evaluation_table,
+    )
+    from driver.run.prompts import PromptStream, open_prompts
+    from reward_service.client.local import local_mix
 
     chosen = choose(given.flags, overrides)
     config = chosen.config

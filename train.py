@@ -1,7 +1,7 @@
 """Finetune a text-to-image diffusion model on black-box rewards: python train.py CONFIG.yaml [key=value ...]
 [--fork CHECKPOINT]
 
-The run itself is driver/training.py, which reads as Algorithm 1 of the paper.
+The run itself is driver/loop/training.py, which reads as Algorithm 1 of the paper.
 """
 
 from __future__ import annotations

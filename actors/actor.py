@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from actors.sampler import sample_group
-from common.busy import Busy, Moment
-from common.diffusion import StepDistribution
+from common.cluster.process_name import process_name
 from common.errors import WeightsError
-from common.policy import Denoiser, Policy
-from common.probe import Probe
-from common.process import process_name
+from common.model.policy import Denoiser, Policy
+from common.model.probe import Probe
+from common.model.steps import StepDistribution
+from common.model.weights import WeightBlob, digest_tensors, unpack
+from common.stopwatch import Busy, Stopwatch
 from common.trajectory import ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
-from common.weights import WeightBlob, digest_tensors, unpack
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Actor:
         Raises WeightsError where the weights are not, before or after loading, what the task names, or where
         the policy predicts with them what it predicted with others.
         """
-        started = Moment.now()
+        started = Stopwatch.now()
         if task.stamp not in self._loaded:
             self._load(blob, task.stamp)
         trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)

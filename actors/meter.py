@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from actors.actor import SampleReport
-from common import live_metrics as live
-from common.instruments import Instruments, keep_shown
-from common.process import gpu_memory, process_name
+from common.cluster import live_metrics as live
+from common.cluster.instruments import Instruments, keep_shown
+from common.cluster.process_name import gpu_memory, process_name
 
 
 class ActorMeter:

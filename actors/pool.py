@@ -20,10 +20,10 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
 from actors.actor import SampleReport
 from actors.balance import Balance
 from actors.process import Place
-from actors.seats import FETCH_LIMIT_S, Seat, Seats
+from actors.slots import FETCH_LIMIT_S, ActorSlot, ActorSlots
+from common.cluster.process_failures import DEATHS, Gone
 from common.config.schema import Config
 from common.config.services import ActorsSection
-from common.deaths import DEATHS, Gone
 from common.errors import PrdpError, StuckError
 from common.trajectory import PromptTask
 
@@ -50,7 +50,7 @@ class _Job:
 @dataclass(frozen=True)
 class _Running:
     job: _Job
-    seat: Seat
+    seat: ActorSlot
     place: Place
     trajectory: ray.ObjectRef
     images: ray.ObjectRef
@@ -70,12 +70,12 @@ class ActorPool:
     """A pool of actor processes. Tasks wait in a queue here; a ready actor holds at most tasks_in_flight of
     them, the others none."""
 
-    def __init__(self, config: Config, seats: Seats) -> None:
+    def __init__(self, config: Config, seats: ActorSlots) -> None:
         self._section: ActorsSection = config.actors
         self._seats = seats
         self._queue: deque[_Job] = deque()
         self._running: dict[ray.ObjectRef, _Running] = {}
-        self._balance: Balance[Seat] = Balance(config.actors.tasks_in_flight)
+        self._balance: Balance[ActorSlot] = Balance(config.actors.tasks_in_flight)
         self._new: list[ray.ObjectRef] = []
         self._redone = 0
         self._is_closed = False
@@ -83,7 +83,7 @@ class ActorPool:
     @staticmethod
     def start(config: Config) -> ActorPool:
         """Ask for actors.minimum processes. Wait on `references` until so many are ready; then `grow`."""
-        seats = Seats(config)
+        seats = ActorSlots(config)
         seats.ask_for(config.actors.minimum)
         return ActorPool(config, seats)
 
@@ -92,7 +92,7 @@ class ActorPool:
         self._seats.ask_for(self._section.count)
 
     def expect(self, base: str) -> None:
-        """See Seats.expect."""
+        """See ActorSlots.expect."""
         self._seats.expect(base)
 
     @property
@@ -191,7 +191,7 @@ class ActorPool:
             raise _own_error(error) from error
         except DEATHS as error:
             self._balance.leave(running.seat)
-            self._seats.bury(running.seat, error)
+            self._seats.mark_dead(running.seat, error)
             self._again(running, error)
             self._feed()
             return []
@@ -250,7 +250,7 @@ class ActorPool:
                 return
             self._begin(self._queue.popleft(), seats[0])
 
-    def _begin(self, job: _Job, seat: Seat) -> None:
+    def _begin(self, job: _Job, seat: ActorSlot) -> None:
         method = seat.process.sample.options(num_returns=3)
         trajectory, images, report = method.remote(job.task, job.weights)
         # Tasks wait their turn in the actor's own queue: each may take the limit once per place in it.

@@ -11,11 +11,11 @@ import torch
 
 from actors.actor import Actor, SampleReport
 from actors.meter import ActorMeter
+from common.cluster.process_options import process_options
 from common.config.schema import Config
-from common.loading import digest_base, load_policy
-from common.placement import process_options
+from common.model.loading import digest_base, load_policy
+from common.model.weights import WeightBlob
 from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
-from common.weights import WeightBlob
 
 
 @dataclass(frozen=True)

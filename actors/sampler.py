@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.conditioning import PromptCondition
-from common.diffusion import StepDistribution
-from common.noise import group_noise
-from common.policy import Denoiser, Policy
+from common.model.conditioning import PromptCondition
+from common.model.noise import group_noise
+from common.model.policy import Denoiser, Policy
+from common.model.steps import StepDistribution
 from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
 
 

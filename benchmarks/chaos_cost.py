@@ -13,10 +13,10 @@ import torch
 from benchmarks.options import QUICKSTART
 from benchmarks.report import RESULTS
 from common.config.load import load_config
-from common.weights import digest_tensors
+from common.model.weights import digest_tensors
 from learner.build import build_learner
 from learner.learner import Learner
-from learner.ranks import SingleRank
+from learner.parallel import SingleRank
 from learner.state import export_snapshot, export_state
 
 REPEATS = 5

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from benchmarks.chaos_cluster import ChaosCluster
 from benchmarks.chaos_run import POLL_S, Outcome, Running
 from common.config.schema import Config
-from driver.status import RunStatus
+from driver.observe.status import RunStatus
 
 DRIVER, NODE = "driver", "node"
 KINDS = (

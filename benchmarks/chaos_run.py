@@ -15,12 +15,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 
+from common.cluster.metrics import exact_metrics
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.metrics import exact_metrics
-from driver.evaluation_store import load_evaluations
-from driver.status import RunStatus, read_status
-from learner.checkpoint import list_checkpoints, read_checkpoint
+from driver.observe.status import RunStatus, read_status
+from driver.run.checkpoints import list_checkpoints, read_checkpoint
+from driver.run.evaluations import load_evaluations
 
 POLL_S = 0.003
 _DIE_WITH_PARENT = 1

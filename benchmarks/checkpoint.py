@@ -20,11 +20,11 @@ from benchmarks.report import Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, Times, alternate, seconds_of
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.prompts import PromptStream, open_prompts
+from common.model.weights import digest_tensors
 from common.storage import LocalStorage
-from common.weights import digest_tensors
-from driver.keeper import Keeper
-from learner.checkpoint import Checkpoints, RunState
+from driver.run.checkpoint_manager import CheckpointManager
+from driver.run.checkpoints import Checkpoints, RunState
+from driver.run.prompts import PromptStream, open_prompts
 from learner.state import export_state
 
 TARGET = 1.0
@@ -43,7 +43,9 @@ class Saves:
     def __init__(self, config: Config, folder: Path, files: Mapping[str, bytes]) -> None:
         section = config.checkpoint.model_copy(update={"keep": 0})
         checkpoints = Checkpoints(LocalStorage(folder))
-        self._keeper = Keeper(config.model_copy(update={"checkpoint": section}), checkpoints, "", print)
+        self._keeper = CheckpointManager(
+            config.model_copy(update={"checkpoint": section}), checkpoints, "", print
+        )
         self._config_yaml = config_to_yaml(config)
         self._files = files
         self._epoch = 0

@@ -16,11 +16,11 @@ from benchmarks.report import Result, Verdict
 from benchmarks.timing import seconds_of
 from common.config.schema import Config
 from common.config.training import FullPolicy, LoraPolicy
-from common.loading import load_policy
-from common.probe import Probe
-from common.prompts import PromptStream, open_prompts
-from learner.soundness import unsound_gradient
-from learner.step import GuardedStep
+from common.model.loading import load_policy
+from common.model.probe import Probe
+from driver.run.prompts import PromptStream, open_prompts
+from learner.finite import find_nonfinite_gradient
+from learner.optimizer import CheckedOptimizer
 
 ALLOWED = 0.01
 RATE = 1e-6
@@ -58,7 +58,7 @@ def measure_cost(config: Config, repeats: int, warm_ups: int) -> Cost:
     for value in parameters:
         value.grad = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     optimizer, probe = torch.optim.AdamW(parameters, lr=RATE), Probe.of(policy, distribution)
-    step = GuardedStep(policy, optimizer, probe)
+    step = CheckedOptimizer(policy, optimizer, probe)
     log_prob = torch.zeros(1, 1)
 
     def median(call: Callable[[int], object]) -> float:
@@ -71,7 +71,7 @@ def measure_cost(config: Config, repeats: int, warm_ups: int) -> Cost:
     return Cost(
         bare_step=median(lambda _: optimizer.step()),
         guarded_step=median(lambda _: step.take(1.0)),
-        check=median(lambda _: unsound_gradient(log_prob, parameters)),
+        check=median(lambda _: find_nonfinite_gradient(log_prob, parameters)),
         probe=median(lambda _: probe.output(policy)),
         epoch=median(one.epoch),
     )

@@ -26,9 +26,9 @@ from benchmarks.hostile_server import LIMITS, SCORER, server_process
 from benchmarks.machine import Machine
 from benchmarks.report import RESULTS, Result, Verdict
 from common.errors import PrdpError, RewardError
+from reward_service.contract.results import RewardScores
 from reward_service.http.client import HttpReward
 from reward_service.http.token import Token
-from reward_service.part import RewardPart
 
 ABOUT = "Fire hostile requests of all kinds at a server of one process with a token, and count its answers."
 CLIENTS = 8
@@ -133,13 +133,13 @@ def fire_all(attacker: Attacker, seeds: Sequence[int]) -> list[Fired]:
         return list(pool.map(attacker.fire, seeds))
 
 
-def sound_score(address: str, token: Token) -> RewardPart:
+def sound_score(address: str, token: Token) -> RewardScores:
     """The score of one sound group. Raises RewardError."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     client = HttpReward(address, token, deadline_s=ANSWER_LIMIT_S)
     outcome = client.score("a red apple", pixels).outcome
     client.close()
-    if not isinstance(outcome, RewardPart):
+    if not isinstance(outcome, RewardScores):
         raise RewardError(f"A sound group was not scored: {outcome.reason}")
     return outcome
 

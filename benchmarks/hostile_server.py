@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.errors import RewardError
+from reward_service.contract.settings import ServedReward
 from reward_service.http.limits import HttpLimits
 from reward_service.http.standalone import run_server
 from reward_service.http.token import Token
-from reward_service.settings import ServedReward
 
 SCORER = "jpeg_incompressibility"
 LIMITS = HttpLimits(body_bytes=4 << 20, held_bytes=64 << 20, image_pixels=1 << 20, body_seconds=2.0)

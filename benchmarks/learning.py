@@ -16,11 +16,11 @@ from benchmarks.report import Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, alternate
 from common.config.schema import Config
 from common.config.training import FullPolicy, LoraPolicy
-from common.diffusion import StepDistribution
-from common.loading import load_policy
-from common.policy import Policy
-from common.prompts import PromptStream, open_prompts
+from common.model.loading import load_policy
+from common.model.policy import Policy
+from common.model.steps import StepDistribution
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
+from driver.run.prompts import PromptStream, open_prompts
 from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient
 
 TARGET = 0.95

@@ -19,21 +19,21 @@ from benchmarks.options import Options, run
 from benchmarks.report import Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, Seconds, Times, alternate
 from common.config.schema import Config
-from common.loading import choose_device
-from common.prompts import PromptStream, open_prompts
+from common.model.loading import choose_device
+from common.model.weights import WeightBlob
 from common.trajectory import ScoredGroup
-from common.weights import WeightBlob
-from driver.patience import Patience
-from driver.published import Published
-from driver.rollouts import Rollouts
-from driver.services import Services, ray_cluster, services
-from driver.source import OnlineSource
-from driver.tasks import training_batch
+from driver.loop.published import Published
+from driver.loop.rollouts import Rollouts
+from driver.loop.services import Services, ray_cluster, services
+from driver.loop.source import OnlineSource
+from driver.loop.stalls import StallReporter
+from driver.loop.tasks import training_batch
+from driver.run.prompts import PromptStream, open_prompts
 from learner.build import build_learner
 from learner.learner import Learner
-from learner.ranks import SingleRank
-from reward_service.asking.entries import check_entries
-from reward_service.asking.local_mix import LocalMix, local_mix
+from learner.parallel import SingleRank
+from reward_service.client.entries import check_entries
+from reward_service.client.local import LocalMix, local_mix
 
 TARGET = 0.90
 SINGLE_THREAD_EPOCHS = 2
@@ -90,7 +90,7 @@ class Distributed:
             started.rewards,
             config.reward_service.max_dropped_share,
             check_stop=_go_on,
-            patience=Patience(note=print),
+            patience=StallReporter(note=print),
         )
         self._source = OnlineSource(config, stream, self._rollouts)
         self._weights: list[Published] = []

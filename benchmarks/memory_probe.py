@@ -23,11 +23,11 @@ from torch import Tensor
 from common.config.load import config_from_yaml_text
 from common.config.schema import Config
 from common.errors import ConfigError
-from common.loading import load_policy
+from common.model.loading import load_policy
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.build import build_learner
 from learner.learner import Learner
-from learner.ranks import SingleRank
+from learner.parallel import SingleRank
 
 STATUS = Path("/proc/self/status")
 RESET_PEAK = Path("/proc/self/clear_refs")

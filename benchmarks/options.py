@@ -12,7 +12,7 @@ from benchmarks.report import RESULTS, Result
 from common.config.load import load_config
 from common.config.schema import Config
 from common.errors import PrdpError
-from common.pipelines import check_model_folder
+from common.model.families.stable_diffusion import check_model_folder
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 

@@ -1,4 +1,4 @@
-"""Clients that ask rewards as a driver does: pictures by object reference, through a RewardMix each."""
+"""Clients that ask rewards as a driver does: pictures by object reference, through a RewardSum each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from common.config.services import RewardEntry, RewardServiceSection
 from common.errors import RewardError, StuckError
 from common.trajectory import GroupScore, ImageGroup, NoiseKey, PolicyStamp
-from reward_service.asking.mix import RewardMix
-from reward_service.asking.start import start_mix
-from reward_service.part import RewardFailure
+from reward_service.client.reward_sum import RewardSum
+from reward_service.client.start import start_mix
+from reward_service.contract.results import RewardFailure
 
 ANSWER_LIMIT_S = 300.0
 _NOISE = NoiseKey(0, "train", 0, 0)
@@ -51,14 +51,14 @@ def in_store(prompt: str, pixels: NDArray[np.uint8]) -> ray.ObjectRef:
     return ray.put(ImageGroup(prompt, _NOISE, _POLICY, pixels))
 
 
-def open_mix(name: str, entry: RewardEntry) -> RewardMix:
+def open_mix(name: str, entry: RewardEntry) -> RewardSum:
     """A client of one reward that runs already, with the settings that a run has by default."""
     section = RewardServiceSection()
     return start_mix({name: entry}, {}, section, run_name="benchmark", owner="benchmark", stop_serve=False)
 
 
 def score_by_handle(
-    mix: RewardMix, groups: Sequence[tuple[str, NDArray[np.uint8]]], each: Callable[[], None]
+    mix: RewardSum, groups: Sequence[tuple[str, NDArray[np.uint8]]], each: Callable[[], None]
 ) -> None:
     """Score all groups, with as many out as the channel takes; `each` is called after every one.
 
@@ -79,7 +79,7 @@ def score_by_handle(
 
 
 class Clients:
-    """Threads, each with a RewardMix of its own, that ask for one group after the other.
+    """Threads, each with a RewardSum of its own, that ask for one group after the other.
 
     pixels: by prompt; a client goes through those in order. pause_s: between an answer and the next question.
     Leaving the context lets each client get its last answer, and raises what ended a client early.
@@ -87,7 +87,7 @@ class Clients:
 
     def __init__(
         self,
-        mixes: list[RewardMix],
+        mixes: list[RewardSum],
         pixels: Mapping[str, NDArray[np.uint8]],
         pause_s: float,
     ) -> None:

@@ -23,8 +23,8 @@ from benchmarks.reward_cluster import ROOT, RewardCluster, ServedApp, reward_clu
 from common.config.load import load_config
 from common.config.services import RewardSpec
 from common.errors import PrdpError, RewardError
-from driver.evaluation_store import load_evaluations
-from learner.checkpoint import checkpoint_folder
+from driver.run.checkpoints import checkpoint_folder
+from driver.run.evaluations import load_evaluations
 
 ABOUT = (
     "Train the quickstart twice: with embedded rewards, and with the same rewards as Serve applications of a "

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.reward_cluster import ROOT
 from common.errors import RewardError
+from reward_service.contract.results import RewardScores
 from reward_service.http.client import HttpReward
 from reward_service.http.wire import Wire
-from reward_service.part import RewardPart
 
 _STOP_LIMIT_S = 60.0
 
@@ -42,7 +42,7 @@ class HttpClients:
                 outcome = reward.score(*group).outcome
             finally:
                 free.put(reward)
-            if not isinstance(outcome, RewardPart):
+            if not isinstance(outcome, RewardScores):
                 raise RewardError(outcome.reason)
             each()
 

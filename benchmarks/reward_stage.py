@@ -19,9 +19,9 @@ from benchmarks.reward_cluster import ROOT
 from benchmarks.reward_windows import Expected
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.part import RewardPart
-from reward_service.service import RewardService, build_service
-from reward_service.settings import ServedReward, read_settings
+from reward_service.contract.results import RewardScores
+from reward_service.contract.settings import ServedReward, read_settings
+from reward_service.engine.service import RewardService, build_service
 
 MODEL = ROOT / "models" / "tiny-clip-proxy"
 NAME = "swapped"
@@ -110,11 +110,11 @@ class Stage:
     def expected(self, pixels: dict[str, NDArray[np.uint8]]) -> Expected:
         """What every version says about every prompt's pictures."""
         torch.set_num_threads(1)
-        expected: dict[tuple[ScorerStamp, str], RewardPart] = {}
+        expected: dict[tuple[ScorerStamp, str], RewardScores] = {}
         for stamp, service in self._services.items():
             for prompt, images in pixels.items():
                 (part,) = service.score_groups([(prompt, images)])
-                if not isinstance(part, RewardPart):
+                if not isinstance(part, RewardScores):
                     raise RewardError(f"No reference score: {part.reason}")
                 expected[stamp, prompt] = part
         return expected

@@ -10,12 +10,12 @@ import numpy as np
 
 from benchmarks.reward_clients import Asked
 from common.trajectory import GroupScore, ScorerStamp
-from reward_service.part import RewardPart
+from reward_service.contract.results import RewardScores
 
 TOLERANCE = 1e-4
 """Cosines of a batch differ from those of one group alone by rounding; versions differ by far more."""
 
-Expected = Mapping[tuple[ScorerStamp, str], RewardPart]
+Expected = Mapping[tuple[ScorerStamp, str], RewardScores]
 """What each version says about each prompt's pictures, computed without a service."""
 
 

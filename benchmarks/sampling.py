@@ -18,11 +18,11 @@ from benchmarks.options import Options, run
 from benchmarks.report import Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, alternate
 from common.config.schema import Config
-from common.loading import load_policy
-from common.policy import Policy
-from common.prompts import PromptStream, open_prompts
+from common.model.loading import load_policy
+from common.model.policy import Policy
+from common.model.weights import pack
 from common.trajectory import NoiseKey, PromptTask
-from common.weights import pack
+from driver.run.prompts import PromptStream, open_prompts
 
 GUIDANCE_SCALES = (1.0, 3.0)
 TARGET = 0.95

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from actors.actor import SampleReport
 from actors.process import Arrival, Place
-from common.busy import Moment
+from common.model.weights import WeightBlob
+from common.stopwatch import Stopwatch
 from common.trajectory import GroupScore, ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
-from common.weights import WeightBlob
 from learner.learner import LearnerFacts
 from learner.report import Outcome, Tally, UpdateReport, summarise
 from learner.state import Snapshot
@@ -73,7 +73,7 @@ class ActorHost:
         self, seat: int, task: PromptTask, blob: WeightBlob
     ) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
         """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""
-        started = Moment.now()
+        started = Stopwatch.now()
         async with self._turns[seat]:
             # An evaluation is not what is measured.
             seconds = (
@@ -126,7 +126,7 @@ class LearnerHost:
 
     async def finish_update(self, rank: int) -> UpdateReport:
         """One update more."""
-        started = Moment.now()
+        started = Stopwatch.now()
         self._versions[rank] += 1
         totals = torch.zeros_like(Tally.zero().totals, dtype=torch.float64)
         latent = 4 * self._sizes.latent**2

@@ -18,26 +18,26 @@ import psutil
 import ray
 
 from actors.pool import ActorPool
-from actors.seats import Seats
+from actors.slots import ActorSlots
 from benchmarks.scale_parts import RUN_ID, ActorHost, LearnerHost, Share, Sizes
+from common.cluster.instruments import Instruments, shown
 from common.config.schema import Config
-from common.instruments import Instruments, shown
-from common.prompts import open_prompts
-from driver.display_state import DisplayState
-from driver.gauges import RayGauges
-from driver.keeper import Keeper
-from driver.learner_deaths import LearnerDeaths
+from driver.loop.learner_deaths import LearnerDeaths
+from driver.loop.services import START_LIMIT_S, Services, await_actors, await_learner, ray_cluster
+from driver.loop.signals import StopFlag
 from driver.main import Inputs, run_epochs, tracked
-from driver.observer import Observer, first_state
-from driver.queues import QueueGauges
-from driver.run_folder import find_beginning
-from driver.services import START_LIMIT_S, Services, await_actors, await_learner, ray_cluster
-from driver.status import StatusFile
-from driver.stop import StopFlag
-from driver.timeline_log import TimelineLog
-from driver.versions import VersionLog
+from driver.observe.display_state import DisplayState
+from driver.observe.gauges import RayGauges
+from driver.observe.observer import Observer, first_state
+from driver.observe.queues import QueueGauges
+from driver.observe.status import StatusFile
+from driver.observe.timeline_log import TimelineLog
+from driver.run.checkpoint_manager import CheckpointManager
+from driver.run.folder import find_beginning
+from driver.run.prompts import open_prompts
+from driver.run.reward_versions import VersionLog
 from learner.group import LearnerGroup
-from reward_service.asking.start import start_mix
+from reward_service.client.start import start_mix
 
 PROMPTS = 997
 ACTORS_A_RANK = 16
@@ -97,7 +97,7 @@ class EpochMarks:
         self._epoch = 0
 
     def start(self, total_epochs: int) -> None:
-        """See driver.display_state.Display."""
+        """See driver.observe.display_state.Display."""
 
     def update(self, state: DisplayState) -> None:
         """Mark where an epoch has ended."""
@@ -172,7 +172,7 @@ def simulated(config: Config, row: Row) -> Iterator[tuple[Services, Any]]:
         .remote(row.sizes, row.learn_seconds)
     )
     shares = (Share(hosts[number % row.hosts], number) for number in itertools.count())
-    seats = Seats(config, lambda _: next(shares))
+    seats = ActorSlots(config, lambda _: next(shares))
     seats.ask_for(row.actors)
     pool = ActorPool(config, seats)
     group = LearnerGroup(config, RUN_ID, [Share(learner, rank) for rank in range(row.ranks)])
@@ -211,7 +211,7 @@ def run_row(row: Row) -> dict[str, Any]:
                 status=StatusFile(config, beginning.run_id),
                 timelines=TimelineLog(config.run_folder, config.display.timelines),
             )
-            keeping = Keeper.open(config, [], [], observer.note)
+            keeping = CheckpointManager.open(config, [], [], observer.note)
             with simulated(config, row) as (started, learner), keeping as keeper:
                 watch = QueueGauges(instruments, started.learner.waiting)
                 run_epochs(config, inputs, beginning, started, observer, stop, keeper, 0, watch)

@@ -21,11 +21,11 @@ from benchmarks.report import RESULTS, Result
 from benchmarks.sd15_shape import SD15, TINY, Shape, random_family
 from benchmarks.timing import Seconds, alternate
 from common.config.training import LoraPolicy
-from common.diffusion import StepDistribution
-from common.policy import Policy
-from common.scheduler import build_step_distribution
+from common.model.policy import Policy
+from common.model.scheduler import build_step_distribution
+from common.model.steps import StepDistribution
+from common.model.weights import pack
 from common.trajectory import NoiseKey, PromptTask
-from common.weights import pack
 from learner.gradient import TrajectoryTensors, accumulate_gradient
 
 PROMPT = "a photo of an astronaut riding a horse on mars"

@@ -17,9 +17,9 @@ from benchmarks.machine import Machine
 from benchmarks.report import RESULTS, Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, alternate
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import NoShadow, RewardScores
 from reward_service.http.limits import HttpLimits
 from reward_service.http.wire import ARROW, JSON, Group, Wire
-from reward_service.part import NoShadow, RewardPart
 
 ABOUT = "Encode and decode groups of 16 pictures and their replies as JSON and as Arrow."
 IMAGES = 16
@@ -38,11 +38,11 @@ def picture_like(side: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def part() -> RewardPart:
+def part() -> RewardScores:
     """A reply of 16 rewards."""
     rewards = np.random.default_rng(1).normal(size=IMAGES)
     stamp = ScorerStamp("pickscore", "1", "0" * 64)
-    return RewardPart(rewards, rewards[:, None] - rewards[None, :], 0.0, stamp)
+    return RewardScores(rewards, rewards[:, None] - rewards[None, :], 0.0, stamp)
 
 
 def round_trip(wire: Wire, group: Group) -> Callable[[int], object]:

@@ -27,7 +27,7 @@ class PolicyStamp:
     """Which weights: the proof every trajectory carries.
 
     version: number of optimizer updates since the pretrained policy (0), those before a fork included.
-    digest: SHA-256 (hex) of the trainable weights, see common.weights.digest_tensors.
+    digest: SHA-256 (hex) of the trainable weights, see common.model.weights.digest_tensors.
     run_id: the run that made them.
     """
 
@@ -41,7 +41,7 @@ class PolicyStamp:
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """What a group's noise is a function of, together with the image index and the step (common.noise).
+    """What a group's noise is a function of, together with the image index and the step (common.model.noise).
 
     stream separates uses that must never share noise: "train" or "evaluation".
     prompt_index is the position in the run's prompt stream.
@@ -80,7 +80,7 @@ class TrajectoryGroup:
     Float64,
         because float32 resolves 6e-8 of a value near 1, a sixteenth of the paper's clip range of 1e-6.
     log_ratio: float32 (B, T_s), log pi_old - log pi_ref, MEAN over C H W. Computed in the difference form.
-    schedule: fingerprint of the step distribution (common.diffusion.StepDistribution.fingerprint).
+    schedule: fingerprint of the step distribution (common.model.steps.StepDistribution.fingerprint).
     """
 
     prompt: str

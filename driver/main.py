@@ -10,41 +10,41 @@ from functools import partial
 
 from rich.console import Console
 
+from common.cluster.instruments import Instruments, shown
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.config.services import AppReward
 from common.errors import ConfigError
-from common.instruments import Instruments, shown
-from common.loading import check_model
-from common.prompts import PromptSet, PromptStream, open_prompts
-from common.recording import Recording, open_recording
-from driver.display import Phase, open_display
-from driver.evaluating import choose_prompts
-from driver.evaluation_store import load_evaluations
-from driver.faults import FaultCounter
-from driver.finish import show_result
-from driver.fork import begin_fork
-from driver.gauges import RayGauges
-from driver.guards import Guards
-from driver.joined import check_run_folder
-from driver.journal import Journal, write_journal
-from driver.keeper import Keeper
-from driver.observer import Observer, first_state
-from driver.patience import Patience
-from driver.queues import QueueGauges, Watch
-from driver.rollouts import Rollouts
-from driver.run_folder import Beginning, claim, find_beginning, fixed_settings_digest
-from driver.services import Services, ray_cluster, services
-from driver.source import OfflineSource, OnlineSource, Source, lost_samples
-from driver.status import StatusFile, epochs_reached
-from driver.steady_learner import SteadyLearner
-from driver.stop import StopFlag, StopRequested
-from driver.timeline_log import TimelineLog
-from driver.tracker import RunEnd, Tracker, flat_params, open_tracker
-from driver.training import Parts, Training
-from driver.versions import VersionLog, load_versions
-from learner.checkpoint import Checkpoints
-from reward_service.asking.entries import check_entries
+from common.model.loading import check_model
+from driver.loop.cluster_env import check_run_folder
+from driver.loop.evaluation import choose_prompts
+from driver.loop.faults import FaultCounter
+from driver.loop.learner import FaultTolerantLearner
+from driver.loop.rollouts import Rollouts
+from driver.loop.services import Services, ray_cluster, services
+from driver.loop.signals import StopFlag, StopRequested
+from driver.loop.source import OfflineSource, OnlineSource, Source, lost_samples
+from driver.loop.stalls import StallReporter
+from driver.loop.training import Parts, Training
+from driver.observe.display import Phase, open_display
+from driver.observe.finish import show_result
+from driver.observe.gauges import RayGauges
+from driver.observe.guards import Guards
+from driver.observe.observer import Observer, first_state
+from driver.observe.queues import QueueGauges, Watch
+from driver.observe.status import StatusFile, epochs_reached
+from driver.observe.timeline_log import TimelineLog
+from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
+from driver.run.checkpoint_manager import CheckpointManager
+from driver.run.checkpoints import Checkpoints
+from driver.run.evaluations import load_evaluations
+from driver.run.folder import ResumePoint, claim, find_beginning, fixed_settings_digest
+from driver.run.fork import begin_fork
+from driver.run.journal import Journal, write_journal
+from driver.run.prompts import PromptSet, PromptStream, open_prompts
+from driver.run.recording import Recording, open_recording
+from driver.run.reward_versions import VersionLog, load_versions
+from reward_service.client.entries import check_entries
 
 STOPPED = 130
 
@@ -124,7 +124,7 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
                         config, display, tracker, gauges, state, earlier, versions, status, timelines
                     )
                     observer.phase(Phase.STARTING, 0)
-                    keeper = Keeper.open(config, earlier, beginning.states, observer.note)
+                    keeper = CheckpointManager.open(config, earlier, beginning.states, observer.note)
                     with services(config, beginning.run_id, observer.note) as started, keeper:
                         watch = QueueGauges(instruments, started.learner.waiting)
                         run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)
@@ -157,7 +157,7 @@ def newest_checkpoint(config: Config, epochs: int) -> str:
 
 
 @contextmanager
-def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
+def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
     """The tracker's run, closed with the status that fits how the training ended."""
     tracker = open_tracker(
         config.tracker,
@@ -181,13 +181,13 @@ def tracked(config: Config, beginning: Beginning) -> Iterator[Tracker]:
         tracker.finish(end)
 
 
-def keep_journal(config: Config, beginning: Beginning, tracker: Tracker, finished: int) -> None:
+def keep_journal(config: Config, beginning: ResumePoint, tracker: Tracker, finished: int) -> None:
     """Write what a killed run is recognised by. finished: its epochs once its result has been shown."""
     digest, forked_from = fixed_settings_digest(config), beginning.forked_from
     write_journal(config.run_folder, Journal(beginning.run_id, tracker.run_id, digest, finished, forked_from))
 
 
-def going_on(config: Config, beginning: Beginning, reached: int) -> list[str]:
+def going_on(config: Config, beginning: ResumePoint, reached: int) -> list[str]:
     """Where a continued run goes on, and what it does again. reached: epochs that had been finished."""
     lines = [
         f"Going on after epoch {beginning.epoch} from {checkpoint.place}."
@@ -201,19 +201,21 @@ def going_on(config: Config, beginning: Beginning, reached: int) -> list[str]:
 def run_epochs(
     config: Config,
     inputs: Inputs,
-    beginning: Beginning,
+    beginning: ResumePoint,
     started: Services,
     observer: Observer,
     stop: StopFlag,
-    keeper: Keeper,
+    keeper: CheckpointManager,
     reached: int,
     watch: Watch,
 ) -> None:
     """Introduce the parts to each other and train."""
     stream = PromptStream(inputs.train, config.run.seed)
     dropped = config.reward_service.max_dropped_share
-    rollouts = Rollouts(started.pool, started.rewards, dropped, stop.check, Patience(observer.note), watch)
-    learner = SteadyLearner(config, started.learner, rollouts, observer, started.deaths)
+    rollouts = Rollouts(
+        started.pool, started.rewards, dropped, stop.check, StallReporter(observer.note), watch
+    )
+    learner = FaultTolerantLearner(config, started.learner, rollouts, observer, started.deaths)
     facts = learner.facts()
     for recording in inputs.recordings:
         recording.check(facts.schedule, facts.latent_shape)

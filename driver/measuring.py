@@ -6,11 +6,11 @@ import numpy as np
 from rich.progress import Progress
 
 from common.config.schema import Config
-from common.evaluation import Evaluation, PromptSetEvaluation
-from driver.evaluating import TOTAL, PromptSets
+from driver.loop.evaluation import TOTAL, PromptSets
+from driver.loop.tasks import evaluation_batch
 from driver.pretrained import LoadedPolicy
-from driver.tasks import evaluation_batch
-from reward_service.asking.local_mix import LocalMix
+from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from reward_service.client.local import LocalMix
 
 
 def measure(

@@ -13,13 +13,13 @@ from transformers.utils import logging as transformers_logging
 from actors.sampler import sample_group
 from common.config.load import config_from_yaml_text, load_config
 from common.config.schema import Config
-from common.diffusion import StepDistribution
 from common.errors import CheckpointError, ConfigError, DamagedError
-from common.loading import load_policy
-from common.policy import Policy
+from common.model.loading import load_policy
+from common.model.policy import Policy
+from common.model.steps import StepDistribution
+from common.model.weights import digest_tensors
 from common.trajectory import ImageGroup, NoiseKey, PolicyStamp, PromptTask
-from common.weights import digest_tensors
-from learner.checkpoint import CONFIG_FILE, read_checkpoint
+from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
 
 WEIGHTS = ("trainable.safetensors", "ema.safetensors")
 PRETRAINED = PolicyStamp(version=0, digest="", run_id="pretrained")

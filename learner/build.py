@@ -8,16 +8,16 @@ import torch
 
 from common.config.schema import Config
 from common.config.training import ObjectiveSection, OptimizerSection
-from common.loading import digest_base, load_policy
-from common.probe import Probe
-from learner.experience import Experience, Offline, Online
+from common.model.loading import digest_base, load_policy
+from common.model.probe import Probe
 from learner.learner import Learner
 from learner.objectives import Objective
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
-from learner.ranks import Ranks
+from learner.old_policy import Experience, Offline, Online
+from learner.optimizer import CheckedOptimizer
+from learner.parallel import Ranks
 from learner.records import LearnerSettings
 from learner.schedule import LearningRate
-from learner.step import GuardedStep
 
 
 def build_objective(section: ObjectiveSection, latent_elements: int) -> Objective:
@@ -67,7 +67,7 @@ def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
         policy=policy,
         distribution=distribution,
         objective=build_objective(config.objective, math.prod(policy.family.latent_shape)),
-        step=GuardedStep(policy, optimizer, Probe.of(policy, distribution)),
+        step=CheckedOptimizer(policy, optimizer, Probe.of(policy, distribution)),
         experience=build_experience(config),
         ranks=ranks,
         settings=LearnerSettings(

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.conditioning import PromptCondition
-from common.diffusion import StepDistribution
-from common.policy import Denoiser
+from common.model.conditioning import PromptCondition
+from common.model.policy import Denoiser
+from common.model.steps import StepDistribution
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from typing import Any
 import ray
 import torch
 
+from common.cluster.process_failures import DEATHS, nodes_of
+from common.cluster.process_options import process_options
 from common.config.schema import Config
-from common.deaths import DEATHS, nodes_of
-from common.loading import choose_device
-from common.placement import process_options
+from common.model.loading import choose_device
+from common.model.weights import WeightBlob
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
-from common.weights import WeightBlob
 from learner.build import build_learner
 from learner.meter import RankMeter
-from learner.ranks import Ranks, SingleRank, TorchRanks, connect, listen
+from learner.parallel import Ranks, SingleRank, TorchRanks, connect, listen
 from learner.records import LearnerFacts
 from learner.report import UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state

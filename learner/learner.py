@@ -14,21 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.busy import Moment
-from common.diffusion import StepDistribution
+from common.cluster.process_name import process_name
 from common.errors import WeightsError
-from common.policy import Policy
-from common.process import process_name
+from common.model.policy import Policy
+from common.model.steps import StepDistribution
+from common.model.weights import Tensors, WeightBlob, pack
+from common.stopwatch import Stopwatch
 from common.trajectory import PolicyStamp, ScoredGroup
-from common.weights import Tensors, WeightBlob, pack
-from learner.experience import Experience
+from learner.finite import find_nonfinite_gradient, find_nonfinite_loss
 from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient, evaluate_log_prob
 from learner.objectives import Objective, ObjectiveResult
-from learner.ranks import Ranks
+from learner.old_policy import Experience
+from learner.optimizer import CheckedOptimizer
+from learner.parallel import Ranks
 from learner.records import KeptGroup, LearnerFacts, LearnerSettings
 from learner.report import BadGroup, Outcome, Tally, UpdateReport, summarise
-from learner.soundness import unsound_gradient, unsound_loss
-from learner.step import GuardedStep
 
 
 class Learner:
@@ -39,7 +39,7 @@ class Learner:
         policy: Policy,
         distribution: StepDistribution,
         objective: Objective,
-        step: GuardedStep,
+        step: CheckedOptimizer,
         experience: Experience,
         ranks: Ranks,
         settings: LearnerSettings,
@@ -118,7 +118,7 @@ class Learner:
         A group with a number that is not finite is left out of all the epoch's updates, and the first of them
         is skipped. Raises WeightsError on a foreign group.
         """
-        started = Moment.now()
+        started = Stopwatch.now()
         trajectory, device = group.trajectory, self._policy.family.device
         self._check(group)
         tensors = TrajectoryTensors(
@@ -134,9 +134,9 @@ class Learner:
         log_prob, log_ratio = behaviour if on_policy else self._off_policy(tensors, behaviour)
         log_prob_old, log_ratio_old = self._experience.anchor(behaviour, (log_prob, log_ratio))
         coefficients, result = self._differentiate(log_ratio, log_ratio_old, differences)
-        reason = unsound_loss(log_ratio, result, coefficients)
+        reason = find_nonfinite_loss(log_ratio, result, coefficients)
         own, norms = self._first_gradient(tensors, coefficients) if not reason else (log_prob, torch.zeros(0))
-        reason = reason or unsound_gradient(own, self._parameters.values())
+        reason = reason or find_nonfinite_gradient(own, self._parameters.values())
         if reason:
             self._leave_out(BadGroup(trajectory.prompt, trajectory.noise, reason), started)
             return
@@ -155,17 +155,17 @@ class Learner:
 
     def _repeat(self, kept: KeptGroup) -> None:
         """Add the gradient of a group seen before, and keep it, unless a number of it is not finite."""
-        started, limit = Moment.now(), self._settings.micro_batch
+        started, limit = Stopwatch.now(), self._settings.micro_batch
         log_prob = evaluate_log_prob(self._policy, self._distribution, kept.tensors, limit)
         log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
         coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
-        reason = unsound_loss(log_ratio, result, coefficients)
+        reason = find_nonfinite_loss(log_ratio, result, coefficients)
         if not reason:
             # The clip leaves many pairs without a gradient: their items need no backward pass.
             accumulate_gradient(
                 self._policy, self._distribution, kept.tensors, coefficients, coefficients != 0, limit
             )
-            reason = unsound_gradient(log_prob, self._parameters.values())
+            reason = find_nonfinite_gradient(log_prob, self._parameters.values())
         if reason:
             self._leave_out(BadGroup(kept.prompt, kept.noise, reason), started)
             return
@@ -174,7 +174,7 @@ class Learner:
             result, log_ratio, 0.0, torch.zeros(0), started.until_now()
         )
 
-    def _leave_out(self, group: BadGroup, started: Moment) -> None:
+    def _leave_out(self, group: BadGroup, started: Stopwatch) -> None:
         """The update is skipped, so what has accumulated is of no use; without it, later groups are judged by
         themselves."""
         self._step.optimizer.zero_grad(set_to_none=True)
@@ -186,7 +186,7 @@ class Learner:
         An update with nothing to learn or with a number that is not finite is skipped: weights and optimizer
         stay as they were. Raises WeightsError where the trained weights act on nothing.
         """
-        started = Moment.now()
+        started = Stopwatch.now()
         for value in self._parameters.values():
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         gradients = [value.grad for value in self._parameters.values() if value.grad is not None]

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common import live_metrics as live
-from common.instruments import Instruments, keep_shown
-from common.process import gpu_memory, process_name
+from common.cluster import live_metrics as live
+from common.cluster.instruments import Instruments, keep_shown
+from common.cluster.process_name import gpu_memory, process_name
 
 
 class RankMeter:

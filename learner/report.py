@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.busy import Busy
+from common.stopwatch import Busy
 from common.trajectory import NoiseKey
 from learner.objectives import ObjectiveResult
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import CheckpointError, WeightsError
+from common.model.weights import Tensors
 from common.trajectory import PolicyStamp
-from common.weights import Tensors
 from learner.learner import Learner
 
 Files = dict[str, bytes]

@@ -8,11 +8,11 @@ from pydantic import field_validator
 from ray import serve
 
 from common.config.fields import Section, setting
+from reward_service.contract.settings import read_section
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
 from reward_service.on_ray.app import served_app
 from reward_service.on_ray.gateway import build_gateway
-from reward_service.settings import read_section
 
 
 class AppArguments(Section):

@@ -12,7 +12,7 @@ import pytest
 
 from common.config.training import PromptSource
 from common.errors import PromptSetError
-from common.prompts import PromptSet, open_prompts
+from driver.run.prompts import PromptSet, open_prompts
 
 DATA = Path(__file__).parent / "data"
 

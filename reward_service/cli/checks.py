@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.contract import (
+from reward_service.contract.registry import build_scorer
+from reward_service.contract.scorer import (
     KINDS,
     AnyScorer,
     Kind,
@@ -23,8 +24,7 @@ from reward_service.contract import (
     methods_of,
     prompts_of,
 )
-from reward_service.registry import build_scorer
-from reward_service.settings import ServedReward
+from reward_service.contract.settings import ServedReward
 
 _PROMPTS = (
     'a sign that says "OPEN"',

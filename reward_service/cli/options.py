@@ -10,7 +10,7 @@ from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 
 if TYPE_CHECKING:
-    from reward_service.settings import ServedReward
+    from reward_service.contract.settings import ServedReward
 
 _SCALARS = (str, int, float, bool)
 
@@ -68,7 +68,7 @@ def is_address(scorer: str) -> bool:
 
 def served_reward(arguments: argparse.Namespace) -> ServedReward:
     """The settings that SCORER, --option and --set describe. Raises ConfigError or RewardError."""
-    from reward_service.settings import read_settings
+    from reward_service.contract.settings import read_settings
 
     settings: dict[str, Any] = dict(read_pairs(arguments.set, "--set"))
     taken = sorted({"scorer", "options"} & set(settings))

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from common.errors import RewardError
 from reward_service.cli.target import Target
-from reward_service.part import RewardPart
+from reward_service.contract.results import RewardScores
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PictureFiles:
     paths: tuple[Path, ...]
     pixels: tuple[NDArray[np.uint8], ...]
 
-    def score(self, target: Target, prompt: str) -> RewardPart:
+    def score(self, target: Target, prompt: str) -> RewardScores:
         """Score them as one group; of different sizes only where each has a number of its own.
 
         Raises RewardError where a judge of pairs is given different sizes, or there is no score.
@@ -37,7 +37,7 @@ class PictureFiles:
             raise RewardError(f"Pictures that are compared must have one size; given: {shown}.")
         parts = [target.score(prompt, picture[None]) for picture in self.pixels]
         rewards = np.concatenate([part.rewards for part in parts])
-        return RewardPart(rewards, rewards[:, None] - rewards[None, :], 0.0, parts[0].stamp)
+        return RewardScores(rewards, rewards[:, None] - rewards[None, :], 0.0, parts[0].stamp)
 
     @property
     def _both(self) -> tuple[tuple[Path, ...], tuple[NDArray[np.uint8], ...]]:

@@ -33,10 +33,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer until it is stopped."""
     served = served_reward(arguments)
 
+    from reward_service.contract.settings import read_section
     from reward_service.http.limits import HttpLimits
     from reward_service.http.standalone import run_server
     from reward_service.http.token import TokenSource
-    from reward_service.settings import read_section
 
     limits = read_section(HttpLimits, read_pairs(arguments.limit, "--limit"), "--limit")
     token = TokenSource(arguments.token_env, arguments.token_file).read()

@@ -10,7 +10,7 @@ from common.errors import RewardError
 from reward_service.cli.options import add_token, table
 
 if TYPE_CHECKING:
-    from reward_service.part import Description
+    from reward_service.contract.results import Description
 
 ABOUT = "what rewards behind addresses, or all rewards of this cluster, say of themselves"
 

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import RewardError
+from reward_service.contract.results import RewardFailure, RewardScores
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.service import RewardService, build_service
 from reward_service.http.client import HttpReward, Retrying, check_address
 from reward_service.http.token import TokenSource
-from reward_service.part import RewardFailure, RewardPart
-from reward_service.service import RewardService, build_service
-from reward_service.settings import ServedReward
 
 NAME = "reward"
 SOON = Retrying(tries=3)
@@ -28,7 +28,7 @@ class Target(ABC):
         """ "pointwise", "pairwise" or "pairs". Raises RewardError."""
 
     @abstractmethod
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> RewardPart:
+    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> RewardScores:
         """Score one group, uint8 (B, height, width, 3) RGB. Raises RewardError where there is no score."""
 
 
@@ -42,7 +42,7 @@ class ScorerTarget(Target):
         """How the scorer is asked."""
         return self._service.kind
 
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> RewardPart:
+    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> RewardScores:
         """Score one group."""
         (outcome,) = self._service.score_groups([(prompt, pixels)])
         if isinstance(outcome, RewardFailure):
@@ -60,7 +60,7 @@ class AddressTarget(Target):
         """How the scorer there is asked."""
         return self._client.describe().kind
 
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> RewardPart:
+    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> RewardScores:
         """Score one group."""
         outcome = self._client.score(prompt, pixels).outcome
         if isinstance(outcome, RewardFailure):

@@ -11,7 +11,7 @@ from reward_service.cli.options import add_scorer, is_address, served_reward, ta
 
 if TYPE_CHECKING:
     from reward_service.cli.target import Target
-    from reward_service.part import RewardPart
+    from reward_service.contract.results import RewardScores
 
 ABOUT = "score pictures of one prompt"
 
@@ -43,7 +43,7 @@ def _target(arguments: argparse.Namespace) -> Target:
     return scorer_target(served_reward(arguments))
 
 
-def _as_json(part: RewardPart) -> str:
+def _as_json(part: RewardScores) -> str:
     return json.dumps(
         {
             "rewards": part.rewards.tolist(),
@@ -54,7 +54,7 @@ def _as_json(part: RewardPart) -> str:
     )
 
 
-def _as_text(part: RewardPart, names: list[str]) -> str:
+def _as_text(part: RewardScores, names: list[str]) -> str:
     head = ["picture", "reward", *(f"over {number}" for number in range(1, len(names) + 1))]
     rows = [
         [

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from common.errors import RewardError
+from reward_service.contract.results import Backend, BusyError, Description, Reply, RewardFailure
 from reward_service.http import schema as http_schema
 from reward_service.http.body import Room, Share, discard, read_body
 from reward_service.http.errors import (
@@ -32,7 +33,6 @@ from reward_service.http.limits import HttpLimits
 from reward_service.http.token import Token
 from reward_service.http.wire import WIRES, Group, Wire, WireError
 from reward_service.http.wire_checks import BAD_REQUEST, check_part
-from reward_service.part import Backend, BusyError, Description, Reply, RewardFailure
 
 LOGGER = logging.getLogger("prdp.rewards")
 _RETRY_S = 1.0

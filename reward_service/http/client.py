@@ -15,12 +15,12 @@ import urllib3
 from numpy.typing import NDArray
 
 from common.errors import RewardError
+from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
 from reward_service.http.loopback import is_loopback
 from reward_service.http.replies import Answer, explain, is_lost, is_passing, read_description, retry_after_s
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, Group, Wire
 from reward_service.http.wire_checks import check_pixels
-from reward_service.part import Description, NoShadow, Reply, RewardFailure
 
 _SCORER_FAILED = 424
 _CONNECT_LIMIT_S = 10.0

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import Description
 from reward_service.http.errors import LOST
 from reward_service.http.wire_json import StampBody
-from reward_service.part import Description
 
 _LONGEST_WAIT_S = 3600.0
 _LONGEST_REASON = 1000

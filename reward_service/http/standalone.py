@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import uvicorn
 
 from common.errors import RewardError
-from reward_service.engine import Engine, end_process
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.engine import Engine, end_process
+from reward_service.engine.meter import SilentMeter
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
 from reward_service.http.loopback import is_loopback
 from reward_service.http.token import Token
-from reward_service.meter import SilentMeter
-from reward_service.settings import ServedReward
 
 _STOP_LIMIT_S = 10
 _MOST_CONNECTIONS = 512

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import RewardError
 from common.trajectory import Float64, ScorerStamp
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardScores
 from reward_service.http.arrow_batch import FlatBatch, read_one_batch
 from reward_service.http.limits import HttpLimits
 from reward_service.http.wire_checks import (
@@ -29,7 +30,6 @@ from reward_service.http.wire_checks import (
     check_size,
 )
 from reward_service.http.wire_json import FailureBody, PartBody, StampBody, read_shadow, shadow_object
-from reward_service.part import NoShadow, Outcome, Reply, RewardPart
 
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
 _SIDE = re.compile(rb"[0-9]{1,9}")
@@ -78,7 +78,7 @@ class ArrowWire:
         pixels = np.frombuffer(batch.data(1, batch.rows * height * width * 3), dtype=np.uint8)
         return Group(prompt, pixels.reshape(batch.rows, height, width, 3))
 
-    def encode_reply(self, part: RewardPart, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
+    def encode_reply(self, part: RewardScores, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
         """Columns rewards and differences; metadata: residual, the stamp, busy_s, shadow (JSON)."""
         count = len(part.rewards)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(part.differences.ravel(), pa.float64()), count)
@@ -106,7 +106,7 @@ class ArrowWire:
         except WireError as error:
             raise RewardError(f"It answered an Arrow stream that cannot be used. {error.reason}") from error
         stamp = ScorerStamp(read.stamp.name, read.stamp.version, read.stamp.digest)
-        part = check_part(RewardPart(rewards, differences, read.residual, stamp), images)
+        part = check_part(RewardScores(rewards, differences, read.residual, stamp), images)
         return Reply(part, read.busy_s, read_shadow(read.shadow, images))
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import Float64, ScorerStamp
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardScores
 from reward_service.http.limits import HttpLimits
-from reward_service.part import NoShadow, Outcome, Reply, RewardPart
 
 BAD_REQUEST = "bad_request"
 TOO_LARGE = "too_large"
@@ -58,7 +58,7 @@ class Wire(Protocol):
         """A request body's group. Raises WireError."""
         ...
 
-    def encode_reply(self, part: RewardPart, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
+    def encode_reply(self, part: RewardScores, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
         """A reply body."""
         ...
 
@@ -110,7 +110,7 @@ def check_size(images: int, height: int, width: int, limits: HttpLimits) -> None
         )
 
 
-def check_part(part: RewardPart, images: int) -> RewardPart:
+def check_part(part: RewardScores, images: int) -> RewardScores:
     """The part, differences made exactly antisymmetric; rewards (B,), differences (B, B) for B = images.
 
     Raises RewardError where a count or shape is wrong, a number is not finite, the differences are not
@@ -126,7 +126,7 @@ def check_part(part: RewardPart, images: int) -> RewardPart:
     if not (np.isfinite(part.residual) and part.residual >= 0.0):
         raise RewardError(f"Its residual is {part.residual}, which is no finite number of at least 0.")
     _check_stamp(part.stamp)
-    return RewardPart(rewards, (differences - differences.T) / 2.0, float(part.residual), part.stamp)
+    return RewardScores(rewards, (differences - differences.T) / 2.0, float(part.residual), part.stamp)
 
 
 def _shaped(what: str, values: Float64, shape: tuple[int, ...]) -> Float64:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure, RewardScores
 from reward_service.http.limits import HttpLimits
 from reward_service.http.pictures import decode_pictures, encode_png
 from reward_service.http.wire_checks import (
@@ -26,7 +27,6 @@ from reward_service.http.wire_checks import (
     check_part,
     check_prompt,
 )
-from reward_service.part import NoShadow, Outcome, Reply, RewardFailure, RewardPart
 
 JSON_TYPE = "application/json"
 _SPARE_MARKS = 64
@@ -104,7 +104,7 @@ class JsonWire:
         files = [_unbase64(text, number) for number, text in enumerate(given.images)]
         return Group(given.prompt, decode_pictures(files, limits, reserve))
 
-    def encode_reply(self, part: RewardPart, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
+    def encode_reply(self, part: RewardScores, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
         """One object; numbers are written so that reading gives the same float64."""
         reply = {**part_object(part), "busy_s": busy_s, "shadow": shadow_object(shadow)}
         return json.dumps(reply, allow_nan=False).encode()
@@ -115,7 +115,7 @@ class JsonWire:
         return Reply(check_part(_part(reply), images), reply.busy_s, read_shadow(reply.shadow, images))
 
 
-def part_object(part: RewardPart) -> dict[str, Any]:
+def part_object(part: RewardScores) -> dict[str, Any]:
     """A part as JSON holds it."""
     return {
         "rewards": part.rewards.tolist(),
@@ -129,7 +129,7 @@ def shadow_object(shadow: Outcome | NoShadow) -> dict[str, Any] | None:
     """A shadow's say as JSON holds it."""
     if isinstance(shadow, RewardFailure):
         return {"reason": shadow.reason}
-    return part_object(shadow) if isinstance(shadow, RewardPart) else None
+    return part_object(shadow) if isinstance(shadow, RewardScores) else None
 
 
 def read_shadow(shadow: PartBody | FailureBody | None, images: int) -> Outcome | NoShadow:
@@ -151,13 +151,13 @@ def _validated(model: type[_Model], body: bytes) -> _Model:
         raise RewardError(f"It answered what is no {model.__name__}: {_first_problem(error)}") from error
 
 
-def _part(body: PartBody) -> RewardPart:
+def _part(body: PartBody) -> RewardScores:
     rows = {len(row) for row in body.differences}
     if len(rows) > 1:
         raise RewardError(f"Its differences have rows of several lengths: {sorted(rows)[:5]}.")
     stamp = ScorerStamp(body.stamp.name, body.stamp.version, body.stamp.digest)
     differences = np.array(body.differences, dtype=np.float64)
-    return RewardPart(np.array(body.rewards, dtype=np.float64), differences, body.residual, stamp)
+    return RewardScores(np.array(body.rewards, dtype=np.float64), differences, body.residual, stamp)
 
 
 def _refuse_many_values(body: bytes, limits: HttpLimits) -> None:

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
+from common.cluster.process_options import process_options
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from common.placement import process_options
 from common.trajectory import ImageGroup
-from reward_service.engine import Engine, end_process
+from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
+from reward_service.contract.settings import ServedReward, read_settings
+from reward_service.engine.engine import Engine, end_process
 from reward_service.on_ray.handles import DEPLOYMENT
 from reward_service.on_ray.metrics import RayMeter
 from reward_service.on_ray.shadow import Shadow
-from reward_service.part import Description, NoShadow, Reply, RewardFailure
-from reward_service.settings import ServedReward, read_settings
 
 HEALTH_PERIOD_S = 2.0
 HEALTH_LIMIT_S = 30.0

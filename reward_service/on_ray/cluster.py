@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from common.errors import RewardError
+from reward_service.contract.results import Description
 from reward_service.on_ray.handles import DEPLOYMENT, reward_handle
-from reward_service.part import Description
 
 _ANSWER_LIMIT_S = 10.0
 

@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
-from reward_service.builds import HopelessError
+from reward_service.engine.builds import HopelessError
 from reward_service.on_ray.handles import forget_ended_serve, reward_handle
 
 _POLL_S = 0.1

@@ -14,11 +14,11 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from common.errors import RewardError
+from reward_service.contract.results import BusyError, Description, Reply
 from reward_service.http.app import build_http_app
 from reward_service.http.errors import LOST, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
-from reward_service.part import BusyError, Description, Reply
 
 GATEWAY = "Gateway"
 """The deployment that answers HTTP."""

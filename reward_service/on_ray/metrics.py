@@ -1,12 +1,12 @@
-"""A reward's counts as Ray metrics, so that they reach Prometheus; see common/live_metrics.py.
+"""A reward's counts as Ray metrics, so that they reach Prometheus; see common/cluster/live_metrics.py.
 
 Every series has the label `reward`. Inside Serve, Ray adds the application, the deployment and the replica.
 """
 
 from __future__ import annotations
 
-from common import live_metrics as live
-from common.instruments import Instruments, keep_shown
+from common.cluster import live_metrics as live
+from common.cluster.instruments import Instruments, keep_shown
 
 _COUNTERS = (
     live.REWARD_BUSY,

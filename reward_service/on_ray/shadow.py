@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import Outcome, Reply, RewardFailure, RewardScores
 from reward_service.on_ray.handles import reward_handle
-from reward_service.part import Outcome, Reply, RewardFailure, RewardPart
 
 LOGGER = logging.getLogger("ray.serve")
 PAUSE_S = 5.0
@@ -63,7 +63,7 @@ class Shadow:
         return reply.outcome
 
     def _note(self, app: str, outcome: Outcome) -> None:
-        if isinstance(outcome, RewardPart) and self._stamps.get(app) != outcome.stamp:
+        if isinstance(outcome, RewardScores) and self._stamps.get(app) != outcome.stamp:
             self._stamps[app] = outcome.stamp
             # A warning, because replicas log nothing below.
             LOGGER.warning("The shadow %r answers as %s.", app, outcome.stamp)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reward_service.digest import digest_files
+from reward_service.contract.digest import digest_files
 from reward_service.scorers.clip_model import ClipModel, check_clip_source, clip_source, load_clip
 from reward_service.scorers.linear_head import LinearHead, linear_head
 from reward_service.scorers.model_files import FileSource, ModelSource, check_texts, read_tensors

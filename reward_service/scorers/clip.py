@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from reward_service.digest import digest_files
+from reward_service.contract.digest import digest_files
 from reward_service.scorers.clip_model import ClipModel, check_clip_source, clip_source, load_clip
 from reward_service.scorers.model_files import check_texts
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import CLIPModel
 
 from common.errors import RewardError
-from reward_service.digest import Settings, digest_files
+from reward_service.contract.digest import Settings, digest_files
 from reward_service.scorers.clip_model import (
     TOKENIZER_FILES,
     WEIGHT_FILES,

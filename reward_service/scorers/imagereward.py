@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import BertTokenizer
 
 from common.errors import RewardError
-from reward_service.digest import digest_files
+from reward_service.contract.digest import digest_files
 from reward_service.scorers.blip_model import BlipReward, build_blip
 from reward_service.scorers.model_files import ModelSource, check_texts, read_json, read_tensors
 from reward_service.scorers.pictures import CentreCrop

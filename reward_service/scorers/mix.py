@@ -15,8 +15,10 @@ from common.config.fields import Section, setting
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from common.trajectory import ScorerStamp
-from reward_service.answers import ask, numbers
-from reward_service.contract import (
+from reward_service.contract.answers import ask, numbers
+from reward_service.contract.hidden import without_secrets
+from reward_service.contract.registry import build_scorer, check_spec
+from reward_service.contract.scorer import (
     KINDS,
     AnyScorer,
     as_reward,
@@ -25,9 +27,7 @@ from reward_service.contract import (
     methods_of,
     prompts_of,
 )
-from reward_service.hidden import without_secrets
-from reward_service.registry import build_scorer, check_spec
-from reward_service.settings import read_section
+from reward_service.contract.settings import read_section
 
 _EXAMPLE = "sharp: {scorer: jpeg_incompressibility, weight: 0.1}"
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.digest import digest_files
+from reward_service.contract.digest import digest_files
 
 _MODELS = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
 """The files, inside the rapidocr package, that find lines of text and read them."""

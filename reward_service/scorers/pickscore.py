@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.digest import digest_files
+from reward_service.contract.digest import digest_files
 from reward_service.scorers.clip_model import (
     PROCESSOR_FILES,
     WEIGHT_FILES,

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import Description, RewardFailure, RewardScores
 from reward_service.http.client import HttpReward, check_address
 from reward_service.http.token import NO_TOKEN, Token
-from reward_service.part import Description, RewardFailure, RewardPart
 
 _POINTWISE_RESIDUAL = 1e-6
 
@@ -77,7 +77,7 @@ class RemoteReward:
         """uint8 (B, height, width, 3) -> float64 (B, B). Raises RewardError where the server gives none."""
         return self.ask(prompt, images).differences
 
-    def ask(self, prompt: str, images: NDArray[np.uint8]) -> RewardPart:
+    def ask(self, prompt: str, images: NDArray[np.uint8]) -> RewardScores:
         """All that the server says about a group. Raises RewardError where it gives no score."""
         outcome = self._server.score(prompt, images).outcome
         if isinstance(outcome, RewardFailure):

@@ -13,12 +13,12 @@ from pydantic import model_validator
 
 from common.config.fields import setting
 from common.errors import ConfigError, RewardError
-from reward_service.digest import digest_settings
+from reward_service.contract.digest import digest_settings
+from reward_service.contract.settings import read_section
 from reward_service.http.client import check_address
 from reward_service.http.token import NO_TOKEN
 from reward_service.scorers.chat_client import ChatClient, ChatOptions
 from reward_service.scorers.chat_texts import pair_messages, read_better, read_score, rubric_messages
-from reward_service.settings import read_section
 
 LOGGER = logging.getLogger("ray.serve")
 _WORTH_A_WARNING = 0.5

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.seats import Seats
+from actors.slots import ActorSlots
 from common.config.schema import Config
 from tests.tiny_config import make_config
 
@@ -53,8 +53,8 @@ class Cluster:
         cluster = Cluster()
         monkeypatch.setattr("ray.get", cluster.get)
         monkeypatch.setattr("ray.kill", cluster.killed.append)
-        monkeypatch.setattr("actors.seats.living_nodes", lambda: cluster.living)
-        monkeypatch.setattr("actors.seats.nodes_of", lambda _: cluster.lost_on)
+        monkeypatch.setattr("actors.slots.living_nodes", lambda: cluster.living)
+        monkeypatch.setattr("actors.slots.nodes_of", lambda _: cluster.lost_on)
         return cluster
 
     def start(self, _: Config) -> Process:
@@ -69,7 +69,7 @@ class Cluster:
             raise answer
         return answer
 
-    def seats(self, pipeline: Path, folder: Path, **actors: Any) -> tuple[Config, Seats]:
-        """Seats with these settings of the section actors."""
+    def seats(self, pipeline: Path, folder: Path, **actors: Any) -> tuple[Config, ActorSlots]:
+        """ActorSlots with these settings of the section actors."""
         config = make_config(pipeline, folder, {"actors": actors})
-        return config, Seats(config, self.start)
+        return config, ActorSlots(config, self.start)

@@ -12,9 +12,9 @@ import torch
 
 from actors.actor import Actor
 from common.errors import WeightsError
-from common.loading import load_policy
+from common.model.loading import load_policy
+from common.model.weights import WeightBlob, pack, unpack
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
-from common.weights import WeightBlob, pack, unpack
 from tests.tiny_config import make_config
 
 

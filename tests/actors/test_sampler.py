@@ -13,10 +13,10 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from actors.sampler import sample_group
-from common.diffusion import StepDistribution
-from common.loading import load_policy
-from common.noise import group_noise
-from common.policy import Denoiser, Policy
+from common.model.loading import load_policy
+from common.model.noise import group_noise
+from common.model.policy import Denoiser, Policy
+from common.model.steps import StepDistribution
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 

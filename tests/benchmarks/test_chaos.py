@@ -11,7 +11,7 @@ from benchmarks.chaos_kills import KINDS, LATEST_MS, PHASES, Recovery, draw, epo
 from benchmarks.chaos_part import Part
 from benchmarks.chaos_run import Outcome
 from common.config.load import load_config
-from common.prompts import open_prompts
+from driver.run.prompts import open_prompts
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from benchmarks.checkpoint import Saves, figures_of, measure_epochs, measure_pause, measure_stages
 from benchmarks.loop import OneProcess
-from common.prompts import PromptStream, open_prompts
 from common.storage import LocalStorage
-from learner.checkpoint import Checkpoints
+from driver.run.checkpoints import Checkpoints
+from driver.run.prompts import PromptStream, open_prompts
 from learner.state import export_state
 from tests.tiny_config import make_config
 

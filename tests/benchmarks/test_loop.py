@@ -9,7 +9,7 @@ import pytest
 from benchmarks.loop import OneProcess, measure_loop, ray_threads, total_threads
 from benchmarks.machine import usable_cores
 from common.config.schema import Config
-from common.prompts import PromptStream, open_prompts
+from driver.run.prompts import PromptStream, open_prompts
 from tests.tiny_config import make_config
 
 

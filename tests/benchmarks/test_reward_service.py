@@ -11,8 +11,8 @@ from benchmarks.reward_clients import pictures
 from benchmarks.reward_cluster import ServedApp, file_of
 from benchmarks.reward_soak import MOST_GROWTH, Memory, own_bytes, repeated
 from benchmarks.reward_throughput import batches_of
+from reward_service.contract.settings import read_settings
 from reward_service.serve import AppArguments, build
-from reward_service.settings import read_settings
 
 
 def test_the_file_that_is_deployed_is_a_serve_file_of_our_applications() -> None:

@@ -9,16 +9,16 @@ from benchmarks.reward_clients import Asked, pictures
 from benchmarks.reward_stage import OPTIONS, START, VERSIONS, Stage
 from benchmarks.reward_windows import TOLERANCE, Window, all_new, is_mixed, seen_in, told_apart
 from common.trajectory import GroupScore, ScorerStamp
-from reward_service.part import RewardFailure, RewardPart
+from reward_service.contract.results import RewardFailure, RewardScores
 
 OLD, NEW, FOREIGN = (ScorerStamp("a", version, version) for version in "123")
 OF = {OLD: np.array([1.0, 2.0]), NEW: np.array([-1.0, 5.0])}
 PROMPT = "a cat"
 
 
-def part(stamp: ScorerStamp) -> RewardPart:
+def part(stamp: ScorerStamp) -> RewardScores:
     rewards = OF[stamp]
-    return RewardPart(rewards, rewards[:, None] - rewards[None, :], 0.0, stamp)
+    return RewardScores(rewards, rewards[:, None] - rewards[None, :], 0.0, stamp)
 
 
 EXPECTED = {(stamp, PROMPT): part(stamp) for stamp in OF}
@@ -80,7 +80,7 @@ def test_a_change_has_settled_once_every_client_sees_the_new_version_only() -> N
 
 def test_versions_are_told_apart_by_the_picture_in_which_they_differ_most() -> None:
     assert told_apart(EXPECTED) == 3.0
-    third = RewardPart(OF[NEW] + 0.5, part(NEW).differences, 0.0, FOREIGN)
+    third = RewardScores(OF[NEW] + 0.5, part(NEW).differences, 0.0, FOREIGN)
     assert told_apart({**EXPECTED, (FOREIGN, PROMPT): third}) == 0.5
 
 

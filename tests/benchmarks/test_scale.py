@@ -12,8 +12,8 @@ import pytest
 from benchmarks.scale import ALONE, GPU, RATE, THIN, Found, Plan, at_least_two, main, table, verdicts
 from benchmarks.scale_parts import ActorHost, LearnerHost, Share, Sizes, spread
 from benchmarks.scale_run import ACTORS_A_RANK, REWARD_SECONDS, ROLES, Row
+from common.model.weights import WeightBlob
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
-from common.weights import WeightBlob
 
 SIZES = Sizes(images=2, steps=4, latent=4, pixels=8, weight_bytes=16)
 STAMP = PolicyStamp(3, "d", "r")

@@ -15,7 +15,7 @@ from benchmarks.learning import bare_gradient, measure_policy, sampled_tensors
 from benchmarks.sampling import at_guidance, bare_sampler, measure_guidance
 from common.config.schema import Config
 from common.config.training import FullPolicy
-from common.loading import load_policy
+from common.model.loading import load_policy
 from tests.tiny_config import make_config
 
 
@@ -59,7 +59,7 @@ def test_bare_sampler_is_diffusers_own_pipeline(config: Config, scale: float) ->
 def test_sampling_sides_take_as_many_unet_items(config: Config) -> None:
     from actors.actor import Actor
     from benchmarks.sampling import actor_calls
-    from common.prompts import PromptStream, open_prompts
+    from driver.run.prompts import PromptStream, open_prompts
 
     guided = at_guidance(config, 3.0)
     policy, distribution = load_policy(guided)

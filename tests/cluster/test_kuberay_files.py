@@ -12,7 +12,7 @@ import ray
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from reward_service.settings import read_settings
+from reward_service.contract.settings import read_settings
 from tests.cluster.cluster_files import AWS, ROOT, read
 from tests.cluster.kube_fields import KINDS, problems
 

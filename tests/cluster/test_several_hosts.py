@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint import list_checkpoints
+from driver.run.checkpoints import list_checkpoints
 from tests.cluster.hosts import NEEDS_HOSTS, Host, ssh, start_hosts
 from tests.cluster.operator_desk import DASHBOARD, ROLES, Desk, wait_until
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from common.model.weights import WeightBlob
 from common.trajectory import GroupScore, PolicyStamp
-from common.weights import WeightBlob
-from driver.display_state import Phase
+from driver.observe.display_state import Phase
 from learner.group import PublishedReferences
 from learner.records import LearnerFacts
 

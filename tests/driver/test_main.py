@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, ModelError, PrdpError, PromptSetError, RecordingError, RewardError
+from driver.loop.services import check_room
 from driver.main import check_inputs
-from driver.services import check_room
 from tests.tiny_config import make_config
 
 

@@ -15,9 +15,9 @@ from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.trajectory import NoiseKey
 from driver.pretrained import load_checkpoint, load_pretrained
+from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
 from learner.build import build_learner
-from learner.checkpoint import Checkpoints, RunState, read_checkpoint
-from learner.ranks import SingleRank
+from learner.parallel import SingleRank
 from learner.state import export_state
 from tests.tiny_config import make_config
 

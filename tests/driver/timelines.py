@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from driver.timeline_spans import ACTORS, LEARNER, NO_GROUP, REWARDS, Span, Timeline
+from driver.report.timeline_spans import ACTORS, LEARNER, NO_GROUP, REWARDS, Span, Timeline
 
 
 def sample(process: str, begin: float, end: float, group: int) -> Span:

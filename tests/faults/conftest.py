@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.chaos_run import Outcome, Running
 from common.config.schema import Config
-from driver.status import RunStatus
+from driver.observe.status import RunStatus
 from tests.tiny_config import make_config
 
 LIMIT_S = 240.0

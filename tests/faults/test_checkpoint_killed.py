@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.storage import LocalStorage
-from learner.checkpoint import Checkpoints
+from driver.run.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.faults
 
@@ -22,7 +22,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from common.storage import LocalStorage
-from learner.checkpoint import Checkpoints, RunState
+from driver.run.checkpoints import Checkpoints, RunState
 checkpoints = Checkpoints(LocalStorage(Path(sys.argv[1])))
 first = int(sys.argv[2])
 files = {f"policy/{number}.bin": bytes([number]) * 300_000 for number in range(5)}

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
-from learner.checkpoint import list_checkpoints, read_checkpoint
+from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from tests.faults.conftest import EPOCHS, LIMIT_S, MakeFaulty, Start, at, kill
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]

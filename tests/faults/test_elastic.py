@@ -15,10 +15,10 @@ from ray.cluster_utils import Cluster
 from actors.actor import Actor
 from actors.pool import ActorPool, Sampled
 from common.errors import StuckError
-from common.loading import load_policy
+from common.model.loading import load_policy
+from common.model.weights import pack
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from common.weights import pack
-from driver.services import await_actors
+from driver.loop.services import await_actors
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.faults

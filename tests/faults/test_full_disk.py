@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.config.load import config_to_yaml
-from learner.checkpoint import list_checkpoints, read_checkpoint
+from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from tests.tiny_config import make_config
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,7 +9,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from benchmarks.chaos_run import Outcome
-from learner.checkpoint import list_checkpoints, read_checkpoint
+from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from tests.faults.conftest import EPOCHS, LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]

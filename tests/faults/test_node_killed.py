@@ -14,16 +14,16 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
-from common.prompts import PromptStream, open_prompts
-from driver.patience import Patience
-from driver.rollouts import Rollouts
-from driver.services import ray_cluster, services
-from driver.source import OnlineSource
-from driver.status import ProcessStatus, living_processes
-from driver.steady_learner import SteadyLearner
-from learner.checkpoint import checkpoint_folder, read_checkpoint
-from reward_service.asking.ledger import PendingScore
-from reward_service.asking.mix import RewardMix
+from driver.loop.learner import FaultTolerantLearner
+from driver.loop.rollouts import Rollouts
+from driver.loop.services import ray_cluster, services
+from driver.loop.source import OnlineSource
+from driver.loop.stalls import StallReporter
+from driver.observe.status import ProcessStatus, living_processes
+from driver.run.checkpoints import checkpoint_folder, read_checkpoint
+from driver.run.prompts import PromptStream, open_prompts
+from reward_service.client.ledger import PendingScore
+from reward_service.client.reward_sum import RewardSum
 from tests.driver.ranks import Told
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
@@ -80,7 +80,7 @@ def test_a_run_survives_the_death_of_a_node(
 class LosingMix:
     """The rewards; what happens just before they get the first group of an epoch can be set."""
 
-    def __init__(self, mix: RewardMix) -> None:
+    def __init__(self, mix: RewardSum) -> None:
         self._mix = mix
         self.before: list[Callable[[], None]] = []
 
@@ -88,7 +88,7 @@ class LosingMix:
         return getattr(self._mix, name)
 
     def submit(self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool) -> PendingScore:
-        """See RewardMix."""
+        """See RewardSum."""
         while self.before:
             self.before.pop()()
         return self._mix.submit(prompt, images, count, with_gold)
@@ -109,9 +109,9 @@ def test_lost_pictures_and_trajectories_are_sampled_again(
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     with ray_cluster(config), services(config, "lost") as started:
         rewards = LosingMix(started.rewards)
-        mix = cast(RewardMix, rewards)
-        rollouts = Rollouts(started.pool, mix, 0.0, lambda: None, Patience(told.note))
-        learner = SteadyLearner(config, started.learner, rollouts, cast(Any, told), started.deaths)
+        mix = cast(RewardSum, rewards)
+        rollouts = Rollouts(started.pool, mix, 0.0, lambda: None, StallReporter(told.note))
+        learner = FaultTolerantLearner(config, started.learner, rollouts, cast(Any, told), started.deaths)
         source = OnlineSource(config, stream, rollouts)
 
         def kill() -> None:

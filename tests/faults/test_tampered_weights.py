@@ -14,10 +14,10 @@ from rich.console import Console
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
 from common.errors import WeightsError
-from common.weights import WeightBlob
+from common.model.weights import WeightBlob
 from driver.main import train
-from driver.status import read_status
-from learner.checkpoint import list_checkpoints, read_checkpoint
+from driver.observe.status import read_status
+from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from learner.group import LearnerGroup, PublishedReferences
 from tests.faults.conftest import MakeFaulty
 

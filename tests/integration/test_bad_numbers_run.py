@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from common.errors import BadNumbersError
-from common.recording import INSPECTION, open_recording
 from driver.main import train
-from learner.checkpoint import list_checkpoints, read_checkpoint
+from driver.run.checkpoints import list_checkpoints, read_checkpoint
+from driver.run.recording import INSPECTION, open_recording
 from tests.tiny_config import make_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

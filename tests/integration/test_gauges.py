@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 import ray
 
-from common.instruments import Instruments, shown
-from driver.gauges import RayGauges
+from common.cluster.instruments import Instruments, shown
+from driver.observe.gauges import RayGauges
 
 PATIENCE_S = 60.0
 EXPECTED = {
@@ -43,7 +43,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 @pytest.mark.integration
 def test_metrics_reach_prometheus_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
-    monkeypatch.setattr("common.instruments.SHOWN_EVERY_S", 1.0)
+    monkeypatch.setattr("common.cluster.instruments.SHOWN_EVERY_S", 1.0)
     ray.init(num_cpus=1, include_dashboard=False)
     try:
         with shown(Instruments({"run": "demo"})) as instruments:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from common.config.services import TrackerSection
-from driver.tracker import RunEnd, Tracker, open_tracker
-from driver.tracker_registry import ModelVersion
+from driver.report.tracker import RunEnd, Tracker, open_tracker
+from driver.report.tracker_registry import ModelVersion
 from tests.integration.prometheus import ended_at_last, free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from common.instruments import Instruments
-from driver.board import Panel, board
-from driver.board_picture import main as draw_board
-from driver.board_picture import panel_series
-from driver.gauges import RayGauges
+from common.cluster.instruments import Instruments
 from driver.main import train
-from driver.prometheus import Span, ask
-from driver.timeline_log import timeline_files
-from driver.timeline_path import critical_path, waits
-from driver.timeline_spans import ACTORS, DRIVER, LEARNER, REWARDS
-from driver.timeline_trace import read_trace
-from learner.checkpoint import checkpoint_folder, read_checkpoint
+from driver.observe.gauges import RayGauges
+from driver.observe.timeline_log import timeline_files
+from driver.report.board import Panel, board
+from driver.report.board_picture import main as draw_board
+from driver.report.board_picture import panel_series
+from driver.report.prometheus import Span, ask
+from driver.report.timeline_path import critical_path, waits
+from driver.report.timeline_spans import ACTORS, DRIVER, LEARNER, REWARDS
+from driver.report.timeline_trace import read_trace
+from driver.run.checkpoints import checkpoint_folder, read_checkpoint
 from tests.integration.prometheus import prometheus
 from tests.tiny_config import make_config
 
@@ -68,7 +68,7 @@ def watched(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
     with pytest.MonkeyPatch.context() as patch, prometheus(folder, shadow_of_a_reward) as address:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
-        patch.setattr("common.instruments.SHOWN_EVERY_S", 0.5)
+        patch.setattr("common.cluster.instruments.SHOWN_EVERY_S", 0.5)
         assert train(config, Console(file=text, width=110)) == 0
         time.sleep(1.5)
         yield Watched(config, text.getvalue(), address, Span(began, time.time(), 1.0))

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from common.config.load import load_config
-from driver.evaluation_store import load_evaluations
 from driver.main import train
-from driver.report import compare
+from driver.report.intervals import compare
+from driver.run.evaluations import load_evaluations
 
 SHORT = (
     "run.epochs=12",

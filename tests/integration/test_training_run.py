@@ -17,11 +17,11 @@ from pyarrow import fs
 from rich.console import Console
 
 from common.errors import RunFolderError
-from common.recording import open_recording
-from driver.evaluation_store import load_evaluations
 from driver.main import train
 from driver.pretrained import load_checkpoint, load_pretrained
-from learner.checkpoint import Checkpoints, checkpoint_folder, read_checkpoint
+from driver.run.checkpoints import Checkpoints, checkpoint_folder, read_checkpoint
+from driver.run.evaluations import load_evaluations
+from driver.run.recording import open_recording
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.integration

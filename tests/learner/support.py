@@ -14,19 +14,19 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from actors.sampler import denoise, log_probs
-from common.diffusion import StepDistribution
-from common.loading import load_policy
-from common.policy import Denoiser, Policy
-from common.probe import Probe
+from common.model.loading import load_policy
+from common.model.policy import Denoiser, Policy
+from common.model.probe import Probe
+from common.model.steps import StepDistribution
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup
-from learner.experience import Experience, Online
 from learner.gradient import TrajectoryTensors, evaluate_log_prob
 from learner.learner import Learner
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
-from learner.ranks import Ranks, SingleRank
+from learner.old_policy import Experience, Online
+from learner.optimizer import CheckedOptimizer
+from learner.parallel import Ranks, SingleRank
 from learner.records import LearnerSettings
 from learner.schedule import LearningRate
-from learner.step import GuardedStep
 from tests.tiny_config import make_config
 
 ETA = 1.0
@@ -179,7 +179,7 @@ def make_learner(
         policy=policy,
         distribution=distribution,
         objective=Prdp(beta, clip_range, 1.0, STEP_REDUCTIONS["mean"], PAIR_WEIGHTINGS["untied"]),
-        step=GuardedStep(policy, make_optimizer(policy), Probe.of(policy, distribution)),
+        step=CheckedOptimizer(policy, make_optimizer(policy), Probe.of(policy, distribution)),
         experience=experience or Online(remembered=2),
         ranks=ranks or SingleRank(),
         settings=LearnerSettings(

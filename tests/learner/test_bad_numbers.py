@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion import StepDistribution
-from common.policy import Denoiser, Policy
+from common.model.policy import Denoiser, Policy
+from common.model.steps import StepDistribution
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.learner import Learner
 from learner.report import Outcome

@@ -13,7 +13,7 @@ from common.errors import WeightsError
 from common.trajectory import PolicyStamp
 from learner.build import build_experience, build_learner, build_objective
 from learner.objectives.prdp import Prdp
-from learner.ranks import SingleRank
+from learner.parallel import SingleRank
 from tests.learner.support import sample_double, scored
 from tests.tiny_config import make_config
 

@@ -33,18 +33,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actors.sampler import sample_group
-from common.conditioning import Conditioning
-from common.diffusion import StepDistribution
-from common.policy import FullTrainable, GuidedUnet, Policy
-from common.probe import Probe
+from common.model.conditioning import Conditioning
+from common.model.policy import FullTrainable, GuidedUnet, Policy
+from common.model.probe import Probe
+from common.model.steps import StepDistribution
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
-from learner.experience import Online
 from learner.learner import Learner
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
-from learner.ranks import SingleRank
+from learner.old_policy import Online
+from learner.optimizer import CheckedOptimizer
+from learner.parallel import SingleRank
 from learner.records import LearnerSettings
 from learner.schedule import LearningRate
-from learner.step import GuardedStep
 
 A = (0.0, 0.9, 0.8, 1.1)
 B = (0.5, 0.7, -0.4, 0.3)
@@ -117,7 +117,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
         policy,
         distribution,
         Prdp(BETA, clip_range, elements, STEP_REDUCTIONS["sum"], PAIR_WEIGHTINGS["untied"]),
-        GuardedStep(policy, optimizer, Probe.of(policy, distribution)),
+        CheckedOptimizer(policy, optimizer, Probe.of(policy, distribution)),
         Online(2),
         SingleRank(),
         LearnerSettings("run", rate, 64, 1e9, 0.0, keep_groups=updates > 1, base=""),

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from actors.sampler import denoise
-from common.diffusion import StepDistribution
-from common.loading import load_policy
-from common.policy import Policy
+from common.model.loading import load_policy
+from common.model.policy import Policy
+from common.model.steps import StepDistribution
 from learner.gradient import (
     TrajectoryTensors,
     accumulate_by_step,

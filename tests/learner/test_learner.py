@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.policy import Policy
+from common.model.policy import Policy
 from common.trajectory import PolicyStamp, ScoredGroup
-from learner.experience import Offline
+from learner.old_policy import Offline
 from tests.learner.support import (
     double_policy,
     make_learner,

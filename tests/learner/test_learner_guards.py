@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.diffusion import StepDistribution
 from common.errors import WeightsError
-from common.policy import Denoiser, Policy
+from common.model.policy import Denoiser, Policy
+from common.model.steps import StepDistribution
 from common.trajectory import ScoredGroup
-from learner.experience import Online
 from learner.learner import Learner
+from learner.old_policy import Online
 from tests.learner.support import double_policy, make_learner, perturb, sample_double, scored
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from common.busy import Busy
+from common.stopwatch import Busy
 from learner.objectives import ObjectiveResult
 from learner.report import Tally
 

@@ -14,8 +14,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from actors.sampler import sample_group
 from common.errors import CheckpointError, WeightsError
-from common.loading import load_policy
-from common.policy import Policy
+from common.model.loading import load_policy
+from common.model.policy import Policy
 from common.trajectory import NoiseKey, PromptTask, ScoredGroup
 from learner.learner import Learner
 from learner.state import Files, export_snapshot, export_state, restore_state

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from reward_service.engine import Engine
-from reward_service.meter import SilentMeter
-from reward_service.settings import ServedReward
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.engine import Engine
+from reward_service.engine.meter import SilentMeter
 
 SCORERS = "tests.reward_service.scorers"
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)

@@ -16,13 +16,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks.hostile_requests import Request
-from reward_service.engine import Engine
+from reward_service.contract.results import Backend
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.engine import Engine
+from reward_service.engine.meter import SilentMeter
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN, Token
-from reward_service.meter import SilentMeter
-from reward_service.part import Backend
-from reward_service.settings import ServedReward
 
 TOKEN = Token("a-token-of-the-tests-0123456789")
 SMALL = HttpLimits(

@@ -14,10 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import NoShadow, RewardScores
 from reward_service.http.wire import ARROW
-from reward_service.part import NoShadow, RewardPart
 
-PART = RewardPart(
+PART = RewardScores(
     np.arange(3.0), np.subtract.outer(np.arange(3.0), np.arange(3.0)), 0.0, ScorerStamp("a", "1", "")
 )
 SCORE = ARROW.encode_reply(PART, 0.5, NoShadow())

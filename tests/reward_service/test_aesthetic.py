@@ -14,8 +14,8 @@ from transformers import CLIPModel
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
-from reward_service.contract import check_scorer
-from reward_service.registry import build_scorer
+from reward_service.contract.registry import build_scorer
+from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.aesthetic import AestheticScorer
 from tests.reward_service.by_hand import Tensors, cropped, head
 

@@ -16,8 +16,8 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
-from reward_service.contract import check_scorer
-from reward_service.registry import build_scorer
+from reward_service.contract.registry import build_scorer
+from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.clip import ClipScorer
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 from ray.serve.schema import ServeDeploySchema
 
 from common.config.services import RewardEntry, RewardServiceSection, RewardSpec
-from reward_service.contract import check_scorer
+from reward_service.contract.scorer import check_scorer
+from reward_service.contract.settings import read_settings
 from reward_service.scorers import SHIPPED
-from reward_service.settings import read_settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "rewards.md").read_text(encoding="utf-8")

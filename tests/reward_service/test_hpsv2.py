@@ -16,8 +16,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
-from reward_service.contract import check_scorer
-from reward_service.registry import build_scorer
+from reward_service.contract.registry import build_scorer
+from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.hpsv2 import HpsV2
 from reward_service.scorers.pictures import Letterbox
 from tests.reward_service.by_hand import Tensors, as_input, cubic, letterboxed, open_clip_cosine

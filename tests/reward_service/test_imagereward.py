@@ -15,8 +15,8 @@ from transformers import BertTokenizer
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
-from reward_service.contract import check_scorer
-from reward_service.registry import build_scorer
+from reward_service.contract.registry import build_scorer
+from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.imagereward import ImageReward
 from tests.reward_service.by_hand import Tensors, cropped, imagereward
 

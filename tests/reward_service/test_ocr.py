@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import RewardError
+from reward_service.engine.service import CHECK_PROMPTS
 from reward_service.scorers.ocr import OcrAccuracy, accuracy, edit_distance, wanted_text
-from reward_service.service import CHECK_PROMPTS
 
 WORDS = st.text("aB c1", max_size=7)
 

@@ -15,8 +15,8 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
-from reward_service.contract import check_scorer
-from reward_service.registry import build_scorer
+from reward_service.contract.registry import build_scorer
+from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.pickscore import PickScore
 from tests.reward_service.by_hand import cropped
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from common.errors import ConfigError, RewardError
-from reward_service.engine import Engine
-from reward_service.part import RewardPart
+from reward_service.contract.results import RewardScores
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.engine import Engine
+from reward_service.engine.service import build_service
 from reward_service.scorers.remote import RemoteReward, RemoteScore
-from reward_service.service import build_service
-from reward_service.settings import ServedReward
 from tests.reward_service.http_calls import TOKEN, engine, served
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -62,7 +62,7 @@ def test_it_is_a_scorer_of_the_service_with_the_server_s_version() -> None:
         service = build_service("far", ServedReward(scorer="remote", options=options))
         service.check()
         (part,) = service.score_groups([("calm", PIXELS)])
-        assert isinstance(part, RewardPart)
+        assert isinstance(part, RewardScores)
         np.testing.assert_allclose(part.rewards, RED - RED.mean(), atol=1e-15)
         assert (service.kind, part.stamp.name, part.stamp.version) == ("pairwise", "far", "1+x")
         assert TOKEN.value not in repr(service.stamp)

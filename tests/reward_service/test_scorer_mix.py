@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.contract import check_scorer
+from reward_service.contract.scorer import check_scorer
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.service import build_service
 from reward_service.scorers.mix import Mix, MixPairwise
-from reward_service.service import build_service
-from reward_service.settings import ServedReward
 from tests.reward_service.scorers import Duel, GreenDuel, Lookup, PromptLength, Redness
 
 Pictures = Callable[[int, int], NDArray[np.uint8]]

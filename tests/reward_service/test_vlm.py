@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.contract import check_scorer
-from reward_service.pairs import plan_pairs, solve_pairs
+from reward_service.contract.pairs import plan_pairs, solve_pairs
+from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.vlm import VlmPairs, VlmRubric
 from tests.reward_service.judge_server import Judge, Question, serving
 

@@ -18,10 +18,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.context import _get_global_client, _set_global_client
 
 from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
+from reward_service.contract.results import Description, Reply, RewardScores
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.service import build_service
 from reward_service.on_ray.handles import DEPLOYMENT, reward_handle
-from reward_service.part import Description, Reply, RewardPart
-from reward_service.service import build_service
-from reward_service.settings import ServedReward
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 240.0  # starting a replica takes a minute on a busy machine
@@ -113,10 +113,10 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
 
 def assert_scored(reply: Reply, prompt: str, settings: ServedReward) -> None:
     """The reply is what the service says without Ray."""
-    assert isinstance(reply.outcome, RewardPart), reply.outcome
+    assert isinstance(reply.outcome, RewardScores), reply.outcome
     service = build_service(reply.outcome.stamp.name, settings)
     (wanted,) = service.score_groups([(prompt, images_of(prompt).pixels)])
-    assert isinstance(wanted, RewardPart)
+    assert isinstance(wanted, RewardScores)
     np.testing.assert_allclose(reply.outcome.rewards, wanted.rewards, rtol=1e-6)
     np.testing.assert_allclose(reply.outcome.differences, wanted.differences, atol=1e-6)
     assert reply.outcome.stamp == wanted.stamp

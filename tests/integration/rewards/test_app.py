@@ -18,8 +18,8 @@ from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from reward_service.__main__ import main
-from reward_service.part import RewardPart
-from reward_service.settings import ServedReward
+from reward_service.contract.results import RewardScores
+from reward_service.contract.settings import ServedReward
 from tests.integration.rewards.apps import (
     LIMIT_S,
     ROOT,
@@ -140,10 +140,10 @@ def test_settings_change_live_under_load_and_nothing_is_lost_or_mixed(served: Se
         wait_until(lambda: describe("jpeg").stamp.version == "1+b", "the new settings answer")
         time.sleep(0.5)
     assert load.errors == []
-    digests = {reply.outcome.stamp for _, reply in load.replies if isinstance(reply.outcome, RewardPart)}
+    digests = {reply.outcome.stamp for _, reply in load.replies if isinstance(reply.outcome, RewardScores)}
     assert len(digests) == 2
     for prompt, reply in load.replies:
-        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.outcome, RewardScores)
         assert_scored(reply, prompt, flipped if reply.outcome.stamp.version == "1+b" else SMALL)
     assert {app: pids(app) for app in before} == before
 
@@ -185,5 +185,5 @@ def test_a_killed_replica_is_replaced(served: ServeFile) -> None:
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: bool(pids("jpeg") - {victim}), "another replica")
     wait_until(lambda: serve.status().applications["jpeg"].status == "RUNNING", "the application runs")
-    assert isinstance(ask("jpeg", "a cat").outcome, RewardPart)
+    assert isinstance(ask("jpeg", "a cat").outcome, RewardScores)
     assert pids("clip") == other

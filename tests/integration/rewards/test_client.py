@@ -17,13 +17,13 @@ from ray import serve
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError, StuckError
 from common.trajectory import GroupScore
-from reward_service.asking.ledger import PendingScore
-from reward_service.asking.local_mix import local_mix
-from reward_service.asking.mix import Answer, RewardMix
-from reward_service.asking.start import start_mix
+from reward_service.client.ledger import PendingScore
+from reward_service.client.local import local_mix
+from reward_service.client.reward_sum import Answer, RewardSum
+from reward_service.client.start import start_mix
+from reward_service.contract.results import RewardFailure
+from reward_service.contract.settings import ServedReward
 from reward_service.on_ray.app import embedded_app
-from reward_service.part import RewardFailure
-from reward_service.settings import ServedReward
 from tests.integration.rewards.apps import LIMIT_S, ROOT, images_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -44,7 +44,7 @@ RED: Entries = {"red": spec("Redness")}
 @contextmanager
 def running(
     rewards: Entries, gold: Entries | None = None, run_name: str = "run", **settings: object
-) -> Iterator[RewardMix]:
+) -> Iterator[RewardSum]:
     """A started mix that is shut down afterwards."""
     section = RewardServiceSection.model_validate({**SECTION.model_dump(), **settings})
     mix = start_mix(rewards, gold or {}, section, run_name, owner=f"test {run_name}", start_limit_s=LIMIT_S)
@@ -69,12 +69,12 @@ def deployed() -> Iterator[str]:
     serve.delete("colours")
 
 
-def submit(mix: RewardMix, prompts: list[str], with_gold: bool = False) -> list[PendingScore]:
+def submit(mix: RewardSum, prompts: list[str], with_gold: bool = False) -> list[PendingScore]:
     """Put the pictures in the object store and submit their references."""
     return [mix.submit(prompt, ray.put(images_of(prompt)), 4, with_gold) for prompt in prompts]
 
 
-def collect_all(mix: RewardMix, limit_s: float = LIMIT_S) -> dict[PendingScore, object]:
+def collect_all(mix: RewardSum, limit_s: float = LIMIT_S) -> dict[PendingScore, object]:
     """Every answer; fails past the limit."""
     end_at = time.monotonic() + limit_s
     answers: list[Answer] = []
@@ -95,7 +95,7 @@ def assert_scored(answers: dict[PendingScore, object], rewards: Entries) -> None
 
 
 @pytest.fixture(scope="module")
-def moody_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardMix]:
+def moody_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardSum]:
     """One replica of a scorer whose failures are asked for in the prompt; a batch may take 1.5 s."""
     rewards: Entries = {"moody": spec("Moody", folder=str(tmp_path_factory.mktemp("moods")))}
     with running(
@@ -105,7 +105,7 @@ def moody_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardMix]:
 
 
 @pytest.fixture
-def moody(moody_app: RewardMix) -> Iterator[RewardMix]:
+def moody(moody_app: RewardSum) -> Iterator[RewardSum]:
     """The application of the module; what a failed test leaves in it is cleared away."""
     yield moody_app
     collect_all(moody_app)
@@ -140,7 +140,7 @@ def test_embedded_rewards_are_applications_of_their_own_and_score_as_without_ray
     assert not {"run-red", "run-duel", "run-length"} & set(serve.status().applications)
 
 
-def test_only_the_groups_a_scorer_fails_on_are_dropped_with_its_reason(moody: RewardMix) -> None:
+def test_only_the_groups_a_scorer_fails_on_are_dropped_with_its_reason(moody: RewardSum) -> None:
     before = moody.counters()
     good = submit(moody, ["a cat", "a dog"])
     raising, nan = submit(moody, ["raise now", "nan now"])
@@ -155,7 +155,7 @@ def test_only_the_groups_a_scorer_fails_on_are_dropped_with_its_reason(moody: Re
     assert (moody.counters().dropped - before.dropped, moody.counters().retries - before.retries) == (4, 4)
 
 
-def test_no_more_groups_than_allowed_wait(moody: RewardMix) -> None:
+def test_no_more_groups_than_allowed_wait(moody: RewardSum) -> None:
     submit(moody, [f"slow {row}" for row in range(14)])
     assert moody.room == 0
     with pytest.raises(RewardError, match=r"queue_groups \(14\)"):
@@ -164,7 +164,7 @@ def test_no_more_groups_than_allowed_wait(moody: RewardMix) -> None:
     assert moody.room == 14
 
 
-def test_hanging_and_deadly_groups_are_dropped_alone_and_in_time(moody: RewardMix) -> None:
+def test_hanging_and_deadly_groups_are_dropped_alone_and_in_time(moody: RewardSum) -> None:
     hanging, deadly = submit(moody, ["hang now", "die now"])
     good = submit(moody, [f"prompt {row}" for row in range(8)])
     answers = collect_all(moody)
@@ -218,7 +218,7 @@ def server(folder: Path, scorer: str) -> Iterator[str]:
         "from reward_service.http.standalone import run_server\n"
         "from reward_service.http.limits import HttpLimits\n"
         "from reward_service.http.token import NO_TOKEN\n"
-        "from reward_service.settings import ServedReward\n"
+        "from reward_service.contract.settings import ServedReward\n"
         f"served = ServedReward(scorer='{SCORERS}:{scorer}')\n"
         "run_server('far', served, '127.0.0.1', 0, NO_TOKEN, HttpLimits())\n"
     )

@@ -18,11 +18,11 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
+from reward_service.contract.results import BusyError, NoShadow, RewardFailure, RewardScores
+from reward_service.contract.settings import ServedReward
 from reward_service.on_ray import deployment
 from reward_service.on_ray.app import embedded_app, groups_at_a_replica
 from reward_service.on_ray.handles import reward_handle
-from reward_service.part import BusyError, NoShadow, RewardFailure, RewardPart
-from reward_service.settings import ServedReward
 from tests.integration.rewards.apps import (
     LIMIT_S,
     ask,
@@ -95,19 +95,19 @@ def test_a_shadow_is_heard_and_never_harms() -> None:
     lost = ServedReward(scorer=f"{SCORERS}:Redness", shadow_app="nobody")
     with running({"mine": mine, "next": other, "lost": lost}):
         reply = ask("mine", "a cat")
-        assert isinstance(reply.outcome, RewardPart)
-        assert isinstance(reply.shadow, RewardPart)
+        assert isinstance(reply.outcome, RewardScores)
+        assert isinstance(reply.shadow, RewardScores)
         assert (reply.outcome.stamp.name, reply.shadow.stamp.name) == ("mine", "next")
         np.testing.assert_allclose(reply.shadow.rewards, reply.outcome.rewards)
         started = time.monotonic()
         reply = ask("mine", "hang now")
         assert time.monotonic() - started < 5.0
-        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.outcome, RewardScores)
         assert isinstance(reply.shadow, RewardFailure)
         assert "No answer 0.5 s after" in reply.shadow.reason
-        assert isinstance(ask("mine", "a cat").outcome, RewardPart)
+        assert isinstance(ask("mine", "a cat").outcome, RewardScores)
         reply = ask("lost", "a cat")
-        assert isinstance(reply.outcome, RewardPart)
+        assert isinstance(reply.outcome, RewardScores)
         assert isinstance(reply.shadow, RewardFailure)
         assert "'nobody'" in reply.shadow.reason
 
@@ -123,7 +123,7 @@ def test_a_replica_full_of_groups_still_says_what_it_is_and_who_started_it() -> 
         assert other.owner.remote().result(timeout_s=4.0) == "run"
         assert other.describe.remote().result(timeout_s=4.0).ready
         for response in sent:
-            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
+            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardScores)
 
 
 def test_groups_are_shared_out_evenly_among_replicas() -> None:
@@ -136,7 +136,7 @@ def test_groups_are_shared_out_evenly_among_replicas() -> None:
         for number in range(groups + window):
             if number >= window:
                 outcome = sent.popleft().result(timeout_s=LIMIT_S).outcome
-                assert isinstance(outcome, RewardPart)
+                assert isinstance(outcome, RewardScores)
                 answered[outcome.rewards[0]] += 1
             if number < groups:
                 sent.append(handle.score.remote("slow", images))
@@ -188,7 +188,7 @@ def test_groups_beyond_the_queue_are_told_when_to_come_back(moody: str) -> None:
     busy = []
     for response in sent:
         try:
-            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardPart)
+            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardScores)
         except RayTaskError as error:
             busy.append(error.cause)
     assert 1 <= len(busy) <= 3
@@ -205,5 +205,5 @@ def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str)
     assert time.monotonic() - started < 10.0
     wait_until(lambda: bool(pids(moody) - {before}), "another replica")
     reply = ask(moody, "a cat")
-    assert isinstance(reply.outcome, RewardPart)
+    assert isinstance(reply.outcome, RewardScores)
     assert isinstance(reply.shadow, NoShadow)

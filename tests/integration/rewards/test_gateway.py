@@ -22,8 +22,10 @@ from benchmarks.hostile_requests import Request, Target, one_request, sound_requ
 from common.config.services import RewardEntry, RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
-from reward_service.asking.mix import RewardMix
-from reward_service.asking.start import start_mix
+from reward_service.client.reward_sum import RewardSum
+from reward_service.client.start import start_mix
+from reward_service.contract.results import RewardFailure, RewardScores
+from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN, Token, TokenSource
@@ -31,8 +33,6 @@ from reward_service.http.wire import ARROW, JSON, Group
 from reward_service.on_ray.app import embedded_app
 from reward_service.on_ray.gateway import build_gateway
 from reward_service.on_ray.handles import reward_handle
-from reward_service.part import RewardFailure, RewardPart
-from reward_service.settings import ServedReward
 from tests.integration.rewards.apps import LIMIT_S, Cluster, images_of, pids, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -66,7 +66,7 @@ def base(shared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_group_is_scored_as_without_http(base: str, wire: Any, app: str, token: Token) -> None:
     client = HttpReward(f"{base}/{app}", token, LIMIT_S, wire)
     outcome = client.score("calm", PIXELS).outcome
-    assert isinstance(outcome, RewardPart)
+    assert isinstance(outcome, RewardScores)
     np.testing.assert_array_equal(outcome.rewards, RED)
     assert client.describe().stamp == outcome.stamp
     assert requests.get(f"{base}/{app}/v1/health", headers=token.headers(), timeout=60).status_code == 200
@@ -76,7 +76,7 @@ def test_a_group_is_scored_as_without_http(base: str, wire: Any, app: str, token
 def test_a_group_larger_than_a_message_is_scored(base: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (2, 512, 512, 3), dtype=np.uint8)
     outcome = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S).score("calm", pixels).outcome
-    assert isinstance(outcome, RewardPart)
+    assert isinstance(outcome, RewardScores)
     np.testing.assert_array_equal(outcome.rewards, pixels[..., 0].mean(axis=(1, 2)) / 255.0)
 
 
@@ -112,7 +112,7 @@ def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
 
     def insist(number: int) -> bool:
         client = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S)
-        return isinstance(client.score(f"nap {number}", PIXELS[:2]).outcome, RewardPart)
+        return isinstance(client.score(f"nap {number}", PIXELS[:2]).outcome, RewardScores)
 
     with ThreadPoolExecutor(8) as pool:
         assert {200, 429} <= set(pool.map(ask, range(8))) <= {200, 429, 503}
@@ -140,13 +140,13 @@ def test_a_killed_replica_costs_no_group(base: str) -> None:
     (victim,) = pids("guarded")
     os.kill(victim, signal.SIGKILL)
     outcome = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S, retrying=PATIENT).score("calm", PIXELS).outcome
-    assert isinstance(outcome, RewardPart)
+    assert isinstance(outcome, RewardScores)
     wait_until(lambda: bool(pids("guarded") - {victim}), "another replica")
     assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
 
 
 @contextmanager
-def asking(base: str, prompts: list[str]) -> Iterator[RewardMix]:
+def asking(base: str, prompts: list[str]) -> Iterator[RewardSum]:
     """A run's rewards over HTTP, asked about groups of these prompts."""
     rewards: dict[str, RewardEntry] = {"far": UrlReward(url=f"{base}/open")}
     mix = start_mix(rewards, {}, RewardServiceSection(retries=1), run_name="http", owner="a test")
@@ -158,7 +158,7 @@ def asking(base: str, prompts: list[str]) -> Iterator[RewardMix]:
         mix.shutdown()
 
 
-def collect_all(mix: RewardMix) -> dict[str, object]:
+def collect_all(mix: RewardSum) -> dict[str, object]:
     """Every answer, by prompt; fails past the limit."""
     answers: dict[str, object] = {}
     end_at = time.monotonic() + LIMIT_S

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from reward_service.cli import checks
 from reward_service.cli.checks import CHECKS, Finding, Verdict, check_reward
-from reward_service.settings import ServedReward
+from reward_service.contract.settings import ServedReward
 
 HERE = "tests.reward_service.cli.test_checks"
 SHARED = "tests.reward_service.scorers"

@@ -13,13 +13,13 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from common.errors import RewardError
+from reward_service.contract.results import Description, Reply, RewardScores
 from reward_service.http.app import build_http_app
 from reward_service.http.body import Room
 from reward_service.http.errors import STATUS_OF, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, JSON, Group, Wire
-from reward_service.part import Description, Reply, RewardPart
 from tests.reward_service.http_calls import SMALL, TOKEN, Answer, call, engine, get, post
 
 BOTH = pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
@@ -50,7 +50,7 @@ def test_a_group_is_scored(wire: Wire) -> None:
     assert answer.status == 200
     assert answer.headers["content-type"] == wire.content_type
     outcome = wire.decode_reply(answer.body, 3).outcome
-    assert isinstance(outcome, RewardPart)
+    assert isinstance(outcome, RewardScores)
     np.testing.assert_array_equal(outcome.rewards, PIXELS[..., 0].mean(axis=(1, 2)) / 255.0)
     assert (outcome.stamp.name, outcome.stamp.version) == ("red", "1")
 
@@ -59,7 +59,7 @@ def test_a_group_is_scored(wire: Wire) -> None:
 def test_a_judge_gives_its_matrix(wire: Wire) -> None:
     answer = run(lambda app: call(app, post(wire.content_type, group(wire))), "GreenDuel")
     outcome = wire.decode_reply(answer.body, 3).outcome
-    assert isinstance(outcome, RewardPart)
+    assert isinstance(outcome, RewardScores)
     green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
     np.testing.assert_allclose(outcome.differences, np.tanh(green[:, None] - green[None, :]))
 

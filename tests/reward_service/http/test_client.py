@@ -12,11 +12,11 @@ import pytest
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import NoShadow, RewardFailure, RewardScores
 from reward_service.http.client import HttpReward, LostGroupError, Retrying, UnansweredError, check_address
 from reward_service.http.replies import Answer, retry_after_s
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, JSON, Wire
-from reward_service.part import NoShadow, RewardFailure, RewardPart
 from tests.reward_service.http_calls import TOKEN, engine, served
 from tests.reward_service.scripted_http import PART, SCORE, Say, Script, error, scripted
 
@@ -26,11 +26,11 @@ QUICK = Retrying(tries=4, first_wait_s=0.01, longest_wait_s=0.05)
 
 def asked(
     script: Script, deadline_s: float = 20.0, retrying: Retrying = QUICK, token: Token = NO_TOKEN
-) -> RewardPart:
+) -> RewardScores:
     """The outcome of one group at a scripted server."""
     with scripted(script) as url:
         outcome = HttpReward(url, token, deadline_s, retrying=retrying).score("a", PIXELS).outcome
-    assert isinstance(outcome, RewardPart)
+    assert isinstance(outcome, RewardScores)
     return outcome
 
 
@@ -47,7 +47,7 @@ def test_a_real_server_scores(wire: Wire, token: Token) -> None:
     def ask(url: str) -> None:
         client = HttpReward(url, token, 20.0, wire)
         outcome = client.score("calm", PIXELS).outcome
-        assert isinstance(outcome, RewardPart)
+        assert isinstance(outcome, RewardScores)
         np.testing.assert_array_equal(outcome.rewards, PIXELS[..., 0].mean(axis=(1, 2)) / 255.0)
         assert client.describe().stamp == outcome.stamp
         failed = client.score("raise always", PIXELS)
@@ -190,7 +190,7 @@ _SAYS = {
         body=ARROW.encode_reply(replace(PART, stamp=ScorerStamp("a", "", "")), 0.0, NoShadow())
     ),
     "of two pictures": Say(
-        body=ARROW.encode_reply(RewardPart(np.zeros(2), np.zeros((2, 2)), 0.0, PART.stamp), 0.0, NoShadow())
+        body=ARROW.encode_reply(RewardScores(np.zeros(2), np.zeros((2, 2)), 0.0, PART.stamp), 0.0, NoShadow())
     ),
     "JSON": Say(body=JSON.encode_reply(PART, 0.0, NoShadow()), content_type=JSON.content_type),
     "HTML": Say(body=b"<html>", content_type="text/html"),

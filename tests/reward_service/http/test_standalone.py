@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from common.errors import RewardError
+from reward_service.contract.results import RewardScores
+from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward
 from reward_service.http.limits import HttpLimits
 from reward_service.http.standalone import check_listening, run_server
 from reward_service.http.token import NO_TOKEN
-from reward_service.part import RewardPart
-from reward_service.settings import ServedReward
 from tests.reward_service.http_calls import TOKEN
 
 _SERVER = """
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN
-from reward_service.settings import ServedReward
+from reward_service.contract.settings import ServedReward
 from reward_service.http.standalone import run_server
 run_server("jpeg", ServedReward(scorer="jpeg_compressibility"), "127.0.0.1", 0, NO_TOKEN, HttpLimits())
 print("ended", flush=True)
@@ -65,7 +65,7 @@ def test_it_scores_and_ends_cleanly_when_told(number: signal.Signals) -> None:
         assert "without a token, to this machine only" in said
         client = HttpReward(said.split()[4], deadline_s=60.0)
         outcome = client.score("a", np.zeros((2, 8, 8, 3), dtype=np.uint8)).outcome
-        assert isinstance(outcome, RewardPart)
+        assert isinstance(outcome, RewardScores)
         client.close()
         process.send_signal(number)
         assert process.stdout.read() == "ended\n"

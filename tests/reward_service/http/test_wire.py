@@ -19,9 +19,9 @@ from pyarrow import ipc
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import NoShadow, RewardFailure, RewardScores
 from reward_service.http.limits import HttpLimits
 from reward_service.http.wire import ARROW, JSON, WIRES, Group, Wire, WireError
-from reward_service.part import NoShadow, RewardFailure, RewardPart
 
 LIMITS = HttpLimits()
 BOTH = pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
@@ -37,14 +37,14 @@ def _pixels(seed: int, count: int = 3, height: int = 5, width: int = 7) -> NDArr
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-def _part(count: int, seed: int = 0) -> RewardPart:
+def _part(count: int, seed: int = 0) -> RewardScores:
     generator = np.random.default_rng(seed)
     rewards = generator.normal(size=count) * 10.0 ** generator.integers(-8, 8)
     matrix = generator.normal(size=(count, count))
-    return RewardPart(rewards, matrix - matrix.T, 0.25, STAMP)
+    return RewardScores(rewards, matrix - matrix.T, 0.25, STAMP)
 
 
-def _same(one: RewardPart, other: RewardPart) -> None:
+def _same(one: RewardScores, other: RewardScores) -> None:
     np.testing.assert_array_equal(one.rewards, other.rewards)
     np.testing.assert_array_equal(one.differences, other.differences)
     assert (one.residual, one.stamp) == (other.residual, other.stamp)
@@ -73,10 +73,10 @@ def test_a_reply_arrives_to_the_last_bit(
     part = _part(count, seed)
     shadow = {"none": NoShadow(), "part": _part(count, seed + 1), "failure": RewardFailure("out\nof order")}
     reply = wire.decode_reply(wire.encode_reply(part, busy_s, shadow[shadow_kind]), count)
-    assert isinstance(reply.outcome, RewardPart)
+    assert isinstance(reply.outcome, RewardScores)
     _same(reply.outcome, part)
     assert reply.busy_s == busy_s
-    if isinstance(reply.shadow, RewardPart):
+    if isinstance(reply.shadow, RewardScores):
         _same(reply.shadow, shadow["part"])  # type: ignore[arg-type]
     else:
         assert reply.shadow == shadow[shadow_kind]
@@ -251,7 +251,7 @@ def test_a_damaged_arrow_reply_is_an_error_or_sound(at: int, new: bytes) -> None
         reply = ARROW.decode_reply(bytes(body), 3)
     except RewardError:
         return
-    assert isinstance(reply.outcome, RewardPart)
+    assert isinstance(reply.outcome, RewardScores)
     assert np.isfinite(reply.outcome.rewards).all()
     np.testing.assert_array_equal(reply.outcome.differences, -reply.outcome.differences.T)
 
@@ -259,7 +259,7 @@ def test_a_damaged_arrow_reply_is_an_error_or_sound(at: int, new: bytes) -> None
 @BOTH
 def test_an_unsound_shadow_harms_nothing(wire: Wire) -> None:
     reply = wire.decode_reply(wire.encode_reply(_part(3), 0.0, _part(2)), 3)
-    assert isinstance(reply.outcome, RewardPart)
+    assert isinstance(reply.outcome, RewardScores)
     assert isinstance(reply.shadow, RewardFailure)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from common.config.services import RewardServiceSection
+from reward_service.contract.settings import ServedReward
 from reward_service.on_ray.app import (
     ONGOING_GROUPS,
     SPARE_REQUESTS,
@@ -15,7 +16,6 @@ from reward_service.on_ray.app import (
     groups_at_a_replica,
     served_app,
 )
-from reward_service.settings import ServedReward
 
 SERVE_FILE = Path(__file__).parents[3] / "reward_service" / "serve.yaml"
 

@@ -7,7 +7,7 @@ import traceback
 import pytest
 
 from common.errors import ConfigError, RewardError
-from reward_service.builds import HopelessError
+from reward_service.engine.builds import HopelessError
 from reward_service.on_ray.deployment import _last_words
 
 

@@ -12,14 +12,14 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
+from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFailure
+from reward_service.contract.settings import ServedReward
 from reward_service.http.errors import LOST, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
 from reward_service.on_ray.app import embedded_app
 from reward_service.on_ray.gateway import GATEWAY, HttpGateway, ReplicaBackend, build_gateway
 from reward_service.on_ray.handles import DEPLOYMENT
-from reward_service.part import BusyError, NoShadow, Reply, RewardFailure
-from reward_service.settings import ServedReward
 
 PIXELS = np.zeros((2, 4, 4, 3), dtype=np.uint8)
 REPLY = Reply(RewardFailure("a reply"), 0.0, NoShadow())

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from common.trajectory import ScorerStamp
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure, RewardScores
 from reward_service.on_ray import shadow as shadow_module
 from reward_service.on_ray.shadow import Shadow
-from reward_service.part import NoShadow, Outcome, Reply, RewardFailure, RewardPart
 
 PIXELS = np.zeros((1, 4, 4, 3), dtype=np.uint8)
 
@@ -30,9 +30,9 @@ class _Handle:
         return Reply(self._outcomes.pop(0), 0.1, NoShadow())
 
 
-def part(version: str) -> RewardPart:
+def part(version: str) -> RewardScores:
     """Of one picture, by a version."""
-    return RewardPart(np.zeros(1), np.zeros((1, 1)), 0.0, ScorerStamp("next", version, "d"))
+    return RewardScores(np.zeros(1), np.zeros((1, 1)), 0.0, ScorerStamp("next", version, "d"))
 
 
 def test_its_stamp_is_logged_where_it_changes(

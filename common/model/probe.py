@@ -1,0 +1,85 @@
+"""Proof that weights act: what a policy predicts on one small, fixed input, before and after a change.
+
+A digest proves which numbers a process holds. It does not prove that the network uses them: an adapter that
+is switched off, or whose names bind to modules that no forward pass reaches, has the right digest too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from common.errors import WeightsError
+from common.model.conditioning import PromptCondition
+from common.model.policy import Policy
+from common.model.steps import StepDistribution
+
+PROMPT = "a photograph of an astronaut"
+NUDGE = 0.1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One item of a UNet's input. latents: (1, C, H, W); timesteps: int64 (1,)."""
+
+    latents: Tensor
+    timesteps: Tensor
+    condition: PromptCondition
+
+    @staticmethod
+    def of(policy: Policy, distribution: StepDistribution) -> Probe:
+        """The same numbers in every process, at the first step that enters the objective."""
+        family = policy.family
+        kind = next(family.unet.parameters()).dtype
+        draw = torch.randn(1, *family.latent_shape, generator=torch.Generator().manual_seed(0))
+        return Probe(
+            latents=draw.to(family.device, kind),
+            timesteps=distribution.timesteps[[distribution.stochastic_steps[0]]].to(family.device),
+            condition=policy.embed(PROMPT),
+        )
+
+    @torch.no_grad()
+    def output(self, policy: Policy) -> Tensor:
+        """What the policy predicts, (1, C, H, W) on the CPU: one UNet pass without autocast, no guidance."""
+        plain = replace(policy.guided, guidance_scale=1.0, autocast=False)
+        return plain.predict(self.latents, self.timesteps, self.condition).cpu()
+
+    def check_influence(self, policy: Policy, before: Tensor, after: Tensor, change: str) -> None:
+        """Refuse a policy whose trained weights do not act.
+
+        before, after: outputs around a change of the weights; change: what it was, for the message. Outputs
+        that are equal to the bit may come from a change too small for the network's precision, so every
+        weight is then moved much further, and back to the same bits. Raises WeightsError where not even that
+        shows.
+        """
+        if not torch.equal(before, after):
+            return
+        with _nudged(policy):
+            moved = self.output(policy)
+        if torch.equal(moved, after):
+            raise WeightsError(
+                f"{change}, and the network's output stayed the same to the bit, also when every trained "
+                "weight was moved much further: they act on nothing. The adapter is switched off, or its "
+                "names bind to modules that the forward pass does not use. Compare policy.target_modules "
+                "with the model, and the versions of diffusers and peft with constraints.txt."
+            )
+
+
+@contextmanager
+def _nudged(policy: Policy) -> Iterator[None]:
+    """Every trained weight elsewhere inside, and as it was afterwards."""
+    parameters = policy.trainable.parameters()
+    own = {name: value.detach().clone() for name, value in parameters.items()}
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        try:
+            for value in parameters.values():
+                value.add_(NUDGE * torch.randn(value.shape, generator=generator).to(value))
+            yield
+        finally:
+            for name, value in parameters.items():
+                value.copy_(own[name])

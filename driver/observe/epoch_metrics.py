@@ -1,0 +1,135 @@
+"""What an epoch measured, from its groups and update reports to the metrics of common.cluster.metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from common.config.schema import Config
+from common.trajectory import PolicyStamp
+from driver.loop.source import Group
+from learner.report import UpdateReport
+from reward_service.client.report import RewardReport
+
+Reports = Sequence[Sequence[UpdateReport]]
+Rewards = Mapping[str, RewardReport]
+
+
+@dataclass(frozen=True)
+class EpochTally:
+    """Sums over the epoch's groups so far.
+
+    means, spreads: each group's mean reward and standard deviation over its images. ages: updates between the
+    weights
+    sampled with and those trained. parts: each group's mean raw score by reward.
+    """
+
+    config: Config
+    trajectories: int
+    means: tuple[float, ...]
+    spreads: tuple[float, ...]
+    parts: tuple[dict[str, float], ...]
+    ages: tuple[int, ...]
+    actor_busy_s: float
+    nbytes: int
+
+    @staticmethod
+    def start(config: Config, weight_bytes: int) -> EpochTally:
+        """Nothing yet but the weights that were published."""
+        return EpochTally(config, 0, (), (), (), (), 0.0, weight_bytes)
+
+    def with_group(self, group: Group, current: PolicyStamp) -> EpochTally:
+        """One more group, learned by a policy that is `current`."""
+        rewards = group.score.rewards
+        return replace(
+            self,
+            trajectories=self.trajectories + len(rewards),
+            means=(*self.means, float(rewards.mean())),
+            spreads=(*self.spreads, float(rewards.std())),
+            parts=(*self.parts, {name: float(values.mean()) for name, values in group.score.parts.items()}),
+            ages=(*self.ages, current.version - group.stamp.version),
+            actor_busy_s=self.actor_busy_s + group.actor_busy_s,
+            nbytes=self.nbytes + group.nbytes,
+        )
+
+    def metrics(
+        self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
+    ) -> dict[str, float]:
+        """Every metric of the epoch. rewards: what each did in it, by name. faults: FaultCounter's. seconds:
+        its wall time."""
+        first = list(reports[0])
+        every = [update[0] for update in reports]
+        steps = len(self.config.sampling.stochastic_step_indices)
+        log_ratio, elements = first[0].log_ratio_mean, first[0].latent_elements
+        section = self.config.objective
+        scale = {"mean": 1.0, "sum": float(elements)}[section.latent_reduction]
+        reduce = {"mean": 1.0 / steps, "sum": 1.0}[section.step_reduction]
+        age = float(np.mean(self.ages)) if self.config.data.mode == "online" else 0.0
+        return {
+            "reward/mean": float(np.mean(self.means)),
+            "reward/within_group_std": float(np.mean(self.spreads)),
+            **{
+                f"reward/{name}/mean": float(np.mean([part[name] for part in self.parts]))
+                for name in self.config.rewards
+            },
+            "objective/loss": every[0].loss,
+            "objective/clip_share": float(np.mean([report.clip_share for report in every])),
+            "objective/tie_share": every[0].tie_share,
+            "objective/tied_groups": float(every[0].tied_groups),
+            "policy/log_ratio_mean": log_ratio * scale * reduce,
+            "policy/kl_to_reference": log_ratio * elements,
+            "policy/log_ratio_mismatch_max": float(np.max([report.log_ratio_mismatch for report in first])),
+            "policy/age_epochs": age / section.updates_per_epoch,
+            "policy/version": float(every[-1].version),
+            "optimizer/gradient_norm": float(np.mean([report.gradient_norm for report in every])),
+            "optimizer/skipped_updates": float(sum(not report.applied for report in every)),
+            "optimizer/bad_updates": float(sum(report.outcome.is_bad for report in every)),
+            **self._step_norms(first),
+            **self._times(reports, rewards, faults, seconds),
+            **reward_metrics(rewards, self.config.rewards),
+            "throughput/images_per_s": self.trajectories / seconds,
+            "throughput/trajectories_per_s": self.trajectories / seconds,
+            "transport/bytes_moved": float(self.nbytes),
+            **faults,
+        }
+
+    def _step_norms(self, first: Sequence[UpdateReport]) -> dict[str, float]:
+        chosen = self.config.sampling.stochastic_step_indices
+        norms = first[0].step_gradient_norms
+        return {
+            f"optimizer/gradient_norm_step_{step}": norm for step, norm in zip(chosen, norms, strict=False)
+        }
+
+    def _times(
+        self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
+    ) -> dict[str, float]:
+        """Busy seconds and idle share of each role, mean over its processes."""
+        ranks = len(reports[0])
+        busy = {
+            "actors": self.actor_busy_s / max(faults["throughput/actors_ready"], 1e-9),
+            "reward": self._reward_busy_s(rewards),
+            "learner": math.fsum(report.busy_s for update in reports for report in update) / ranks,
+        }
+        idle = {f"time/{role}_idle_share": max(0.0, 1.0 - value / seconds) for role, value in busy.items()}
+        return {
+            "time/epoch_s": seconds,
+            **{f"time/{role}_busy_s": value for role, value in busy.items()},
+            **idle,
+        }
+
+    def _reward_busy_s(self, rewards: Rewards) -> float:
+        """Mean over the trained rewards' processes; those that run elsewhere count like embedded ones."""
+        busy = math.fsum(rewards[name].busy_s for name in self.config.rewards if name in rewards)
+        return busy / (len(self.config.rewards) * self.config.reward_service.replicas)
+
+
+def reward_metrics(rewards: Rewards, names: Iterable[str]) -> dict[str, float]:
+    """The metrics of the named rewards; of those that answered nothing there are none."""
+    found: dict[str, float] = {}
+    for name in names:
+        if name in rewards:
+            found |= rewards[name].metrics(name)
+    return found

@@ -1,0 +1,240 @@
+"""Everything that looks at a run: the progress display, the tracker, Ray's metrics, and the run folder's
+status and evaluations."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.cluster.metrics import exact_metrics
+from common.config.schema import Config
+from common.disk import replace_file
+from common.stopwatch import Busy
+from common.trajectory import ScorerStamp
+from driver.observe.display_state import Display, DisplayState, Phase
+from driver.observe.epoch_metrics import Reports, Rewards, reward_metrics
+from driver.observe.gauges import RayGauges
+from driver.observe.history import GroupHistory
+from driver.observe.status import StatusFile
+from driver.observe.timeline_log import TimelineLog
+from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from driver.report.images import before_after_grid
+from driver.report.intervals import begun_late, compare, evaluation_metrics
+from driver.report.run_page import describe_run
+from driver.report.timeline_spans import Timeline
+from driver.report.tracker import Tracker
+from driver.run.evaluations import save_evaluation
+from driver.run.reward_versions import VERSIONS_FILE, VersionLog
+
+# The slash gives the pictures a section of their own on the run page.
+GRID = "before_after/unseen prompts"
+
+Evaluations = tuple[Evaluation, ...]
+Metrics = Mapping[str, float]
+
+
+class Observer:
+    """Told by the loop what happens; shows and keeps it. Never steers."""
+
+    def __init__(
+        self,
+        config: Config,
+        display: Display,
+        tracker: Tracker,
+        gauges: RayGauges,
+        state: DisplayState,
+        evaluations: Sequence[Evaluation],
+        versions: VersionLog,
+        status: StatusFile,
+        timelines: TimelineLog,
+    ) -> None:
+        self._config = config
+        self._display = display
+        self._tracker = tracker
+        self._gauges = gauges
+        self._state = state
+        self._evaluations: Evaluations = tuple(evaluations)
+        self._versions = versions
+        self._status = status
+        self._timelines = timelines
+        self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
+        self._epoch_started = time.perf_counter()
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """All evaluations of the run, those before a continuation included, oldest first."""
+        return self._evaluations
+
+    @property
+    def epochs(self) -> tuple[tuple[int, dict[str, float]], ...]:
+        """Number and metrics of each epoch finished by this process."""
+        return self._epochs
+
+    @property
+    def last_timeline(self) -> tuple[Timeline, ...]:
+        """Of the last epoch; none where none is kept."""
+        return self._timelines.last
+
+    @property
+    def versions(self) -> VersionLog:
+        """Which versions of the rewards have scored."""
+        return self._versions
+
+    @property
+    def tracker_run(self) -> str:
+        """The tracker's id of this run, for checkpoints."""
+        return self._tracker.run_id
+
+    def has_evaluated(self, epoch: int) -> bool:
+        """Whether the weights after so many epochs have been evaluated."""
+        return any(evaluation.epoch == epoch for evaluation in self._evaluations)
+
+    def rewound(self, epoch: int, why: str) -> None:
+        """Epochs after `epoch` come again.
+
+        What is known of them stays, and must come again the same. With staleness they may learn from other
+        samples: then it is forgotten, and kept and logged as it comes again.
+        """
+        self.note(why)
+        if self._config.data.max_staleness:
+            rewards, unseen_scores = self._state.rewards, self._state.unseen
+            epochs = tuple(one for one in self._epochs if one[0] <= epoch)
+            evaluations = tuple(one for one in self._evaluations if one.epoch <= epoch)
+            self._state = replace(
+                self._state,
+                rewards=rewards[: len(rewards) + len(epochs) - len(self._epochs)],
+                unseen=unseen_scores[: len(unseen_scores) + len(evaluations) - len(self._evaluations)],
+            )
+            self._epochs, self._evaluations = epochs, evaluations
+        self._show(replace(self._state, epoch=epoch))
+
+    def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
+        """Something new is being done, `total` units of it."""
+        self._timelines.phase(phase.value)
+        self._show(replace(self._state, phase=phase, done=0, total=total, unit=unit))
+        self._status.write(self._state)
+
+    def progress(self, done: int) -> None:
+        """So much of the phase is done."""
+        self._show(replace(self._state, done=done))
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+        self._display.note(text)
+
+    def group_scored(self, epoch: int, group: int, scorers: Sequence[ScorerStamp]) -> None:
+        """A group was scored, of the epoch that makes `epoch` finished ones or of the evaluation after it."""
+        known = len(self._versions.records)
+        for swap in self._versions.scored(epoch, group, scorers):
+            self.note(f"epoch {epoch}, group {group}: {swap}")
+            self._tracker.set_tags({f"reward_swap/{swap.name}/{swap.index}": f"epoch {epoch}: {swap}"})
+        if len(self._versions.records) > known:
+            self._versions.save(self._config.run_folder)
+            self._tracker.log_text(VERSIONS_FILE, self._versions.to_json())
+
+    def alarmed(self, epoch: int, raised: Mapping[str, str], new: Sequence[str]) -> None:
+        """The alarms that an epoch raised, in words by name; new: those that the one before did not raise."""
+        for name in new:
+            self.note(f"ALARM {name}, epoch {epoch}: {raised[name]}")
+            self._tracker.set_tags({f"alarms/{name}": f"epoch {epoch}: {raised[name]}"})
+        self._show(replace(self._state, alarms=tuple(raised)))
+
+    def epoch_worked(
+        self, epoch: int, work: Busy, histories: Sequence[GroupHistory], reports: Reports
+    ) -> None:
+        """Who worked when in an epoch; work: the driver's own time. histories: of groups since the last."""
+        self._timelines.epoch_done(epoch, work, histories, reports)
+
+    def epoch_done(self, epoch: int, epoch_metrics: Metrics) -> None:
+        """An epoch is finished and its weights are published."""
+        indices = self._versions.indices()
+        marks = {f"reward_version/{name}": float(index) for name, index in indices.items()}
+        metrics = {**epoch_metrics, **marks}
+        if epoch in dict(self._epochs):
+            self._show(replace(self._state, epoch=epoch))
+            self._compare(f"Epoch {epoch}", exact_metrics(dict(self._epochs)[epoch]), exact_metrics(metrics))
+            return
+        self._epochs = (*self._epochs, (epoch, metrics))
+        self._tracker.log_metrics(metrics, epoch)
+        self._gauges.publish(metrics)
+        now = time.perf_counter()
+        self._show(
+            replace(
+                self._state,
+                epoch=epoch,
+                rewards=(*self._state.rewards, metrics["reward/mean"]),
+                images_per_s=metrics["throughput/images_per_s"],
+                epoch_seconds=(*self._state.epoch_seconds, now - self._epoch_started),
+                dropped=self._state.dropped + int(metrics["faults/dropped_groups"]),
+            )
+        )
+        self._epoch_started = now
+
+    def evaluated(self, evaluation: Evaluation, rewards: Rewards, seconds: float) -> None:
+        """A policy version has been evaluated. rewards: what each did meanwhile, by name."""
+        if self.has_evaluated(evaluation.epoch):
+            (first,) = (known for known in self._evaluations if known.epoch == evaluation.epoch)
+            what = f"The evaluation after epoch {evaluation.epoch}"
+            self._compare(what, evaluation_metrics(first), evaluation_metrics(evaluation))
+            return
+        self._evaluations = (*self._evaluations, evaluation)
+        save_evaluation(self._config.run_folder, evaluation)
+        metrics = {
+            **evaluation_metrics(evaluation),
+            # Those of the others stand at this step already, as the epoch's.
+            **reward_metrics(rewards, self._config.gold),
+            "time/evaluation_s": seconds,
+        }
+        self._tracker.log_metrics(metrics, evaluation.epoch)
+        self._gauges.publish(metrics)
+        grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))
+        self._tracker.log_picture(GRID, grid, evaluation.epoch)
+        picture = picture_file(self._config)
+        packed = io.BytesIO()
+        grid.save(packed, "PNG")
+        replace_file(picture, packed.getvalue())
+        self._tracker.log_file(picture)
+        first = self._evaluations[0]
+        changes, remark = compare(first, evaluation), begun_late(first)
+        self._tracker.set_description(
+            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [picture.name], remark)
+        )
+        score = metrics[f"eval/unseen/{self._state.unseen_name}"]
+        self._show(replace(self._state, unseen=(*self._state.unseen, score)))
+
+    def _compare(self, what: str, first: Metrics, second: Metrics) -> None:
+        """What was done again has been logged already; it is only checked that it came out the same."""
+        others = [name for name in {*first, *second} if first.get(name) != second.get(name)]
+        if others:
+            self.note(f"{what} was done again and came out differently: {', '.join(sorted(others))}.")
+
+    def _show(self, state: DisplayState) -> None:
+        self._state = replace(state, epoch_elapsed_s=time.perf_counter() - self._epoch_started)
+        self._display.update(self._state)
+
+
+def unseen(evaluation: Evaluation) -> PromptSetEvaluation:
+    """The evaluation of the prompts never trained on."""
+    (found,) = (own for own in evaluation.sets if own.name == "unseen")
+    return found
+
+
+def shown_score(config: Config) -> str:
+    """The score that the display shows of unseen prompts: the first gold reward, or the trained sum without
+    one."""
+    return next(iter(config.gold), "reward")
+
+
+def first_state(config: Config, finished: int, evaluations: Sequence[Evaluation]) -> DisplayState:
+    """What the display shows at the start."""
+    name = shown_score(config)
+    means = tuple(float(unseen(evaluation).scores[name].mean()) for evaluation in evaluations)
+    return DisplayState(epoch=finished, epochs=config.run.epochs, unseen=means, unseen_name=name)
+
+
+def picture_file(config: Config) -> Path:
+    """Where the newest before/after grid is written."""
+    return config.run_folder / "before_after.png"

@@ -1,0 +1,145 @@
+"""status.json in the run folder: what the run does now, and which processes do it, for operators."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import ray
+from ray._private.state import actors as actor_table
+
+from common.config.schema import Config
+from common.config.services import AppReward
+from driver.loop.signals import StopRequested
+from driver.observe.display_state import DisplayState
+
+STATUS_FILE = "status.json"
+KINDS = {
+    "ActorProcess": "actor",
+    "LearnerRank": "learner rank",
+    "HttpAsker": "reward asker",
+    "ServeController": "Serve controller",
+    "ProxyActor": "Serve proxy",
+}
+"""What each of our and of Serve's classes is called here."""
+SHARED = ("ServeController", "ProxyActor")
+"""Classes that the runs on a cluster have together."""
+REPLICA = "reward replica"
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """A living process of the run. node: its address; node_id: Ray's."""
+
+    kind: str
+    pid: int
+    node: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What status.json holds.
+
+    pid: of the driver. epoch: finished epochs. reached: the most that were ever finished, checkpoint or not.
+    phase: as displays name it, or how the run ended. since: Unix time of the phase's begin. processes: those
+    that lived then.
+    """
+
+    run_id: str
+    pid: int
+    host: str
+    epoch: int
+    reached: int
+    epochs: int
+    phase: str
+    since: float
+    processes: tuple[ProcessStatus, ...]
+
+
+def living_processes(config: Config) -> tuple[ProcessStatus, ...]:
+    """The run's living processes on the cluster that this process is in, from Ray's own table of actors."""
+    apps = {f"{config.run.name}-{name}" for name in config.embedded}
+    entries = {**config.rewards, **config.gold}.values()
+    apps |= {entry.app for entry in entries if isinstance(entry, AppReward)}
+    job = ray.get_runtime_context().get_job_id()
+    found = []
+    for actor in actor_table().values():
+        name = actor["ActorClassName"]
+        own = name in KINDS and (name in SHARED or actor["JobID"] == job)
+        replica = name.startswith("ServeReplica:") and name.split(":")[1] in apps
+        if actor["State"] == "ALIVE" and (own or replica):
+            place = actor["Address"]
+            kind = REPLICA if replica else KINDS[name]
+            found.append(ProcessStatus(kind, actor["Pid"], place["IPAddress"], place["NodeID"]))
+    return tuple(sorted(found, key=lambda process: (process.kind, process.pid)))
+
+
+class StatusFile:
+    """Keeps the file up to date. A disk that does not take it never stops the run.
+
+    reached: the most epochs that the run's earlier processes had finished; 0 for a new run.
+    """
+
+    def __init__(self, config: Config, run_id: str, reached: int = 0) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._path = config.run_folder / STATUS_FILE
+        self._epoch = self._reached = reached
+
+    def write(self, state: DisplayState) -> None:
+        """A phase begins. Needs Ray."""
+        self._epoch = state.epoch
+        self._reached = max(self._reached, state.epoch)
+        self._put(state.phase.value, living_processes(self._config))
+
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """Inside the run goes on; then the file says how it ended."""
+        how = "failed"
+        try:
+            yield
+            how = "finished"
+        except (StopRequested, KeyboardInterrupt):
+            how = "stopped"
+            raise
+        finally:
+            self._put(how, ())
+
+    def _put(self, phase: str, processes: tuple[ProcessStatus, ...]) -> None:
+        status = RunStatus(
+            run_id=self._run_id,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            epoch=self._epoch,
+            reached=self._reached,
+            epochs=self._config.run.epochs,
+            phase=phase,
+            since=time.time(),
+            processes=processes,
+        )
+        aside = self._path.with_suffix(".writing")
+        with suppress(OSError):
+            aside.write_text(json.dumps(asdict(status), indent=1) + "\n")
+            os.replace(aside, self._path)
+
+
+def read_status(run_folder: Path) -> RunStatus:
+    """The file of a run. Raises FileNotFoundError before its first phase."""
+    fields = json.loads((run_folder / STATUS_FILE).read_text())
+    processes = tuple(ProcessStatus(**process) for process in fields.pop("processes"))
+    return RunStatus(**fields, processes=processes)
+
+
+def epochs_reached(run_folder: Path, run_id: str) -> int:
+    """The most epochs that the run's earlier processes had finished; 0 where there were none."""
+    try:
+        status = read_status(run_folder)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return 0
+    return status.reached if status.run_id == run_id else 0

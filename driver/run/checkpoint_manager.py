@@ -1,0 +1,159 @@
+"""Checkpoints beside the training: one written at a time in the background, the right ones kept.
+
+consumes: the learner's files, evaluations. produces: checkpoints. waits for: the disk or the store, only
+where a second checkpoint comes before the first is written, and at the end. unblocked by: the thread that
+writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from common.config.schema import Config
+from common.errors import CheckpointError, StuckError
+from driver.loop.signals import StopRequested
+from driver.loop.stalls import StallReporter
+from driver.report.evaluation import Evaluation
+from driver.run.background_write import BackgroundWrite
+from driver.run.checkpoints import Checkpoints, RunState
+
+
+def best_epochs(golds: Mapping[int, float], count: int) -> list[int]:
+    """The `count` epochs of the highest gold score, best first; of equal ones the earlier."""
+    return sorted(golds, key=lambda epoch: (-golds[epoch], epoch))[:count]
+
+
+def kept_epochs(
+    written: Collection[int], last: int, keep: int, keep_best: int, golds: Mapping[int, float], sound: int
+) -> set[int]:
+    """Which checkpoints stay, after that of epoch `last` was written.
+
+    That one, the `keep` before it, the `keep_best` best that there are, and the newest of at most `sound`
+    epochs. One of a later epoch is left from before the run went back to an earlier checkpoint: it stays, and
+    is replaced when the run comes by.
+    """
+    there = sorted(epoch for epoch in written if epoch <= last)
+    later = {epoch for epoch in written if epoch > last}
+    scored = {epoch: gold for epoch, gold in golds.items() if epoch in there}
+    newest_sound = [epoch for epoch in there if epoch <= sound][-1:]
+    return {*there[-(keep + 1) :], *best_epochs(scored, keep_best), *newest_sound, *later}
+
+
+def gold_score(evaluation: Evaluation, golds: Collection[str]) -> float:
+    """Mean over the gold rewards of their means on unseen prompts. golds: their names, at least one."""
+    (unseen,) = (own for own in evaluation.sets if own.name == "unseen")
+    return float(np.mean([unseen.scores[name].mean() for name in golds]))
+
+
+class CheckpointManager:
+    """Writes a run's checkpoints. Owned by one thread. A context: at its end all is written.
+
+    forked_from: the checkpoint that the run began with, see RunState. note: shows a person a line.
+    """
+
+    def __init__(
+        self, config: Config, checkpoints: Checkpoints, forked_from: str, note: Callable[[str], None]
+    ) -> None:
+        self._section = config.checkpoint
+        self._gold_names = tuple(config.gold)
+        self._forked_from = forked_from
+        self._checkpoints = checkpoints
+        self._note = note
+        self._golds: dict[int, float] = {}
+        self._in_work: tuple[BackgroundWrite, ...] = ()
+        # Of the last checkpoint: its epoch, and the epochs that were sound then.
+        self._written: tuple[tuple[int, int], ...] = ()
+
+    @staticmethod
+    def open(
+        config: Config,
+        evaluations: Sequence[Evaluation],
+        states: Sequence[RunState],
+        note: Callable[[str], None],
+    ) -> CheckpointManager:
+        """The keeper of the configured run.
+
+        evaluations: those before a continuation that the run folder has. states: of the checkpoint that the
+        run goes on from, which knows their gold scores too; none for a new run.
+        """
+        keeper = CheckpointManager(
+            config, Checkpoints.of(config), "".join(own.forked_from for own in states), note
+        )
+        for state in states:
+            keeper._golds.update(state.golds)
+        for evaluation in evaluations:
+            keeper.after_evaluation(evaluation)
+        return keeper
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Ctrl-C a second time ends the run at once: what is being written is left unfinished.
+        if kind is KeyboardInterrupt:
+            return
+        try:
+            self.finish()
+        except (CheckpointError, StuckError) as error:
+            if kind in (None, StopRequested):
+                raise
+            # It must not take the place of the error that ends the run.
+            self._note(str(error))
+
+    def save(self, state: RunState, config_yaml: str, files: Mapping[str, bytes], sound: int) -> None:
+        """Begin to write a checkpoint, and return; waits first where an earlier one is still being written.
+
+        sound: the newest checkpoint of at most so many epochs stays, whatever the others are. Raises
+        CheckpointError where the earlier one could not be written, StuckError where it takes too long: two
+        are never written at a time.
+        """
+        self.wait()
+        golds = {epoch: gold for epoch, gold in self._golds.items() if epoch <= state.epoch}
+        whole = replace(state, forked_from=self._forked_from, golds=tuple(sorted(golds.items())))
+
+        def write() -> None:
+            self._checkpoints.write(whole, config_yaml, files)
+            self._prune(whole.epoch, sound, golds)
+
+        what = f"the checkpoint {self._checkpoints.where(state.epoch)} to be written"
+        self._in_work = (BackgroundWrite(write, what, self._section.timeout_s).start(),)
+        self._written = ((state.epoch, sound),)
+
+    def check(self) -> None:
+        """Raise CheckpointError where the checkpoint in work has failed meanwhile. Does not wait."""
+        if not any(writing.running for writing in self._in_work):
+            self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises CheckpointError, once; StuckError, as long as it is so."""
+        patience = StallReporter(self._note)
+        for writing in self._in_work:
+            writing.wait(lambda: patience.look(self._in_words))
+            self._in_work = ()
+            writing.check()
+
+    def after_evaluation(self, evaluation: Evaluation) -> bool:
+        """Note an evaluation; whether its policy belongs to the best, and so should be saved.
+
+        The policy that a run begins with, at epoch 0, is not counted: it is no work of the run.
+        """
+        if not self._gold_names or not evaluation.epoch:
+            return False
+        self._golds[evaluation.epoch] = gold_score(evaluation, self._gold_names)
+        return evaluation.epoch in best_epochs(self._golds, self._section.keep_best)
+
+    def finish(self) -> None:
+        """Wait, and delete what the evaluations since the last write made superfluous."""
+        self.wait()
+        for last, sound in self._written:
+            self._prune(last, sound, self._golds)
+
+    def _in_words(self) -> list[str]:
+        return [f"the run waits for {writing.what}" for writing in self._in_work]
+
+    def _prune(self, last: int, sound: int, golds: Mapping[int, float]) -> None:
+        section, written = self._section, self._checkpoints.epochs()
+        self._checkpoints.prune(kept_epochs(written, last, section.keep, section.keep_best, golds, sound))

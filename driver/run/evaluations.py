@@ -1,0 +1,69 @@
+"""Evaluations on disk, so that a continued run still compares with the untrained policy."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.disk import replace_file
+from common.errors import CheckpointError
+from common.trajectory import PolicyStamp
+from driver.report.evaluation import Evaluation, PromptSetEvaluation
+
+
+def evaluation_file(run_folder: Path, epoch: int) -> Path:
+    """Where the evaluation after `epoch` epochs lies."""
+    return run_folder / "evaluations" / f"epoch_{epoch:06d}.npz"
+
+
+def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
+    """Write one evaluation as plain arrays and JSON, whole or not at all. Raises RunFolderError."""
+    header = {
+        "epoch": evaluation.epoch,
+        "stamp": asdict(evaluation.stamp),
+        "sets": [
+            {"name": own.name, "prompts": own.prompts, "scores": sorted(own.scores)}
+            for own in evaluation.sets
+        ],
+    }
+    arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    for number, own in enumerate(evaluation.sets):
+        arrays[f"{number}/pixels"] = own.pixels
+        arrays |= {f"{number}/{name}": values for name, values in own.scores.items()}
+    path = evaluation_file(run_folder, evaluation.epoch)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    replace_file(path, packed.getvalue())
+    return path
+
+
+def load_evaluations(run_folder: Path) -> list[Evaluation]:
+    """All evaluations of a run, oldest first. Raises CheckpointError where one is damaged."""
+    files = sorted((run_folder / "evaluations").glob("epoch_[0-9]*[0-9].npz"))
+    return [_load(path) for path in files]
+
+
+def _load(path: Path) -> Evaluation:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            header = json.loads(arrays["header"].tobytes())
+            sets = tuple(
+                PromptSetEvaluation(
+                    name=own["name"],
+                    prompts=tuple(own["prompts"]),
+                    scores={name: arrays[f"{number}/{name}"] for name in own["scores"]},
+                    pixels=arrays[f"{number}/pixels"],
+                )
+                for number, own in enumerate(header["sets"])
+            )
+            return Evaluation(header["epoch"], PolicyStamp(**header["stamp"]), sets)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"The evaluation {path} is damaged ({error}). Delete it to go on without it."
+        ) from error

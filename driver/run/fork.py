@@ -1,0 +1,106 @@
+"""A new run that begins with another run's checkpoint: its weights, optimizer state and averages.
+
+The checkpoint becomes the new run's checkpoint of epoch 0, under a run id of its own. From there the run is
+like any other that goes on, so it can be killed and gone on with at any moment.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from common.config.load import config_differences, config_from_yaml_text, config_to_yaml
+from common.config.schema import Config
+from common.errors import CheckpointError, RunFolderError
+from common.places import join_place, local_path, split_place, whole_place
+from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
+from driver.run.folder import LOCK_FILE
+
+# What the weights, the optimizer's state and the averages belong to.
+FITTING = ("model.path", "model.revision", "model.variant", "policy.")
+
+
+def begin_fork(config: Config, place: str) -> None:
+    """Make the checkpoint at a path or URI the beginning of the configured run, whose folder is claimed.
+
+    Does nothing where the run is that fork already: the same command goes on with it, also where the
+    checkpoint is gone. Raises RunFolderError where the folder holds any other run, CheckpointError where the
+    checkpoint cannot be read or does not fit.
+    """
+    checkpoints = Checkpoints.of(config)
+    checkpoints.check_writable()
+    for own in checkpoints.newest().checkpoints:
+        if _is_fork_of(own, place):
+            return
+        raise RunFolderError(f"{config.run_folder} {_described(own)} {_MEND}")
+    source = read_checkpoint(place)
+    forked_from = f"{_as_recorded(place)}{_OF_RUN}{source.state.run_id}"
+    foreign = sorted({path.name for path in config.run_folder.iterdir()} - {LOCK_FILE, FOLDER})
+    if foreign:
+        raise RunFolderError(f"{config.run_folder} holds {', '.join(foreign[:5])} of another run. {_MEND}")
+    check_fits(source, config)
+    state = RunState(secrets.token_hex(6), epoch=0, cursor=0, tracker_run="", forked_from=forked_from)
+    checkpoints.write(state, config_to_yaml(config), _without_what_is_in_flight(source.files))
+
+
+def check_fits(source: Checkpoint, config: Config) -> None:
+    """Raise CheckpointError with every difference that keeps the policy from taking over the checkpoint."""
+    origin = f"the configuration of {source.place}"
+    theirs = _with_whole_path(config_from_yaml_text(source.config_yaml, origin))
+    ours = _with_whole_path(config)
+    differences = [line for line in config_differences(theirs, ours) if line.startswith(FITTING)]
+    decays = theirs.optimizer.ema_decay, ours.optimizer.ema_decay
+    if bool(decays[0]) != bool(decays[1]):
+        differences.append(
+            f"optimizer.ema_decay: {decays[0]:g} against {decays[1]:g} (averages kept or not, as there)"
+        )
+    if differences:
+        raise CheckpointError(
+            f"The checkpoint {source.place} does not fit this configuration (its value against yours):\n  "
+            + "\n  ".join(differences)
+            + "\nSet these as they are there; every other setting is free in a fork."
+        )
+
+
+_OF_RUN = " of run "
+_MEND = "--fork begins a new run: choose another run.name, or leave out --fork to go on with that one."
+
+
+def _is_fork_of(own: Checkpoint, place: str) -> bool:
+    """Whether a run began with the checkpoint there, as far as that can still be read."""
+    origin, _, run_id = own.state.forked_from.rpartition(_OF_RUN)
+    if origin != _as_recorded(place):
+        return False
+    with suppress(CheckpointError):
+        return read_checkpoint(place, lambda _file: False).state.run_id == run_id
+    return True
+
+
+def _as_recorded(place: str) -> str:
+    """The place as every working folder and every spelling of it gives it. Reads nothing."""
+    folder, name = split_place(place)
+    for path in local_path(folder):
+        return whole_place(str(path / name))
+    return join_place(folder, name)
+
+
+def _without_what_is_in_flight(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files, but for the weights that the other run's trajectories in flight were sampled with."""
+    header = json.loads(files["learner.json"])
+    own = {key: value for key, value in header.items() if key != "published"}
+    return {**files, "learner.json": json.dumps(own).encode()}
+
+
+def _described(own: Checkpoint) -> str:
+    origin = f", forked from {own.state.forked_from}" if own.state.forked_from else ""
+    return f"holds run {own.state.run_id} after epoch {own.state.epoch}{origin}."
+
+
+def _with_whole_path(config: Config) -> Config:
+    """A model's folder by its whole path, so that it is the same from every working folder."""
+    path = Path(config.model.path)
+    whole = str(path.resolve()) if path.is_dir() else config.model.path
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": whole})})

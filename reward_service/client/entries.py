@@ -1,0 +1,79 @@
+"""The rewards of a configuration, checked as far as that goes without Ray and without loading weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
+from common.errors import RewardError
+from reward_service.contract.registry import check_spec
+from reward_service.contract.results import Description
+from reward_service.contract.settings import ServedReward
+from reward_service.http.client import HttpReward, Retrying
+from reward_service.http.token import Token, TokenSource
+
+CHECK_LIMIT_S = 20.0
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 5.0
+
+
+def check_entries(entries: Mapping[str, RewardEntry]) -> None:
+    """Check scorers, options, tokens and addresses. Raises RewardError naming the reward and its fault."""
+    for name, entry in entries.items():
+        try:
+            _CHECKS[type(entry)](entry)
+        except RewardError as error:
+            raise RewardError(f"Reward {name!r}: {error}") from error
+
+
+def served_settings(spec: RewardSpec, section: RewardServiceSection) -> ServedReward:
+    """The settings of the application that a run starts for an embedded reward."""
+    return ServedReward(
+        scorer=spec.scorer,
+        options=spec.options,
+        pairs=spec.pairs,
+        threads=section.threads,
+        max_batch_groups=section.max_batch_groups,
+        batch_wait_s=section.batch_wait_s,
+        timeout_s=section.timeout_s,
+        queue_groups=section.queue_groups,
+    )
+
+
+def until(deadline_s: float) -> Retrying:
+    """Ask again until the deadline, after LONGEST_WAIT_S at most."""
+    # A wait is at least half of its length, so this many tries outlast the deadline.
+    return Retrying(8 + int(2.0 * deadline_s / LONGEST_WAIT_S), FIRST_WAIT_S, LONGEST_WAIT_S)
+
+
+def http_reward(entry: UrlReward, token: Token, deadline_s: float, retrying: Retrying) -> HttpReward:
+    """The client of an address. deadline_s: longest for one group, all tries included."""
+    return HttpReward(entry.url, token, deadline_s, retrying=retrying, insecure=entry.insecure)
+
+
+def token_of(entry: UrlReward) -> Token:
+    """The token in the variable that the entry names. Raises RewardError where it is unset or malformed."""
+    return TokenSource(env=entry.token_env).read()
+
+
+def ask_address(entry: UrlReward) -> Description:
+    """What answers at an address. Raises RewardError where nothing does, it refuses, or it is no reward."""
+    reward = http_reward(entry, token_of(entry), CHECK_LIMIT_S, until(CHECK_LIMIT_S))
+    try:
+        found = reward.describe()
+    finally:
+        reward.close()
+    if not found.ready:
+        raise RewardError(f"The reward at {entry.url} is not ready to score.")
+    return found
+
+
+def _nothing_to_check(entry: AppReward) -> None:
+    """Whether an application runs is seen on the cluster only."""
+
+
+_CHECKS: dict[type, Callable[..., object]] = {
+    RewardSpec: check_spec,
+    AppReward: _nothing_to_check,
+    UrlReward: ask_address,
+}

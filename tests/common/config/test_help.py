@@ -1,0 +1,98 @@
+"""--help: every setting of the tree, readable in 110 columns, and quickly."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from common.config.help import help_text
+from common.config.load import ROOT
+from common.config.schema import Config
+from common.config.services import REWARD_FORMS
+from common.config.training import FullPolicy, LoraPolicy
+
+TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint": "folder of a checkpoint"})
+
+
+def _settings(model: type[BaseModel], prefix: str) -> dict[str, Any]:
+    """Fields by dotted key, found without the code under test; the four sections that nest are spelt out."""
+    nested = {"policy", "rewards", "gold"}
+    found: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found |= _settings(info.annotation, f"{prefix}{name}.")
+        elif name not in nested:
+            found[prefix + name] = info
+    return found
+
+
+EVERY = {
+    **_settings(Config, ""),
+    **_settings(LoraPolicy, "policy."),
+    **_settings(FullPolicy, "policy."),
+    **{
+        key: info
+        for section in ("rewards", "gold")
+        for form in REWARD_FORMS.values()
+        for key, info in _settings(form, f"{section}.NAME.").items()
+    },
+}
+
+
+def test_the_search_for_settings_found_them() -> None:
+    assert len(EVERY) > 70
+    assert set(ROOT.fields()) == {key.split(".")[0] for key in EVERY}
+
+
+@pytest.mark.parametrize("key", EVERY)
+def test_every_setting_is_there_with_default_unit_limits_and_meaning(key: str) -> None:
+    info = EVERY[key]
+    name = f"{key}.NAME" if "dict" in str(info.annotation) else key
+    lines = TEXT.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if line.startswith(f"  {name} ")]
+    shown = " ".join(line.strip() for line in lines[place : place + 4])
+    if info.is_required():
+        assert f"{name} required" in shown
+    elif isinstance(info.default, bool):
+        assert f"{name} = {str(info.default).lower()}" in shown
+    elif isinstance(info.default, int | float):
+        assert f"{name} = {info.default}" in shown
+    unit = (info.json_schema_extra or {}).get("unit", "")
+    assert not unit or f"[{unit}]" in shown
+    assert not info.description or info.description.split(";")[0][:60] in shown
+    for limit in info.metadata:
+        if type(limit).__name__ in ("Ge", "Gt", "Le", "Lt"):
+            (value,) = (getattr(limit, word) for word in ("ge", "gt", "le", "lt") if hasattr(limit, word))
+            assert str(value) in shown
+
+
+def test_choices_kinds_usage_and_flags() -> None:
+    assert TEXT.startswith("Usage: python train.py CONFIG.yaml [key=value ...]\n")
+    assert "  --checkpoint      folder of a checkpoint\n" in TEXT
+    assert "  data.mode = online  (online or offline)\n" in TEXT
+    assert "  policy.kind = lora  (lora or full)\n" in TEXT
+    assert "    full: Train every UNet weight" in TEXT
+    assert "  rewards.NAME  (settings with exactly one of scorer, app, url)\n    scorer: Embedded" in TEXT
+
+
+def test_it_fits_the_terminal() -> None:
+    assert max(map(len, TEXT.splitlines())) <= 110
+
+
+def test_the_command_prints_it_in_under_a_second() -> None:
+    """Seconds of processor time, because other programs may share the processor."""
+    root = Path(__file__).parents[3]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "sampling.steps = 50 [steps]" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -1,0 +1,65 @@
+"""From the configuration to a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import ModelError, WeightsError
+from common.model.loading import check_base, choose_device, digest_base, load_policy
+from tests.tiny_config import make_config
+
+
+def test_the_sampling_section_makes_the_step_distribution(tiny_pipeline: Path, tmp_path: Path) -> None:
+    settings = {"sampling": {"steps": 5, "eta": 0.5, "stochastic_steps": (0, 2), "guidance_scale": 2.5}}
+    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path, settings))
+    _, whole = load_policy(make_config(tiny_pipeline, tmp_path, {"sampling": {"steps": 5, "eta": 1.0}}))
+    assert policy.guided.guidance_scale == 2.5
+    assert distribution.stochastic_steps == (0, 2)
+    assert whole.stochastic_steps == (0, 1, 2, 3)
+    assert torch.equal(distribution.timesteps, whole.timesteps)
+    torch.testing.assert_close(distribution.std[[0, 2]], 0.5 * whole.std[[0, 2]])
+    assert not distribution.std[[1, 3, 4]].any()
+
+
+@pytest.mark.parametrize(("precision", "autocast"), [("float32", False), ("bfloat16", True)])
+def test_precision_is_the_forward_passes(
+    tiny_pipeline: Path, tmp_path: Path, precision: str, autocast: bool
+) -> None:
+    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path, {"model.precision": precision}))
+    assert policy.guided.autocast is autocast
+    assert all(value.dtype == torch.float32 for value in policy.trainable.parameters().values())
+
+
+def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index\.json is missing"):
+        load_policy(make_config(tmp_path, tmp_path))
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto").type == expected
+
+
+def test_the_digest_of_the_pretrained_model_is_of_all_that_no_adapter_adds(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    kinds = [{"kind": "lora", "rank": 2}, {"kind": "full"}]
+    lora, full = (load_policy(make_config(tiny_pipeline, tmp_path, {"policy": kind}))[0] for kind in kinds)
+    base = digest_base(lora)
+    with torch.no_grad():
+        for value in lora.trainable.parameters().values():
+            value.add_(1.0)
+    assert digest_base(lora) == base
+    check_base(base, base, "An actor")
+    for part in ("unet", "vae", "text_encoder"):
+        names = [name for name in full.family.tensors() if name.startswith(f"{part}.")]
+        before = digest_base(full)
+        with torch.no_grad():
+            full.family.tensors()[names[-1]].add_(1.0)
+        assert digest_base(full) != before
+    with pytest.raises(WeightsError, match="actor 1 has loaded another pretrained model"):
+        check_base(digest_base(full), base, "actor 1")

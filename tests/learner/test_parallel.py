@@ -1,0 +1,118 @@
+"""Two real processes agree on the gradient that one would have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+
+from common.model.weights import Tensors
+from learner.parallel import Ranks, SingleRank, TorchRanks, connect, listen
+from learner.state import export_state, restore_state
+from tests.learner.support import double_policy, make_learner, sample_double, scored
+
+TIMEOUT_S = 120.0
+EPOCHS = (("a cat", "two red birds", "the sea"), ("an old tree",))
+OVERRIDES = {"sampling.steps": 3, "policy": {"kind": "full"}}
+
+
+def _train(ranks: Ranks, count: int, pipeline: Path, folder: Path) -> None:
+    """Two epochs of two updates, the second with a group for one rank only; writes weights and reports."""
+    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, distribution, clip_range=0.02, updates=2, ranks=ranks)
+    reports = []
+    for epoch, prompts in enumerate(EPOCHS):
+        stamp = learner.publish().stamp
+        for position, prompt in enumerate(prompts):
+            group = sample_double(policy, reference, distribution, stamp, prompt, 3, 10 * epoch + position)
+            if position % count == ranks.rank:
+                learner.accumulate(scored(group, [0.1, 0.3, 0.1 * position]))
+        reports += [learner.finish_update(), learner.repeat_update()]
+        learner.end_epoch()
+    safetensors.torch.save_file(dict(learner.parameters), folder / f"rank{ranks.rank}.safetensors")
+    for name, data in export_state(learner).items():
+        path = folder / f"state{ranks.rank}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    numbers = [(r.loss, r.gradient_norm, r.clip_share, r.tie_share, r.log_ratio_mean) for r in reports]
+    (folder / f"rank{ranks.rank}.json").write_text(
+        json.dumps({"numbers": numbers, "versions": [r.version for r in reports]})
+    )
+
+
+def _work(rank: int, port: int, pipeline: Path, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = connect("127.0.0.1", port, TIMEOUT_S)
+    ranks = TorchRanks.join(rank, 2, store, torch.device("cpu"), TIMEOUT_S)
+    mixed = [torch.full((2, 2), float(rank + 1)), torch.tensor(1.5, dtype=torch.float64), torch.ones(3)]
+    ranks.sum_(mixed)
+    assert torch.equal(mixed[0], torch.full((2, 2), 3.0))
+    assert torch.equal(mixed[1], torch.tensor(3.0, dtype=torch.float64))
+    assert torch.equal(mixed[2], torch.full((3,), 2.0))
+    _train(ranks, 2, pipeline, folder)
+    dist.destroy_process_group()
+
+
+def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
+    """One rank takes over what rank `rank` saved, and trains another epoch: its weights."""
+    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, distribution, clip_range=0.02)
+    state = folder / f"state{rank}"
+    files = {str(path.relative_to(state)): path for path in state.rglob("*") if path.is_file()}
+    restore_state(learner, {name: path.read_bytes() for name, path in files.items()})
+    stamp = learner.publish().stamp
+    for position, prompt in enumerate(EPOCHS[0]):
+        group = sample_double(policy, reference, distribution, stamp, prompt, 3, 50 + position)
+        learner.accumulate(scored(group, [0.1, 0.3, 0.1 * position]))
+    assert learner.finish_update().version == 5
+    return {name: value.detach() for name, value in learner.parameters.items()}
+
+
+def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one").mkdir()
+    store = listen("127.0.0.1", TIMEOUT_S)
+    work = (store.port, tiny_pipeline, tmp_path / "two")
+    context = processes.spawn(_work, args=work, nprocs=2, join=False)
+    _train(SingleRank(), 1, tiny_pipeline, tmp_path / "one")
+    assert context is not None
+    while not context.join(timeout=TIMEOUT_S):
+        pass
+    alone = safetensors.torch.load_file(tmp_path / "one" / "rank0.safetensors")
+    first, second = (safetensors.torch.load_file(tmp_path / "two" / f"rank{r}.safetensors") for r in (0, 1))
+    expected = json.loads((tmp_path / "one" / "rank0.json").read_text())
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-9, atol=1e-11)
+    for rank in (0, 1):
+        found = json.loads((tmp_path / "two" / f"rank{rank}.json").read_text())
+        assert found["versions"] == expected["versions"] == [1, 2, 3, 4]
+        for numbers, others in zip(found["numbers"], expected["numbers"], strict=True):
+            assert numbers == pytest.approx(others, rel=1e-8, abs=1e-12)
+    # One rank goes on with what two have saved, whichever of them did.
+    expected_after = _goes_on(tiny_pipeline, tmp_path / "one", 0)
+    first_after, second_after = (_goes_on(tiny_pipeline, tmp_path / "two", rank) for rank in (0, 1))
+    for name, value in expected_after.items():
+        assert torch.equal(first_after[name], second_after[name])
+        assert not torch.equal(value, alone[name])
+        torch.testing.assert_close(first_after[name], value, rtol=1e-7, atol=1e-9)
+
+
+def test_ranks_of_two_runs_on_one_machine_meet_at_different_ports() -> None:
+    first, second = (listen("127.0.0.1", TIMEOUT_S) for _ in range(2))
+    assert first.port != second.port
+    first.set("who", "first")
+    second.set("who", "second")
+    assert connect("127.0.0.1", first.port, TIMEOUT_S).get("who") == b"first"
+
+
+def test_a_single_rank_leaves_sums_as_they_are() -> None:
+    values = [torch.ones(2), torch.zeros(3, dtype=torch.float64)]
+    SingleRank().sum_(values)
+    assert torch.equal(values[0], torch.ones(2))
+    assert SingleRank().rank == 0

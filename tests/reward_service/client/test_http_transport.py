@@ -1,0 +1,55 @@
+"""What a trainer's asker makes of the answers of an address."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.config.services import UrlReward
+from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
+from reward_service.client.http_transport import HttpAsker
+from reward_service.client.transport import FailedError, LineError, LostError, RefusedError
+from reward_service.contract.results import Reply, RewardScores
+from reward_service.http.token import NO_TOKEN
+from tests.reward_service.scripted_http import Say, Script, error, scripted
+
+PIXELS = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+IMAGES = ImageGroup("a", NoiseKey(0, "train", 0, 0), PolicyStamp(0, "", "run"), PIXELS)
+
+
+def asked(*says: Say) -> Reply | LineError:
+    """What the asker gives for one group."""
+    with scripted(Script(*says)) as url:
+        return HttpAsker(UrlReward(url=url), NO_TOKEN, deadline_s=1.0).score("a", IMAGES)
+
+
+def test_a_score_is_passed_on() -> None:
+    reply = asked(error(503), Say())
+    assert isinstance(reply, Reply)
+    assert isinstance(reply.outcome, RewardScores)
+
+
+@pytest.mark.parametrize(
+    ("say", "trouble"),
+    [
+        (error(429), RefusedError),
+        (error(503), RefusedError),
+        (error(504), RefusedError),
+        (Say(wait_s=5.0), RefusedError),
+        (error(503, code="lost"), LostError),
+        (Say(drop=True), LostError),
+        (Say(body=b"no score"), FailedError),
+        (error(413), FailedError),
+    ],
+)
+def test_who_is_to_blame_decides_what_follows(say: Say, trouble: type[LineError]) -> None:
+    assert type(asked(say)) is trouble
+
+
+@pytest.mark.parametrize("trouble", [LostError("gone"), FailedError("gone"), RefusedError("gone", 1.5)])
+def test_troubles_travel_between_processes(trouble: Any) -> None:
+    again = pickle.loads(pickle.dumps(trouble))
+    assert (type(again), str(again), vars(again)) == (type(trouble), str(trouble), vars(trouble))

@@ -1,0 +1,70 @@
+"""Rewards in this process, against the scorers themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
+from common.errors import RewardError
+from reward_service.client.entries import check_entries, served_settings, token_of
+from reward_service.client.local import local_mix
+from tests.reward_service.scorers import GreenDuel, PromptLength, Redness
+
+SCORERS = "tests.reward_service.scorers"
+SECTION = RewardServiceSection(threads=3, timeout_s=7.0, queue_groups=9)
+Pictures = Callable[[int, int], NDArray[np.uint8]]
+
+
+def spec(name: str, weight: float = 1.0) -> RewardSpec:
+    return RewardSpec(scorer=f"{SCORERS}:{name}", weight=weight)
+
+
+def test_scores_are_weighted_sums_of_the_scorers_answers(pictures: Pictures) -> None:
+    rewards: dict[str, RewardEntry] = {"red": spec("Redness", 3.0), "duel": spec("GreenDuel", -0.5)}
+    mix = local_mix(rewards, {"length": spec("PromptLength")}, SECTION)
+    images = pictures(0, 4)
+    red = Redness().score(["a cat"] * 4, images)
+    duel = GreenDuel().compare("a cat", images)
+    score = mix.score_group("a cat", images)
+    np.testing.assert_allclose(score.differences, 3.0 * (red[:, None] - red) - 0.5 * duel, atol=1e-12)
+    np.testing.assert_allclose(score.rewards, 3.0 * red - 0.5 * duel.mean(axis=1))
+    assert list(score.parts) == [stamp.name for stamp in score.scorers] == ["red", "duel"]
+    gold = mix.score_group("a cat", images, with_gold=True)
+    np.testing.assert_allclose(gold.parts["length"], PromptLength().score(["a cat"] * 4, images))
+    np.testing.assert_array_equal(gold.rewards, score.rewards)
+
+
+def test_a_failure_says_which_reward_and_why(pictures: Pictures) -> None:
+    mix = local_mix({"moody": spec("Moody"), "red": spec("Redness")}, {}, SECTION)
+    with pytest.raises(RewardError, match=r"'raise now' could not be scored: moody: .*the judge is out"):
+        mix.score_group("raise now", pictures(0, 2))
+
+
+def test_an_application_of_a_cluster_is_refused_kindly() -> None:
+    with pytest.raises(RewardError, match=r"'a' is the application 'x' of a Ray cluster.*url"):
+        local_mix({"a": AppReward(app="x")}, {}, SECTION)
+
+
+class TestEntries:
+    def test_scorers_options_and_tokens_are_checked_and_named(self) -> None:
+        check_entries({"red": spec("Redness"), "app": AppReward(app="x")})
+        with pytest.raises(RewardError, match=r"'a': no scorer named 'clib'.*Did you mean 'clip'"):
+            check_entries({"a": RewardSpec(scorer="clib")})
+        with pytest.raises(RewardError, match=r"'a': The environment variable NO_SUCH_TOKEN is not set"):
+            check_entries({"a": UrlReward(url="http://127.0.0.1:1", token_env="NO_SUCH_TOKEN")})
+
+    def test_a_token_does_not_travel_unencrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("A_TOKEN", "0123456789abcdef")
+        with pytest.raises(RewardError, match="unencrypted to example"):
+            check_entries({"a": UrlReward(url="http://example.org", token_env="A_TOKEN")})
+        assert "0123456789abcdef" not in repr(token_of(UrlReward(url="http://h", token_env="A_TOKEN")))
+
+    def test_an_embedded_application_has_the_settings_of_the_section(self) -> None:
+        entry = RewardSpec(scorer="clip", options={"path": "x"}, pairs=5)
+        found = served_settings(entry, SECTION)
+        assert (found.scorer, found.options, found.pairs) == ("clip", {"path": "x"}, 5)
+        assert (found.threads, found.timeout_s, found.queue_groups) == (3, 7.0, 9)

@@ -1,0 +1,58 @@
+"""Waiting for applications that are being changed, by statuses of the test's own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from ray.serve.schema import ApplicationStatus
+
+from common.config.services import AppReward
+from common.errors import RewardError, StuckError
+from reward_service.client import start
+from reward_service.client.start import wait_until_running
+
+APPS = {"mine": AppReward(app="colours")}
+
+
+def serve_says(monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus) -> None:
+    """Serve tells these one after the other, the last one for ever."""
+    left = list(statuses)
+
+    def status() -> SimpleNamespace:
+        told = left.pop(0) if len(left) > 1 else left[0]
+        return SimpleNamespace(applications={"colours": SimpleNamespace(status=told)})
+
+    monkeypatch.setattr(start.serve, "status", status)
+    monkeypatch.setattr(start, "describe", lambda app: f"{app} is {left[0].value}.")
+    monkeypatch.setattr(start, "POLL_S", 0.01)
+
+
+@pytest.mark.parametrize(
+    "status", [ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY]
+)
+def test_an_application_that_is_being_changed_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, status: ApplicationStatus
+) -> None:
+    serve_says(monkeypatch, status, status, ApplicationStatus.RUNNING)
+    wait_until_running(APPS, limit_s=60.0)
+
+
+def test_the_wait_has_a_limit_and_says_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve_says(monkeypatch, ApplicationStatus.DEPLOYING)
+    with pytest.raises(StuckError, match=r"Waited 0.05 s .*reward 'mine' to run. colours is DEPLOYING"):
+        wait_until_running(APPS, limit_s=0.05)
+
+
+def test_an_application_that_could_not_be_deployed_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serve_says(monkeypatch, ApplicationStatus.DEPLOYING, ApplicationStatus.DEPLOY_FAILED)
+    with pytest.raises(RewardError, match=r"'mine' does not run. colours is DEPLOY_FAILED"):
+        wait_until_running(APPS, limit_s=60.0)
+
+
+def test_an_application_that_is_missing_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve_says(monkeypatch, ApplicationStatus.RUNNING)
+    with pytest.raises(RewardError, match=r"no application 'other'; it has: colours"):
+        wait_until_running({"mine": AppReward(app="other")}, limit_s=60.0)

@@ -1,0 +1,96 @@
+"""What is named like a secret is hidden, wherever it stands."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from common.config.yaml_text import read_yaml
+from reward_service.contract.hidden import HIDDEN, error_without_secrets, without_secrets
+from reward_service.contract.settings import ServedReward
+
+KEY = "sk-of-the-tests"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["api_key", "API-KEY", "apikey", "openai_api_key", "token", "client_secret", "password", "Authorization"],
+)
+def test_a_secret_is_known_by_its_name(name: str) -> None:
+    assert without_secrets({name: KEY, "path": "p"}) == {name: HIDDEN, "path": "p"}
+
+
+@pytest.mark.parametrize("name", ["token_env", "api_key_env", "max_tokens", "keyboard", "secretary"])
+def test_other_names_are_shown(name: str) -> None:
+    assert without_secrets({name: KEY}) == {name: KEY}
+
+
+NESTED = {
+    "judge": {"scorer": "mine:Judge", "options": {"api_key": KEY, "model": "m"}},
+    "rest": [{"token": KEY}],
+}
+CLEAN = {
+    "judge": {"scorer": "mine:Judge", "options": {"api_key": HIDDEN, "model": "m"}},
+    "rest": [{"token": HIDDEN}],
+}
+TEXTS = {
+    "JSON": json.dumps(NESTED),
+    "YAML in one line": f"{{judge: {{scorer: 'mine:Judge', options: {{api_key: {KEY}, model: m}}}}, "
+    f"rest: [{{token: {KEY}}}]}}",
+    "YAML": "judge:\n  scorer: mine:Judge\n  options:\n    ? api_key\n    : |-\n      sk-of-the-tests\n"
+    "    model: m\nrest:\n- token: >-\n    sk-of-the-tests\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_secrets_inside_a_text_are_hidden(text: str) -> None:
+    shown = without_secrets({"parts": text})["parts"]
+    assert read_yaml(shown, "shown") == CLEAN
+    assert error_without_secrets(f"raised OSError('401 for {KEY}')", {"parts": text}) == (
+        f"raised OSError('401 for {HIDDEN}')"
+    )
+
+
+def test_a_text_in_a_text_is_looked_into() -> None:
+    outer = json.dumps({"judge": {"options": {"extra_body": json.dumps({"api_key": KEY})}}})
+    assert KEY not in without_secrets(outer)
+
+
+@pytest.mark.parametrize("text", ['{"api_key": "sk-of-the-tests"', "a: {token: sk-of", "x: api_key: s"])
+def test_a_text_that_names_a_secret_and_cannot_be_read_is_hidden(text: str) -> None:
+    assert without_secrets(text) == HIDDEN
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Which is the better: a or b: c?", "Show the secret garden", '{"max_tokens": null, "a":  1}'],
+)
+def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+def test_settings_of_mixes_and_judges_show_no_secret() -> None:
+    options: dict[str, Any] = {
+        "parts": f"j: {{scorer: vlm_rubric, options: {{api_key: {KEY}}}}}",
+        "extra_body": json.dumps({"auth": {"api_key": KEY}, "seed": 3}),
+        "weight": 2.0,
+    }
+    shown = ServedReward(scorer="mix", options=options).without_secrets()["options"]
+    assert KEY not in str(shown)
+    assert shown["weight"] == 2.0
+    assert "vlm_rubric" in shown["parts"]
+
+
+def test_values_that_are_no_secrets_are_left_in_errors() -> None:
+    options = {"token": True, "password": "abc", "path": "folder", "secret": 123456}
+    error = "abc folder True 123456"
+    assert error_without_secrets(error, options) == f"abc folder True {HIDDEN}"
+
+
+def test_a_secret_that_an_error_quotes_is_hidden() -> None:
+    secret = "it's a\nsecret"
+    error = f"raised {OSError(secret)!r}, that is {secret}"
+    shown = error_without_secrets(error, {"token": secret})
+    assert shown == f'raised OSError("{HIDDEN}"), that is {HIDDEN}'

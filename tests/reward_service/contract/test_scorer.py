@@ -1,0 +1,221 @@
+"""What a scorer may return, and the contract check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from common.errors import RewardError
+from common.trajectory import ScorerStamp
+from reward_service.contract.scorer import AnyScorer, as_reward, check_scorer
+from tests.reward_service.scorers import Careless, Duel, GreenDuel, PromptLength, Redness
+
+Pictures = Callable[[int, int], NDArray[np.uint8]]
+PROMPTS = ["a cat", "a dog", "a red house"]
+
+
+def stamp(name: str) -> ScorerStamp:
+    """Of a scorer under a name."""
+    return ScorerStamp(name, "1", "")
+
+
+class Returns:
+    """A scorer that returns what it was given."""
+
+    version = "1"
+    digest = ""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> object:
+        return self._answer
+
+
+class Judge:
+    """A judge that returns what it was given."""
+
+    version = "1"
+    digest = ""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def compare(self, prompt: str, images: NDArray[np.uint8]) -> object:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (np.zeros(2), r"shape \(2,\); wanted one finite number a picture: \(3,\)"),
+        (np.zeros((3, 1)), r"shape \(3, 1\)"),
+        (0.5, r"shape \(\)"),
+        (None, "type object"),
+        (np.array([1.0, np.nan, 2.0]), r"1 of 3 numbers that are not finite, the first \(nan\) at \[1\]"),
+        (np.array([np.inf, np.nan, 2.0]), "2 of 3 numbers"),
+        (np.array(["a", "b", "c"]), "type <U1"),
+        (np.array([True, False, True]), "type bool"),
+        (np.array([1j, 0, 0]), "type complex128"),
+        ([[1.0], [1.0, 2.0], []], "list that is no array"),
+    ],
+)
+def test_an_answer_that_is_not_a_finite_number_a_picture_is_refused(
+    answer: object, complaint: str, pictures: Pictures
+) -> None:
+    with pytest.raises(RewardError, match=complaint):
+        as_reward(stamp("mine"), Returns(answer)).parts([("a", pictures(0, 3))])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "answer", [[1, 2, 3], np.array([1, 2, 3], np.int16), np.array([1.0, 2.0, 3.0], np.float32)]
+)
+def test_any_real_numbers_become_float64(answer: object, pictures: Pictures) -> None:
+    (part,) = as_reward(stamp("mine"), Returns(answer)).parts([("a", pictures(0, 3))])  # type: ignore[arg-type]
+    assert part.rewards.dtype == np.float64
+    np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (np.zeros(3), r"shape \(3,\)"),
+        (np.ones((3, 3)), "not antisymmetric"),
+        (np.eye(3), "not antisymmetric"),
+        (np.full((3, 3), np.nan), "not finite"),
+    ],
+)
+def test_a_judge_must_answer_an_antisymmetric_matrix(
+    answer: object, complaint: str, pictures: Pictures
+) -> None:
+    with pytest.raises(RewardError, match=complaint):
+        as_reward(stamp("judge"), Judge(answer)).parts([("a", pictures(0, 3))])  # type: ignore[arg-type]
+
+
+def test_a_judges_rewards_are_the_least_squares_ones(pictures: Pictures) -> None:
+    images = pictures(1, 5)
+    (part,) = as_reward(stamp("duel"), GreenDuel()).parts([("a", images)])
+    rows, columns = np.triu_indices(5, k=1)
+    design = np.zeros((len(rows) + 1, 5))
+    design[np.arange(len(rows)), rows], design[np.arange(len(rows)), columns] = 1.0, -1.0
+    design[-1] = 1.0
+    wanted, *_ = np.linalg.lstsq(design, np.append(part.differences[rows, columns], 0.0), rcond=None)
+    np.testing.assert_allclose(part.rewards, wanted, atol=1e-12)
+    np.testing.assert_array_equal(part.differences, -part.differences.T)
+
+
+def test_good_scorers_pass_the_check(pictures: Pictures) -> None:
+    scorers: list[AnyScorer] = [Redness(), PromptLength(2.0), GreenDuel(), Duel()]
+    for scorer in scorers:
+        check_scorer(scorer, PROMPTS, pictures(2, 3))
+
+
+def test_a_score_that_depends_on_the_other_pictures_fails_the_check(pictures: Pictures) -> None:
+    with pytest.raises(RewardError, match="scores a picture otherwise when it is alone"):
+        check_scorer(Careless(), PROMPTS, pictures(3, 3))
+
+
+def test_a_scorer_with_dice_fails_the_check(pictures: Pictures) -> None:
+    class Dice(Redness):
+        def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.random.default_rng().normal(size=len(prompts))
+
+    with pytest.raises(RewardError, match="when asked again"):
+        check_scorer(Dice(), PROMPTS, pictures(4, 3))
+
+
+class FirstPlace:
+    """A judge of a matrix that likes earlier pictures better."""
+
+    version = "1"
+    digest = ""
+
+    def compare(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        places = np.arange(len(images), dtype=np.float64)
+        return places[None, :] - places[:, None]
+
+
+class FirstShown(Duel):
+    """A judge of pairs that likes the picture shown first better."""
+
+    def compare_pairs(
+        self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        return super().compare_pairs(prompt, images, pairs) + 0.5
+
+
+@pytest.mark.parametrize("judge", [FirstPlace(), FirstShown()])
+def test_a_judge_that_prefers_the_first_picture_fails_the_check(judge: AnyScorer, pictures: Pictures) -> None:
+    with pytest.raises(RewardError, match="order"):
+        check_scorer(judge, PROMPTS, pictures(5, 3))
+
+
+def test_dice_that_are_declared_pass_the_check_but_must_be_numbers(pictures: Pictures) -> None:
+    class Dice(Duel):
+        deterministic = False
+
+        def compare_pairs(
+            self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
+        ) -> NDArray[np.float64]:
+            return np.random.default_rng().normal(size=len(pairs)) / self.scale
+
+    check_scorer(Dice(), PROMPTS, pictures(4, 3))
+    with pytest.raises(RewardError, match="not finite"), np.errstate(divide="ignore"):
+        check_scorer(Dice(scale=0.0), PROMPTS, pictures(4, 3))
+
+
+def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(pictures: Pictures) -> None:
+    images = pictures(7, 5)
+    (part,) = as_reward(stamp("duel"), Duel()).parts([("a", images)])
+    (whole,) = as_reward(stamp("duel"), GreenDuel()).parts([("a", images)])
+    np.testing.assert_allclose(part.differences, whole.differences, atol=1e-12)
+    np.testing.assert_allclose(part.rewards, whole.rewards, atol=1e-12)
+    misses = [
+        whole.differences[i, j] - (whole.rewards[i] - whole.rewards[j]) for i in range(5) for j in range(i)
+    ]
+    wanted = float(np.sqrt(np.mean(np.square(misses))))
+    assert wanted > 1e-6
+    assert part.residual == pytest.approx(wanted)
+    assert whole.residual == pytest.approx(wanted)
+
+
+def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(pictures: Pictures) -> None:
+    duel = Duel()
+    judge = as_reward(stamp("duel"), duel, pairs=6)
+    first, second, again = judge.parts([("a", pictures(1, 5)), ("b", pictures(1, 5)), ("a", pictures(1, 5))])
+    asked = [sorted(map(sorted, pairs.tolist())) for pairs in duel.asked]
+    assert [len(pairs) for pairs in asked] == [6, 6, 6]
+    assert asked[0] == asked[2] != asked[1]
+    np.testing.assert_array_equal(first.differences, again.differences)
+    for part in (first, second):
+        np.testing.assert_allclose(part.differences, part.rewards[:, None] - part.rewards[None, :])
+
+
+def test_a_single_picture_costs_a_judge_of_pairs_nothing(pictures: Pictures) -> None:
+    duel = Duel()
+    (part,) = as_reward(stamp("duel"), duel).parts([("a", pictures(1, 1))])
+    assert duel.asked == []
+    np.testing.assert_array_equal(part.rewards, [0.0])
+
+
+@pytest.mark.parametrize("scorer", [object(), type("Both", (Redness, GreenDuel), {})()])
+def test_a_scorer_has_exactly_one_of_the_methods(scorer: AnyScorer) -> None:
+    with pytest.raises(RewardError, match="exactly one of score"):
+        as_reward(stamp("mine"), scorer)
+
+
+def test_a_scorer_cannot_change_the_callers_pictures(pictures: Pictures) -> None:
+    class Eraser(Redness):
+        def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            rewards = super().score(prompts, images)
+            images[:] = 0
+            return rewards
+
+    images = pictures(6, 2)
+    before = images.copy()
+    images.setflags(write=False)
+    as_reward(stamp("eraser"), Eraser()).parts([("a", images)])
+    np.testing.assert_array_equal(images, before)

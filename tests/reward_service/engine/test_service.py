@@ -1,0 +1,180 @@
+"""The service of one reward: batching, isolation of failures, stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from common.errors import RewardError
+from common.trajectory import ScorerStamp
+from reward_service.contract.results import RewardFailure, RewardScores
+from reward_service.contract.scorer import AnyScorer, as_reward
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.service import RewardService, build_service
+from tests.reward_service.scorers import Duel, GreenDuel, Moody, PromptLength, Redness
+
+Pictures = Callable[[int, int], NDArray[np.uint8]]
+Groups = list[tuple[str, NDArray[np.uint8]]]
+SCORERS = "tests.reward_service.scorers"
+KINDS: list[AnyScorer] = [PromptLength(), GreenDuel(), Duel()]
+
+
+class Counting(Redness):
+    """Redness that notes how many pictures each call had."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        self.calls.append(len(images))
+        return super().score(prompts, images)
+
+
+def service_of(scorer: AnyScorer) -> RewardService:
+    """A scorer as reward "mine"."""
+    return RewardService(scorer, as_reward(ScorerStamp("mine", "1", "d"), scorer))
+
+
+def parts(service: RewardService, groups: Groups) -> list[RewardScores]:
+    """All groups' parts; none may fail."""
+    outcomes = service.score_groups(groups)
+    assert all(isinstance(outcome, RewardScores) for outcome in outcomes), outcomes
+    return [outcome for outcome in outcomes if isinstance(outcome, RewardScores)]
+
+
+def test_a_pointwise_part_holds_raw_scores_their_differences_and_the_stamp(pictures: Pictures) -> None:
+    images = pictures(0, 4)
+    (part,) = parts(service_of(PromptLength()), [("a cat", images)])
+    wanted = PromptLength().score(["a cat"] * 4, images)
+    np.testing.assert_array_equal(part.rewards, wanted)
+    for i in range(4):
+        for j in range(4):
+            assert part.differences[i, j] == wanted[i] - wanted[j]
+    assert (part.residual, part.stamp) == (0.0, ScorerStamp("mine", "1", "d"))
+
+
+@pytest.mark.parametrize("scorer", KINDS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 6), data=st.data())
+def test_shuffling_pictures_shuffles_the_scores(
+    pictures: Pictures, scorer: AnyScorer, seed: int, count: int, data: st.DataObject
+) -> None:
+    images, service = pictures(seed, count), service_of(scorer)
+    order = data.draw(st.permutations(range(count)))
+    before, after = parts(service, [("a cat", images)]) + parts(service, [("a cat", images[order])])
+    np.testing.assert_allclose(after.rewards, before.rewards[order], atol=1e-12)
+    np.testing.assert_allclose(after.differences, before.differences[np.ix_(order, order)], atol=1e-12)
+
+
+@pytest.mark.parametrize("scorer", KINDS)
+@settings(max_examples=10, deadline=None)
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5))
+def test_a_group_scores_the_same_alone_as_in_a_batch(
+    pictures: Pictures, scorer: AnyScorer, sizes: list[int]
+) -> None:
+    groups: Groups = [(f"prompt {row}", pictures(row, size)) for row, size in enumerate(sizes)]
+    service = service_of(scorer)
+    for group, batched in zip(groups, parts(service, groups), strict=True):
+        (alone,) = parts(service, [group])
+        np.testing.assert_allclose(batched.rewards, alone.rewards, rtol=1e-12)
+        np.testing.assert_array_equal(batched.differences, -batched.differences.T)
+        assert batched.rewards.shape == (len(group[1]),)
+
+
+def test_groups_of_one_picture_size_are_one_call(pictures: Pictures) -> None:
+    counting = Counting()
+    small = np.zeros((2, 16, 16, 3), np.uint8)
+    found = parts(service_of(counting), [("a", pictures(0, 3)), ("b", small), ("c", pictures(1, 2))])
+    assert counting.calls == [5, 2]
+    assert [len(part.rewards) for part in found] == [3, 2, 2]
+    np.testing.assert_array_equal(found[2].rewards, Redness().score(["c"] * 2, pictures(1, 2)))
+
+
+@pytest.mark.parametrize(("mood", "reason"), [("raise", "the judge is out"), ("nan", "not finite")])
+def test_a_poisoned_group_fails_alone(pictures: Pictures, mood: str, reason: str) -> None:
+    groups: Groups = [("a cat", pictures(0, 2)), (f"{mood} now", pictures(1, 2)), ("a dog", pictures(2, 2))]
+    service = service_of(Moody())
+    good, bad, other = service.score_groups(groups)
+    assert isinstance(bad, RewardFailure)
+    assert reason in bad.reason
+    assert "'mine'" in bad.reason
+    (alone,) = parts(service, [groups[0]])
+    assert isinstance(good, RewardScores)
+    assert isinstance(other, RewardScores)
+    np.testing.assert_array_equal(good.rewards, alone.rewards)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    ],
+)
+def test_pictures_of_the_wrong_kind_are_refused(images: NDArray[np.uint8], pictures: Pictures) -> None:
+    good, bad = service_of(Redness()).score_groups([("a cat", pictures(0, 2)), ("a dog", images)])
+    assert isinstance(good, RewardScores)
+    assert isinstance(bad, RewardFailure)
+    assert "uint8 (B, height, width, 3)" in bad.reason
+
+
+def test_check_and_probe_run_the_scorer(clip_folder: Path) -> None:
+    service = build_service("clip", ServedReward(scorer="clip", options={"path": str(clip_folder)}))
+    service.check()
+    service.probe()
+    assert service.kind == "pointwise"
+    with pytest.raises(RewardError, match="'careless' scores a picture otherwise"):
+        build_service("careless", ServedReward(scorer=f"{SCORERS}:Careless")).check()
+
+
+def test_a_scorer_that_knows_some_prompts_only_names_those_to_test_it_with() -> None:
+    service = build_service("table", ServedReward(scorer=f"{SCORERS}:Lookup"))
+    service.check()
+    service.probe()
+
+
+def test_each_batch_that_the_scorer_is_given_has_a_span_of_its_own(pictures: Pictures) -> None:
+    opened: list[str] = []
+
+    @contextmanager
+    def span() -> Iterator[None]:
+        opened.append("open")
+        yield
+
+    groups: Groups = [("a cat", pictures(0, 2)), ("raise now", pictures(1, 2)), ("a dog", pictures(2, 2))]
+    service_of(Moody()).score_groups(groups[::2], span)
+    assert len(opened) == 1
+    service_of(Moody()).score_groups(groups, span)
+    assert len(opened) == 1 + 1 + 3
+
+
+def test_the_stamp_names_version_label_and_everything_that_changes_scores() -> None:
+    base = ServedReward(scorer=f"{SCORERS}:PromptLength")
+    changed = [
+        base,
+        ServedReward(scorer=f"{SCORERS}:Redness"),
+        ServedReward(scorer=base.scorer, options={"scale": 2.0}),
+        ServedReward(scorer=base.scorer, pairs=5),
+    ]
+    digests = [build_service("mine", served).stamp.digest for served in changed]
+    assert len(set(digests)) == len(digests)
+    unchanged = ServedReward(scorer=base.scorer, version="fixed", max_batch_groups=9, timeout_s=1.0)
+    stamp = build_service("mine", unchanged).stamp
+    assert stamp == ScorerStamp("mine", "2+fixed", digests[0])
+    short = build_service("mine", ServedReward(scorer="jpeg_compressibility")).stamp
+    path = ServedReward(scorer="reward_service.scorers.jpeg:JpegCompressibility")
+    assert build_service("mine", path).stamp == short
+
+
+def test_what_cannot_be_built_names_the_reward() -> None:
+    with pytest.raises(RewardError, match="Reward 'bad': no scorer named 'clop'"):
+        build_service("bad", ServedReward(scorer="clop"))
