@@ -30,7 +30,7 @@ ABOUT = (
     "Diffusion 1.5's size where they fit."
 )
 NOTES = (
-    "Real: driver/loop/training.py, rollouts.py, source.py, the actors' pool, the rewards over a Serve handle "
+    "Real: driver/loop/training.py, rollouts.py, source.py, the actors' pool, the rewards over a handle "
     "and its replica, the learner's queue, Ray's object store and control processes, MLflow. Simulated: "
     "actors, scorer and learner ranks sleep, and 500 actors (or all ranks) share one process, so there are "
     "fewer worker processes, connections and nodes than on a cluster, and no network. All of it shares this "

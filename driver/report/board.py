@@ -1,6 +1,7 @@
 """The monitoring board: rows of panels with their Prometheus queries, made from the tables of metrics. Pure.
 
-Every metric of metrics.py and live_metrics.py in common/cluster has a panel, so a new one appears by itself. The first row answers an operator's questions by several metrics together.
+Every metric of metrics.py and live_metrics.py in common/cluster has a panel, so a new one appears by itself.
+The first row answers an operator's questions by several metrics together.
 """
 
 from __future__ import annotations
