@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from benchmarks.reward_stage import MODEL
+from benchmarks.reward_cluster import ROOT
 
+MODEL = ROOT / "models" / "tiny-clip-proxy"
 _SEED = 0
 _TEXT = {
     "vocab_size": 49408,

@@ -18,7 +18,7 @@ from benchmarks.options import at_least_one
 from benchmarks.report import RESULTS, Result, Verdict
 from benchmarks.scale_parts import Sizes
 from benchmarks.scale_run import ACTORS_A_RANK, REWARD_SECONDS, ROLES, Row
-from benchmarks.sizing import A100, MODELS, PAPER, sampling_seconds, weight_bytes
+from benchmarks.scale_shapes import SD15_COST, SECONDS_ON_A100
 from common.errors import PrdpError
 
 ABOUT = (
@@ -65,9 +65,9 @@ class Plan:
 
     def rows(self) -> dict[str, tuple[Row, ...]]:
         """Rows by table."""
-        model = MODELS["SD 1.5"]
-        real = Sizes(PAPER.images, PAPER.steps, model.latent, model.pixels, weight_bytes(model, full=False))
-        seconds = sampling_seconds(model, PAPER, A100)
+        lora_bytes = 4 * SD15_COST.lora_parameters
+        real = Sizes(8, 50, SD15_COST.latent, SD15_COST.pixels, lora_bytes)
+        seconds = SECONDS_ON_A100
         scattered = tuple(
             self._row(count, count / self.rate, SCATTER, max(2, 200 // count), THIN) for count in self.actors
         )
