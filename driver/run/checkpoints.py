@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class RunState:
     epoch: finished epochs; cursor: next position in the prompt stream; tracker_run: MLflow's id;
     forked_from: the checkpoint that the run began with, empty where it began with the pretrained model;
     golds: finished epochs and mean gold score of each evaluation so far.
+    history: what the objective remembers of earlier rewards, as JSON holds it.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class RunState:
     tracker_run: str
     forked_from: str = ""
     golds: tuple[tuple[int, float], ...] = ()
+    history: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(fields: Mapping[str, Any]) -> RunState:

@@ -28,7 +28,8 @@ STORAGES: dict[str, Callable[[Path], Storage]] = {"local": LocalStorage, "arrow"
 
 
 def state(epoch: int, run_id: str = "run") -> RunState:
-    return RunState(run_id=run_id, epoch=epoch, cursor=16 * epoch, tracker_run="t")
+    history = {"a cat": {"count": 2, "mean": 0.25 * epoch}}
+    return RunState(run_id=run_id, epoch=epoch, cursor=16 * epoch, tracker_run="t", history=history)
 
 
 @pytest.fixture(params=sorted(STORAGES))
