@@ -19,7 +19,8 @@ PLACEHOLDERS: dict[str, str] = {
     "set": "seen|unseen",
     "step": "[0-9]+",
     "role": "actors|reward|learner",
-    "alarm": "bad_numbers|gradient_norm|reward_spread",
+    "alarm": "[a-z_]+",
+    "statistic": "[a-z0-9_]+",
 }
 """What each placeholder may stand for, as a regular expression."""
 
@@ -78,19 +79,9 @@ def _counter(name: str, unit: str, description: str) -> MetricDefinition:
 
 
 METRICS: tuple[MetricDefinition, ...] = (
-    _gauge(
-        "reward/mean", "reward", "Mean over the epoch's training images of the weighted sum of raw rewards."
-    ),
-    _gauge(
-        "reward/within_group_std",
-        "reward",
-        "Standard deviation over the images of a prompt, mean over prompts.",
-    ),
-    _gauge(
-        "reward/<part>/mean",
-        "raw score",
-        "Mean raw score of one reward of the mix over the epoch's training images.",
-    ),
+    _gauge("reward/mean", "reward", "Mean over training images of the weighted sum of raw rewards."),
+    _gauge("reward/within_group_std", "reward", "Spread (std) over a prompt's images, mean over prompts."),
+    _gauge("reward/<part>/mean", "raw score", "Mean raw score of one reward over training images."),
     _gauge(
         "reward_version/<part>",
         "",
@@ -100,22 +91,16 @@ METRICS: tuple[MetricDefinition, ...] = (
     _gauge(
         "reward_residual/<part>",
         "raw score",
-        "Root mean square of what a judge's differences are not explained by one number a picture, mean over "
-        "groups; 0 for a scorer that gives each picture a number.",
+        "Root mean square of what a judge's differences are not explained by one number an image, mean over "
+        "groups; 0 for a scorer that gives each image a number.",
     ),
-    _gauge(
-        "reward_latency_s/<part>", "s", "From sending a group to one reward to its answer, mean over groups."
-    ),
+    _gauge("reward_latency_s/<part>", "s", "From sending a group to its answer, mean over groups."),
     _gauge("reward_busy_s/<part>", "s", "Time that one reward's scorer worked, all its processes together."),
-    _gauge(
-        "shadow/<part>/reward_mean",
-        "raw score",
-        "Mean raw score by the reward's shadow version, which is not used.",
-    ),
+    _gauge("shadow/<part>/reward_mean", "raw score", "Mean raw score by the reward's unused shadow version."),
     _gauge(
         "shadow/<part>/correlation",
         "",
-        "Pearson's correlation over pictures of the shadow version's scores with the used ones.",
+        "Pearson's correlation over images of the shadow version's scores with the used ones.",
     ),
     _counter("shadow/<part>/failures", "groups", "Groups that the shadow version failed to score in time."),
     _gauge(
@@ -123,25 +108,8 @@ METRICS: tuple[MetricDefinition, ...] = (
         "raw score",
         "Mean over the evaluated prompts (images averaged first); reward = trained sum.",
     ),
-    _gauge(
-        "eval/width95/<set>/<score>",
-        "raw score",
-        "Half-width of the 95 % interval of eval/<set>/<score>, over prompts.",
-    ),
-    _gauge(
-        "objective/loss",
-        "nats squared",
-        "PRDP loss: pair-weighted mean squared error of predicted reward differences.",
-    ),
-    _gauge(
-        "objective/clip_share",
-        "share",
-        "Share of pairs where the clipped loss is the larger, over the epoch's updates.",
-    ),
-    _gauge("objective/tie_share", "share", "Share of pairs of the same prompt whose rewards are equal."),
-    _counter(
-        "objective/tied_groups", "groups", "Prompts whose images all got the same reward: they teach nothing."
-    ),
+    _gauge("eval/width95/<set>/<score>", "raw score", "Half-width of its 95 % interval, over prompts."),
+    _gauge("objective/<statistic>", "", "A statistic that the objective names and describes."),
     _gauge(
         "policy/log_ratio_mean",
         "nats",
@@ -159,17 +127,9 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Largest |log pi(learner) - log pi(sampler)| of any step at unchanged weights, mean over C H W: "
         "0 up to rounding.",
     ),
-    _gauge(
-        "policy/age_epochs",
-        "epochs",
-        "Epochs between the weights sampled with and those trained: 0 when synchronous.",
-    ),
+    _gauge("policy/age_epochs", "epochs", "Epochs between the weights sampled with and those trained."),
     _gauge("policy/version", "updates", "Optimizer updates behind the published weights."),
-    _gauge(
-        "optimizer/gradient_norm",
-        "",
-        "L2 norm of the gradient before it is scaled down, mean over the epoch's updates.",
-    ),
+    _gauge("optimizer/gradient_norm", "", "L2 norm of the gradient before clipping, mean over the updates."),
     _gauge(
         "optimizer/gradient_norm_step_<step>",
         "",
@@ -185,11 +145,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "updates",
         "Updates not made because a loss, log ratio, gradient or weight was not finite.",
     ),
-    _gauge(
-        "time/epoch_s",
-        "s",
-        "Wall time from the epoch's first task to its published weights; no evaluation in it.",
-    ),
+    _gauge("time/epoch_s", "s", "Wall time from the epoch's first task to its published weights."),
     _gauge("time/evaluation_s", "s", "Wall time of an evaluation of all prompt sets."),
     _gauge("time/<role>_busy_s", "s", "Time a role worked during the epoch, mean over its processes."),
     _gauge(
@@ -197,29 +153,14 @@ METRICS: tuple[MetricDefinition, ...] = (
         "share",
         "Share of the epoch's wall time in which a role waited, mean over its processes.",
     ),
-    _gauge(
-        "throughput/images_per_s", "images/s", "Training images sampled and scored per second of the epoch."
-    ),
-    _gauge(
-        "throughput/trajectories_per_s",
-        "trajectories/s",
-        "Trajectories learned from per second of the epoch.",
-    ),
+    _gauge("throughput/images_per_s", "images/s", "Training images sampled, scored and learned a second."),
+    _gauge("throughput/actors_ready", "actors", "Actors that take tasks, mean over the epoch's time."),
     _counter(
         "transport/bytes_moved", "bytes", "Bytes of trajectories, images and weights put in the object store."
     ),
-    _gauge(
-        "alarms/<alarm>", "", "1 in an epoch that raises this alarm, else 0; see docs/operations.md."
-    ),
-    _counter(
-        "faults/dropped_groups", "groups", "Prompts left out of the epoch because no score could be had."
-    ),
+    _gauge("alarms/<alarm>", "", "1 in an epoch that raises this alarm, else 0; see docs/operations.md."),
+    _counter("faults/dropped_groups", "groups", "Prompts left out because no score could be had."),
     _counter("faults/retried_groups", "groups", "Prompts whose scoring failed and was tried again."),
-    _gauge(
-        "throughput/actors_ready",
-        "actors",
-        "Actors that take tasks, mean over the time since the epoch before was finished.",
-    ),
     _counter("faults/actor_restarts", "restarts", "Actors that died and were replaced."),
     _counter("faults/learner_restarts", "restarts", "Times that the learner died and was started again."),
     _counter("faults/redone_tasks", "tasks", "Sampling tasks done again after their actor died."),

@@ -91,7 +91,6 @@ class EpochTally:
             **self._times(reports, rewards, faults, seconds),
             **reward_metrics(rewards, self.config.rewards),
             "throughput/images_per_s": self.trajectories / seconds,
-            "throughput/trajectories_per_s": self.trajectories / seconds,
             "transport/bytes_moved": float(self.nbytes),
             **faults,
         }

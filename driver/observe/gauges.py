@@ -18,7 +18,6 @@ from common.cluster.metrics import METRICS, MetricDefinition, MetricKind, defini
 UNIT_SUFFIXES: dict[str, tuple[str, str]] = {
     "s": ("s", "seconds"),
     "images/s": ("images_per_s", "images_per_second"),
-    "trajectories/s": ("trajectories_per_s", "trajectories_per_second"),
     "bytes": ("bytes_moved", "moved_bytes"),
 }
 """By unit: how a metric's name ends, and how Prometheus spells that end."""

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from ray.exceptions import RayError
@@ -26,6 +28,14 @@ scrape_configs:
     file_sd_configs: [{files: ['TARGETS'], refresh_interval: 1s}]
 """
 PATIENCE_S = 30.0
+
+
+def ask(address: str, expr: str, begin_s: float, end_s: float) -> list[np.ndarray]:
+    """The values of each series of a query, one a second. Times in seconds since 1970."""
+    asked = urllib.parse.urlencode({"query": expr, "start": begin_s, "end": end_s, "step": 1.0})
+    with urllib.request.urlopen(f"{address}/api/v1/query_range?{asked}", timeout=20) as answer:
+        found = json.load(answer)["data"]["result"]
+    return [np.array([float(value) for _, value in series["values"]]) for series in found]
 
 
 def free_port() -> int:

@@ -23,6 +23,7 @@ EXAMPLES = {
     "step": "12",
     "alarm": "bad_numbers",
     "role": "learner",
+    "statistic": "clip_share",
 }
 
 

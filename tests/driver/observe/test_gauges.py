@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from common.cluster.instruments import Instruments
+from common.cluster.live_metrics import LIVE_METRICS
 from common.cluster.metrics import METRICS, MetricKind, definition_of
 from driver.observe.gauges import RayGauges, prometheus_name
 
@@ -23,6 +25,7 @@ from driver.observe.gauges import RayGauges, prometheus_name
         ("transport/bytes_moved", "prdp_transport_moved_bytes_total"),
         ("faults/dropped_groups", "prdp_faults_dropped_groups_total"),
         ("optimizer/gradient_norm_step_3", "prdp_optimizer_gradient_norm_step"),
+        ("objective/clip_share", "prdp_objective"),
     ],
 )
 def test_names_follow_prometheus(metric: str, expected: str) -> None:
@@ -40,3 +43,9 @@ def test_names_are_valid_distinct_and_mark_counters() -> None:
 def test_an_undefined_metric_is_refused() -> None:
     with pytest.raises(ValueError, match="reward/mean"):
         RayGauges(Instruments({"run": "run"})).publish({"reward/meen": 1.0})
+
+
+def test_every_metric_is_on_the_grafana_board() -> None:
+    board = Path("deploy/grafana/prdp.json").read_text()
+    shown = set(re.findall(r"ray_(prdp_\w+?)(?:_bucket)?\b", board))
+    assert {metric.name for metric in LIVE_METRICS} | {prometheus_name(metric) for metric in METRICS} == shown
