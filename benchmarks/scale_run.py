@@ -26,7 +26,7 @@ from driver.loop.learner_deaths import LearnerDeaths
 from driver.loop.services import START_LIMIT_S, Services, await_actors, await_learner, ray_cluster
 from driver.loop.signals import StopFlag
 from driver.main import Inputs, run_epochs, tracked
-from driver.observe.display_state import DisplayState
+from driver.observe.display import DisplayState
 from driver.observe.gauges import RayGauges
 from driver.observe.observer import Observer, first_state
 from driver.observe.queues import QueueGauges
@@ -97,7 +97,7 @@ class EpochMarks:
         self._epoch = 0
 
     def start(self, total_epochs: int) -> None:
-        """See driver.observe.display_state.Display."""
+        """See driver.observe.display.Display."""
 
     def update(self, state: DisplayState) -> None:
         """Mark where an epoch has ended."""

@@ -27,7 +27,7 @@ from driver.loop.learner_records import Base, KeptEpoch
 from driver.loop.published import Published, WeightsRecord
 from driver.loop.rollouts import Rollouts
 from driver.loop.source import Group
-from driver.observe.display_state import Phase
+from driver.observe.display import Phase
 from driver.observe.observer import Observer
 from learner.group import LearnerGroup
 from learner.records import LearnerFacts

@@ -21,7 +21,7 @@ from driver.loop.published import Published
 from driver.loop.rollouts import Rollouts
 from driver.loop.signals import StopFlag, StopRequested
 from driver.loop.source import Group, Source, lost_samples
-from driver.observe.display_state import Phase
+from driver.observe.display import Phase
 from driver.observe.epoch_metrics import EpochTally
 from driver.observe.guards import Guards
 from driver.observe.observer import Observer

@@ -14,7 +14,7 @@ from common.config.schema import Config
 from common.disk import replace_file
 from common.stopwatch import Busy
 from common.trajectory import ScorerStamp
-from driver.observe.display_state import Display, DisplayState, Phase
+from driver.observe.display import Display, DisplayState, Phase
 from driver.observe.epoch_metrics import Reports, Rewards, reward_metrics
 from driver.observe.gauges import RayGauges
 from driver.observe.history import GroupHistory
@@ -212,7 +212,7 @@ class Observer:
             self.note(f"{what} was done again and came out differently: {', '.join(sorted(others))}.")
 
     def _show(self, state: DisplayState) -> None:
-        self._state = replace(state, epoch_elapsed_s=time.perf_counter() - self._epoch_started)
+        self._state = state
         self._display.update(self._state)
 
 

@@ -16,7 +16,7 @@ from ray._private.state import actors as actor_table
 from common.config.schema import Config
 from common.config.services import AppReward
 from driver.loop.signals import StopRequested
-from driver.observe.display_state import DisplayState
+from driver.observe.display import DisplayState
 
 STATUS_FILE = "status.json"
 KINDS = {

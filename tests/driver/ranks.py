@@ -11,7 +11,7 @@ import numpy as np
 
 from common.model.weights import WeightBlob
 from common.trajectory import GroupScore, PolicyStamp
-from driver.observe.display_state import Phase
+from driver.observe.display import Phase
 from learner.group import PublishedReferences
 from learner.records import LearnerFacts
 

@@ -9,7 +9,7 @@ import pytest
 
 import driver.observe.status
 from driver.loop.signals import StopRequested
-from driver.observe.display_state import DisplayState
+from driver.observe.display import DisplayState
 from driver.observe.status import STATUS_FILE, StatusFile, epochs_reached, read_status
 from tests.tiny_config import make_config
 
