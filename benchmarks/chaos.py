@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.chaos_cluster import ChaosCluster, chaos_cluster
-from benchmarks.chaos_cost import Cost, measure_cost
-from benchmarks.chaos_kills import PHASES, Recovery, disturb, draw, epoch_times, watch
-from benchmarks.chaos_part import Part
+from benchmarks.chaos_kills import PHASES, Kill, Recovery, disturb, draw, epoch_times, watch
 from benchmarks.chaos_run import Outcome, Running
 from benchmarks.machine import Machine
 from benchmarks.options import at_least_one
@@ -37,6 +37,41 @@ NOTES = (
     "every metric of every epoch that is neither a time nor a count of faults, every score and picture of "
     "every evaluation.",
 )
+
+PART_FILE = "chaos.part.json"
+
+
+class Part:
+    """The runs found so far, in the folder of results, so that the same command goes on where it was cut off.
+
+    asked: what the kills depend on; nothing is taken from a file of other ones.
+    """
+
+    def __init__(self, folder: Path, asked: Sequence[object]) -> None:
+        self._path = folder / PART_FILE
+        self._asked = [str(one) for one in asked]
+
+    def read(self) -> list[Recovery]:
+        """The runs that were done, in order."""
+        if not self._path.exists():
+            return []
+        content = json.loads(self._path.read_text())
+        return [_recovery(one) for one in content["found"]] if content["asked"] == self._asked else []
+
+    def write(self, found: Sequence[Recovery]) -> None:
+        """Keep the runs so far."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"asked": self._asked, "found": [asdict(one) for one in found]}
+        self._path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def end(self) -> None:
+        """All is done: the result itself has it."""
+        self._path.unlink(missing_ok=True)
+
+
+def _recovery(fields: dict[str, Any]) -> Recovery:
+    kill, differences = Kill(**fields.pop("kill")), tuple(fields.pop("differences"))
+    return Recovery(kill=kill, differences=differences, **fields)
 
 
 def configuration(folder: Path, cluster: ChaosCluster, name: str, changes: Sequence[str]) -> Config:
@@ -80,9 +115,7 @@ def row(recovery: Recovery) -> str:
     return f"| {recovery.kill.kind} | {recovery.when} | {recovery.recovered_s:.1f} s | {full} | {equal} |"
 
 
-def report(
-    command: str, machine: Machine, found: Sequence[Recovery], epoch_s: float, cost: Cost, seed: int
-) -> Result:
+def report(command: str, machine: Machine, found: Sequence[Recovery], epoch_s: float, seed: int) -> Result:
     """The table of all runs."""
     equal = sum(not one.differences for one in found)
     times = [one.recovered_s for one in found if one.finished]
@@ -108,9 +141,8 @@ def report(
             "recovered after, median and longest": f"{statistics.median(times):.1f} s, {max(times):.1f} s"
             if times
             else "–",
-            **cost.figures,
         },
-        raw={"kills": [asdict(one) for one in found], "epoch_s": epoch_s, "cost": asdict(cost)},
+        raw={"kills": [asdict(one) for one in found], "epoch_s": epoch_s},
         notes=("\n".join([*table, *(row(one) for one in found)]), *(f"\n{note}" for note in NOTES)),
     )
 
@@ -131,14 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             machine = Machine.here()
             part = Part(given.out, [given.runs, given.seed, *given.settings])
             found, epoch_s = measure(given.runs, given.seed, given.settings, Path(folder), part)
-            result = report(
-                " ".join(["python -m benchmarks.chaos", *words]),
-                machine,
-                found,
-                epoch_s,
-                measure_cost(),
-                given.seed,
-            )
+            command = " ".join(["python -m benchmarks.chaos", *words])
+            result = report(command, machine, found, epoch_s, given.seed)
     except (PrdpError, TimeoutError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos import Part
 from benchmarks.chaos_kills import KINDS, LATEST_MS, PHASES, Recovery, draw, epoch_times, full_throughput
-from benchmarks.chaos_part import Part
 from benchmarks.chaos_run import Outcome
 from common.config.load import load_config
 from driver.run.prompts import open_prompts
