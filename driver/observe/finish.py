@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,10 +12,9 @@ from common.disk import replace_file, written_into
 from common.places import join_place
 from driver.observe.observer import Observer, picture_file, shown_score
 from driver.report.intervals import begun_late, change_markdown, change_table, compare
-from driver.report.plots import role_times, step_gradient_norms, training_curve
+from driver.report.plots import write_plots
 from driver.report.run_page import describe_run, how_it_was_made
 from driver.report.timeline_path import advice
-from driver.report.timeline_picture import draw_timeline
 from driver.report.tracker import Tracker
 from driver.report.tracker_registry import ModelVersion, policy_tags
 from driver.run.checkpoints import CONFIG_FILE, Checkpoints
@@ -33,7 +31,9 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
     checkpoint = checkpoints.where(config.run.epochs)
     replace_file(config.run_folder / CONFIG_FILE, config_to_yaml(config).encode())
     with written_into(config.run_folder / "plots"):
-        plots = write_plots(config.run_folder / "plots", observer, shown_score(config))
+        swaps = [(swap.epoch, f"{swap.name}: {swap.version}") for swap in observer.versions.swaps]
+        plots = config.run_folder / "plots"
+        write_plots(plots, observer.epochs, observer.evaluations, shown_score(config), swaps)
     tracker.log_folder(plots, "plots")
     pictures = (grid.name, "plots/training_curve.png")
     tracker.set_description(
@@ -68,15 +68,3 @@ def registered(config: Config, observer: Observer, tracker: Tracker) -> tuple[st
         config.tracker.register_as, f"checkpoint/{POLICY_FOLDER}", how_it_was_made(config), tags
     )
     return tracker.register(model)
-
-
-def write_plots(folder: Path, observer: Observer, score: str) -> Path:
-    """The plots of the epochs that this process trained. score: whose curve on unseen prompts is drawn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    marks = [(swap.epoch, f"{swap.name}: {swap.version}") for swap in observer.versions.swaps]
-    training_curve(folder / "training_curve.png", observer.epochs, observer.evaluations, score, marks)
-    step_gradient_norms(folder / "step_gradient_norms.png", observer.epochs)
-    role_times(folder / "role_times.png", observer.epochs)
-    for timeline in observer.last_timeline:
-        draw_timeline(timeline, folder / "timeline.png")
-    return folder

@@ -13,14 +13,14 @@ same prompts and the same noise make tighter than the two intervals beside it su
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from scipy import stats
 
 from common.trajectory import Float64
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
@@ -32,6 +32,8 @@ CLEAR = "*"
 """Marks a difference whose interval excludes 0."""
 INTERVAL_NOTE = "± 95 % interval over prompts (Student's t)"
 CHANGE_NOTE = f"{INTERVAL_NOTE}; {CLEAR} excludes 0"
+CHANGE_COLUMNS = ("prompts", "score", "before", "after", "difference")
+EVALUATION_COLUMNS = ("prompts", "score", "mean")
 
 
 @dataclass(frozen=True)
@@ -59,38 +61,6 @@ class ScoreChange:
     difference: Interval
 
 
-def student_t_probability(t: float, freedom: int) -> float:
-    """P(|X| <= t) for X of Student's t distribution with `freedom` >= 1 degrees of freedom, t >= 0.
-
-    The finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
-    """
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine_squared = math.cos(angle) ** 2
-    odd = freedom % 2
-    term, total = 1.0, 0.0
-    for power in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine_squared * (power + 1) / (power + 2)
-    if odd:
-        return 2.0 / math.pi * (angle + math.sin(angle) * math.cos(angle) * total)
-    return math.sin(angle) * total
-
-
-@lru_cache(maxsize=256)
-def student_t_quantile(freedom: int) -> float:
-    """The t that |X| stays below with probability 95 %, by bisection; infinite for 0 degrees of freedom."""
-    if freedom == 0:
-        return math.inf
-    low, high = 0.0, 16.0
-    for _ in range(80):
-        middle = (low + high) / 2.0
-        if student_t_probability(middle, freedom) < CONFIDENCE:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
 def mean_interval(values: Float64) -> Interval:
     """values: (P,), one a prompt, P >= 1."""
     count = len(values)
@@ -98,8 +68,8 @@ def mean_interval(values: Float64) -> Interval:
         raise ValueError("the interval of no values was asked for")
     if count == 1:
         return Interval(float(values[0]), math.inf)
-    deviation = float(np.std(values, ddof=1))
-    return Interval(float(np.mean(values)), student_t_quantile(count - 1) * deviation / math.sqrt(count))
+    half_width = float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) * stats.sem(values))
+    return Interval(float(np.mean(values)), half_width)
 
 
 def score_intervals(evaluated: PromptSetEvaluation) -> dict[str, Interval]:
@@ -155,10 +125,11 @@ def _compare_set(before: PromptSetEvaluation, after: PromptSetEvaluation) -> Ite
         )
 
 
-def _decimals(intervals: Iterable[Interval]) -> int:
-    """Decimals that show the largest finite half-width with two digits."""
-    shown = [interval.half_width for interval in intervals if 0.0 < interval.half_width < math.inf]
-    return min(6, max(0, 1 - math.floor(math.log10(max(shown))))) if shown else 3
+def _decimals(interval: Interval) -> int:
+    """Decimals that show the half-width with two digits; 3 where it is 0 or infinite."""
+    if not 0.0 < interval.half_width < math.inf:
+        return 3
+    return min(6, max(0, 1 - math.floor(math.log10(interval.half_width))))
 
 
 def format_interval(interval: Interval, decimals: int, sign: str = "") -> str:
@@ -167,98 +138,88 @@ def format_interval(interval: Interval, decimals: int, sign: str = "") -> str:
     return f"{interval.mean:{sign}.{decimals}f} ± {width}"
 
 
-def _told_once(changes: tuple[ScoreChange, ...]) -> tuple[ScoreChange, ...]:
+def _without_repeats(changes: Sequence[ScoreChange]) -> list[ScoreChange]:
     """Without the trained sum where it is one of the other scores, as with a single reward of weight 1."""
-    others = {(c.set_name, c.before, c.after, c.difference) for c in changes if c.score != TOTAL}
-    return tuple(
-        c for c in changes if (c.set_name, c.before, c.after, c.difference) not in others or c.score != TOTAL
+    others = {replace(change, score=TOTAL) for change in changes if change.score != TOTAL}
+    return [change for change in changes if change.score != TOTAL or change not in others]
+
+
+def _cells(change: ScoreChange) -> tuple[str, str, str, str, str]:
+    decimals = _decimals(change.difference)
+    return (
+        f"{change.prompts} {change.set_name}",
+        change.score,
+        format_interval(change.before, decimals),
+        format_interval(change.after, decimals),
+        format_interval(change.difference, decimals, "+"),
     )
 
 
-def _change_rows(changes: tuple[ScoreChange, ...]) -> list[tuple[str, ...]]:
-    """Cells of each change; one score has the same decimals everywhere."""
-    intervals: dict[str, list[Interval]] = {change.score: [] for change in changes}
-    for change in changes:
-        intervals[change.score].append(change.difference)
-    decimals = {score: _decimals(found) for score, found in intervals.items()}
-    return [
-        (
-            f"{change.prompts} {change.set_name}",
-            change.score,
-            format_interval(change.before, decimals[change.score]),
-            format_interval(change.after, decimals[change.score]),
-            format_interval(change.difference, decimals[change.score], "+")
-            + (f" {CLEAR}" if change.difference.excludes_zero else "  "),
-        )
-        for change in changes
-    ]
-
-
-def _table(title: str, note: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption, table.caption_justify = note, "left"
+def _table(title: str, note: str, columns: Sequence[str]) -> Table:
+    table = Table(title=Text(title, "italic"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = Text(note), "left"
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index > 1 else "left", no_wrap=True)
     return table
 
 
-def headline(changes: tuple[ScoreChange, ...], score: str, set_name: str = "unseen") -> str:
-    """One change in a line, `gold on 64 unseen prompts: 0.310 → 0.348 (+0.038 ± 0.011)`; empty without it."""
-    for change in changes:
-        if (change.set_name, change.score) == (set_name, score):
-            decimals = _decimals([change.difference])
-            means = f"{change.before.mean:.{decimals}f} → {change.after.mean:.{decimals}f}"
-            difference = format_interval(change.difference, decimals, "+")
-            return f"{score} on {change.prompts} {set_name} prompts: {means} ({difference})"
-    return ""
+def _markdown(rows: Iterable[Sequence[str]], columns: Sequence[str], note: str) -> str:
+    rules = ["---:" if index > 1 else "---" for index in range(len(columns))]
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, rules, *rows)]
+    return "\n".join((*lines, "", note)) + "\n"
 
 
-def change_table(changes: tuple[ScoreChange, ...], title: str = "", remark: str = "") -> Table:
+def headline(changes: Sequence[ScoreChange], score: str) -> str:
+    """`gold on 64 unseen prompts: 0.310 → 0.348 (+0.038 ± 0.011)`; empty where there is no such score."""
+    found = [change for change in changes if (change.set_name, change.score) == ("unseen", score)]
+    if not found:
+        return ""
+    change, decimals = found[0], _decimals(found[0].difference)
+    means = f"{change.before.mean:.{decimals}f} → {change.after.mean:.{decimals}f}"
+    difference = format_interval(change.difference, decimals, "+")
+    return f"{score} on {change.prompts} unseen prompts: {means} ({difference})"
+
+
+def change_table(changes: Sequence[ScoreChange], title: str = "", remark: str = "") -> Table:
     """The comparison for a terminal of 80 columns; clear gains are green, clear losses red. remark: below."""
-    changes = _told_once(changes)
-    note = "\n".join(filter(None, (CHANGE_NOTE, remark)))
-    table = _table(title, note, ("prompts", "score", "before", "after", "difference"))
-    for change, row in zip(changes, _change_rows(changes), strict=True):
-        clear = "green" if change.difference.mean > 0 else "red"
-        style = clear if change.difference.excludes_zero else ""
-        table.add_row(*row[:4], Text(row[4], style=style))
+    table = _table(title, f"{CHANGE_NOTE}\n{remark}".strip(), CHANGE_COLUMNS)
+    for change in _without_repeats(changes):
+        *words, difference = _cells(change)
+        clear = change.difference.excludes_zero
+        style = ("green" if change.difference.mean > 0 else "red") if clear else ""
+        marked = Text(f"{difference} {CLEAR if clear else ' '}", style=style)
+        table.add_row(*map(Text, words), marked)
     return table
 
 
-def change_markdown(changes: tuple[ScoreChange, ...], remark: str = "") -> str:
+def change_markdown(changes: Sequence[ScoreChange], remark: str = "") -> str:
     """The comparison as a Markdown table with a note and the remark below it; clear differences are bold."""
-    changes = _told_once(changes)
-    lines = ["| prompts | score | before | after | difference |", "| --- | --- | ---: | ---: | ---: |"]
-    for change, row in zip(changes, _change_rows(changes), strict=True):
-        figures = row[4].removesuffix(CLEAR).strip()
-        difference = f"**{figures}** \\{CLEAR}" if change.difference.excludes_zero else figures
-        lines.append("| " + " | ".join((*row[:4], difference)) + " |")
-    below = [CHANGE_NOTE.replace(CLEAR, "\\" + CLEAR), *(["", remark] if remark else [])]
-    return "\n".join((*lines, "", *below)) + "\n"
+
+    def row(change: ScoreChange) -> tuple[str, ...]:
+        *words, difference = _cells(change)
+        return (*words, f"**{difference}** \\{CLEAR}" if change.difference.excludes_zero else difference)
+
+    note = CHANGE_NOTE.replace(CLEAR, f"\\{CLEAR}")
+    note = f"{note}\n\n{remark}" if remark else note
+    return _markdown(map(row, _without_repeats(changes)), CHANGE_COLUMNS, note)
 
 
-def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     return [
-        (
-            f"{len(evaluated.prompts)} {evaluated.name}",
-            score,
-            format_interval(interval, _decimals([interval])),
-        )
-        for evaluated in evaluation.sets
-        for score, interval in score_intervals(evaluated).items()
+        (f"{len(prompts.prompts)} {prompts.name}", score, format_interval(interval, _decimals(interval)))
+        for prompts in evaluation.sets
+        for score, interval in score_intervals(prompts).items()
     ]
 
 
 def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     """One evaluation for a terminal."""
-    table = _table(title, INTERVAL_NOTE, ("prompts", "score", "mean"))
+    table = _table(title, INTERVAL_NOTE, EVALUATION_COLUMNS)
     for row in _evaluation_rows(evaluation):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """One evaluation as a Markdown table with a note below it."""
-    lines = ["| prompts | score | mean |", "| --- | --- | ---: |"]
-    lines += ["| " + " | ".join(row) + " |" for row in _evaluation_rows(evaluation)]
-    return "\n".join((*lines, "", INTERVAL_NOTE)) + "\n"
+    return _markdown(_evaluation_rows(evaluation), EVALUATION_COLUMNS, INTERVAL_NOTE)

@@ -1,4 +1,4 @@
-"""The description on a run's page in MLflow: the result first, then pictures, then how it was made."""
+"""The description on a run's page in MLflow: the result first, then images, then how it was made."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def describe_run(
     epochs: int,
     changes: tuple[ScoreChange, ...],
     run_id: str,
-    pictures: Sequence[str] = (),
+    images: Sequence[str] = (),
     remark: str = "",
 ) -> str:
-    """Markdown. epochs: finished ones; run_id: MLflow's; pictures: PNG artifacts of the run to show; remark:
+    """Markdown. epochs: finished ones; run_id: MLflow's; images: PNG artifacts of the run to show; remark:
     stands below the table."""
     scores = [*config.gold, *(() if config.gold else ("reward",))]
     lines = [headline(changes, score) for score in scores]
     results = [f"**{line}** after {epochs} epochs" for line in lines if line]
-    shown = [f"![{file}]({artifact_address(run_id, file)})" for file in pictures]
+    shown = [f"![{file}]({artifact_address(run_id, file)})" for file in images]
     table = _roomy(change_markdown(changes, remark))
     return "\n\n".join([*results, table, *shown, how_it_was_made(config)]) + "\n"
 
@@ -43,18 +43,14 @@ def artifact_address(run_id: str, file: str) -> str:
 
 def how_it_was_made(config: Config) -> str:
     """The settings that matter most, as a Markdown list."""
-    sampling, objective = config.sampling, config.objective
-    mix = " + ".join(f"{spec.weight:g} × {name}" for name, spec in config.rewards.items())
-    steps = f"{len(sampling.stochastic_step_indices)} of {sampling.steps} steps in the objective"
-    clip = f"clip range {objective.clip_range:g}" if objective.clip else "no clip"
+    sampling, learning = config.sampling, config.objective.model_dump(mode="json")
     facts = {
         "model": f"`{config.model.path}`, {config.policy.kind} finetuning",
-        "reward": f"{mix}, raw",
-        "an epoch": f"{sampling.prompts_per_epoch} prompts × {sampling.images_per_prompt} images, "
-        f"{objective.updates_per_epoch} updates",
-        "sampling": f"eta {sampling.eta:g}, guidance {sampling.guidance_scale:g}, {steps}",
-        "objective": f"KL weight {objective.kl_weight:g}, {clip}, {objective.latent_reduction} over latents, "
-        f"{objective.step_reduction} over steps",
+        "reward": " + ".join(f"{spec.weight:g} × {name}" for name, spec in config.rewards.items()),
+        "an epoch": f"{sampling.prompts_per_epoch} prompts × {sampling.images_per_prompt} images",
+        "sampling": f"{len(sampling.stochastic_step_indices)} of {sampling.steps} steps learned from, "
+        f"eta {sampling.eta:g}, guidance {sampling.guidance_scale:g}",
+        "objective": ", ".join(f"{name} {value}" for name, value in learning.items()),
         "learning rate": f"{config.optimizer.learning_rate:g}",
         "data": f"{config.data.mode}, staleness at most {config.data.max_staleness}, seed {config.run.seed}",
     }

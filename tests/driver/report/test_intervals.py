@@ -28,8 +28,6 @@ from driver.report.intervals import (
     format_interval,
     headline,
     mean_interval,
-    student_t_probability,
-    student_t_quantile,
 )
 
 
@@ -39,17 +37,6 @@ def evaluation(scores: dict[str, Float64], epoch: int = 0, sets: tuple[str, ...]
     pixels = np.zeros((1, 8, 8, 3), dtype=np.uint8)
     evaluated = tuple(PromptSetEvaluation(name, prompts, scores, pixels) for name in sets)
     return Evaluation(epoch, PolicyStamp(epoch, "d" * 64, "run"), evaluated)
-
-
-@settings(max_examples=40)
-@given(st.floats(0.0, 15.0), st.integers(1, 400))
-def test_student_t_probability_is_scipys(t: float, freedom: int) -> None:
-    assert student_t_probability(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-12)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 31, 500, 3199])
-def test_student_t_quantile_is_scipys(freedom: int) -> None:
-    assert student_t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-10)
 
 
 @settings(max_examples=25)

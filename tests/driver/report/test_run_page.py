@@ -1,4 +1,4 @@
-"""The description of a run: what a person reads first, and that pictures and settings are there."""
+"""The description of a run: what a person reads first, and that images and settings are there."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_result_on_unseen_prompts_comes_first(gold: str, score: str) -> None
     assert first.endswith("** after 7 epochs")
 
 
-def test_table_pictures_and_settings_follow() -> None:
+def test_table_images_and_settings_follow() -> None:
     text = describe_run(config(), 7, changes(0.5), "abc", ["before_after/unseen prompts.png", "curve.png"])
     order = [
         "| prompts",
