@@ -12,7 +12,8 @@ from common.errors import RewardError
 from reward_service.contract.results import RewardFailure, RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.service import RewardService, build_service
-from reward_service.http.client import HttpReward, Retrying, check_address
+from reward_service.http.address import check_address
+from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.token import TokenSource
 
 NAME = "reward"

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-import io
-import random
+import asyncio
+import math
+import ssl
 import time
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from functools import cached_property
+from http import HTTPStatus
 
+import httpx2
 import numpy as np
-import requests
-import urllib3
+import tenacity
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from common.errors import RewardError
+from common.trajectory import ScorerStamp
 from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
-from reward_service.http.loopback import is_loopback
-from reward_service.http.replies import Answer, explain, is_lost, is_passing, read_description, retry_after_s
+from reward_service.http.address import check_address, is_on_this_machine
+from reward_service.http.errors import LOST, ErrorBody, ErrorDetail
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import ARROW, Group, Wire
 from reward_service.http.wire_checks import check_pixels
+from reward_service.http.wire_json import DescriptionBody
 
 _SCORER_FAILED = 424
+_PASSING = frozenset({429, 502, 503, 504})
+_UNKNOWN = "unknown"
 _CONNECT_LIMIT_S = 10.0
-_READ_BYTES = 1 << 16
+_KEPT_S = 60.0
 _SEND_BYTES = 1 << 18
 _SPARE_BYTES = 1 << 20
 _BYTES_OF_A_NUMBER = 80
-_SHORTEST_WAIT_S = 0.001
+_LONGEST_REASON = 1000
+_LONGEST_RETRY_AFTER_S = 3600.0
 _REPEATS = 1
 """How often a group is sent again whose connection broke after all of it had been sent: a kept connection may
 be of a server that has restarted since, or a proxy in between may have ended."""
+
+_ADVICE = {
+    400: "Client and server may be of different versions.",
+    401: "Check that client and server hold the same token (environment variable or file).",
+    403: "A proxy in between may refuse it.",
+    404: "Check the address: what stands before /v1/score, with the application's name where it has one.",
+    413: "Send fewer or smaller images, or raise the server's limits.",
+    415: "Client and server may be of different versions.",
+    429: "Its queue is full: add replicas, or send fewer groups at a time.",
+    500: "Look into the server's log.",
+    502: "The proxy before it reaches no server.",
+    503: "It is not ready or overloaded: look at its /v1/ready and its log.",
+    504: "Scoring took too long: add replicas or raise its time limit.",
+}
 
 
 class UnansweredError(RewardError):
@@ -46,26 +68,30 @@ class LostGroupError(RewardError):
 class Retrying:
     """When to ask again: at most `tries` times in all, after waits that double from first_wait_s on.
 
-    A wait is drawn between half of its length and the whole, so that clients do not come back together; a
-    server's Retry-After is waited for at least.
+    A wait is drawn at random from half of its length on, so that clients do not come back together; a
+    server's Retry-After is waited for before it.
     """
 
     tries: int = 8
     first_wait_s: float = 0.25
     longest_wait_s: float = 10.0
 
-    def wait_s(self, tried: int, asked_for_s: float) -> float:
-        """Seconds before the next try, after so many; asked_for_s: the server's Retry-After, 0 for none."""
-        own = min(self.longest_wait_s, self.first_wait_s * 2.0 ** (tried - 1))
-        return asked_for_s + own * random.uniform(0.5, 1.0)
+    def attempts(self, deadline_s: float) -> tenacity.AsyncRetrying:
+        """Attempts within deadline_s seconds; no wait is begun that would end later."""
+        waits = tenacity.wait_exponential(self.first_wait_s / 2.0, self.longest_wait_s / 2.0)
+        return tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.tries) | tenacity.stop_before_delay(deadline_s),
+            wait=tenacity.wait_exception(_asked_for_s) + waits + tenacity.wait_random(0, self.first_wait_s),
+            retry=tenacity.retry_if_exception(_is_worth_asking_again),
+            reraise=True,
+        )
 
 
 RETRYING = Retrying()
-_LATE = (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
 
 
-class HttpReward:
-    """A reward behind an address. For one thread; a connection is kept between calls.
+class AsyncHttpReward:
+    """A reward behind an address. For one event loop; connections are kept between calls.
 
     base_url: what stands before /v1/score, e.g. http://127.0.0.1:8000/pickscore. token: sent with every
     request. deadline_s: longest that one call takes, retries and waits included. wire: ARROW, or JSON, which
@@ -87,9 +113,8 @@ class HttpReward:
         self._wire = wire
         self._retrying = retrying
         self._insecure = insecure
-        self._session = _session()
 
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+    async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
         """Score one group, uint8 (B, height, width, 3). A RewardFailure where the scorer failed.
 
         Raises UnansweredError where no answer comes in these tries and by the deadline, LostGroupError where
@@ -97,96 +122,106 @@ class HttpReward:
         server refuses, or its answer is not finite, of another count or shape, not antisymmetric, or without
         a stamp.
         """
-        check_pixels(pixels)
-        images = len(pixels)
-        body = self._wire.encode_group(Group(prompt, pixels))
-        most = _SPARE_BYTES + images * (images + 1) * _BYTES_OF_A_NUMBER
-        answer = self._ask("POST", "/v1/score", body, most)
+        check_pixels(images)
+        count = len(images)
+        body = self._wire.encode_group(Group(prompt, images))
+        most_bytes = _SPARE_BYTES + count * (count + 1) * _BYTES_OF_A_NUMBER
+        answer = await self._ask("POST", "/v1/score", body, most_bytes)
         if answer.status == _SCORER_FAILED:
-            return Reply(RewardFailure(explain(answer)), busy_s=0.0, shadow=NoShadow())
+            return Reply(RewardFailure(answer.explanation), busy_s=0.0, shadow=NoShadow())
         if answer.content_type != self._wire.content_type:
             raise self._error(f"answered {answer.content_type!r}, not {self._wire.content_type!r}.")
         try:
-            return self._wire.decode_reply(answer.body, images)
+            return self._wire.decode_reply(answer.body, count)
         except RewardError as error:
             raise self._error(f"gave no sound score. {error}") from error
 
-    def describe(self) -> Description:
+    async def describe(self) -> Description:
         """Which reward answers there, and how it is set. Raises RewardError."""
-        answer = self._ask("GET", "/v1/describe", b"", _SPARE_BYTES)
+        answer = await self._ask("GET", "/v1/describe", b"", _SPARE_BYTES)
         try:
-            return read_description(answer.body)
-        except RewardError as error:
-            raise self._error(str(error)) from error
+            read = DescriptionBody.model_validate_json(answer.body)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise self._error(
+                f"does not describe itself as a reward does: {problem['msg'][:200]}."
+            ) from error
+        return Description(**{**dict(read), "stamp": ScorerStamp(**dict(read.stamp))})
 
-    def close(self) -> None:
-        """Close the connection; the next call opens one."""
-        self._session.close()
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if "_client" in vars(self):
+            await self._client.aclose()
 
-    def _ask(self, method: str, path: str, body: bytes, most_bytes: int) -> Answer:
+    async def _ask(self, method: str, path: str, body: bytes, most_bytes: int) -> _Answer:
         """The answer of status 200 or 424, within the deadline. Raises as `score`."""
         check_address(self._base_url, self._token, self._insecure)
         started = time.monotonic()
-        end_at = started + self._deadline_s
-        problem, tried, breaks = "the deadline leaves no time to ask", 0, 0
-        while tried < self._retrying.tries and time.monotonic() < end_at:
-            tried += 1
-            asked_for_s = 0.0
-            sending = _TimedBody(body, end_at)
-            try:
-                answer = self._try(method, path, sending, most_bytes, end_at)
-            except (OSError, urllib3.exceptions.HTTPError) as error:
-                self._give_up_on_lasting(error)
-                problem = _short(error)
-                breaks += sending.is_sent and not isinstance(error, _LATE)
-                if breaks > _REPEATS:
-                    break
-            else:
-                if answer.status in (requests.codes.ok, _SCORER_FAILED):
-                    return answer
-                problem, asked_for_s = explain(answer), retry_after_s(answer)
-                if is_lost(answer):
-                    raise LostGroupError(f"{self._where} {problem}")
-                if not is_passing(answer):
-                    raise self._error(problem)
-            wait_s = self._retrying.wait_s(tried, asked_for_s)
-            if tried == self._retrying.tries or time.monotonic() + wait_s >= end_at:
-                break
-            time.sleep(wait_s)
-        tries = "1 try" if tried == 1 else f"{tried} tries"
+        problem, tries, breaks = "it did not answer in time", 0, 0
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                async for attempt in self._retrying.attempts(self._deadline_s):
+                    with attempt:
+                        tries += 1
+                        try:
+                            return await self._try(method, path, body, most_bytes)
+                        except _PassingError as error:
+                            problem = str(error)
+                            breaks += error.broke
+                            error.again = breaks <= _REPEATS
+                            raise
+        except (TimeoutError, _PassingError):
+            pass
+        tried = "1 try" if tries == 1 else f"{tries} tries"
         took = f"{time.monotonic() - started:.1f} s (limit {self._deadline_s:g} s)"
         # Whoever had the whole group when the connection broke may have died of it.
         kind = LostGroupError if breaks else UnansweredError
-        raise kind(f"{self._where} gave no answer in {tries} and {took}: {problem}")
+        raise kind(f"{self._where} gave no answer in {tried} and {took}: {problem}")
 
-    def _try(self, method: str, path: str, body: _TimedBody, most_bytes: int, end_at: float) -> Answer:
-        left_s = max(end_at - time.monotonic(), _SHORTEST_WAIT_S)
-        # A proxy of the environment must not see requests to this machine.
-        self._session.trust_env = not is_loopback(_parts(self._base_url).hostname or "")
-        headers = {"Accept-Encoding": "identity", "Content-Type": self._wire.content_type}
-        response = self._session.request(
-            method,
-            self._base_url + path,
-            data=body if body.size else None,
-            headers=headers if body.size else {"Accept-Encoding": "identity"},
-            # Given as auth, not as a header: a .netrc file would replace the header.
-            auth=_Bearer(self._token),
-            timeout=(min(left_s, _CONNECT_LIMIT_S), left_s),
-            allow_redirects=False,
-            stream=True,
-        )
-        with response:
-            content = _read(response, most_bytes, end_at)
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        return Answer(response.status_code, kind, dict(response.headers), content)
+    async def _try(self, method: str, path: str, body: bytes, most_bytes: int) -> _Answer:
+        """Raises _PassingError where asking again may help, RewardError where it cannot."""
+        content = _Content(body)
+        try:
+            answer = await self._send(method, path, content, most_bytes)
+        except httpx2.TransportError as error:
+            if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+                raise self._error(f"has no certificate that this machine trusts: {_short(error)}") from error
+            if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+                raise self._error(f"cannot be asked: {_short(error)}") from error
+            broke = content.is_sent and not isinstance(error, httpx2.TimeoutException)
+            raise _PassingError(_short(error), 0.0, broke) from error
+        if answer.status in (HTTPStatus.OK, _SCORER_FAILED):
+            return answer
+        if answer.error.code == LOST:
+            raise LostGroupError(f"{self._where} {answer.explanation}")
+        if answer.is_passing:
+            raise _PassingError(answer.explanation, answer.retry_after_s)
+        raise self._error(answer.explanation)
 
-    def _give_up_on_lasting(self, error: Exception) -> None:
-        """Raises RewardError where asking again cannot help."""
-        if isinstance(error, requests.exceptions.SSLError):
-            raise self._error(f"has no certificate that this machine trusts: {_short(error)}") from error
-        if isinstance(error, requests.RequestException) and not isinstance(
-            error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError
-        ):
+    async def _send(self, method: str, path: str, content: _Content, most_bytes: int) -> _Answer:
+        # Without an encoding, because a compressed answer could be far larger than what arrives.
+        headers = {"Accept-Encoding": "identity", **self._token.headers()}
+        if content.size:
+            headers |= {"Content-Type": self._wire.content_type, "Content-Length": str(content.size)}
+        url, sent = self._base_url + path, content.pieces() if content.size else None
+        async with self._client.stream(method, url, headers=headers, content=sent) as response:
+            received = bytearray()
+            async for piece in response.aiter_raw():
+                received += piece
+                if len(received) > most_bytes:
+                    raise self._error(f"answered more than {most_bytes} bytes; it is no reward service.")
+        return _Answer(response.status_code, response.headers, bytes(received))
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        try:
+            return httpx2.AsyncClient(
+                timeout=httpx2.Timeout(None, connect=_CONNECT_LIMIT_S),
+                limits=httpx2.Limits(keepalive_expiry=_KEPT_S),
+                follow_redirects=False,
+                trust_env=not is_on_this_machine(self._base_url),
+            )
+        except (ImportError, ValueError) as error:  # a proxy of the environment that it cannot use
             raise self._error(f"cannot be asked: {_short(error)}") from error
 
     def _error(self, what: str) -> RewardError:
@@ -197,94 +232,120 @@ class HttpReward:
         return f"The reward at {self._base_url}"
 
 
-def check_address(base_url: str, token: Token, insecure: bool) -> None:
-    """Check an address without asking it.
+class HttpReward:
+    """AsyncHttpReward for programs without an event loop. For one thread at a time."""
 
-    Raises RewardError where it is no http(s) address, holds credentials, or where the token would travel
-    unencrypted to another machine (http:// to a host other than loopback) and `insecure` is False.
-    """
-    parts = _parts(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise RewardError(
-            f"{base_url!r} is no address of a reward; needed is one such as http://127.0.0.1:8000/pickscore "
-            "or https://rewards.example.org/pickscore."
-        )
-    if token.is_set and parts.scheme == "http" and not is_loopback(parts.hostname) and not insecure:
-        raise RewardError(
-            f"The token would travel unencrypted to {parts.hostname}. Use https, or a tunnel to a port of "
-            "this machine; or set insecure: true where the network between is trusted."
-        )
+    def __init__(
+        self,
+        base_url: str,
+        token: Token = NO_TOKEN,
+        deadline_s: float = 300.0,
+        wire: Wire = ARROW,
+        retrying: Retrying = RETRYING,
+        insecure: bool = False,
+    ) -> None:
+        self._reward = AsyncHttpReward(base_url, token, deadline_s, wire, retrying, insecure)
+        self._runner = asyncio.Runner()
 
+    def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
+        """As AsyncHttpReward.score."""
+        return self._runner.run(self._reward.score(prompt, images))
 
-class _Bearer(requests.auth.AuthBase):
-    """Adds the token to a request."""
+    def describe(self) -> Description:
+        """As AsyncHttpReward.describe."""
+        return self._runner.run(self._reward.describe())
 
-    def __init__(self, token: Token) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers.update(self._token.headers())
-        return request
-
-
-class _LargeBlocks(requests.adapters.HTTPAdapter):
-    """Sends bodies in larger pieces than 16 KiB, which costs both ends less."""
-
-    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
-        super().init_poolmanager(*arguments, blocksize=_SEND_BYTES, **settings)
+    def close(self) -> None:
+        """Close the connections; nothing can be asked afterwards."""
+        self._runner.run(self._reward.aclose())
+        self._runner.close()
 
 
-class _TimedBody(io.BytesIO):
-    """A body that stops being sent at the deadline. size: in bytes. is_sent: all of it has been sent."""
+class _PassingError(Exception):
+    """Asking again may help. broke: the connection broke after the whole group had been sent."""
 
-    def __init__(self, body: bytes, end_at: float) -> None:
-        super().__init__(body)
-        self._end_at = end_at
+    def __init__(self, reason: str, retry_after_s: float, broke: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+        self.broke = broke
+        self.again = True
+
+
+class _Content:
+    """A body that knows whether all of it has been sent."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
         self.size = len(body)
         self.is_sent = False
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if time.monotonic() > self._end_at:
-            raise TimeoutError("the deadline passed while the group was sent")
-        piece = super().read(size)
-        # Whoever sends it asks for more only once the piece before has been sent.
-        self.is_sent = not piece
-        return piece
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body. Whoever sends it asks for the next piece once the one before has been sent."""
+        for start in range(0, self.size, _SEND_BYTES):
+            yield self._body[start : start + _SEND_BYTES]
+        self.is_sent = True
 
 
-def _session() -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _LargeBlocks())
-    return session
+@dataclass(frozen=True)
+class _Answer:
+    """An HTTP answer, and what a client makes of one that is no score."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """Without parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @cached_property
+    def error(self) -> ErrorDetail:
+        """What the server says of it, whoever the server is."""
+        try:
+            return ErrorBody.model_validate_json(self.body).error
+        except ValidationError:
+            text = self.body[:200].decode("utf-8", "replace")
+            return ErrorDetail(code=_UNKNOWN, reason=" ".join(text.split()))
+
+    @property
+    def explanation(self) -> str:
+        """What it says, with what to do about it."""
+        if 300 <= self.status < 400:
+            return f"redirects to {self.headers.get('location', 'nowhere')[:200]}; give that address."
+        reason = "".join(letter if letter.isprintable() else " " for letter in self.error.reason)
+        said = f"answered {self.status} ({self.error.code[:50]}): {reason[:_LONGEST_REASON]}"
+        return f"{said} {_ADVICE.get(self.status, '')}".strip()
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it may be gone when asked again: a full queue, a restart, or a 500 that is not the reward's
+        own, as Serve's proxy answers while a process behind it has died."""
+        is_of_a_proxy = self.error.code == _UNKNOWN
+        return self.status in _PASSING or (self.status == HTTPStatus.INTERNAL_SERVER_ERROR and is_of_a_proxy)
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds that the server asks to wait; 0 where it says none, or no sensible number."""
+        header = self.headers.get("retry-after", "").strip()
+        seconds = self.error.retry_after_s
+        if seconds is None:
+            seconds = float(header) if header.isdecimal() else 0.0
+        return seconds if math.isfinite(seconds) and 0.0 <= seconds <= _LONGEST_RETRY_AFTER_S else 0.0
 
 
-def _parts(base_url: str) -> SplitResult:
-    try:
-        parts = urlsplit(base_url)
-        hidden = bool(parts.username or parts.password)
-        _ = parts.port
-    except ValueError as error:
-        raise RewardError(f"{base_url!r} is no address: {error}.") from error
-    if hidden:
-        raise RewardError("The address of a reward must not hold a user or password; give a token instead.")
-    return parts
+def _asked_for_s(error: BaseException) -> float:
+    return error.retry_after_s if isinstance(error, _PassingError) else 0.0
 
 
-def _read(response: requests.Response, most_bytes: int, end_at: float) -> bytes:
-    """The body as it is sent. Raises RewardError where it is longer, and TimeoutError at the deadline."""
-    pieces: list[bytes] = []
-    taken = 0
-    while piece := response.raw.read1(_READ_BYTES, decode_content=False):
-        taken += len(piece)
-        if taken > most_bytes:
-            raise RewardError(
-                f"{response.url} answered more than {most_bytes} bytes; it is no reward service."
-            )
-        if time.monotonic() > end_at:
-            raise TimeoutError("the deadline passed while the answer arrived")
-        pieces.append(piece)
-    return b"".join(pieces)
+def _is_worth_asking_again(error: BaseException) -> bool:
+    return isinstance(error, _PassingError) and error.again
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _short(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
 UNAUTHORIZED = "unauthorized"
@@ -50,6 +51,24 @@ class Refusal(Exception):  # noqa: N818 - an answer, which may be nobody's error
         self.code = code
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class ErrorDetail(BaseModel):
+    """code: for programs; reason: for a person; retry_after_s: when to ask again, or null."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    code: str
+    reason: str
+    retry_after_s: float | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every answer but a score, a description or a yes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    error: ErrorDetail
 
 
 def refusal_response(refusal: Refusal) -> JSONResponse:

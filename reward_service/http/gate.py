@@ -5,10 +5,10 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from reward_service.http.address import is_loopback
 from reward_service.http.body import discard
 from reward_service.http.errors import UNAUTHORIZED, Refusal, refusal_response
 from reward_service.http.limits import HttpLimits
-from reward_service.http.loopback import is_loopback
 from reward_service.http.token import Token
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")

@@ -6,11 +6,10 @@ from typing import Any
 
 from fastapi.security import HTTPBearer
 
-from reward_service.http.errors import STATUS_OF
+from reward_service.http.errors import STATUS_OF, ErrorBody
 from reward_service.http.limits import HttpLimits
-from reward_service.http.replies import DescriptionBody, ErrorBody
 from reward_service.http.wire_arrow import ARROW_TYPE
-from reward_service.http.wire_json import JSON_TYPE, ScoreReply
+from reward_service.http.wire_json import JSON_TYPE, DescriptionBody, ScoreReply
 
 _ERRORS: dict[str, str] = {
     "bad_request": "The body is damaged: no JSON, or no Arrow stream.",

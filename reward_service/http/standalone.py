@@ -14,9 +14,9 @@ from common.errors import RewardError
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine, end_process
 from reward_service.engine.meter import SilentMeter
+from reward_service.http.address import is_loopback
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
-from reward_service.http.loopback import is_loopback
 from reward_service.http.token import Token
 
 _STOP_LIMIT_S = 10

@@ -52,6 +52,20 @@ class StampBody(BaseModel):
     digest: str
 
 
+class DescriptionBody(BaseModel):
+    """A served reward in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    stamp: StampBody
+    scorer: str
+    kind: str
+    settings: dict[str, Any]
+    refused: str
+    ready: bool
+
+
 class PartBody(BaseModel):
     """A reward's say: rewards (B,), differences (B, B) antisymmetric, residual of the fit to the pairs."""
 

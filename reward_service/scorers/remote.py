@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
 from reward_service.contract.results import Description, RewardFailure, RewardScores
-from reward_service.http.client import HttpReward, check_address
+from reward_service.http.address import check_address
+from reward_service.http.client import HttpReward
 from reward_service.http.token import NO_TOKEN, Token
 
 _POINTWISE_RESIDUAL = 1e-6

@@ -15,7 +15,7 @@ from common.config.fields import setting
 from common.errors import ConfigError, RewardError
 from reward_service.contract.digest import digest_settings
 from reward_service.contract.settings import read_section
-from reward_service.http.client import check_address
+from reward_service.http.address import check_address
 from reward_service.http.token import NO_TOKEN
 from reward_service.scorers.chat_client import ChatClient, ChatOptions
 from reward_service.scorers.chat_texts import pair_messages, read_better, read_score, rubric_messages

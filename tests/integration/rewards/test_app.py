@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import ray
-import requests
 import yaml
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -92,7 +92,7 @@ SMALL = ServedReward(scorer="jpeg_compressibility")
 def status_of(served: ServeFile, path: str) -> int:
     """Of an HTTP request."""
     address = f"http://127.0.0.1:{served.content['http_options']['port']}{path}"
-    return requests.get(address, timeout=LIMIT_S).status_code
+    return httpx2.get(address, timeout=LIMIT_S).status_code
 
 
 def test_a_cluster_without_rewards_says_so(capsys: pytest.CaptureFixture[str]) -> None:

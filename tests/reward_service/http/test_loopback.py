@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reward_service.http.loopback import is_loopback
+from reward_service.http.address import is_loopback
 
 
 @pytest.mark.parametrize(
