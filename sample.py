@@ -45,8 +45,9 @@ def sample(prompt: str, given: Arguments) -> None:
     from common.trajectory import NoiseKey
     from driver.pretrained import choose
 
-    group = choose(given.flags, given.overrides).load().images(prompt, images, NoiseKey(seed, "sample", 0, 0))
-    Image.fromarray(np.concatenate(list(group.pixels), axis=1)).save(output)
+    policy = choose(given.flags, given.overrides).load()
+    pixels = policy.images(prompt, images, NoiseKey(seed, "sample", 0, 0))
+    Image.fromarray(np.concatenate(list(pixels), axis=1)).save(output)
     print(output)
 
 

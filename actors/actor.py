@@ -1,6 +1,6 @@
 """The actor: a plain class that samples with exactly the weights its task names.
 
-consumes: PromptTask and the WeightBlob it names. produces: TrajectoryGroup, ImageGroup, SampleReport.
+consumes: PromptTask and the WeightBlob it names. produces: TrajectoryGroup, images, SampleReport.
 waits for: nothing. unblocked by: a task.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from actors.sampler import sample_group
@@ -18,14 +20,14 @@ from common.model.probe import Probe
 from common.model.steps import StepDistribution
 from common.model.weights import WeightBlob, digest_tensors, unpack
 from common.stopwatch import Busy, Stopwatch
-from common.trajectory import ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
+from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup
 
 
 @dataclass(frozen=True)
 class SampleReport:
     """What the driver learns of a finished task.
 
-    process: of the actor, host:pid. busy: its work; nbytes: bytes of trajectories and pictures.
+    process: of the actor, host:pid. busy: its work; nbytes: bytes of trajectories and images.
     """
 
     stamp: PolicyStamp
@@ -38,6 +40,9 @@ class SampleReport:
     def busy_s(self) -> float:
         """Seconds of work."""
         return self.busy.seconds
+
+
+Sample = tuple[TrajectoryGroup, NDArray[np.uint8], SampleReport]
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class Actor:
         """An actor of a policy just loaded, which is its own reference as long as nothing trains it."""
         return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
 
-    def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
-        """Do one task.
+    def sample(self, task: PromptTask, blob: WeightBlob) -> Sample:
+        """Do one task. Images are uint8 (B, height, width, 3).
 
         Raises WeightsError where the weights are not, before or after loading, what the task names, or where
         the policy predicts with them what it predicted with others.
@@ -84,7 +89,7 @@ class Actor:
             images=task.images,
             process=process_name(),
             busy=started.until_now(),
-            nbytes=trajectory.nbytes + int(images.pixels.nbytes),
+            nbytes=trajectory.nbytes + int(images.nbytes),
         )
         return trajectory, images, report
 

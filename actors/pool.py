@@ -30,7 +30,7 @@ from common.trajectory import PromptTask
 
 @dataclass(frozen=True)
 class Sampled:
-    """A finished task: references to its TrajectoryGroup and ImageGroup, and the report itself."""
+    """A finished task: references to its TrajectoryGroup and images, and the report itself."""
 
     task: PromptTask
     trajectory: ray.ObjectRef

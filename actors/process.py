@@ -9,13 +9,13 @@ from typing import Any
 import ray
 import torch
 
-from actors.actor import Actor, SampleReport
+from actors.actor import Actor, Sample
 from actors.meter import ActorMeter
 from common.cluster.process_options import process_options
 from common.config.schema import Config
 from common.model.loading import digest_base, load_policy
 from common.model.weights import WeightBlob
-from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
+from common.trajectory import PromptTask
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ActorProcess:
         """Where this process runs and what it has loaded, once the constructor is through."""
         return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), self._base)
 
-    def sample(self, task: PromptTask, blob: WeightBlob) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
+    def sample(self, task: PromptTask, blob: WeightBlob) -> Sample:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
         sampled = self._actor.sample(task, blob)
         self._meter.sampled(sampled[2])

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from common.model.conditioning import PromptCondition
+from common.model.families.stable_diffusion import Condition
 from common.model.noise import group_noise
 from common.model.policy import Denoiser, Policy
 from common.model.steps import StepDistribution
-from common.trajectory import ImageGroup, PromptTask, TrajectoryGroup
+from common.trajectory import Float32, PromptTask, TrajectoryGroup, separate_nodes
 
 
 @torch.no_grad()
 def denoise(
-    policy: Denoiser, distribution: StepDistribution, noise: Tensor, condition: PromptCondition
+    policy: Denoiser, distribution: StepDistribution, noise: Tensor, condition: Condition
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old).
 
@@ -56,7 +57,7 @@ def reference_log_ratios(
     distribution: StepDistribution,
     latents: Sequence[Tensor],
     means: Sequence[Tensor],
-    condition: PromptCondition,
+    condition: Condition,
 ) -> Tensor:
     """log pi_old - log pi_ref of the stochastic steps (eq. 19 at theta = old), MEAN over C H W.
 
@@ -75,8 +76,8 @@ def reference_log_ratios(
 
 def sample_group(
     task: PromptTask, policy: Policy, reference: Denoiser, distribution: StepDistribution
-) -> tuple[TrajectoryGroup, ImageGroup]:
-    """B trajectories of the task's prompt and their pictures.
+) -> tuple[TrajectoryGroup, NDArray[np.uint8]]:
+    """B trajectories of the task's prompt and their images, uint8 (B, height, width, 3).
 
     The policy must hold the weights that the task names.
     """
@@ -87,20 +88,33 @@ def sample_group(
     )
     condition = policy.embed(task.prompt)
     latents, means = denoise(policy, distribution, noise, condition)
-    ratios = (
-        reference_log_ratios(reference, distribution, latents, means, condition)
-        if task.with_reference
-        else torch.zeros(task.images, draws - 1)
-    )
     trajectory = TrajectoryGroup(
         prompt=task.prompt,
         noise=task.noise,
         stamp=task.stamp,
-        latents=torch.stack(latents, dim=1).cpu().numpy(),
-        timesteps=distribution.timesteps.numpy(),
+        latents=torch.stack(latents, dim=1).flatten(0, 1).cpu().numpy(),
+        nodes=separate_nodes(task.images, distribution.num_steps),
+        times=distribution.timesteps.double().numpy(),
         stochastic_steps=np.array(distribution.stochastic_steps, dtype=np.int64),
         log_prob=log_probs(distribution, latents, means).cpu().numpy(),
-        log_ratio=ratios.cpu().numpy(),
+        log_ratio=_log_ratio(task, reference, distribution, latents, means, condition),
+        condition={name: rows.cpu().numpy() for name, rows in condition.items()},
         schedule=distribution.fingerprint(policy.guided.guidance_scale),
     )
-    return trajectory, ImageGroup(task.prompt, task.noise, task.stamp, family.decode(latents[-1]))
+    return trajectory, family.decode(latents[-1])
+
+
+def _log_ratio(
+    task: PromptTask,
+    reference: Denoiser,
+    distribution: StepDistribution,
+    latents: Sequence[Tensor],
+    means: Sequence[Tensor],
+    condition: Condition,
+) -> Float32 | None:
+    if not task.with_reference:
+        return None
+    if task.stamp.version == 0:
+        # The policy is the reference (paper.md, identity 4).
+        return np.zeros((task.images, len(distribution.stochastic_steps)), dtype=np.float32)
+    return reference_log_ratios(reference, distribution, latents, means, condition).cpu().numpy()

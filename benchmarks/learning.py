@@ -49,7 +49,7 @@ def sampled_tensors(config: Config, policy: Policy, distribution: StepDistributi
     noise = NoiseKey(config.run.seed, "train", 0, 0)
     task = PromptTask(prompt, config.sampling.images_per_prompt, noise, stamp, with_reference=False)
     group, _ = sample_group(task, policy, policy, distribution)
-    return TrajectoryTensors(torch.from_numpy(group.latents).to(policy.family.device), policy.embed(prompt))
+    return TrajectoryTensors.of(group, policy.family.device)
 
 
 def bare_gradient(
@@ -57,12 +57,11 @@ def bare_gradient(
 ) -> BareGradient:
     """The same pairs, step by step, as plain tensors."""
     steps = torch.tensor(distribution.stochastic_steps, device=tensors.latents.device)
-    images = tensors.latents.shape[0]
     return BareGradient(
         unet=policy.guided.unet,
-        latents=tensors.latents[:, steps].transpose(0, 1).flatten(0, 1),
-        timesteps=distribution.timesteps.to(steps.device)[steps].repeat_interleave(images),
-        condition=tensors.condition.prompt.tensors["encoder_hidden_states"],
+        latents=tensors.latents[tensors.nodes[:, steps].T.flatten()],
+        timesteps=distribution.timesteps.to(steps.device)[steps].repeat_interleave(tensors.images),
+        condition=tensors.condition["encoder_hidden_states"][:1],
         micro_batch=config.learner.micro_batch_size,
         autocast=config.model.precision == "bfloat16",
     )

@@ -70,7 +70,7 @@ class OneProcess:
         batch = training_batch(self.config, self.stream, number, number * prompts, self.blob.stamp)
         for task in batch.tasks:
             trajectory, images, _ = self.actor.sample(task, self.blob)
-            score = self.rewards.score_group(task.prompt, images.pixels)
+            score = self.rewards.score_group(task.prompt, images)
             self.learner.accumulate(ScoredGroup(trajectory, score))
         self.learner.finish_update()
         for _ in range(1, self.config.objective.updates_per_epoch):

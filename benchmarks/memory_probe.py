@@ -12,19 +12,21 @@ import json
 import math
 import sys
 import weakref
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config.load import config_from_yaml_text
 from common.config.schema import Config
 from common.errors import ConfigError
 from common.model.loading import load_policy
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup
+from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
 from learner.build import build_learner
 from learner.learner import Learner
 from learner.parallel import SingleRank
@@ -82,7 +84,11 @@ class _Kept:
 
 
 def made_up_group(
-    config: Config, schedule: str, shape: tuple[int, int, int], stamp: PolicyStamp
+    config: Config,
+    schedule: str,
+    shape: tuple[int, int, int],
+    stamp: PolicyStamp,
+    condition: Mapping[str, NDArray[Any]],
 ) -> ScoredGroup:
     """A group of the configuration's B and T with random contents: memory does not depend on them."""
     images, steps = config.sampling.images_per_prompt, config.sampling.steps
@@ -92,11 +98,13 @@ def made_up_group(
         prompt="a prompt",
         noise=NoiseKey(0, "train", 0, 0),
         stamp=stamp,
-        latents=generator.standard_normal((images, steps + 1, *shape), dtype=np.float32),
-        timesteps=np.arange(steps)[::-1].astype(np.int64),
+        latents=generator.standard_normal((images * (steps + 1), *shape), dtype=np.float32),
+        nodes=separate_nodes(images, steps),
+        times=np.arange(steps)[::-1].astype(np.float64),
         stochastic_steps=np.array(stochastic, dtype=np.int64),
         log_prob=np.zeros((images, len(stochastic))),
         log_ratio=np.zeros((images, len(stochastic)), dtype=np.float32),
+        condition=condition,
         schedule=schedule,
     )
     return ScoredGroup(trajectory, GroupScore.pointwise(generator.standard_normal(images), {}, ()))
@@ -109,6 +117,7 @@ def probe(config: Config, groups: int, count_activations: bool) -> Peak:
     """
     torch.set_num_threads(config.learner.threads)
     policy, distribution = load_policy(config)
+    condition = {name: rows.cpu().numpy() for name, rows in policy.embed("a prompt").items()}
     schedule, shape = distribution.fingerprint(policy.guided.guidance_scale), policy.family.latent_shape
     learner = build_learner(config, "benchmark", SingleRank())
     cuda = policy.family.device.type == "cuda"
@@ -118,9 +127,9 @@ def probe(config: Config, groups: int, count_activations: bool) -> Peak:
     loaded = _loaded(cuda)
     if count_activations:
         with meter.hooks():
-            _learn(learner, config, groups, schedule, shape, stamp)
+            _learn(learner, config, groups, schedule, shape, stamp, condition)
     else:
-        _learn(learner, config, groups, schedule, shape, stamp)
+        _learn(learner, config, groups, schedule, shape, stamp, condition)
     return Peak(loaded, _peak(cuda) - loaded, meter.peak)
 
 
@@ -131,9 +140,10 @@ def _learn(
     schedule: str,
     shape: tuple[int, int, int],
     stamp: PolicyStamp,
+    condition: Mapping[str, NDArray[Any]],
 ) -> None:
     for _ in range(groups):
-        learner.accumulate(made_up_group(config, schedule, shape, stamp))
+        learner.accumulate(made_up_group(config, schedule, shape, stamp, condition))
     report = learner.finish_update()
     if not (report.applied and math.isfinite(report.gradient_norm)):
         raise RuntimeError(f"the update was not applied: {report}")

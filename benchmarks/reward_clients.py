@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 
 from common.config.services import RewardEntry, RewardServiceSection
 from common.errors import RewardError, StuckError
-from common.trajectory import GroupScore, ImageGroup, NoiseKey, PolicyStamp
+from common.trajectory import GroupScore
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_mix
 from reward_service.contract.results import RewardFailure
 
 ANSWER_LIMIT_S = 300.0
-_NOISE = NoiseKey(0, "train", 0, 0)
-_POLICY = PolicyStamp(0, "", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def pictures(prompt: str, count: int, side: int) -> NDArray[np.uint8]:
 
 def in_store(prompt: str, pixels: NDArray[np.uint8]) -> ray.ObjectRef:
     """A reference of the pictures, as an actor hands them out."""
-    return ray.put(ImageGroup(prompt, _NOISE, _POLICY, pixels))
+    return ray.put(pixels)
 
 
 def open_mix(name: str, entry: RewardEntry) -> RewardSum:

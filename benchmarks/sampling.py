@@ -45,7 +45,7 @@ def actor_calls(
     config: Config, policy: Policy, actor: Actor, prompts: PromptStream
 ) -> list[Callable[[int], object]]:
     """Sampling turn n without the reference pass, and with it: each turn a prompt and noise of its own."""
-    blob = pack(policy.trainable.parameters(), version=0, run_id="benchmark")
+    blob = pack(policy.trainable.parameters(), version=1, run_id="benchmark")
 
     def task(turn: int, with_reference: bool) -> PromptTask:
         noise = NoiseKey(config.run.seed, "train", 0, turn)

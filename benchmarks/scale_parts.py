@@ -19,11 +19,11 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from actors.actor import SampleReport
+from actors.actor import Sample, SampleReport
 from actors.process import Arrival, Place
 from common.model.weights import WeightBlob
 from common.stopwatch import Stopwatch
-from common.trajectory import GroupScore, ImageGroup, PolicyStamp, PromptTask, TrajectoryGroup
+from common.trajectory import GroupScore, PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
 from learner.learner import LearnerFacts
 from learner.report import Outcome, Tally, UpdateReport, summarise
 from learner.state import Snapshot
@@ -69,9 +69,7 @@ class ActorHost:
         """Where the host runs."""
         return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), base="")
 
-    async def sample(
-        self, seat: int, task: PromptTask, blob: WeightBlob
-    ) -> tuple[TrajectoryGroup, ImageGroup, SampleReport]:
+    async def sample(self, seat: int, task: PromptTask, blob: WeightBlob) -> Sample:
         """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""
         started = Stopwatch.now()
         async with self._turns[seat]:
@@ -86,14 +84,15 @@ class ActorHost:
             prompt=task.prompt,
             noise=task.noise,
             stamp=task.stamp,
-            latents=latents,
-            timesteps=np.arange(steps, 0, -1),
+            latents=latents.reshape(-1, *latents.shape[2:]),
+            nodes=separate_nodes(images, steps),
+            times=np.arange(steps, 0, -1, dtype=np.float64),
             stochastic_steps=np.arange(steps - 1),
             log_prob=np.full((images, steps - 1), time.time()),
             log_ratio=np.zeros((images, steps - 1), dtype=np.float32),
+            condition={},
             schedule=SCHEDULE,
         )
-        pictures = ImageGroup(task.prompt, task.noise, task.stamp, pixels)
         report = SampleReport(
             stamp=task.stamp,
             images=images,
@@ -101,7 +100,7 @@ class ActorHost:
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(pixels.nbytes),
         )
-        return trajectory, pictures, report
+        return trajectory, pixels, report
 
 
 class LearnerHost:

@@ -109,7 +109,7 @@ def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) 
         autocast=True,
     )
     group, _, _ = actor.sample(task(0), blob)
-    tensors = TrajectoryTensors(torch.from_numpy(group.latents).to(setting.device), policy.embed(PROMPT))
+    tensors = TrajectoryTensors.of(group, setting.device)
     coefficients = torch.randn(group.log_prob.shape, dtype=torch.float64)
     everything = torch.ones_like(coefficients, dtype=torch.bool)
     least = _bare_gradient(setting, policy, distribution, tensors)
@@ -131,9 +131,9 @@ def _bare_gradient(
     steps = torch.tensor(distribution.stochastic_steps, device=setting.device)
     return BareGradient(
         unet=policy.guided.unet,
-        latents=tensors.latents[:, steps].transpose(0, 1).flatten(0, 1).repeat_interleave(passes, 0),
+        latents=tensors.latents[tensors.nodes[:, steps].T.flatten()].repeat_interleave(passes, 0),
         timesteps=distribution.timesteps.to(setting.device)[steps].repeat_interleave(setting.images * passes),
-        condition=tensors.condition.prompt.tensors["encoder_hidden_states"],
+        condition=tensors.condition["encoder_hidden_states"][:1],
         micro_batch=setting.micro_batch * passes,
         autocast=True,
     )

@@ -1,19 +1,20 @@
 """The data of one PRDP epoch, one frozen class per stage. Read this file and you know the system.
 
-    PromptTask --actor--> SampledGroup = TrajectoryGroup + ImageGroup
-    ImageGroup --reward service--> GroupScore
+    PromptTask --actor--> TrajectoryGroup, and its images: uint8 (B, height, width, 3), RGB
+    images --reward service--> GroupScore
     TrajectoryGroup + GroupScore = ScoredGroup --learner--> the next PolicyStamp
 
 Letters: B images of one prompt, T denoising steps, T_s <= T of them stochastic (they alone enter the
-objective),
-C H W channels, height and width of the latents. Arrays are numpy on the CPU, because they travel through the
-object
-store, where numpy arrays are shared without a copy. No class holds a device, a module or a Ray handle.
+objective), R distinct latents. A latent has the shape in which the network takes it, often C H W. Arrays are
+numpy on the CPU, because they travel through the object store, where numpy arrays are shared without a copy.
+No class holds a device, a module or a Ray handle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,8 @@ class NoiseKey:
 class PromptTask:
     """One unit of an actor's work: sample B trajectories of one prompt with exactly the stamped weights.
 
-    with_reference: also compute the behaviour-to-reference log ratios. False where nobody trains on the
-    trajectories
-    (evaluation), or where the policy is the reference and every log ratio is 0 by identity (version 0).
+    with_reference: also give the log ratios to the reference. False where nobody trains on the trajectories
+    (evaluation), or where the objective has no use for them.
     """
 
     prompt: str
@@ -73,45 +73,54 @@ class PromptTask:
 class TrajectoryGroup:
     """B whole denoising trajectories of one prompt, sampled by one behaviour policy.
 
-    latents: float32 (B, T+1, C, H, W); latents[:, 0] is x_T (noise), latents[:, T] is x_0.
-    timesteps: int64 (T,), the scheduler's timesteps, decreasing.
+    latents: float32 (R, ...), the distinct latents.
+    nodes: int32 (B, T+1), the row of latents that image i has at position k: position 0 is x_T (noise),
+        position T is x_0. Trajectories that share a prefix share its rows.
+    times: float64 (T,), what the network is told at each step, noisiest first.
     stochastic_steps: int64 (T_s,), positions in 0..T-1 of the steps that enter the objective, increasing.
-    log_prob: float64 (B, T_s), log pi_old(x_{t-1} | x_t, c), MEAN over C H W, in nats per latent element.
-    Float64,
-        because float32 resolves 6e-8 of a value near 1, a sixteenth of the paper's clip range of 1e-6.
-    log_ratio: float32 (B, T_s), log pi_old - log pi_ref, MEAN over C H W. Computed in the difference form.
-    schedule: fingerprint of the step distribution (common.model.steps.StepDistribution.fingerprint).
+    log_prob: float64 (B, T_s), log pi_old(x_{t-1} | x_t, c), MEAN over a latent's elements, in nats per
+        element. Float64, because float32 resolves 6e-8 of a value near 1, a sixteenth of the paper's clip
+        range of 1e-6.
+    log_ratio: float32 (B, T_s), log pi_old - log pi_ref, MEAN over a latent's elements, in the difference
+        form. None where no reference was asked for.
+    condition: what the network is conditioned on, by the name of its argument. Row 0 is the prompt's, row 1,
+        where guidance has one, that of the prompt it moves away from.
+    schedule: fingerprint of steps and guidance: equal where log-probs can be compared.
     """
 
     prompt: str
     noise: NoiseKey
     stamp: PolicyStamp
     latents: Float32
-    timesteps: NDArray[np.int64]
+    nodes: NDArray[np.int32]
+    times: Float64
     stochastic_steps: NDArray[np.int64]
     log_prob: Float64
-    log_ratio: Float32
+    log_ratio: Float32 | None
+    condition: Mapping[str, NDArray[Any]]
     schedule: str
 
     @property
     def num_images(self) -> int:
         """B."""
-        return int(self.latents.shape[0])
+        return int(self.nodes.shape[0])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return int(self.latents.nbytes + self.log_prob.nbytes + self.log_ratio.nbytes)
+        arrays = [self.latents, self.nodes, self.log_prob, *self.condition.values()]
+        return sum(array.nbytes for array in arrays) + (
+            0 if self.log_ratio is None else self.log_ratio.nbytes
+        )
+
+    def at(self, position: int) -> Float32:
+        """The latents of all images at a position of 0..T, (B, ...)."""
+        return self.latents[self.nodes[:, position]]
 
 
-@dataclass(frozen=True)
-class ImageGroup:
-    """The decoded pictures of one TrajectoryGroup. pixels: uint8 (B, height, width, 3), RGB."""
-
-    prompt: str
-    noise: NoiseKey
-    stamp: PolicyStamp
-    pixels: NDArray[np.uint8]
+def separate_nodes(images: int, steps: int) -> NDArray[np.int32]:
+    """nodes of independent trajectories, (images, steps + 1): row i * (steps + 1) + k is image i's at k."""
+    return np.arange(images * (steps + 1), dtype=np.int32).reshape(images, steps + 1)
 
 
 @dataclass(frozen=True)
@@ -128,9 +137,8 @@ class ScorerStamp:
 class GroupScore:
     """Rewards of one prompt's images, all from the scorers named in `scorers` (one version each).
 
-    rewards: float64 (B,), in the scorer's own raw units, weighted sum over scorers. For a pairwise judge: the
-    least
-        squares rewards, that is the row means of the differences.
+    rewards: float64 (B,), in the scorer's raw units, weighted sum over scorers. For a pairwise judge: the
+        least squares rewards, that is the row means of the differences.
     differences: float64 (B, B), antisymmetric; differences[i, j] = how much better image i is than image j.
     parts: unweighted rewards (B,) by reward name.
     """
@@ -151,7 +159,8 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """What the learner consumes."""
+    """What the learner consumes. advantages: float64 (B,), for an objective that uses them."""
 
     trajectory: TrajectoryGroup
     score: GroupScore
+    advantages: Float64 | None = None

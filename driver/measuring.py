@@ -26,17 +26,19 @@ def measure(
     sets = []
     for name, prompts in prompt_sets.items():
         batch = evaluation_batch(config, name, prompts, loaded.stamp)
-        groups = [
+        images = [
             loaded.images(task.prompt, task.images, task.noise)
             for task in progress.track(batch.tasks, description=f"{title}, {name} prompts")
         ]
-        scores = [_score(rewards, group.prompt, group.pixels) for group in groups]
+        scores = [
+            _score(rewards, task.prompt, group) for task, group in zip(batch.tasks, images, strict=True)
+        ]
         sets.append(
             PromptSetEvaluation(
                 name=name,
-                prompts=tuple(group.prompt for group in groups),
+                prompts=tuple(task.prompt for task in batch.tasks),
                 scores={key: np.stack([score[key] for score in scores]) for key in scores[0]},
-                pixels=np.stack([group.pixels[0] for group in groups[: config.evaluation.grid_prompts]]),
+                pixels=np.stack([group[0] for group in images[: config.evaluation.grid_prompts]]),
             )
         )
     return Evaluation(epoch=loaded.stamp.version, stamp=loaded.stamp, sets=tuple(sets))

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 from diffusers.utils import logging as diffusers_logging
+from numpy.typing import NDArray
 from transformers.utils import logging as transformers_logging
 
 from actors.sampler import sample_group
@@ -18,7 +20,7 @@ from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import StepDistribution
 from common.model.weights import digest_tensors
-from common.trajectory import ImageGroup, NoiseKey, PolicyStamp, PromptTask
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
 
 WEIGHTS = ("trainable.safetensors", "ema.safetensors")
@@ -33,11 +35,10 @@ class LoadedPolicy:
     distribution: StepDistribution
     stamp: PolicyStamp
 
-    def images(self, prompt: str, images: int, noise: NoiseKey) -> ImageGroup:
-        """Pictures of one prompt, the same bits as an actor's for the same noise key and number of images."""
+    def images(self, prompt: str, images: int, noise: NoiseKey) -> NDArray[np.uint8]:
+        """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number."""
         task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
-        _, group = sample_group(task, self.policy, self.policy, self.distribution)
-        return group
+        return sample_group(task, self.policy, self.policy, self.distribution)[1]
 
 
 @dataclass(frozen=True)

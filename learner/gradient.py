@@ -15,27 +15,43 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.model.conditioning import PromptCondition
+from common.model.families.stable_diffusion import Condition
 from common.model.policy import Denoiser
 from common.model.steps import StepDistribution
+from common.trajectory import TrajectoryGroup
 
 
 @dataclass(frozen=True)
 class TrajectoryTensors:
-    """A group's trajectories as tensors.
+    """A group's trajectories as tensors on the policy's device: see TrajectoryGroup.
 
-    latents: (B, T+1, C, H, W), float32 or float64. condition: the prompt's.
+    latents: (R, C, H, W), float32 or float64; nodes: int64 (B, T+1), rows of latents.
     """
 
     latents: Tensor
-    condition: PromptCondition
+    nodes: Tensor
+    condition: Condition
+
+    @staticmethod
+    def of(group: TrajectoryGroup, device: torch.device) -> TrajectoryTensors:
+        """Copies of the group's arrays on the device."""
+        return TrajectoryTensors(
+            latents=torch.tensor(group.latents, device=device),
+            nodes=torch.tensor(group.nodes, dtype=torch.int64, device=device),
+            condition={name: torch.tensor(rows, device=device) for name, rows in group.condition.items()},
+        )
+
+    @property
+    def images(self) -> int:
+        """B."""
+        return self.nodes.shape[0]
 
 
 def _log_prob(
     policy: Denoiser, distribution: StepDistribution, group: TrajectoryTensors, images: Tensor, steps: Tensor
 ) -> Tensor:
     """log pi_theta of the items (images[m], steps[m]), MEAN over C H W, float64 (M,), maybe with a graph."""
-    latents, previous = group.latents[images, steps], group.latents[images, steps + 1]
+    latents, previous = (group.latents[group.nodes[images, at]] for at in (steps, steps + 1))
     output = policy.predict(latents, distribution.timesteps.to(steps.device)[steps], group.condition)
     return distribution.log_prob(previous, distribution.mean(latents, output, steps), steps)
 
@@ -54,7 +70,7 @@ def evaluate_log_prob(
     policy: Denoiser, distribution: StepDistribution, group: TrajectoryTensors, micro_batch: int
 ) -> Tensor:
     """log pi_theta of every stochastic step without a graph, MEAN over C H W, float64 (B, T_s)."""
-    shape = (group.latents.shape[0], len(distribution.stochastic_steps))
+    shape = (group.images, len(distribution.stochastic_steps))
     images, steps, columns = _items(torch.ones(shape, dtype=torch.bool), distribution, group.latents.device)
     result = torch.zeros(shape, dtype=torch.float64, device=group.latents.device)
     for start in range(0, len(images), micro_batch):

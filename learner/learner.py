@@ -20,7 +20,7 @@ from common.model.policy import Policy
 from common.model.steps import StepDistribution
 from common.model.weights import Tensors, WeightBlob, pack
 from common.stopwatch import Stopwatch
-from common.trajectory import PolicyStamp, ScoredGroup
+from common.trajectory import Float32, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.finite import find_nonfinite_gradient, find_nonfinite_loss
 from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient, evaluate_log_prob
 from learner.objectives import Objective, ObjectiveResult
@@ -121,14 +121,11 @@ class Learner:
         started = Stopwatch.now()
         trajectory, device = group.trajectory, self._policy.family.device
         self._check(group)
-        tensors = TrajectoryTensors(
-            latents=torch.from_numpy(trajectory.latents.copy()).to(device),
-            condition=self._policy.embed(trajectory.prompt),
-        )
+        tensors = TrajectoryTensors.of(trajectory, device)
         differences = torch.from_numpy(group.score.differences.copy())
         behaviour = (
             torch.from_numpy(trajectory.log_prob.copy()),
-            torch.from_numpy(trajectory.log_ratio.copy()).double(),
+            torch.from_numpy(_log_ratio(trajectory).copy()).double(),
         )
         on_policy = trajectory.stamp == self._stamp
         log_prob, log_ratio = behaviour if on_policy else self._off_policy(tensors, behaviour)
@@ -170,9 +167,7 @@ class Learner:
             self._leave_out(BadGroup(kept.prompt, kept.noise, reason), started)
             return
         self._kept.append(kept)
-        self._tally = self._tally.with_group(
-            result, log_ratio, 0.0, torch.zeros(0), started.until_now()
-        )
+        self._tally = self._tally.with_group(result, log_ratio, 0.0, torch.zeros(0), started.until_now())
 
     def _leave_out(self, group: BadGroup, started: Stopwatch) -> None:
         """The update is skipped, so what has accumulated is of no use; without it, later groups are judged by
@@ -297,3 +292,11 @@ class Learner:
     def _average(self) -> None:
         for name, average in self._ema.items():
             average.lerp_(self._parameters[name], 1 - self._settings.ema_decay)
+
+
+def _log_ratio(trajectory: TrajectoryGroup) -> Float32:
+    if trajectory.log_ratio is None:
+        raise WeightsError(
+            f"A trajectory of prompt {trajectory.prompt!r} has no log ratios to the reference."
+        )
+    return trajectory.log_ratio

@@ -11,6 +11,7 @@ from common.trajectory import (
     ScoredGroup,
     ScorerStamp,
     TrajectoryGroup,
+    separate_nodes,
 )
 
 
@@ -21,11 +22,13 @@ def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int 
         prompt=f"ein Bär, № {seed}",
         noise=NoiseKey(run_seed=2**32 - 1, stream="train", epoch=seed, prompt_index=10**12),
         stamp=PolicyStamp(version=7, digest="f" * 64, run_id="r1"),
-        latents=generator.standard_normal((images, steps + 1, 2, size, size), dtype=np.float32),
-        timesteps=np.arange(steps, 0, -1, dtype=np.int64) * 20,
+        latents=generator.standard_normal((images * (steps + 1), 2, size, size), dtype=np.float32),
+        nodes=separate_nodes(images, steps),
+        times=np.arange(steps, 0, -1, dtype=np.float64) * 20,
         stochastic_steps=np.arange(steps - 1, dtype=np.int64),
         log_prob=generator.standard_normal((images, steps - 1)),
         log_ratio=generator.standard_normal((images, steps - 1), dtype=np.float32),
+        condition={"states": generator.standard_normal((2, 3, 4), dtype=np.float32)},
         schedule=schedule,
     )
     rewards = generator.standard_normal(images)
@@ -34,13 +37,14 @@ def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int 
 
 
 def assert_same_bits(got: ScoredGroup, wanted: ScoredGroup) -> None:
-    fields = {**vars(got.trajectory), **vars(got.score)}
-    for name, value in {**vars(wanted.trajectory), **vars(wanted.score)}.items():
+    fields = {**vars(got.trajectory), **vars(got.score), "advantages": got.advantages}
+    expected = {**vars(wanted.trajectory), **vars(wanted.score), "advantages": wanted.advantages}
+    for name, value in expected.items():
         found = fields[name]
         if isinstance(value, np.ndarray):
             assert (found.dtype, found.shape) == (value.dtype, value.shape), name
             assert found.tobytes() == value.tobytes(), name
-        elif name == "parts":
+        elif name in ("parts", "condition"):
             assert list(found) == list(value)
             assert all(found[part].tobytes() == value[part].tobytes() for part in value)
         else:

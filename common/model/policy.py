@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from common.config.training import FullPolicy, LoraPolicy
 from common.errors import ModelError, WeightsError
-from common.model.conditioning import PromptCondition
-from common.model.families.stable_diffusion import PipelineFamily
+from common.model.families.stable_diffusion import Condition, PipelineFamily
 from common.model.weights import Tensors, order_metadata
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -31,10 +30,11 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 class Denoiser(Protocol):
     """Predicts under guidance. The policy is one, its reference another."""
 
-    def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """Guided model output.
 
-        latents (M, C, H, W), timesteps int64 (M,), one prompt's condition -> (M, C, H, W).
+        latents (M, C, H, W), timesteps int64 (M,), one prompt's condition (see TrajectoryGroup) ->
+        (M, C, H, W).
         """
         ...
 
@@ -68,14 +68,14 @@ class GuidedUnet:
     guidance_scale: float
     autocast: bool
 
-    def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """See Denoiser."""
         items = latents.shape[0]
-        prompt = condition.prompt.repeat(items)
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             if self.guidance_scale == 1.0:
+                prompt = {name: rows[:1].repeat_interleave(items, 0) for name, rows in condition.items()}
                 return self.family.predict(self.unet, latents, timesteps, prompt)
-            both = condition.empty.repeat(items).join(prompt)
+            both = {name: rows.flip(0).repeat_interleave(items, 0) for name, rows in condition.items()}
             output = self.family.predict(self.unet, latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both)
         empty, guided = output.chunk(2)
         return empty + self.guidance_scale * (guided - empty)
@@ -88,7 +88,7 @@ class AdapterOff:
     guided: GuidedUnet
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """See Denoiser."""
         self.guided.unet.disable_adapters()
         try:
@@ -108,7 +108,7 @@ class FrozenCopy:
     guided: GuidedUnet
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """See Denoiser."""
         return self.guided.predict(latents, timesteps, condition)
 
@@ -229,15 +229,13 @@ class Policy:
         """pi_ref, the pretrained policy. Call before any load or update."""
         return self.trainable.untrained(self.guided)
 
-    def predict(self, latents: Tensor, timesteps: Tensor, condition: PromptCondition) -> Tensor:
+    def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """See Denoiser."""
         return self.guided.predict(latents, timesteps, condition)
 
-    def embed(self, prompt: str) -> PromptCondition:
-        """The prompt's condition and the empty one's."""
-        both = self.family.embed([prompt, ""])
-        index = torch.arange(2, device=self.family.device)
-        return PromptCondition(both.rows(index[:1]), both.rows(index[1:]))
+    def embed(self, prompt: str) -> Condition:
+        """The prompt's condition and, where guidance needs it, the empty prompt's."""
+        return self.family.embed([prompt] if self.guided.guidance_scale == 1.0 else [prompt, ""])
 
     def load(self, tensors: Tensors) -> None:
         """Copy trained weights in.

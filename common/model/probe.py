@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import WeightsError
-from common.model.conditioning import PromptCondition
+from common.model.families.stable_diffusion import Condition
 from common.model.policy import Policy
 from common.model.steps import StepDistribution
 
@@ -28,7 +28,7 @@ class Probe:
 
     latents: Tensor
     timesteps: Tensor
-    condition: PromptCondition
+    condition: Condition
 
     @staticmethod
     def of(policy: Policy, distribution: StepDistribution) -> Probe:

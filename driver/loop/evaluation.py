@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError
 
 from common.config.schema import Config
 from common.errors import StuckError
-from common.trajectory import ImageGroup, ScorerStamp
+from common.trajectory import ScorerStamp
 from driver.loop.published import Published
 from driver.loop.rollouts import LOST_TRIES, Rollouts, ScoredReference
 from driver.loop.tasks import evaluation_batch
@@ -60,12 +61,12 @@ def evaluate(
     return Evaluation(epoch=epoch, stamp=stamp, sets=tuple(sets))
 
 
-def _pictures(rollouts: Rollouts, group: ScoredReference) -> ImageGroup:
+def _pictures(rollouts: Rollouts, group: ScoredReference) -> NDArray[np.uint8]:
     """A group's pictures; sampled again where they were lost with the node that held them."""
     images = group.images
     for _ in range(LOST_TRIES):
         try:
-            found: ImageGroup = rollouts.fetch(images, f"the pictures of {group.task.prompt!r}")
+            found: NDArray[np.uint8] = rollouts.fetch(images, f"the pictures of {group.task.prompt!r}")
         except ObjectLostError:
             images = rollouts.again(group).images
         else:
@@ -74,12 +75,12 @@ def _pictures(rollouts: Rollouts, group: ScoredReference) -> ImageGroup:
 
 
 def _measure(
-    name: str, groups: Sequence[ScoredReference], pictures: Sequence[ImageGroup]
+    name: str, groups: Sequence[ScoredReference], pictures: Sequence[NDArray[np.uint8]]
 ) -> PromptSetEvaluation:
     parts = {part: np.stack([group.score.parts[part] for group in groups]) for part in groups[0].score.parts}
     return PromptSetEvaluation(
         name=name,
         prompts=tuple(group.task.prompt for group in groups),
         scores={TOTAL: np.stack([group.score.rewards for group in groups]), **parts},
-        pixels=np.stack([own.pixels[0] for own in pictures]),
+        pixels=np.stack([images[0] for images in pictures]),
     )

@@ -17,11 +17,7 @@ EVALUATION_EPOCH = 0
 def training_batch(
     config: Config, stream: PromptStream, epoch: int, cursor: int, stamp: PolicyStamp
 ) -> Batch:
-    """The N tasks of one epoch: the prompts at stream positions cursor .. cursor + N - 1, B images each.
-
-    Version 0 is the reference itself, so its log ratios are 0 without a reference pass (paper.md, identity
-    4).
-    """
+    """The N tasks of one epoch: the prompts at stream positions cursor .. cursor + N - 1, B images each."""
     prompts = stream.take(cursor, config.sampling.prompts_per_epoch)
     tasks = tuple(
         PromptTask(
@@ -29,7 +25,7 @@ def training_batch(
             images=config.sampling.images_per_prompt,
             noise=NoiseKey(config.run.seed, "train", epoch, index),
             stamp=stamp,
-            with_reference=stamp.version > 0,
+            with_reference=True,
         )
         for index, prompt in prompts
     )

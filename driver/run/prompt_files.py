@@ -163,7 +163,7 @@ def _json_object(path: Path, number: int, line: bytes) -> dict[str, object]:
     except RecursionError as error:
         raise PromptSetError(f"{path}, line {number}: nested too deep") from error
     if not isinstance(value, dict):
-        raise PromptSetError(f"{path}, line {number}: must be an object such as {{\"prompt\": \"a cat\"}}")
+        raise PromptSetError(f'{path}, line {number}: must be an object such as {{"prompt": "a cat"}}')
     return value
 
 

@@ -21,7 +21,7 @@ from common.errors import RecordingError
 from common.trajectory import ScoredGroup
 from driver.run.recording_rows import SCHEMA, BadRowError, check_group, from_row, to_row
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # What Arrow raises: its own, plain OSError for what the file system refuses, and for names that are no UTF-8.
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 
@@ -70,7 +70,6 @@ class TrajectoryWriter:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
         return path
-
 
     def write_sound(self, epoch: int, groups: Iterable[ScoredGroup]) -> None:
         """write_epoch of the groups that are sound; no file where none is. Raises RecordingError."""
@@ -187,8 +186,8 @@ def _foreign(file: pq.ParquetFile, kind: RecordingKind) -> str:
         return "holds groups that were left out of a training, to be looked at; nothing can train on them"
     if metadata.get("format") != kind.format or not version.isdecimal():
         return f"is Parquet, but no recording of trajectories (its metadata has no format {kind.format})"
-    if int(version) > FORMAT_VERSION:
-        return f"has format version {version}; this program reads none newer than {FORMAT_VERSION}"
+    if int(version) != FORMAT_VERSION:
+        return f"has format version {version}; this program reads version {FORMAT_VERSION}"
     if not file.schema_arrow.equals(SCHEMA):
         return f"has other columns than a recording: {', '.join(file.schema_arrow.names)}"
     if metadata.get("groups") != str(file.metadata.num_rows):
@@ -218,8 +217,8 @@ def _misfit(row: dict[str, object], schedule: str, latent_shape: tuple[int, int,
             f"sampled from the step distribution {row['schedule']}, this run's is {schedule}; model and "
             "sampling.steps, .eta, .stochastic_steps and .guidance_scale must be as they were recorded"
         )
-    if not isinstance(shape, list) or tuple(shape[2:]) != latent_shape:
-        return f"latents (B, T+1, C, H, W) are {shape}, this run's model has (C, H, W) = {latent_shape}"
+    if not isinstance(shape, list) or tuple(shape[1:]) != latent_shape:
+        return f"latents (R, C, H, W) are {shape}, this run's model has (C, H, W) = {latent_shape}"
     return ""
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from queue import SimpleQueue
 from typing import Any, cast
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
-from common.trajectory import ImageGroup, ScorerStamp
+from common.trajectory import ScorerStamp
 from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, http_reward, token_of, until
 from reward_service.client.transport import FailedError, LineError, LostError, RefusedError, Request, Sending
-from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
+from reward_service.contract.results import Description, Reply
 from reward_service.http.client import HttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.token import Token
 
@@ -44,15 +46,12 @@ class HttpAsker:
         """What answers there. Raises RewardError."""
         return http_reward(self._entry, self._token, CHECK_LIMIT_S, until(CHECK_LIMIT_S)).describe()
 
-    def score(self, prompt: str, images: ImageGroup) -> Reply | LineError:
+    def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply | LineError:
         """Score one group, or say what the line has to raise. images is passed as an object reference."""
-        if images.prompt != prompt:
-            wrong = f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}."
-            return Reply(RewardFailure(wrong), 0.0, NoShadow())
         # There are as many as threads, so nobody waits here.
         reward = self._free.get()
         try:
-            return reward.score(prompt, images.pixels)
+            return reward.score(prompt, images)
         except UnansweredError as error:
             return RefusedError(str(error), wait_s=0.0)
         except LostGroupError as error:

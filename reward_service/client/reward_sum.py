@@ -166,7 +166,7 @@ class RewardSum:
         return {name: channel.take_report() for name, channel in self._channels.items()}
 
     def submit(self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool = False) -> PendingScore:
-        """Ask for the score of one group. images: reference of an ImageGroup of that prompt, of `count`.
+        """Ask for the score of one group. images: reference of uint8 (count, height, width, 3).
 
         Waits at most some milliseconds a reward. Raises RewardError where `room` is 0.
         """

@@ -13,7 +13,7 @@ from reward_service.contract.results import Reply
 
 @dataclass(frozen=True)
 class Request:
-    """One group. images: reference of an ImageGroup of that prompt, of `count` pictures."""
+    """One group. images: reference of uint8 (count, height, width, 3)."""
 
     prompt: str
     images: ray.ObjectRef

@@ -14,8 +14,7 @@ from ray import serve
 from common.cluster.process_options import process_options
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from common.trajectory import ImageGroup
-from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
+from reward_service.contract.results import Description, Reply
 from reward_service.contract.settings import ServedReward, read_settings
 from reward_service.engine.engine import Engine, end_process
 from reward_service.on_ray.handles import DEPLOYMENT
@@ -67,21 +66,17 @@ class RewardReplica:
         self._changes.add(change)
         change.add_done_callback(self._changes.discard)
 
-    async def score(self, prompt: str, images: ImageGroup) -> Reply:
-        """Score one group. `images` is passed to the handle as an object reference. Raises BusyError."""
-        if images.prompt != prompt:
-            wrong = f"The pictures are of prompt {images.prompt!r}, not of {prompt!r}."
-            return Reply(RewardFailure(wrong), 0.0, NoShadow())
-        return await self.score_pixels(prompt, images.pixels)
+    async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
+        """Score one group, uint8 (B, height, width, 3), and let the shadow score it too.
 
-    async def score_pixels(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
-        """Score one group, uint8 (B, height, width, 3), and let the shadow score it too. Raises BusyError."""
+        images is best passed to the handle as an object reference. Raises BusyError.
+        """
         engine = self._loaded()
         settings = engine.settings
         if not settings.shadow_app:
-            return await engine.score(prompt, pixels)
-        async with self._shadow.asked(settings.shadow_app, prompt, pixels) as asked:
-            reply = await engine.score(prompt, pixels)
+            return await engine.score(prompt, images)
+        async with self._shadow.asked(settings.shadow_app, prompt, images) as asked:
+            reply = await engine.score(prompt, images)
             return replace(reply, shadow=await self._shadow.say(asked, settings.shadow_wait_s))
 
     async def score_alone(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:

@@ -32,7 +32,7 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 def build_gateway(replicas: serve.Application, limits: HttpLimits, token: TokenSource) -> serve.Application:
     """The application with HTTP in front of it: answers below its route_prefix, e.g. /pickscore/v1/score.
 
-    replicas: the bound reward deployment, with the methods score_pixels, describe and probe. token: where the
+    replicas: the bound reward deployment, with the methods score, describe and probe. token: where the
     gateway's process finds the token when it starts; the token itself never travels. Without one, only
     what the gateway's machine sends is answered.
     """
@@ -78,7 +78,7 @@ class ReplicaBackend:
         where the replica that had taken the group died: the group may be what killed it.
         """
         try:
-            reply: Reply = await _answer(self._replicas.score_pixels.remote(prompt, pixels))
+            reply: Reply = await _answer(self._replicas.score.remote(prompt, pixels))
         except _DiedError as error:
             raise Refusal(LOST, str(error), _RETRY_S) from error
         return reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 
 KEY = NoiseKey(run_seed=0, stream="train", epoch=1, prompt_index=5)
-STAMP = PolicyStamp(version=0, digest="", run_id="test")
+STAMP = PolicyStamp(version=1, digest="", run_id="test")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("tiny_pipeline", {"policy": {"kind": "lora", "rank": 2, "alpha": 2}, "sampling.guidance_scale": 3.0}),
     ("tiny_pipeline", {"policy": {"kind": "full"}}),
@@ -56,16 +57,14 @@ def _slow_log_probs(
     scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
-    scheduler.set_timesteps(len(group.timesteps))
+    scheduler.set_timesteps(len(group.times))
     condition = policy.embed(group.prompt)
     table = []
     for image in range(group.num_images):
         row = []
         for step in group.stochastic_steps.tolist():
             timestep = int(scheduler.timesteps[step])
-            now, following = (
-                torch.from_numpy(group.latents[image : image + 1, at]) for at in (step, step + 1)
-            )
+            now, following = (torch.from_numpy(group.at(at)[image : image + 1]) for at in (step, step + 1))
             with torch.no_grad():
                 output = denoiser.predict(now, torch.tensor([timestep]), condition).double()
             zero, one = torch.zeros_like(output), torch.ones_like(output)
@@ -116,11 +115,11 @@ def test_latents_are_those_of_diffusers_loop(
     scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
     scheduler.set_timesteps(steps)
     scale, eta = overrides.get("sampling.guidance_scale", 1.0), overrides.get("sampling.eta", 1.0)
-    states = policy.family.embed([""] * 3 + [group.prompt] * 3).tensors["encoder_hidden_states"]
+    states = policy.family.embed([""] * 3 + [group.prompt] * 3)["encoder_hidden_states"]
     latents = noise[:, 0]
     for step, timestep in enumerate(scheduler.timesteps):
-        assert int(timestep) == group.timesteps[step]
-        np.testing.assert_allclose(group.latents[:, step], latents.numpy(), rtol=1e-4, atol=1e-4)
+        assert int(timestep) == group.times[step]
+        np.testing.assert_allclose(group.at(step), latents.numpy(), rtol=1e-4, atol=1e-4)
         with torch.no_grad():
             output = policy.family.unet(torch.cat([latents] * 2), timestep, states).sample
         empty, guided = output.chunk(2)
@@ -132,9 +131,9 @@ def test_latents_are_those_of_diffusers_loop(
             eta=0.0 if last else eta,
             variance_noise=noise[:, 0 if last else step + 1],
         ).prev_sample
-    np.testing.assert_allclose(group.latents[:, steps], latents.numpy(), rtol=1e-4, atol=1e-4)
-    clean = torch.from_numpy(group.latents[:, steps])
-    assert np.array_equal(images.pixels, policy.family.decode(clean))
+    np.testing.assert_allclose(group.at(steps), latents.numpy(), rtol=1e-4, atol=1e-4)
+    clean = torch.from_numpy(group.at(steps))
+    assert np.array_equal(images, policy.family.decode(clean))
 
 
 def test_a_group_says_what_it_is(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -144,16 +143,15 @@ def test_a_group_says_what_it_is(request: pytest.FixtureRequest, tmp_path: Path)
     task = _task(images=2)
     group, images = sample_group(task, policy, reference, distribution)
     assert (group.prompt, group.noise, group.stamp) == (task.prompt, task.noise, task.stamp)
-    assert (images.prompt, images.noise, images.stamp) == (task.prompt, task.noise, task.stamp)
-    assert group.latents.shape == (2, 7, 4, 8, 8)
+    assert group.latents[group.nodes].shape == (2, 7, 4, 8, 8)
     assert group.latents.dtype == np.float32
     assert group.log_prob.shape == group.log_ratio.shape == (2, 3)
     assert group.log_ratio.dtype == np.float32
     assert group.stochastic_steps.tolist() == [1, 2, 4]
     assert group.schedule == distribution.fingerprint(1.0)
-    assert images.pixels.shape == (2, 64, 64, 3)
-    assert images.pixels.dtype == np.uint8
-    assert images.pixels.std() > 1
+    assert images.shape == (2, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert images.std() > 1
 
 
 def test_without_reference_only_the_log_ratio_is_left_out(
@@ -165,9 +163,30 @@ def test_without_reference_only_the_log_ratio_is_left_out(
     alone, _ = sample_group(_task(with_reference=False), policy, reference, distribution)
     assert np.array_equal(alone.latents, group.latents)
     assert np.array_equal(alone.log_prob, group.log_prob)
-    assert not alone.log_ratio.any()
-    assert alone.log_ratio.shape == group.log_ratio.shape
+    assert alone.log_ratio is None
+    assert group.log_ratio is not None
     assert group.log_ratio.any()
+
+
+def test_version_0_needs_no_reference_pass(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Identity 4 of the paper's notes: the policy is the reference."""
+    policy, reference, distribution = _load(request, tmp_path, *SETTINGS[0])
+    task = replace(_task(), stamp=replace(STAMP, version=0))
+    seen: list[int] = []
+    policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    group, _ = sample_group(task, policy, reference, distribution)
+    assert len(seen) == 4
+    assert group.log_ratio is not None
+    assert not group.log_ratio.any()
+
+
+def test_the_condition_is_what_the_policy_was_told(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    for setting, rows in ((SETTINGS[0], 2), (SETTINGS[1], 1)):
+        policy, reference, distribution = _load(request, tmp_path, *setting)
+        group, _ = sample_group(_task(), policy, reference, distribution)
+        (states,) = group.condition.values()
+        expected = policy.family.embed(["a red cat", ""][:rows])["encoder_hidden_states"]
+        assert np.array_equal(states, expected.numpy())
 
 
 def test_one_stochastic_step_and_none(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -175,7 +194,7 @@ def test_one_stochastic_step_and_none(request: pytest.FixtureRequest, tmp_path: 
         request, tmp_path, "tiny_pipeline", {"sampling.steps": 1, "sampling.stochastic_steps": "all"}
     )
     group, _ = sample_group(_task(), policy, reference, distribution)
-    assert group.latents.shape == (3, 2, 4, 8, 8)
+    assert group.latents[group.nodes].shape == (3, 2, 4, 8, 8)
     assert group.log_prob.shape == (3, 1)
     assert np.isfinite(group.log_prob).all()
     silent = StepDistribution(

@@ -53,9 +53,9 @@ def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path
     ]
     assert sample.main(arguments) == 0
     noise = NoiseKey(5, "sample", 0, 0)
-    expected = load_checkpoint(config, checkpoint).images("a cat", 3, noise).pixels
+    expected = load_checkpoint(config, checkpoint).images("a cat", 3, noise)
     np.testing.assert_array_equal(np.asarray(Image.open(output)), np.concatenate(list(expected), axis=1))
-    untrained = load_pretrained(config).images("a cat", 3, noise).pixels
+    untrained = load_pretrained(config).images("a cat", 3, noise)
     assert not np.array_equal(expected, untrained)
 
 

@@ -18,7 +18,7 @@ from common.model.loading import load_policy
 from common.model.policy import Denoiser, Policy
 from common.model.probe import Probe
 from common.model.steps import StepDistribution
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup
+from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
 from learner.gradient import TrajectoryTensors, evaluate_log_prob
 from learner.learner import Learner
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
@@ -93,15 +93,19 @@ def sample_double(
     latents, means = denoise(policy, distribution, noise, condition)
     stacked = torch.stack(latents, dim=1)
     own = log_probs(distribution, latents, means)
-    other = evaluate_log_prob(reference, distribution, TrajectoryTensors(stacked, condition), 64)
-    arrays: dict[str, Any] = {"latents": stacked.numpy(), "log_ratio": (own - other).numpy()}
+    nodes = separate_nodes(images, distribution.num_steps)
+    tensors = TrajectoryTensors(stacked.flatten(0, 1), torch.from_numpy(nodes).long(), condition)
+    other = evaluate_log_prob(reference, distribution, tensors, 64)
+    arrays: dict[str, Any] = {"latents": tensors.latents.numpy(), "log_ratio": (own - other).numpy()}
     return TrajectoryGroup(
         prompt=prompt,
         noise=NoiseKey(0, "train", 0, seed),
         stamp=stamp,
-        timesteps=distribution.timesteps.numpy(),
+        nodes=nodes,
+        times=distribution.timesteps.double().numpy(),
         stochastic_steps=np.array(distribution.stochastic_steps),
         log_prob=own.numpy(),
+        condition={name: rows.numpy() for name, rows in condition.items()},
         schedule=distribution.fingerprint(policy.guided.guidance_scale),
         **arrays,
     )
@@ -127,7 +131,7 @@ def slow_loss(
     """
     losses = []
     for group, before in zip(groups, old, strict=True):
-        latents = torch.from_numpy(group.trajectory.latents)
+        latents = torch.from_numpy(group.trajectory.latents[group.trajectory.nodes])
         condition = policy.embed(group.trajectory.prompt)
         now = slow_log_prob(policy, policy.family, distribution, latents, condition)
         with torch.no_grad():

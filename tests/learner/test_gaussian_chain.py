@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actors.sampler import sample_group
-from common.model.conditioning import Conditioning
+from common.model.families.stable_diffusion import Condition
 from common.model.policy import FullTrainable, GuidedUnet, Policy
 from common.model.probe import Probe
 from common.model.steps import StepDistribution
@@ -78,11 +78,11 @@ class LinearFamily:
     def __init__(self, unet: nn.Module) -> None:
         self.unet = unet
 
-    def embed(self, prompts: Sequence[str]) -> Conditioning:
+    def embed(self, prompts: Sequence[str]) -> Condition:
         """Nothing to condition on."""
-        return Conditioning({})
+        return {}
 
-    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Conditioning) -> Tensor:
+    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The linear mean's model output."""
         return unet(latents, timesteps)
 
@@ -126,7 +126,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
     for epoch in range(epochs):
         task = PromptTask("", 32, NoiseKey(0, "train", epoch, 0), learner.publish().stamp, True)
         group, _ = sample_group(task, policy, reference, distribution)
-        rewards = (group.latents[:, -1] * WEIGHT.numpy()).sum((1, 2, 3))
+        rewards = (group.at(-1) * WEIGHT.numpy()).sum((1, 2, 3))
         learner.accumulate(ScoredGroup(group, GroupScore.pointwise(rewards, {}, ())))
         losses.append(learner.finish_update().loss)
         for _ in range(updates - 1):

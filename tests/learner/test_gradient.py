@@ -13,6 +13,7 @@ from actors.sampler import denoise
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import StepDistribution
+from common.trajectory import separate_nodes
 from learner.gradient import (
     TrajectoryTensors,
     accumulate_by_step,
@@ -41,9 +42,9 @@ class Case:
         draws = len(distribution.stochastic_steps) + 1
         noise = torch.randn(images, draws, 4, 8, 8, dtype=torch.float64, generator=generator)
         condition = policy.embed("a red cat")
-        self.group = TrajectoryTensors(
-            torch.stack(denoise(policy, distribution, noise, condition)[0], dim=1), condition
-        )
+        self.latents = torch.stack(denoise(policy, distribution, noise, condition)[0], dim=1)
+        nodes = torch.from_numpy(separate_nodes(images, distribution.num_steps)).long()
+        self.group = TrajectoryTensors(self.latents.flatten(0, 1), nodes, condition)
         self.coefficients = torch.randn(images, draws - 1, dtype=torch.float64, generator=generator)
         self.chosen = torch.rand(images, draws - 1, generator=generator) < 0.6
         perturb(policy, 0.02, seed=3)
@@ -52,7 +53,7 @@ class Case:
         """Gradient of sum c log p as one vector, and log p."""
         parameters = list(self.policy.trainable.parameters().values())
         values = slow_log_prob(
-            self.policy, self.policy.family, self.distribution, self.group.latents, self.group.condition
+            self.policy, self.policy.family, self.distribution, self.latents, self.group.condition
         )
         gradients = torch.autograd.grad((coefficients * values).sum(), parameters)
         return torch.cat([gradient.flatten() for gradient in gradients]), values.detach()
@@ -183,8 +184,9 @@ class LiveBytes:
 
 def _peak(pipeline: Path, tmp_path: Path, steps: int, images: int, micro_batch: int = 12) -> int:
     policy, distribution = load_policy(make_config(pipeline, tmp_path, {"sampling.steps": steps}))
-    latents = torch.randn(images, steps + 1, 4, 8, 8)
-    group = TrajectoryTensors(latents, policy.embed("a cat"))
+    latents = torch.randn(images * (steps + 1), 4, 8, 8)
+    nodes = torch.from_numpy(separate_nodes(images, steps)).long()
+    group = TrajectoryTensors(latents, nodes, policy.embed("a cat"))
     coefficients = torch.ones(images, steps - 1, dtype=torch.float64)
     with LiveBytes() as live:
         accumulate_gradient(policy, distribution, group, coefficients, coefficients > 0, micro_batch)

@@ -68,7 +68,7 @@ class Twins:
             return [self._log_prob(group) for group in groups]
 
     def _log_prob(self, group: ScoredGroup) -> Tensor:
-        latents = torch.from_numpy(group.trajectory.latents)
+        latents = torch.from_numpy(group.trajectory.latents[group.trajectory.nodes])
         condition = self.slow.embed(group.trajectory.prompt)
         return slow_log_prob(self.slow, self.slow.family, self.distribution, latents, condition)
 

@@ -165,7 +165,7 @@ def test_the_policy_folders_hold_the_weights_and_their_averages(
     _write(export_state(run.learner), tmp_path / "out")
     latents, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([900, 100])
     condition = run.policy.embed("a cat")
-    states = condition.prompt.repeat(2).tensors["encoder_hidden_states"]
+    states = condition["encoder_hidden_states"][:1].repeat(2, 1, 1)
     averaged = Run(tiny_pipeline, tmp_path, kind).policy
     averaged.load(run.learner.averages)
     outputs = []

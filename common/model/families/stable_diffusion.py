@@ -6,7 +6,7 @@ SDXL and flow models enter here, one class each.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from common.errors import ModelError
-from common.model.conditioning import Conditioning
 from common.model.scheduler import check_scheduler
+
+Condition = Mapping[str, Tensor]
+"""What the network is conditioned on, by the name of its argument; each tensor has a row a prompt or item."""
 
 
 class PipelineFamily(Protocol):
@@ -50,11 +52,11 @@ class PipelineFamily(Protocol):
         """Where it computes."""
         ...
 
-    def embed(self, prompts: Sequence[str]) -> Conditioning:
+    def embed(self, prompts: Sequence[str]) -> Condition:
         """Condition of each prompt."""
         ...
 
-    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Conditioning) -> Tensor:
+    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The UNet's output. latents (M, C, H, W), timesteps int64 (M,) -> (M, C, H, W)."""
         ...
 
@@ -107,7 +109,7 @@ class StableDiffusionFamily:
         }
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Conditioning:
+    def embed(self, prompts: Sequence[str]) -> Condition:
         """Last hidden state of the text encoder: float32 (P, tokens, width)."""
         tokenizer = self.pipeline.tokenizer
         tokens = tokenizer(
@@ -120,11 +122,11 @@ class StableDiffusionFamily:
         uses_mask = getattr(self.pipeline.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(self.device) if uses_mask else None
         states = self.pipeline.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
-        return Conditioning({"encoder_hidden_states": states})
+        return {"encoder_hidden_states": states}
 
-    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Conditioning) -> Tensor:
+    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The UNet's output, float32."""
-        return unet(latents, timesteps, return_dict=False, **condition.tensors)[0].to(latents.dtype)
+        return unet(latents, timesteps, return_dict=False, **condition)[0].to(latents.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:

@@ -53,7 +53,7 @@ def test_guidance_moves_away_from_the_empty_prompt(
 ) -> None:
     policy = _policy(tiny_pipeline, tmp_path, kind, sampling__guidance_scale=scale)
     latents, timesteps = _batch()
-    states = policy.family.embed(["a cat", ""]).tensors["encoder_hidden_states"]
+    states = policy.family.embed(["a cat", ""])["encoder_hidden_states"]
     with torch.no_grad():
         result = policy.predict(latents, timesteps, policy.embed("a cat"))
         for item in range(3):

@@ -51,19 +51,24 @@ def _floats(kind: Any, shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
     return hnp.arrays(kind, shape, elements=finite)
 
 
+_conditions = _floats(np.float32, (2, 3)) | hnp.arrays(np.int64, (1, 2))
+
+
 @st.composite
 def scored_groups(draw: st.DrawFn) -> ScoredGroup:
-    images, steps, channels, size = (draw(st.integers(1, 3)) for _ in range(4))
+    images, steps, channels, size, rows = (draw(st.integers(1, 3)) for _ in range(5))
     chosen = sorted(draw(st.sets(st.integers(0, steps - 1), min_size=0)))
     trajectory = TrajectoryGroup(
         prompt=draw(_texts),
         noise=NoiseKey(draw(_whole), draw(_texts), draw(_whole), draw(_whole)),
         stamp=PolicyStamp(draw(_whole), draw(_texts), draw(_texts)),
-        latents=draw(_floats(np.float32, (images, steps + 1, channels, size, size))),
-        timesteps=draw(hnp.arrays(np.int64, (steps,))),
+        latents=draw(_floats(np.float32, (rows, channels, size, size))),
+        nodes=draw(hnp.arrays(np.int32, (images, steps + 1), elements=st.integers(0, rows - 1))),
+        times=draw(_floats(np.float64, (steps,))),
         stochastic_steps=np.array(chosen, dtype=np.int64),
         log_prob=draw(_floats(np.float64, (images, len(chosen)))),
-        log_ratio=draw(_floats(np.float32, (images, len(chosen)))),
+        log_ratio=draw(st.none() | _floats(np.float32, (images, len(chosen)))),
+        condition=draw(st.dictionaries(_texts, _conditions, max_size=2)),
         schedule=draw(_texts),
     )
     drawn = draw(hnp.arrays(np.float64, (images, images), elements=st.floats(-1e9, 1e9)))
@@ -75,7 +80,7 @@ def scored_groups(draw: st.DrawFn) -> ScoredGroup:
         parts=draw(st.dictionaries(_texts, _floats(np.float64, (images,)), max_size=2)),
         scorers=tuple(ScorerStamp(*three) for three in names),
     )
-    return ScoredGroup(trajectory, score)
+    return ScoredGroup(trajectory, score, draw(st.none() | _floats(np.float64, (images,))))
 
 
 _SLOW_IS_FINE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -194,9 +199,11 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("part", "change", "reason"),
         [
-            ("trajectory", {"latents": np.full((3, 6, 2, 4, 4), np.nan, "f4")}, "latents holds .* not"),
-            ("trajectory", {"latents": np.zeros((3, 5, 2, 4, 4), np.float32)}, r"T\+1"),
-            ("trajectory", {"latents": np.zeros((3, 6, 2, 4, 4))}, "latents must be float32"),
+            ("trajectory", {"latents": np.full((18, 2, 4, 4), np.nan, "f4")}, "latents holds .* not"),
+            ("trajectory", {"latents": np.zeros((17, 2, 4, 4), np.float32)}, "rows of the 17 latents"),
+            ("trajectory", {"latents": np.zeros((18, 2, 4, 4))}, "latents must be float32"),
+            ("trajectory", {"nodes": np.zeros((3, 5), np.int32)}, r"T\+1"),
+            ("trajectory", {"condition": {"a": np.array([np.nan])}}, "condition a holds .* not finite"),
             ("trajectory", {"log_prob": np.full((3, 4), -np.inf)}, "log_prob holds .* not finite"),
             ("trajectory", {"log_ratio": np.zeros((3, 5), "f4")}, r"log_ratio must be float32 \(3, 4\)"),
             ("trajectory", {"stochastic_steps": np.array([0, 2, 1, 3])}, "increasing positions"),
@@ -234,5 +241,5 @@ class TestCheck:
 
     def test_another_latent_shape_is_refused(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0))
-        with pytest.raises(RecordingError, match=r"row 1: latents .*\[3, 6, 2, 4, 4\].*\(4, 8, 8\)"):
+        with pytest.raises(RecordingError, match=r"row 1: latents .*\[18, 2, 4, 4\].*\(4, 8, 8\)"):
             open_recording(tmp_path).check("abc", (4, 8, 8))

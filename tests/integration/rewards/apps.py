@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.context import _get_global_client, _set_global_client
 
-from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
 from reward_service.contract.results import Description, Reply, RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.service import build_service
@@ -74,11 +74,10 @@ def start_serve(http_port: int) -> None:
     serve.start(proxy_location="EveryNode", http_options={"host": "127.0.0.1", "port": http_port})
 
 
-def images_of(prompt: str, count: int = 4) -> ImageGroup:
+def images_of(prompt: str, count: int = 4) -> NDArray[np.uint8]:
     """Pictures that depend on the prompt only."""
     generator = np.random.default_rng(sum(prompt.encode()))
-    pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return ImageGroup(prompt, NoiseKey(0, "train", 0, 0), PolicyStamp(0, "", "run"), pixels)
+    return generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
 def ask(app: str, prompt: str) -> Reply:
@@ -115,7 +114,7 @@ def assert_scored(reply: Reply, prompt: str, settings: ServedReward) -> None:
     """The reply is what the service says without Ray."""
     assert isinstance(reply.outcome, RewardScores), reply.outcome
     service = build_service(reply.outcome.stamp.name, settings)
-    (wanted,) = service.score_groups([(prompt, images_of(prompt).pixels)])
+    (wanted,) = service.score_groups([(prompt, images_of(prompt))])
     assert isinstance(wanted, RewardScores)
     np.testing.assert_allclose(reply.outcome.rewards, wanted.rewards, rtol=1e-6)
     np.testing.assert_allclose(reply.outcome.differences, wanted.differences, atol=1e-6)

@@ -172,7 +172,7 @@ def assert_all_scored(answers: dict[str, object]) -> None:
     """As without HTTP."""
     for prompt, score in answers.items():
         assert isinstance(score, GroupScore), score
-        red = images_of(prompt).pixels[..., 0].mean(axis=(1, 2)) / 255.0
+        red = images_of(prompt)[..., 0].mean(axis=(1, 2)) / 255.0
         np.testing.assert_array_equal(score.rewards, red)
 
 

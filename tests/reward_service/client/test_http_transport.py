@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from common.config.services import UrlReward
-from common.trajectory import ImageGroup, NoiseKey, PolicyStamp
 from reward_service.client.http_transport import HttpAsker
 from reward_service.client.transport import FailedError, LineError, LostError, RefusedError
 from reward_service.contract.results import Reply, RewardScores
 from reward_service.http.token import NO_TOKEN
 from tests.reward_service.scripted_http import Say, Script, error, scripted
 
-PIXELS = np.zeros((3, 8, 8, 3), dtype=np.uint8)
-IMAGES = ImageGroup("a", NoiseKey(0, "train", 0, 0), PolicyStamp(0, "", "run"), PIXELS)
+IMAGES = np.zeros((3, 8, 8, 3), dtype=np.uint8)
 
 
 def asked(*says: Say) -> Reply | LineError:

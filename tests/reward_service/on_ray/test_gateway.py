@@ -34,10 +34,10 @@ class _Handle:
         self.cancelled = False
 
     @property
-    def score_pixels(self) -> _Handle:
+    def score(self) -> _Handle:
         return self
 
-    describe = probe = score_pixels
+    describe = probe = score
 
     def remote(self, *arguments: Any) -> _Handle:
         self.asked.append(arguments)
@@ -59,9 +59,7 @@ class _Handle:
 
 def _of_replica(cause: Exception) -> Exception:
     """What awaiting a replica's answer raises where the replica raised `cause`."""
-    return RayTaskError(
-        "score_pixels", "Traceback (most recent call last): secret.py", cause
-    ).as_instanceof_cause()
+    return RayTaskError("score", "Traceback (most recent call last): secret.py", cause).as_instanceof_cause()
 
 
 def _score(handle: _Handle) -> Reply:

@@ -34,7 +34,7 @@ def plain(tiny_pipeline: Path) -> Any:
 
 
 def test_embedding_is_that_of_diffusers(family: PipelineFamily, plain: Any) -> None:
-    own = family.embed(PROMPTS).tensors["encoder_hidden_states"]
+    own = family.embed(PROMPTS)["encoder_hidden_states"]
     for row, prompt in zip(own, PROMPTS, strict=True):
         expected, empty = plain.encode_prompt(prompt, CPU, 1, do_classifier_free_guidance=True)
         torch.testing.assert_close(row, expected[0], rtol=1e-5, atol=1e-6)
@@ -59,7 +59,7 @@ def test_loaded_parts_are_frozen_and_in_evaluation_mode(family: PipelineFamily) 
         assert not any(value.requires_grad for value in module.parameters())
         # CPU kernels round by alignment: a copy of the weights must lie as they do.
         assert all(value.data_ptr() % 64 == 0 for value in module.parameters())
-    assert not family.embed(["a"]).tensors["encoder_hidden_states"].requires_grad
+    assert not family.embed(["a"])["encoder_hidden_states"].requires_grad
 
 
 def test_clip_sample_is_switched_off_as_diffusers_does(tiny_pipeline: Path, tmp_path: Path) -> None:
