@@ -7,13 +7,23 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+def _name_shorthand(schema: dict[str, Any], model: type[Section]) -> None:
+    schema["shorthand"] = model.shorthand
+
+
 class Section(BaseModel):
     """A frozen group of settings. Unknown keys, infinities and NaN are errors.
 
     shorthand: the one field that a plain text in the section's place stands for; "" where there is none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        json_schema_extra=_name_shorthand,  # type: ignore[typeddict-item]  # its model is a Section
+    )
 
     shorthand: ClassVar[str] = ""
 

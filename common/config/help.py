@@ -5,12 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from pydantic.fields import FieldInfo
-
-from common.config.fields import Section
-from common.config.problems import show
 from common.config.schema import Config
-from common.config.tree import Group, Leaf, Node, Table, children
+from common.config.tree import Node, allowed, fields, is_setting, is_table, kind_key, show, tree_of, variants
 
 _WIDTH = 110
 _HOW = (
@@ -25,9 +21,8 @@ def help_text(usage: str, flags: Mapping[str, str]) -> str:
     lines = [f"Usage: {usage}", "", "Options:"]
     lines += [_hanging(f"  {flag:<18}{meaning}", 20) for flag, meaning in options.items()]
     lines += ["", _hanging(_HOW, 0)]
-    for name, node in children(Config).items():
-        info = Config.model_fields[name]
-        lines += ["", _hanging(f"{name}: {_about(node, info)}", 2), *_node_lines(name, node, info)]
+    for name, node in fields(tree_of(Config)).items():
+        lines += ["", _hanging(f"{name}: {_about(node)}", 2), *_lines(name, node)]
     return "\n".join(lines)
 
 
@@ -35,79 +30,51 @@ def _hanging(text: str, indent: int) -> str:
     return textwrap.fill(text, _WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
-def _about(node: Node, info: FieldInfo) -> str:
-    """The description of a field, else the first line of its section's docstring."""
-    if info.description or not isinstance(node, Group):
-        return info.description or ""
-    (model,) = node.variants.values()
-    return _first_line(model)
+def _about(node: Node) -> str:
+    """The first line of a section's docstring, or a setting's description."""
+    return node.get("description", "").split("\n")[0]
 
 
-def _first_line(model: type[Section]) -> str:
-    return (model.__doc__ or "").strip().splitlines()[0]
-
-
-def _node_lines(key: str, node: Node, info: FieldInfo) -> Iterator[str]:
-    if isinstance(node, Leaf):
-        yield _setting(key, node, info)
-    elif isinstance(node, Table) and isinstance(node.value, Leaf):
-        yield _setting(f"{key}.NAME", node.value, info)
-    elif isinstance(node, Table):
-        yield from _node_lines(f"{key}.NAME", node.value, info)
-    elif node.by_key:
-        yield from _keyed_lines(key, node)
-    elif node.is_choice:
-        yield from _choice_lines(key, node)
+def _lines(key: str, node: Node) -> Iterator[str]:
+    if is_setting(node):
+        yield _setting(key, node)
+    elif is_table(node):
+        entry = node["additionalProperties"]
+        about = {name: node[name] for name in ("description", "unit", "default") if name in node}
+        yield from _lines(f"{key}.NAME", entry | about if is_setting(entry) else entry)
+    elif "oneOf" in node:
+        yield from _choice(key, node)
     else:
-        (model,) = node.variants.values()
-        yield from _model_lines(key, model)
+        for name, below in fields(node).items():
+            yield from _lines(f"{key}.{name}", below)
 
 
-def _model_lines(key: str, model: type[Section], without: str = "") -> Iterator[str]:
-    for name, node in children(model).items():
-        if name != without:
-            yield from _node_lines(f"{key}.{name}", node, model.model_fields[name])
+def _choice(key: str, node: Node) -> Iterator[str]:
+    """How to choose, then the settings that each kind has of its own, then those that all of them share."""
+    kind, tags = kind_key(node), variants(node)
+    chosen = f".{kind} = {node['default'][kind]}" if kind else ""
+    yield _hanging(f"  {key}{chosen}  ({' or '.join(tags) if kind else allowed(node)})", 6)
+    shared = {
+        name: below
+        for name, below in fields(node).items()
+        if name != kind and all(fields(section).get(name) == below for section in tags.values())
+    }
+    for tag, section in tags.items():
+        yield _hanging(f"    {tag}: {_about(section)}", 6)
+        for name, below in fields(section).items():
+            if name != kind and name not in shared:
+                yield from _lines(f"{key}.{name}", below)
+    if shared:
+        yield "    with each of them:"
+    for name, below in shared.items():
+        yield from _lines(f"{key}.{name}", below)
 
 
-def _choice_lines(key: str, group: Group) -> Iterator[str]:
-    """The kind, then the settings that each kind has."""
-    tags = " or ".join(group.variants)
-    yield _head(f"{key}.{group.discriminator}", f"= {group.default_tag}", "", tags)
-    for tag, model in group.variants.items():
-        yield f"    {tag}: {_first_line(model)}"
-        yield from _model_lines(key, model, without=group.discriminator)
-
-
-def _keyed_lines(key: str, group: Group) -> Iterator[str]:
-    """The settings that each form has of its own, then those that all of them have."""
-    models = list(group.variants.values())
-    shared = set.intersection(*(set(children(model)) for model in models))
-    yield f"  {key}  ({group.allowed})"
-    for tag, model in group.variants.items():
-        yield f"    {tag}: {_first_line(model)}"
-        for name, node in children(model).items():
-            if name not in shared:
-                yield from _node_lines(f"{key}.{name}", node, model.model_fields[name])
-    yield "    with each of them:"
-    for name, node in children(models[0]).items():
-        if name in shared:
-            yield from _node_lines(f"{key}.{name}", node, models[0].model_fields[name])
-
-
-def _setting(key: str, leaf: Leaf, info: FieldInfo) -> str:
-    default = "required" if info.is_required() else f"= {_default(info)}"
-    extra = info.json_schema_extra
-    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-    return f"{_head(key, default, unit, leaf.allowed)}\n{_hanging(' ' * 6 + (info.description or ''), 6)}"
-
-
-def _default(info: FieldInfo) -> str:
-    default = info.default
-    if isinstance(default, dict):
-        return "none"
-    return default if isinstance(default, str) and default else show(default, longest=_WIDTH)
-
-
-def _head(key: str, default: str, unit: str, allowed: str) -> str:
-    named = f"  {key} {default}" + (f" [{unit}]" if unit else "")
-    return _hanging(f"{named}  ({allowed})", 6)
+def _setting(key: str, node: Node) -> str:
+    default = "required"
+    if "default" in node:
+        plain = isinstance(node["default"], str) and node["default"]
+        default = f"= {node['default'] if plain else show(node['default'], longest=_WIDTH)}"
+    unit = f" [{node['unit']}]" if node.get("unit") else ""
+    head = _hanging(f"  {key} {default}{unit}  ({allowed(node)})", 6)
+    return f"{head}\n{_hanging(' ' * 6 + _about(node), 6)}"

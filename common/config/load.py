@@ -7,16 +7,24 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from common.config.overrides import apply_overrides, plain_copy
-from common.config.problems import Sources, problem_lines, show
+from common.config.problems import validate
 from common.config.schema import Config
-from common.config.tree import Group
+from common.config.tree import (
+    Node,
+    allowed,
+    fields,
+    is_setting,
+    is_table,
+    kind_key,
+    show,
+    tree_of,
+    unknown_key,
+    variants,
+)
 from common.config.yaml_text import read_yaml, write_yaml
 from common.errors import ConfigError
 
-ROOT = Group({"": Config})
+_FORM = "write key.sub=value, for example sampling.steps=20"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -30,22 +38,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def config_from_yaml_text(text: str, origin: str = "configuration", overrides: Sequence[str] = ()) -> Config:
     """Like load_config, from the text of a file; origin names it in errors."""
-    value = read_yaml(text, origin)
-    if value is None:
-        raise ConfigError(f"{origin} is empty. {_needs()}")
-    if not isinstance(value, dict):
-        raise ConfigError(f"{origin} must hold settings (key: value), got {show(value)}. {_needs()}")
-    given = plain_copy(ROOT, value)
-    overridden = apply_overrides(ROOT, given, overrides)
-    problems = list(overridden.problems)
-    try:
-        config = Config.model_validate(given)
-    except ValidationError as error:
-        problems += problem_lines(error, Sources(ROOT, given, overridden.keys))
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("\n  ".join([f"{origin}: {count}", *problems]))
-    return config
+    root, values = tree_of(Config), read_yaml(text, origin)
+    if not isinstance(values, dict):
+        what = f"must hold settings (key: value), got {show(values)}" if values is not None else "is empty"
+        raise ConfigError(f"{origin} {what}. It needs at least: {', '.join(root['required'])}.")
+    values = _whole(root, values)
+    keys, problems = apply_overrides(root, values, overrides)
+    marked = {".".join(parts) for parts in keys}
+    return validate(Config, _whole(root, values), origin, marked=marked, problems=problems)
 
 
 def config_to_yaml(config: Config) -> str:
@@ -56,15 +56,15 @@ def config_to_yaml(config: Config) -> str:
 def config_differences(a: Config, b: Config) -> list[str]:
     """One line a setting that differs, "key: value in a against value in b", in the order of the schema."""
     in_a, in_b = _leaves(a.model_dump(mode="json")), _leaves(b.model_dump(mode="json"))
+
+    def shown(leaves: Mapping[str, Any], key: str) -> str:
+        return show(leaves[key], longest=200) if key in leaves else "not set"
+
     return [
-        f"{key}: {_shown(in_a, key)} against {_shown(in_b, key)}"
+        f"{key}: {shown(in_a, key)} against {shown(in_b, key)}"
         for key in dict.fromkeys((*in_a, *in_b))
         if in_a.get(key) != in_b.get(key)
     ]
-
-
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    return show(leaves[key], longest=200) if key in leaves else "not set"
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,22 +75,100 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _needs() -> str:
-    required = [name for name, info in Config.model_fields.items() if info.is_required()]
-    return f"It needs at least: {', '.join(required)}."
+def _whole(node: Node, value: Any) -> Any:
+    """A copy along the schema, so that no two keys share a mapping, with what may be left out written out.
+
+    An empty section (null) becomes a mapping without keys, a section's shorthand the mapping it stands for,
+    and a choice between kinds names its kind.
+    """
+    if is_setting(node):
+        return value
+    if isinstance(value, str) and node.get("shorthand"):
+        return {node["shorthand"]: value}
+    if value is None and not is_table(node):
+        value = {}
+    if not isinstance(value, dict):
+        return value
+    key = kind_key(node)
+    default = {key: node["default"][key]} if key and "default" in node else {}
+    return default | {name: _whole(fields(node, name).get(name, {}), item) for name, item in value.items()}
+
+
+def apply_overrides(
+    root: Node, values: dict[str, Any], overrides: Sequence[str]
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Set each override in `values`, in order. Returns the keys that were set, and a line for each problem.
+
+    A kind chosen on the command line drops the keys that only other kinds have, but for those that are
+    given on the command line too: validation refuses them.
+    """
+    settings: dict[tuple[str, ...], Any] = {}
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            parts, value = _parse(root, text)
+            settings.pop(parts, None)
+            settings[parts] = value
+        except ConfigError as error:
+            problems.append(str(error))
+    for parts, value in settings.items():
+        node, mapping = root, values
+        for part in parts[:-1]:
+            node = fields(node, part)[part]
+            inner = _whole(node, mapping.get(part))
+            mapping[part] = mapping = inner if isinstance(inner, dict) else {}
+        mapping[parts[-1]] = value
+        for key in _foreign(node, parts[-1], value) & mapping.keys():
+            if not any(other[: len(parts)] == (*parts[:-1], key) for other in settings):
+                del mapping[key]
+    return list(settings), problems
+
+
+def _foreign(node: Node, name: str, value: Any) -> set[str]:
+    """Keys of a choice that the kind just chosen does not have; none where the setting chose no kind."""
+    tags = variants(node)
+    tag = value if kind_key(node) == name else name if not kind_key(node) else None
+    return fields(node).keys() - fields(tags[tag]).keys() if tag in tags else set()
+
+
+def _parse(root: Node, text: str) -> tuple[tuple[str, ...], Any]:
+    """The key of an override as the names of nested mappings, and its value.
+
+    In a table of single settings the rest is one name, because names such as ray.io/zone hold dots. A text
+    setting takes the characters as they are, unless quoted; everything else is YAML.
+    """
+    key, equals, raw = (part.strip() for part in text.partition("="))
+    if text.startswith("-"):
+        raise ConfigError(f"{show(text)}: overrides take no dashes; {_FORM}")
+    parts = tuple(key.split("."))
+    if not equals or not all(parts):
+        raise ConfigError(f"{show(text)}: not an override; {_FORM}")
+    node = root
+    for position, part in enumerate(parts):
+        if is_table(node) and is_setting(node["additionalProperties"]):
+            parts, node = (*parts[:position], ".".join(parts[position:])), node["additionalProperties"]
+            break
+        below = fields(node, part)
+        if not below:
+            single = f"{'.'.join(parts[:position])} is a single setting ({allowed(node)})"
+            raise ConfigError(f"{key}: {single} and holds no keys")
+        if part not in below:
+            raise ConfigError(unknown_key(root, parts, node))
+        node = below[part]
+    if node.get("type") == "string" and "enum" not in node and raw[:1] not in ("'", '"'):
+        return parts, raw
+    return parts, _whole(node, read_yaml(raw, f"{key}={raw}"))
 
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file {path}{_near_files(path)}") from error
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration file {path}: {error.strerror}") from error
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
 
 

@@ -1,204 +1,137 @@
-"""What is wrong with a configuration, one line a problem: dotted key, what was given, what is allowed."""
+"""From plain values to a validated section, or to a line for each thing that is wrong with them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from common.config.fields import Section
-from common.config.tree import Group, Leaf, Node, Table, child, correct, keys_named, nearest
+from common.config.tree import (
+    Node,
+    allowed,
+    choices,
+    fields,
+    kind_key,
+    nearest,
+    show,
+    tree_of,
+    unknown_key,
+    variants,
+)
+from common.errors import ConfigError
 
-_LONGEST_VALUE = 60
+M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a problem is.
+def validate(
+    model: type[M],
+    values: Mapping[str, Any],
+    origin: str,
+    shown: Mapping[str, Any] | None = None,
+    marked: Collection[str] = (),
+    problems: Sequence[str] = (),
+) -> M:
+    """The validated section. origin names the values in errors.
 
-    node: what belongs there, None where nothing does. parent: the node above. tag: the variant of parent.
+    shown: what errors show of the values, where they hold secrets. marked: dotted keys of the command line.
+    problems: lines found before. Raises ConfigError with all problems, one a line: the key, what was given,
+    what is allowed.
     """
-
-    parts: tuple[str, ...]
-    node: Node | None
-    parent: Node
-    tag: str | None
-
-    @property
-    def key(self) -> str:
-        """Dotted."""
-        return ".".join(self.parts)
+    try:
+        section = model.model_validate(values)
+    except ValidationError as error:
+        problems = [*problems, *_lines(error, tree_of(model), values if shown is None else shown, marked)]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError("\n  ".join([f"{origin}: {count}", *problems]))
+    return section
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The mapping that was validated, and the dotted keys of it that came from the command line."""
-
-    root: Group
-    given: Mapping[str, Any]
-    from_command_line: Collection[str]
-
-    def value(self, parts: tuple[str, ...]) -> Any:
-        """What was given there."""
-        value: Any = self.given
-        for part in parts:
-            if not isinstance(value, Mapping) or part not in value:
-                return value
-            value = value[part]
-        return value
-
-    def label(self, key: str) -> str:
-        """The key, marked where it was given on the command line."""
-        return f"{key} (command line)" if key in self.from_command_line else key
-
-
-def show(value: Any, longest: int = _LONGEST_VALUE) -> str:
-    """A value as one would write it in YAML, in at most so many characters and about as much work."""
-    if isinstance(value, dict):
-        text = _show_items("{", ((f"{name}: ", item) for name, item in value.items()), longest) + "}"
-    elif isinstance(value, list | tuple):
-        text = _show_items("[", (("", item) for item in value), longest) + "]"
-    else:
-        start = value[: longest + 1] if isinstance(value, str) else value
-        text = json.dumps(start, ensure_ascii=False, default=str)
-    return text if len(text) <= longest else text[: max(longest - 1, 0)] + "…"
-
-
-def _show_items(text: str, items: Iterable[tuple[str, Any]], longest: int) -> str:
-    for position, (name, item) in enumerate(items):
-        if len(text) > longest:
-            break
-        text += (", " if position else "") + name
-        text += show(item, max(longest - len(text), 0))
-    return text
-
-
-def unknown_key(root: Group, parts: tuple[str, ...], rest: tuple[str, ...], siblings: Collection[str]) -> str:
-    """The line of a key that does not exist, with the nearest that does. rest: the keys given below it."""
-    whole = (*parts, *rest)
-    elsewhere = " or ".join(keys_named(root, whole[-1])) if len(whole) == 1 else ""
-    near = elsewhere or correct(root, whole) or correct(root, parts)
-    hint = f"did you mean {near}?" if near else f"allowed there: {', '.join(sorted(siblings))}"
-    return f"{'.'.join(whole)}: unknown key; {hint}"
-
-
-def problem_lines(error: ValidationError, sources: Sources) -> list[str]:
-    """One line a problem, in the order of the schema; several complaints about one key are one line."""
-    lines: dict[str, str] = {}
-    for found in error.errors(include_url=False):
-        place = _follow(sources.root, found["loc"])
-        text = _TEXTS.get(found["type"], _not_allowed)(place, dict(found), sources)
-        lines.setdefault(place.key, text)
+def _lines(error: ValidationError, root: Node, shown: Any, marked: Collection[str]) -> list[str]:
+    """In the order of the schema; several complaints about one key are one line."""
+    lines: dict[tuple[str, ...], str] = {}
+    for problem in error.errors(include_url=False):
+        place = _follow(root, problem["loc"], shown)
+        if problem["type"] == "value_error":
+            line = f"{place.key or 'whole configuration'}: {problem['ctx']['error']}"
+        else:
+            line = _LINES.get(problem["type"], _not_allowed)(place)
+        key, colon, rest = line.partition(": ")
+        mark = " (command line)" if key in marked else ""
+        lines.setdefault(place.parts, key + mark + colon + rest)
     return list(lines.values())
 
 
-def _follow(root: Group, location: tuple[int | str, ...]) -> Place:
-    node: Node | None = root
-    parent: Node = root
-    tag: str | None = None
-    parts: list[str] = []
-    for item in location:
-        name = str(item)
-        if isinstance(node, Leaf) or node is None:
-            break
-        if isinstance(node, Group) and node.is_choice and tag is None and name in node.variants:
-            tag = name
-            continue
-        parent, parts = node, [*parts, name]
-        if isinstance(node, Table):
-            node, tag = node.value, None
-        else:
-            following = child(node, name, tag if node.is_choice else None)
-            node, tag = following, tag if following is None else None
-    return Place(tuple(parts), node, parent, tag)
+@dataclass(frozen=True)
+class _Place:
+    """Where a problem is.
+
+    value: what was given there. node: what belongs there, empty where nothing does. above: the section that
+    it stands in. tag: what was chosen where that is a choice between sections.
+    """
+
+    root: Node
+    parts: tuple[str, ...]
+    value: Any
+    node: Node
+    above: Node
+    tag: str
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.parts)
 
 
-def _not_allowed(place: Place, _: dict[str, Any], sources: Sources) -> str:
-    value = sources.value(place.parts)
-    allowed = "nothing" if place.node is None else place.node.allowed
-    hint = _value_hint(place.node, value) if isinstance(place.node, Leaf) else ""
-    return f"{sources.label(place.key)}: got {show(value)}; allowed: {allowed}{hint}"
+def _follow(root: Node, location: tuple[int | str, ...], shown: Any) -> _Place:
+    node = above = root
+    tag = ""
+    parts: tuple[str, ...] = ()
+    for item in map(str, location):
+        if "oneOf" in node:
+            tag, node = item, variants(node)[item]
+        elif below := fields(node, item):
+            above, node, parts = node, below.get(item, {}), (*parts, item)
+            shown = shown.get(item) if isinstance(shown, Mapping) else shown
+    return _Place(root, parts, shown, node, above, tag)
 
 
-def _value_hint(leaf: Leaf, value: Any) -> str:
-    if leaf.annotation is str and isinstance(value, int | float):
-        return f'; write it as "{show(value)}", in quotes, if it is meant as text'
-    near = nearest(value, leaf.choices) if isinstance(value, str) else ""
-    return f"; did you mean {near}?" if near else ""
+def _not_allowed(place: _Place) -> str:
+    hint = _did_you_mean(place.value, choices(place.node))
+    if place.node.get("type") == "string" and isinstance(place.value, int | float):
+        hint = f'; write it as "{show(place.value)}", in quotes, if it is meant as text'
+    return f"{place.key}: got {show(place.value)}; allowed: {allowed(place.node)}{hint}"
 
 
-def _missing(place: Place, _: dict[str, Any], sources: Sources) -> str:
-    allowed = "" if place.node is None else place.node.allowed
-    parent = place.parent
-    info = parent.fields(place.tag)[place.parts[-1]] if isinstance(parent, Group) else None
-    about = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
-    return f"{place.key}: missing; give {allowed}{about}"
+def _missing(place: _Place) -> str:
+    about = place.node.get("description", "").split("\n")[0].rstrip(".")
+    return f"{place.key}: missing; give {allowed(place.node)}" + (f" ({about})" if about else "")
 
 
-def _unknown(place: Place, _: dict[str, Any], sources: Sources) -> str:
-    parent = place.parent
-    siblings = parent.fields(place.tag) if isinstance(parent, Group) else {}
-    name = place.parts[-1]
-    if isinstance(parent, Group) and parent.is_choice:
-        owners = " or ".join(tag for tag in parent.variants if name in parent.fields(tag))
-        if owners:
-            given = f"{sources.label(place.key)}: got {show(sources.value(place.parts))}"
-            return f"{given}; {_whose(parent, owners, place)}"
-    return unknown_key(sources.root, place.parts, (), siblings)
+def _unknown(place: _Place) -> str:
+    return unknown_key(place.root, place.parts, place.above, place.tag)
 
 
-def _whose(parent: Group, owners: str, place: Place) -> str:
-    section = ".".join(place.parts[:-1])
-    if parent.by_key:
-        return f"it belongs to {owners}, and {section} has {place.tag}"
-    kind = f"{section}.{parent.discriminator}"
-    return f"it belongs to {kind} {owners}, and {kind} is {place.tag}"
+def _bad_kind(place: _Place) -> str:
+    key, tags = kind_key(place.node), list(variants(place.node))
+    if key and isinstance(place.value, Mapping):
+        value = place.value.get(key)
+        hint = _did_you_mean(value, tags)
+        return f"{place.key}.{key}: got {show(value)}; allowed: {' or '.join(tags)}{hint}"
+    keys = list(place.value) if isinstance(place.value, Mapping) else []
+    hint = _did_you_mean(keys[0] if keys else None, tags)
+    return f"{place.key}: got {show(keys or place.value)}; allowed: {allowed(place.node)}{hint}"
 
 
-def _bad_tag(place: Place, _: dict[str, Any], sources: Sources) -> str:
-    group = place.node
-    if not isinstance(group, Group):
-        raise TypeError(f"{place.key} is no choice between kinds")
-    if group.by_key:
-        return _not_one_key(place, group, sources)
-    key = f"{place.key}.{group.discriminator}"
-    value = sources.value((*place.parts, group.discriminator))
-    near = nearest(str(value), group.variants)
-    hint = f"; did you mean {near}?" if near else ""
-    return f"{sources.label(key)}: got {show(value)}; allowed: {' or '.join(group.variants)}{hint}"
+def _did_you_mean(value: Any, names: Sequence[str]) -> str:
+    near = nearest(value, names) if isinstance(value, str) else None
+    return f"; did you mean {near}?" if near and near != value else ""
 
 
-def _not_one_key(place: Place, group: Group, sources: Sources) -> str:
-    """None of the keys that choose, or several of them."""
-    value = sources.value(place.parts)
-    label = sources.label(place.key)
-    if not isinstance(value, Mapping):
-        return f"{label}: got {show(value)}; allowed: {group.allowed}"
-    several = [tag for tag in group.variants if tag in value]
-    wrong = [name for name in value if name not in group.fields()]
-    near = [nearest(name, group.variants) for name in wrong]
-    hint = "".join(f"; did you mean {name}?" for name in near[:1] if name and not several)
-    got = " and ".join(several) or ", ".join(map(str, value)) or "nothing"
-    forms = " or ".join(f"{tag} ({_about(model, tag)})" for tag, model in group.variants.items())
-    return f"{label}: got {got}; give exactly one of {forms}{hint}"
-
-
-def _about(model: type[Section], field: str) -> str:
-    return (model.model_fields[field].description or "").rstrip(".")
-
-
-def _own_words(place: Place, found: dict[str, Any], sources: Sources) -> str:
-    key = sources.label(place.key) if place.parts else "whole configuration"
-    return f"{key}: {found['ctx']['error']}"
-
-
-_TEXTS: dict[str, Callable[[Place, dict[str, Any], Sources], str]] = {
+_LINES = {
     "missing": _missing,
     "extra_forbidden": _unknown,
-    "union_tag_invalid": _bad_tag,
-    "union_tag_not_found": _bad_tag,
-    "value_error": _own_words,
+    "union_tag_invalid": _bad_kind,
+    "union_tag_not_found": _bad_kind,
 }

@@ -1,204 +1,134 @@
-"""The shape of the configuration tree, read from the pydantic models: what a key may hold, in words.
+"""The tree of settings as JSON Schema, which pydantic makes of the models: what a key may hold, in words.
 
-Loading, overrides, error texts and `--help` all walk this description, so none of them repeats the schema.
+Overrides, errors and --help walk it, so none of them repeats the models. A node is one of four things: a
+section (it has `properties`), a choice between sections (`oneOf`), a table of names that the user chooses
+(`additionalProperties`), or a single setting. A choice is made by the value of one field (its
+`discriminator`, such as kind), or by which of its sections' first required keys is there (rewards: scorer,
+app or url).
 """
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from itertools import islice
+from typing import Any
 
-import annotated_types
-from pydantic import Discriminator, Tag
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel
 
-from common.config.fields import Section
+Node = dict[str, Any]
 
-_WORDS: dict[object, str] = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-_PLURALS: dict[object, str] = {int: "whole numbers", float: "numbers", str: "texts"}
-_LIMIT_WORDS: dict[type, Callable[[Any], str]] = {
-    annotated_types.Ge: lambda limit: f"at least {limit.ge}",
-    annotated_types.Gt: lambda limit: f"above {limit.gt}",
-    annotated_types.Le: lambda limit: f"at most {limit.le}",
-    annotated_types.Lt: lambda limit: f"below {limit.lt}",
-    annotated_types.MinLen: lambda limit: "not empty",
-}
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A single setting: a number, a text, a choice or a list of them."""
-
-    annotation: Any
-    limits: tuple[str, ...]
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The texts a choice allows; empty where the setting is no choice."""
-        parts = get_args(self.annotation) if _is_union(self.annotation) else (self.annotation,)
-        return tuple(str(value) for part in parts if get_origin(part) is Literal for value in get_args(part))
-
-    @property
-    def allowed(self) -> str:
-        """For example "whole number, at least 1, at most 1000"."""
-        return ", ".join((_words(self.annotation), *self.limits))
-
-
-@dataclass(frozen=True)
-class Table:
-    """A mapping from names the user chooses to nodes of one kind."""
-
-    value: Node
-
-    @property
-    def allowed(self) -> str:
-        """What to write there."""
-        return f"mapping of names to {self.value.allowed}"
-
-
-@dataclass(frozen=True)
-class Group:
-    """A section. variants: its models by tag; one model under "" where there is no choice between kinds.
-
-    A kind is chosen either by the value of the field `discriminator`, or, where `by_key`, by which one of the
-    tags is there as a key.
-    """
-
-    variants: Mapping[str, type[Section]]
-    discriminator: str = ""
-    default_tag: str = ""
-    by_key: bool = False
-
-    @property
-    def is_choice(self) -> bool:
-        """Whether there are kinds to choose from."""
-        return len(self.variants) > 1
-
-    @property
-    def allowed(self) -> str:
-        """What to write there."""
-        if self.by_key:
-            return f"settings with exactly one of {', '.join(self.variants)}"
-        shorthands = {model.shorthand for model in self.variants.values() if model.shorthand}
-        required = [name for model in self.variants.values() for name in _required(model)]
-        keys = f" (at least {', '.join(required)})" if required else ""
-        return "settings" + keys + "".join(f", or the {name} alone" for name in sorted(shorthands))
-
-    def fields(self, tag: str | None = None) -> dict[str, FieldInfo]:
-        """Fields by name, of one variant or (tag None) of all of them."""
-        chosen = self.variants.values() if tag is None else (self.variants[tag],)
-        return {name: info for model in chosen for name, info in model.model_fields.items()}
-
-
-Node = Leaf | Table | Group
-
-
-def _required(model: type[Section]) -> list[str]:
-    return [name for name, info in model.model_fields.items() if info.is_required()]
-
-
-def _is_union(annotation: Any) -> bool:
-    return get_origin(annotation) in (Union, types.UnionType)
-
-
-def _either(words: list[str]) -> str:
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-
-
-def _words(annotation: Any) -> str:
-    if annotation in _WORDS:
-        return _WORDS[annotation]
-    arguments = get_args(annotation)
-    if get_origin(annotation) is Literal:
-        return _either([str(value) for value in arguments])
-    if _is_union(annotation):
-        parts = [get_args(part) if get_origin(part) is Literal else (_words(part),) for part in arguments]
-        return _either([str(word) for part in parts for word in part])
-    return f"list of {_PLURALS[arguments[0]]}"
-
-
-def _limits(info: FieldInfo) -> tuple[str, ...]:
-    return tuple(_LIMIT_WORDS[type(limit)](limit) for limit in info.metadata if type(limit) in _LIMIT_WORDS)
-
-
-def _group(models: Iterable[type[Section]], info: FieldInfo) -> Group:
-    discriminator = str(info.discriminator)
-    variants = {get_args(model.model_fields[discriminator].annotation)[0]: model for model in models}
-    default_tag = info.default.model_dump()[discriminator] if isinstance(info.default, Section) else ""
-    return Group(variants, discriminator, default_tag)
-
-
-def _keyed_group(annotation: Any) -> Group:
-    """The kinds of a union whose members carry a Tag, the key that chooses them."""
-    variants = {}
-    for member in get_args(get_args(annotation)[0]):
-        model, *marks = get_args(member)
-        (tag,) = (mark.tag for mark in marks if isinstance(mark, Tag))
-        variants[tag] = model
-    return Group(variants, by_key=True)
-
-
-def _node(annotation: Any, info: FieldInfo) -> Node:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return Group({"": annotation})
-    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], Discriminator):
-        return _keyed_group(annotation)
-    if info.discriminator is not None:
-        return _group(get_args(annotation), info)
-    if get_origin(annotation) is dict:
-        return Table(_node(get_args(annotation)[1], info))
-    return Leaf(annotation, _limits(info))
+_WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+_LOWER = {"minimum": "at least", "exclusiveMinimum": "above"}
+_UPPER = {"maximum": "at most", "exclusiveMaximum": "below"}
 
 
 @cache
-def children(model: type[Section]) -> dict[str, Node]:
-    """The nodes of a section's fields, by name, in order."""
-    return {name: _node(info.annotation, info) for name, info in model.model_fields.items()}
+def tree_of(model: type[BaseModel]) -> Node:
+    """The root node of a model, every reference resolved."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolved(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        whole = {**definitions.get(node.get("$ref", "").removeprefix("#/$defs/"), {}), **node}
+        return {key: value if key == "default" else resolved(value) for key, value in whole.items()}
+
+    root: Node = resolved(schema)
+    return root
 
 
-def child(group: Group, name: str, tag: str | None = None) -> Node | None:
-    """The node of a field, or None where no variant (or not the tagged one) has it."""
-    models = group.variants.values() if tag is None else (group.variants[tag],)
-    return next((children(model)[name] for model in models if name in model.model_fields), None)
+def kind_key(choice: Node) -> str | None:
+    """The field whose value chooses; None where the choice is made by which key is there."""
+    return choice["discriminator"]["propertyName"] if "discriminator" in choice else None
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The valid name most like a mistyped one; "" where none is near."""
-    matches = get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return matches[0] if matches else ""
+def variants(choice: Node) -> dict[str, Node]:
+    """Sections of a choice by the value, or the key, that chooses them."""
+    key = kind_key(choice)
+    return {
+        section["properties"][key]["const"] if key else section["required"][0]: section
+        for section in choice.get("oneOf", ())
+    }
 
 
-def correct(root: Group, parts: tuple[str, ...]) -> str:
-    """The dotted key most like a mistyped one, corrected part by part; "" where a part has no near name."""
-    node: Node = root
-    done: list[str] = []
-    for position, part in enumerate(parts):
-        if isinstance(node, Leaf):
-            return ""
-        if isinstance(node, Table):
-            if isinstance(node.value, Leaf):
-                return ".".join((*done, *parts[position:]))
-            done.append(part)
-            node = node.value
-            continue
-        fields = node.fields()
-        name = part if part in fields else nearest(part, fields)
-        following = child(node, name) if name else None
-        if following is None:
-            return ""
-        done.append(name)
-        node = following
-    return ".".join(done)
+def fields(node: Node, name: str = "NAME") -> dict[str, Node]:
+    """The nodes below a node; of a choice those of all its sections. name: an entry of a table."""
+    if "oneOf" in node:
+        return {key: below for section in node["oneOf"] for key, below in section["properties"].items()}
+    if is_table(node):
+        return {name: node["additionalProperties"]}
+    return node.get("properties", {})
 
 
-def keys_named(root: Group, name: str) -> list[str]:
-    """Dotted keys of every single setting or section of exactly this name, at most two levels down."""
-    return [
-        f"{section}.{name}"
-        for section in root.fields()
-        if isinstance(inner := child(root, section), Group) and name in inner.fields()
-    ]
+def is_table(node: Node) -> bool:
+    """Whether the user chooses the names below the node."""
+    return isinstance(node.get("additionalProperties"), dict)
+
+
+def is_setting(node: Node) -> bool:
+    """Whether nothing is below the node."""
+    return not fields(node)
+
+
+def allowed(node: Node) -> str:
+    """For example "whole number, at least 1, at most 1000"."""
+    if tags := variants(node):
+        return f"settings {'of kind' if kind_key(node) else 'with exactly one of'} {', '.join(tags)}"
+    if is_table(node):
+        return f"mapping of names to {allowed(node['additionalProperties'])}"
+    if "properties" in node:
+        required = f" (at least {', '.join(node['required'])})" if "required" in node else ""
+        alone = f", or the {node['shorthand']} alone" if node.get("shorthand") else ""
+        return f"settings{required}{alone}"
+    if "anyOf" in node:
+        return " or ".join(allowed(part) for part in node["anyOf"])
+    if "enum" in node or "const" in node:
+        return " or ".join(map(str, node.get("enum", [node.get("const")])))
+    words = _WORDS.get(node["type"], node["type"])
+    if "items" in node:
+        words = f"list of {allowed(node['items'])}s"
+    limits = [f"{limit} {node[key]}" for key, limit in (_LOWER | _UPPER).items() if key in node]
+    return ", ".join([words, *limits, *(["not empty"] if {"minLength", "minItems"} & node.keys() else [])])
+
+
+def choices(node: Node) -> list[str]:
+    """The texts that a single setting allows; empty where it allows others."""
+    return [str(value) for part in (node, *node.get("anyOf", ())) for value in part.get("enum", ())]
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The one most like a mistyped name, None where none is near."""
+    return next(iter(get_close_matches(name, names, n=1)), None)
+
+
+def nearest_key(node: Node, parts: Sequence[str]) -> str | None:
+    """The dotted key most like a mistyped one, corrected part by part; None where a part has no near name."""
+    below = fields(node, parts[0])
+    name = nearest(parts[0], list(below))
+    if name is None or len(parts) == 1:
+        return name
+    rest = nearest_key(below[name], parts[1:])
+    return rest and f"{name}.{rest}"
+
+
+def unknown_key(root: Node, parts: Sequence[str], section: Node, tag: str = "") -> str:
+    """The line of a key that a section (of kind `tag`) does not have, with the nearest key that exists."""
+    key = ".".join(parts)
+    sections = [name for name, node in fields(root).items() if key in node.get("properties", ())]
+    near = " or ".join(f"{name}.{key}" for name in sections) or nearest_key(root, parts)
+    # A key of another kind is nearest to itself.
+    hint = f"did you mean {near}?" if near and near != key else f"allowed there: {', '.join(fields(section))}"
+    return f"{key}: unknown key{f' for {tag}' if tag else ''}; {hint}"
+
+
+def show(value: Any, longest: int = 60) -> str:
+    """A value as JSON, in at most so many characters and about as much work."""
+    pieces = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=str).iterencode(value)
+    text = "".join(islice(pieces, longest + 1))
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -13,22 +13,19 @@ import yaml
 
 from common.errors import ConfigError
 
-_INT = re.compile(r"[-+]?[0-9]+$|0x[0-9a-fA-F]+$")
-_FLOAT = re.compile(
-    r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$|[-+]?[0-9]+[eE][-+]?[0-9]+$"
-    r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+_FLOAT = (
+    r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-_RESOLVERS = (
-    ("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("tag:yaml.org,2002:int", _INT, list("-+0123456789")),
-    ("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789")),
-    ("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:merge", re.compile(r"(?:<<)$"), ["<"]),
+# Name of the tag, what a scalar of it looks like, and its first characters.
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    ("float", _FLOAT, [*"-+.0123456789"]),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", ["<"]),
 )
-
-
-def _at(node: yaml.Node, text: str) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+_TAG = "tag:yaml.org,2002:"
 
 
 class _Reader(yaml.SafeLoader):
@@ -38,32 +35,27 @@ class _Reader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping; a key that is no text or comes twice is a ConstructorError at its place."""
-        if isinstance(node, yaml.MappingNode):
-            self._check_keys(node)
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            text = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+            problem = f"the key {text} is given twice" if text in seen else ""
+            if key.tag not in (f"{_TAG}str", f"{_TAG}merge"):
+                problem = f"keys must be text, got {text}; write it in quotes if it is meant"
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(text)
         return super().construct_mapping(node, deep)
 
-    def _check_keys(self, node: yaml.MappingNode) -> None:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.tag != "tag:yaml.org,2002:str":
-                text = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise _at(key, f"keys must be text, got {text}; write it in quotes if it is meant")
-            if key.value in seen:
-                raise _at(key, f"the key {key.value} is given twice, first on line {seen[key.value]}")
-            seen[key.value] = key.start_mark.line + 1
-
-
-def _construct_int(reader: _Reader, node: yaml.ScalarNode) -> int:
-    text = str(reader.construct_scalar(node))
-    return int(text, 16) if text.startswith("0x") else int(text)
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Decimal, also with leading zeros, or 0x and hexadecimal digits."""
+        text = str(self.construct_scalar(node))
+        return int(text, 16) if text.startswith("0x") else int(text)
 
 
 class _Writer(yaml.SafeDumper):
     """SafeDumper that quotes what either YAML 1.1 or 1.2 would read as something other than text."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {  # noqa: RUF012 - PyYAML's
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's
         key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
@@ -71,17 +63,17 @@ class _Writer(yaml.SafeDumper):
         """Always: a configuration reads better without anchors."""
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """In double quotes where the text holds line ends that only Unicode knows."""
+        style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+        return self.represent_scalar(f"{_TAG}str", text, style=style)
 
-def _represent_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    unusual_breaks = "\x85" in text or "\u2028" in text or "\u2029" in text
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if unusual_breaks else None)
 
-
-_Writer.add_representer(str, _represent_text)
-for _tag, _pattern, _first in _RESOLVERS:
-    _Reader.add_implicit_resolver(_tag, _pattern, _first)
-    _Writer.add_implicit_resolver(_tag, _pattern, _first)
-_Reader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+for _name, _pattern, _first in _SCALARS:
+    for _class in (_Reader, _Writer):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), _first)
+_Reader.add_constructor(f"{_TAG}int", _Reader.construct_yaml_int)
+_Writer.add_representer(str, _Writer.represent_text)
 
 
 def read_yaml(text: str, origin: str) -> Any:
@@ -94,10 +86,13 @@ def read_yaml(text: str, origin: str) -> Any:
         about = " ".join(part for part in (error.context, error.problem) if part)
         raise ConfigError(f"{origin}{place}: not valid YAML: {about}") from error
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        place = f"line {line}, column {column}"
-        raise ConfigError(f"{origin}, {place}: not valid YAML: {error.reason}") from error
+        line, column = (
+            text.count("\n", 0, error.position) + 1,
+            error.position - text.rfind("\n", 0, error.position),
+        )
+        raise ConfigError(
+            f"{origin}, line {line}, column {column}: not valid YAML: {error.reason}"
+        ) from error
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{origin}: not valid YAML: {error}") from error
 

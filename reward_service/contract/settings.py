@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError, field_validator
+from pydantic import field_validator
 
 from common.config.fields import Section, setting
-from common.config.problems import Sources, problem_lines, show
-from common.config.tree import Group
+from common.config.problems import validate
+from common.config.tree import show
 from common.errors import ConfigError
 from reward_service.contract.hidden import without_secrets
 
@@ -70,12 +70,7 @@ def read_section(model: type[S], given: Mapping[str, Any], origin: str) -> S:
     if not isinstance(given, Mapping):
         raise ConfigError(f"{origin} must hold settings (key: value), got {show(without_secrets(given))}.")
     values = {str(key): value for key, value in given.items()}
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        lines = problem_lines(error, Sources(Group({"": model}), without_secrets(values), ()))
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    raise ConfigError("\n  ".join([f"{origin}: {count}", *lines]))
+    return validate(model, values, origin, shown=without_secrets(values))
 
 
 def _scorer_of(settings: ServedReward) -> tuple[object, ...]:

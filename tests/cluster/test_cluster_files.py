@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from common.config.load import load_config
 from common.config.schema import Config
-from common.config.tree import Group, children
+from common.config.tree import fields, tree_of
 from tests.cluster.cluster_files import AWS, FILES, GCP, LOCAL, PLACEMENTS, ROOT, leaves, prepared, read
 
 CLUSTER_CONFIGS = sorted((ROOT / "configs").glob("cluster_*.yaml"))
@@ -117,8 +117,8 @@ def test_a_configuration_for_clusters_can_be_submitted_as_it_is(path: Path) -> N
 
 @pytest.mark.parametrize("path", FILES, ids=of_name)
 def test_no_setting_of_a_run_is_in_a_cluster_file(path: Path) -> None:
-    sections = [node for node in children(Config).values() if isinstance(node, Group)]
-    settings = {name for section in sections for name in section.fields()} - {"labels", "name"}
+    sections = [node for node in fields(tree_of(Config)).values() if "properties" in node]
+    settings = {name for section in sections for name in fields(section)} - {"labels", "name"}
     assert "micro_batch_size" in settings
     assert not settings & {str(leaf) for leaf in leaves(read(path))}
 

@@ -109,7 +109,7 @@ class TestKinds:
         assert load("policy.kind=full", text="policy: {kind: lora, rank: 4}\n").policy == FullPolicy()
 
     def test_a_key_of_the_other_kind_given_on_the_command_line_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match=r"policy\.rank.*belongs to policy\.kind lora.*is full"):
+        with pytest.raises(ConfigError, match=r"policy\.rank.*for full"):
             load("policy.rank=4", "policy.kind=full")
 
     def test_a_key_of_the_other_kind_in_the_file_is_refused_where_the_file_names_the_kind(self) -> None:
@@ -157,7 +157,7 @@ gold:
         assert back.gold["deployed"] == RewardSpec(scorer="clip", options={"path": "x"}, weight=10.0)
 
     def test_what_the_command_line_itself_gives_for_another_form_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match=r"rewards\.clip\.options.*belongs to scorer, and.*has app"):
+        with pytest.raises(ConfigError, match=r"rewards\.clip\.options.*for app"):
             load("rewards.clip.app=foo", "rewards.clip.options.path=x")
 
     def test_a_whole_entry_may_be_replaced(self) -> None:
