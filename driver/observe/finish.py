@@ -14,7 +14,6 @@ from driver.observe.observer import Observer, picture_file, shown_score
 from driver.report.intervals import begun_late, change_markdown, change_table, compare
 from driver.report.plots import write_plots
 from driver.report.run_page import describe_run, how_it_was_made
-from driver.report.timeline_path import advice
 from driver.report.tracker import Tracker
 from driver.report.tracker_registry import ModelVersion, policy_tags
 from driver.run.checkpoints import CONFIG_FILE, Checkpoints
@@ -45,6 +44,7 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
                 if folder.is_dir():
                     tracker.log_folder(folder, f"checkpoint/{name}")
     models = registered(config, observer, tracker)
+    last = observer.last_timeline
     console.print(change_table(changes, f"{config.run.name}: {config.run.epochs} epochs", remark))
     prompt = after.sets[-1].prompts[0]
     for title, text in {
@@ -52,7 +52,7 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
         "Weights, as diffusers loads them": join_place(checkpoint, POLICY_FOLDER),
         "Look at the run": tracker.run_url_hint(),
         **{f"Registered model, version {model.rsplit('/')[-1]}": model for model in models},
-        **{f"Where the time of epoch {last.epoch} went": advice(last) for last in observer.last_timeline},
+        **({f"Where the time of epoch {last.epoch} went": last.advice()} if last else {}),
         "Sample": f'python sample.py "{prompt}" --checkpoint {shlex.quote(checkpoint)}',
         "Go on": f"python train.py {config.run_folder / CONFIG_FILE} run.epochs={2 * config.run.epochs}",
     }.items():

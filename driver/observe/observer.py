@@ -24,7 +24,7 @@ from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.images import before_after_grid
 from driver.report.intervals import begun_late, compare, evaluation_metrics
 from driver.report.run_page import describe_run
-from driver.report.timeline_spans import Timeline
+from driver.report.timeline import Timeline
 from driver.report.tracker import Tracker
 from driver.run.evaluations import save_evaluation
 from driver.run.reward_versions import VERSIONS_FILE, VersionLog
@@ -74,8 +74,8 @@ class Observer:
         return self._epochs
 
     @property
-    def last_timeline(self) -> tuple[Timeline, ...]:
-        """Of the last epoch; none where none is kept."""
+    def last_timeline(self) -> Timeline | None:
+        """Of the last epoch; None where none is kept."""
         return self._timelines.last
 
     @property

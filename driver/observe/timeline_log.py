@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.stopwatch import Busy
-from driver.report.timeline_spans import (
+from driver.observe.history import GroupHistory
+from driver.report.timeline import (
+    ACTORS,
     DRIVER,
-    NO_GROUP,
+    LEARNER,
+    REWARDS,
     Span,
     Timeline,
-    group_spans,
-    learned_groups,
-    learner_spans,
+    timeline_file,
+    timeline_files,
+    write_timeline,
 )
-from driver.report.timeline_trace import write_trace
+from learner.report import UpdateReport
 
-if TYPE_CHECKING:
-    from driver.observe.history import GroupHistory
-    from learner.report import UpdateReport
-
-FOLDER = "timeline"
+TRAINING = "train"
+"""The stream of noise that training draws from; evaluations have others."""
 LOGGER = logging.getLogger(__name__)
-
-
-def timeline_file(run_folder: Path, epoch: int) -> Path:
-    """Where the timeline of an epoch (its number from 1) is."""
-    return run_folder / FOLDER / f"epoch_{epoch:06d}.json"
-
-
-def timeline_files(run_folder: Path) -> list[Path]:
-    """All that are kept, oldest epoch first."""
-    return sorted((run_folder / FOLDER).glob("epoch_*.json"))
 
 
 class TimelineLog:
@@ -45,26 +35,19 @@ class TimelineLog:
         self._run_folder = run_folder
         self._keep = keep
         self._clock = clock
-        self._phase = ("starting", clock())
+        self._phase, self._phase_began_s = "starting", clock()
         self._spans: tuple[Span, ...] = ()
         self._histories: tuple[GroupHistory, ...] = ()
-        self._last: tuple[Timeline, ...] = ()
-
-    @property
-    def last(self) -> tuple[Timeline, ...]:
-        """Of the last epoch; none before the first has ended, or where none is kept."""
-        return self._last
+        self.last: Timeline | None = None
+        """Of the last epoch; None before the first has ended, or where none is kept."""
 
     def phase(self, name: str) -> None:
         """The driver does something else from now on."""
-        earlier, began_s = self._phase
         now = self._clock()
         if self._keep:
-            self._spans = (
-                *self._spans,
-                Span(DRIVER, "driver", earlier, began_s, now, NO_GROUP, now - began_s),
-            )
-        self._phase = name, now
+            busy = Busy(self._phase_began_s, now - self._phase_began_s)
+            self._spans = (*self._spans, _span(DRIVER, "driver", self._phase, busy, None))
+        self._phase, self._phase_began_s = name, now
 
     def epoch_done(
         self,
@@ -78,33 +61,65 @@ class TimelineLog:
         histories: of all groups since the last call. What actors that run ahead did for later epochs is known
         only when those are scored, so the epoch before is written again with that.
         """
-        self.phase(self._phase[0])
+        self.phase(self._phase)
         if not self._keep:
             return
         known = (*self._histories, *histories)
-        groups = learned_groups(known, epoch)
-        added = (*group_spans(histories), *learner_spans(reports, groups))
+        added = (*group_spans(histories), *learner_spans(reports, learned_groups(known, epoch)))
         timeline = Timeline(epoch, work.began_at, work.began_at + work.seconds, (*self._spans, *added))
-        for earlier in self._last:
-            late = [span for span in added if span.begin_s < earlier.end_s]
-            if late:
-                self._write(Timeline(earlier.epoch, earlier.begin_s, earlier.end_s, (*earlier.spans, *late)))
+        if self.last and any(span.begin_s < self.last.end_s for span in added):
+            self._write(replace(self.last, spans=(*self.last.spans, *added)))
         self._write(timeline)
-        self._last = (timeline,)
+        self.last = timeline
         self._spans = tuple(span for span in timeline.spans if span.end_s > timeline.end_s)
         self._histories = tuple(history for history in known if history.noise.epoch >= epoch)
         for old in timeline_files(self._run_folder)[: -self._keep]:
             old.unlink(missing_ok=True)
 
     def _write(self, timeline: Timeline) -> None:
-        inside = [
-            span
-            for span in timeline.spans
-            if span.end_s > timeline.begin_s and span.begin_s < timeline.end_s and span.end_s > span.begin_s
-        ]
+        """What of it lies in the epoch."""
+        begin_s, end_s = timeline.begin_s, timeline.end_s
+        lasting = (span for span in timeline.spans if span.begin_s < span.end_s)
+        inside = (span for span in lasting if begin_s < span.end_s and span.begin_s < end_s)
         file = timeline_file(self._run_folder, timeline.epoch)
         try:
-            write_trace(file, Timeline(timeline.epoch, timeline.begin_s, timeline.end_s, tuple(inside)))
+            write_timeline(file, replace(timeline, spans=tuple(inside)))
         except OSError as error:
             # A run does not end because something that only looks at it cannot write.
             LOGGER.warning("%s could not be written: %s", file, error)
+
+
+def _span(role: str, process: str, what: str, busy: Busy, group: int | None) -> Span:
+    return Span(role, process, what, busy.began_at, busy.began_at + busy.seconds, group, busy.seconds)
+
+
+def group_spans(histories: Sequence[GroupHistory]) -> Iterator[Span]:
+    """What actors and rewards did for each group."""
+    for history in histories:
+        training = history.noise.stream == TRAINING
+        group = history.noise.prompt_index if training else None
+        what = "sample" if training else f"sample, {history.noise.stream}"
+        yield _span(ACTORS, history.report.process, what, history.report.busy, group)
+        for ask in history.asks:
+            yield Span(REWARDS, ask.reward, "score", ask.sent_at, ask.answered_at, group, ask.busy_s)
+
+
+def learned_groups(histories: Sequence[GroupHistory], epoch: int) -> list[int]:
+    """The groups that the learner got in an epoch (its number from 1), in the order in which it got them."""
+    return sorted(
+        history.noise.prompt_index
+        for history in histories
+        if history.noise.stream == TRAINING and history.noise.epoch == epoch - 1 and history.scored
+    )
+
+
+def learner_spans(reports: Sequence[Sequence[UpdateReport]], groups: Sequence[int]) -> Iterator[Span]:
+    """What each rank did in each update. groups: in the order in which they went round the ranks."""
+    for update, ranks in enumerate(reports, start=1):
+        for rank, report in enumerate(ranks):
+            mine = groups[rank :: len(ranks)] if update == 1 else ()
+            *pieces, last = report.busy
+            for number, piece in enumerate(pieces):
+                group = mine[number] if number < len(mine) else None
+                yield _span(LEARNER, report.process, "gradient", piece, group)
+            yield _span(LEARNER, report.process, f"update {update}", last, None)
