@@ -1,6 +1,6 @@
 """The actor: a plain class that samples with exactly the weights its task names.
 
-consumes: PromptTask and the WeightBlob it names. produces: TrajectoryGroup, images, SampleReport.
+consumes: PromptTask and the Weights it names. produces: TrajectoryGroup, images, SampleReport.
 waits for: nothing. unblocked by: a task.
 """
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from actors.sampler import sample_group
 from common.cluster.process_name import process_name
@@ -18,7 +17,7 @@ from common.errors import WeightsError
 from common.model.policy import Denoiser, Policy
 from common.model.probe import Probe
 from common.model.steps import StepDistribution
-from common.model.weights import WeightBlob, digest_tensors, unpack
+from common.model.weights import Weights, digest_tensors
 from common.stopwatch import Busy, Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup
 
@@ -45,14 +44,6 @@ class SampleReport:
 Sample = tuple[TrajectoryGroup, NDArray[np.uint8], SampleReport]
 
 
-@dataclass(frozen=True)
-class _Held:
-    """Weights as they were when the policy was last looked at. output: of the probe."""
-
-    digest: str
-    output: Tensor
-
-
 class Actor:
     """Samples trajectories.
 
@@ -66,23 +57,24 @@ class Actor:
         self._reference = reference
         self._distribution = distribution
         self._probe = probe
-        self._loaded: frozenset[PolicyStamp] = frozenset()
-        self._held: tuple[_Held, ...] = ()
+        self._loaded: PolicyStamp | None = None
+        # Of the weights that the probe saw last.
+        self._probed = digest_tensors(policy.trainable.parameters())
 
     @staticmethod
     def of(policy: Policy, distribution: StepDistribution) -> Actor:
         """An actor of a policy just loaded, which is its own reference as long as nothing trains it."""
         return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
 
-    def sample(self, task: PromptTask, blob: WeightBlob) -> Sample:
+    def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """Do one task. Images are uint8 (B, height, width, 3).
 
-        Raises WeightsError where the weights are not, before or after loading, what the task names, or where
-        the policy predicts with them what it predicted with others.
+        Raises WeightsError where the weights, once loaded, are not what the task names, or where the policy
+        predicts with them what it predicted with others.
         """
         started = Stopwatch.now()
-        if task.stamp not in self._loaded:
-            self._load(blob, task.stamp)
+        if task.stamp != self._loaded:
+            self._load(weights, task.stamp)
         trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)
         report = SampleReport(
             stamp=task.stamp,
@@ -93,19 +85,20 @@ class Actor:
         )
         return trajectory, images, report
 
-    def _load(self, blob: WeightBlob, stamp: PolicyStamp) -> None:
-        self._loaded = frozenset()
-        tensors = unpack(blob, stamp)
-        before = self._held[0] if self._held else self._look()
+    def _load(self, weights: Weights, stamp: PolicyStamp) -> None:
+        self._loaded = None
+        tensors = weights.tensors(stamp)
         self._policy.load(tensors)
-        after = self._look()
-        if after.digest != stamp.digest:
-            raise WeightsError(f"After loading {stamp} the policy's weights have digest {after.digest[:12]}.")
-        if after.digest != before.digest:
-            change = f"An actor loaded {stamp} in place of weights of digest {before.digest[:12]}"
-            self._probe.check_influence(self._policy, before.output, after.output, change)
-        self._held = (after,)
-        self._loaded = frozenset({stamp})
-
-    def _look(self) -> _Held:
-        return _Held(digest_tensors(self._policy.trainable.parameters()), self._probe.output(self._policy))
+        digest = digest_tensors(self._policy.trainable.parameters())
+        if digest != stamp.digest:
+            sent = digest_tensors(tensors)
+            if sent != stamp.digest:
+                raise WeightsError(
+                    f"The weights object of {stamp} has been altered: its tensors' digest is {sent[:12]}."
+                )
+            raise WeightsError(f"After loading {stamp} the policy's weights have digest {digest[:12]}.")
+        if digest != self._probed:
+            change = f"An actor loaded {stamp} in place of weights of digest {self._probed[:12]}"
+            self._probe.check_influence(self._policy, change)
+            self._probed = digest
+        self._loaded = stamp

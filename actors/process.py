@@ -14,7 +14,7 @@ from actors.meter import ActorMeter
 from common.cluster.process_options import process_options
 from common.config.schema import Config
 from common.model.loading import digest_base, load_policy
-from common.model.weights import WeightBlob
+from common.model.weights import Weights
 from common.trajectory import PromptTask
 
 
@@ -53,9 +53,9 @@ class ActorProcess:
         """Where this process runs and what it has loaded, once the constructor is through."""
         return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), self._base)
 
-    def sample(self, task: PromptTask, blob: WeightBlob) -> Sample:
+    def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
-        sampled = self._actor.sample(task, blob)
+        sampled = self._actor.sample(task, weights)
         self._meter.sampled(sampled[2])
         return sampled
 

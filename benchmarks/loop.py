@@ -20,7 +20,7 @@ from benchmarks.report import Result, raw_of, verdict_of
 from benchmarks.timing import Comparison, Seconds, Times, alternate
 from common.config.schema import Config
 from common.model.loading import choose_device
-from common.model.weights import WeightBlob
+from common.model.weights import Weights
 from common.trajectory import ScoredGroup
 from driver.loop.published import Published
 from driver.loop.rollouts import Rollouts
@@ -48,14 +48,14 @@ ABOUT = (
 
 @dataclass
 class OneProcess:
-    """The epochs by plain classes, one thing after the other. blob: the weights published last."""
+    """The epochs by plain classes, one thing after the other. weights: those published last."""
 
     config: Config
     stream: PromptStream
     actor: Actor
     rewards: LocalMix
     learner: Learner
-    blob: WeightBlob
+    weights: Weights
 
     @staticmethod
     def build(config: Config, stream: PromptStream) -> OneProcess:
@@ -67,16 +67,16 @@ class OneProcess:
     def epoch(self, number: int) -> None:
         """Train one epoch."""
         prompts = self.config.sampling.prompts_per_epoch
-        batch = training_batch(self.config, self.stream, number, number * prompts, self.blob.stamp)
+        batch = training_batch(self.config, self.stream, number, number * prompts, self.weights.stamp)
         for task in batch.tasks:
-            trajectory, images, _ = self.actor.sample(task, self.blob)
+            trajectory, images, _ = self.actor.sample(task, self.weights)
             score = self.rewards.score_group(task.prompt, images)
             self.learner.accumulate(ScoredGroup(trajectory, score))
         self.learner.finish_update()
         for _ in range(1, self.config.objective.updates_per_epoch):
             self.learner.repeat_update()
         self.learner.end_epoch()
-        self.blob = self.learner.publish()
+        self.weights = self.learner.publish()
 
 
 class Distributed:
@@ -111,8 +111,7 @@ class Distributed:
 
     def _publish(self) -> list[Published]:
         references = self._learner.publish()
-        self._wait(references.stamps)
-        return [Published(references.blob, self._wait([references.blob])[0])]
+        return [Published(references.weights, self._wait(references.stamps)[0], nbytes=0)]
 
     def _wait(self, references: list[Any]) -> list[Any]:
         return self._rollouts.wait(references, "the learner", self._config.learner.timeout_s)

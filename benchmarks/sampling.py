@@ -20,7 +20,7 @@ from benchmarks.timing import Comparison, alternate
 from common.config.schema import Config
 from common.model.loading import load_policy
 from common.model.policy import Policy
-from common.model.weights import pack
+from common.model.weights import Weights
 from common.trajectory import NoiseKey, PromptTask
 from driver.run.prompts import PromptStream, open_prompts
 
@@ -45,17 +45,17 @@ def actor_calls(
     config: Config, policy: Policy, actor: Actor, prompts: PromptStream
 ) -> list[Callable[[int], object]]:
     """Sampling turn n without the reference pass, and with it: each turn a prompt and noise of its own."""
-    blob = pack(policy.trainable.parameters(), version=1, run_id="benchmark")
+    weights = Weights.of(policy.trainable.parameters(), version=1, run_id="benchmark")
 
     def task(turn: int, with_reference: bool) -> PromptTask:
         noise = NoiseKey(config.run.seed, "train", 0, turn)
         return PromptTask(
-            prompts.at(turn), config.sampling.images_per_prompt, noise, blob.stamp, with_reference
+            prompts.at(turn), config.sampling.images_per_prompt, noise, weights.stamp, with_reference
         )
 
     return [
-        lambda turn: actor.sample(task(turn, with_reference=False), blob),
-        lambda turn: actor.sample(task(turn, with_reference=True), blob),
+        lambda turn: actor.sample(task(turn, with_reference=False), weights),
+        lambda turn: actor.sample(task(turn, with_reference=True), weights),
     ]
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from actors.actor import Sample, SampleReport
 from actors.process import Arrival, Place
-from common.model.weights import WeightBlob
+from common.model.weights import Weights
 from common.stopwatch import Stopwatch
 from common.trajectory import GroupScore, PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
 from learner.learner import LearnerFacts
@@ -69,7 +69,7 @@ class ActorHost:
         """Where the host runs."""
         return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), base="")
 
-    async def sample(self, seat: int, task: PromptTask, blob: WeightBlob) -> Sample:
+    async def sample(self, seat: int, task: PromptTask, weights: Weights) -> Sample:
         """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""
         started = Stopwatch.now()
         async with self._turns[seat]:
@@ -115,7 +115,8 @@ class LearnerHost:
 
     async def ready(self, rank: int) -> LearnerFacts:
         """See learner.group.LearnerRank, as for the other methods."""
-        return LearnerFacts(SCHEDULE, (4, self._sizes.latent, self._sizes.latent), True, base="", process="")
+        shape, nbytes = (4, self._sizes.latent, self._sizes.latent), self._sizes.weight_bytes
+        return LearnerFacts(SCHEDULE, shape, True, base="", process="", nbytes=nbytes)
 
     async def accumulate(self, rank: int, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """Sleep; note how long ago the group was sampled."""
@@ -143,10 +144,10 @@ class LearnerHost:
     async def end_epoch(self, rank: int) -> None:
         """Nothing to forget."""
 
-    async def publish(self, rank: int) -> tuple[PolicyStamp, WeightBlob]:
+    async def publish(self, rank: int) -> tuple[PolicyStamp, Weights]:
         """Weights of the real size."""
         stamp = await self.agree(rank)
-        return stamp, WeightBlob(stamp, np.zeros(self._sizes.weight_bytes, dtype=np.uint8))
+        return stamp, Weights(stamp, {"all": np.zeros(self._sizes.weight_bytes, dtype=np.uint8)})
 
     async def agree(self, rank: int) -> PolicyStamp:
         """The stamp alone."""

@@ -24,7 +24,7 @@ from common.config.training import LoraPolicy
 from common.model.policy import Policy
 from common.model.scheduler import build_step_distribution
 from common.model.steps import StepDistribution
-from common.model.weights import pack
+from common.model.weights import Weights
 from common.trajectory import NoiseKey, PromptTask
 from learner.gradient import TrajectoryTensors, accumulate_gradient
 
@@ -92,11 +92,11 @@ def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) 
     """Build both sides of both jobs on one policy."""
     family: Any = policy.family
     actor = Actor.of(policy, distribution)
-    blob = pack(policy.trainable.parameters(), version=0, run_id="benchmark")
+    weights = Weights.of(policy.trainable.parameters(), version=0, run_id="benchmark")
 
     def task(turn: int) -> PromptTask:
         return PromptTask(
-            PROMPT, setting.images, NoiseKey(0, "train", 0, turn), blob.stamp, with_reference=False
+            PROMPT, setting.images, NoiseKey(0, "train", 0, turn), weights.stamp, with_reference=False
         )
 
     bare = BareSampler(
@@ -108,13 +108,13 @@ def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) 
         setting.device,
         autocast=True,
     )
-    group, _, _ = actor.sample(task(0), blob)
+    group, _, _ = actor.sample(task(0), weights)
     tensors = TrajectoryTensors.of(group, setting.device)
     coefficients = torch.randn(group.log_prob.shape, dtype=torch.float64)
     everything = torch.ones_like(coefficients, dtype=torch.bool)
     least = _bare_gradient(setting, policy, distribution, tensors)
     return Work(
-        sample=lambda turn: actor.sample(task(turn), blob),
+        sample=lambda turn: actor.sample(task(turn), weights),
         sample_bare=lambda turn: bare.images(PROMPT, turn),
         learn=lambda _: accumulate_gradient(
             policy, distribution, tensors, coefficients, everything, setting.micro_batch

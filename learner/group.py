@@ -20,7 +20,7 @@ from common.cluster.process_failures import DEATHS, nodes_of
 from common.cluster.process_options import process_options
 from common.config.schema import Config
 from common.model.loading import choose_device
-from common.model.weights import WeightBlob
+from common.model.weights import Weights
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.build import build_learner
 from learner.meter import RankMeter
@@ -103,15 +103,16 @@ class LearnerRank:
         """See Learner.reset_epoch."""
         self._learner.reset_epoch()
 
-    def publish(self) -> tuple[PolicyStamp, WeightBlob]:
-        """See Learner.publish. Every rank publishes, so that every rank accepts what is sampled."""
+    def publish(self) -> tuple[PolicyStamp, Weights]:
+        """See Learner.publish. The weights are copied into the object store before the rank's next call."""
         with self._meter.working():
-            blob = self._learner.publish()
-        return blob.stamp, blob
+            weights = self._learner.publish()
+        return weights.stamp, weights
 
     def agree(self) -> PolicyStamp:
-        """Publish, and keep the weights to itself: they are those of rank 0."""
-        return self._learner.publish().stamp
+        """See Learner.agree."""
+        with self._meter.working():
+            return self._learner.agree()
 
     def export_snapshot(self) -> Snapshot:
         """See learner.state."""
@@ -128,10 +129,11 @@ class LearnerRank:
 
 @dataclass(frozen=True)
 class PublishedReferences:
-    """stamps: one PolicyStamp a rank. blob: the WeightBlob of rank 0, the one to hand out."""
+    """stamps: one PolicyStamp a rank. weights: the Weights of rank 0, for the actors. They lie where the rank
+    is, and where actors have fetched them."""
 
     stamps: list[ray.ObjectRef]
-    blob: ray.ObjectRef
+    weights: ray.ObjectRef
 
 
 class LearnerGroup:
@@ -191,8 +193,8 @@ class LearnerGroup:
     def publish(self) -> PublishedReferences:
         """The current weights, which every rank accepts trajectories of from then on."""
         first, *others = self._ranks
-        stamp, blob = first.publish.options(num_returns=2).remote()
-        return PublishedReferences([stamp, *(rank.agree.remote() for rank in others)], blob)
+        stamp, weights = first.publish.options(num_returns=2).remote()
+        return PublishedReferences([stamp, *(rank.agree.remote() for rank in others)], weights)
 
     def export_snapshot(self) -> ray.ObjectRef:
         """What an exact continuation needs, from rank 0."""

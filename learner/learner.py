@@ -1,6 +1,6 @@
 """The learner: a plain class that turns scored groups into the next version of the weights.
 
-consumes: ScoredGroup. produces: UpdateReport, WeightBlob, LearnerState. waits for: its peers, inside
+consumes: ScoredGroup. produces: UpdateReport, Weights. waits for: its peers, inside
 finish_update. unblocked by: the driver, which hands over groups in prompt order so that sums have one order
 of addition.
 """
@@ -18,7 +18,7 @@ from common.cluster.process_name import process_name
 from common.errors import WeightsError
 from common.model.policy import Policy
 from common.model.steps import StepDistribution
-from common.model.weights import Tensors, WeightBlob, pack
+from common.model.weights import Tensors, Weights, digest_tensors
 from common.stopwatch import Stopwatch
 from common.trajectory import Float32, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.finite import find_nonfinite_gradient, find_nonfinite_loss
@@ -73,6 +73,7 @@ class Learner:
             is_exact=family.device.type == "cpu",
             base=self._settings.base,
             process=process_name(),
+            nbytes=sum(value.nbytes for value in self._parameters.values()),
         )
 
     @property
@@ -105,12 +106,24 @@ class Learner:
         """AdamW over the trained tensors, in the order of `parameters`."""
         return self._step.optimizer
 
-    def publish(self) -> WeightBlob:
-        """The current weights, stamped; trajectories sampled with them are accepted from now on."""
-        blob = pack(self._parameters, self._version, self._settings.run_id)
-        self._stamp = blob.stamp
-        self._experience.published(blob.stamp)
-        return blob
+    def publish(self) -> Weights:
+        """The current weights, stamped; trajectories sampled with them are accepted from now on.
+
+        On a CPU the arrays are the live tensors' memory: copy them, or hand them on, before training goes on.
+        """
+        weights = Weights.of(self._parameters, self._version, self._settings.run_id)
+        self._accept(weights.stamp)
+        return weights
+
+    def agree(self) -> PolicyStamp:
+        """`publish` where another rank hands out the weights: the stamp alone."""
+        stamp = PolicyStamp(self._version, digest_tensors(self._parameters), self._settings.run_id)
+        self._accept(stamp)
+        return stamp
+
+    def _accept(self, stamp: PolicyStamp) -> None:
+        self._stamp = stamp
+        self._experience.published(stamp)
 
     def accumulate(self, group: ScoredGroup) -> None:
         """Add one prompt's gradient for the epoch's first update.

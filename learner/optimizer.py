@@ -64,16 +64,14 @@ class CheckedOptimizer:
         """
         parameters = self.policy.trainable.parameters()
         self._check_tensors(parameters)
-        before = self.probe.output(self.policy)
         backup = StepBackup.take(parameters, self.optimizer)
         self.optimizer.step()
         if not all_finite([*parameters.values(), *_state_tensors(self.optimizer)]):
             backup.put_back(parameters, self.optimizer)
             return False
         if gradient_norm > 0:
-            after = self.probe.output(self.policy)
             change = f"An update with a gradient of norm {gradient_norm:.3g} was made"
-            self.probe.check_influence(self.policy, before, after, change)
+            self.probe.check_influence(self.policy, change)
         return True
 
     def _check_tensors(self, parameters: Mapping[str, nn.Parameter]) -> None:

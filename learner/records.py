@@ -34,7 +34,7 @@ class LearnerFacts:
 
     schedule: fingerprint of the step distribution. latent_shape: (C, H, W).
     is_exact: whether the same groups give the same bits each time. CPUs do; backward passes on GPUs add up in
-    an order that changes. base: digest of its pretrained model; process: host:pid.
+    an order that changes. base: digest of its pretrained model; process: host:pid. nbytes: of its weights.
     """
 
     schedule: str
@@ -42,6 +42,7 @@ class LearnerFacts:
     is_exact: bool
     base: str
     process: str
+    nbytes: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Proof that weights act: what a policy predicts on one small, fixed input, before and after a change.
+"""Proof that weights act: what a policy predicts on one small, fixed input changes with its weights.
 
 A digest proves which numbers a process holds. It does not prove that the network uses them: an adapter that
 is switched off, or whose names bind to modules that no forward pass reaches, has the right digest too.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,13 +22,14 @@ PROMPT = "a photograph of an astronaut"
 NUDGE = 0.1
 
 
-@dataclass(frozen=True)
 class Probe:
-    """One item of a UNet's input. latents: (1, C, H, W); timesteps: int64 (1,)."""
+    """One item of a network's input, and what the policy predicted on it when it was last looked at."""
 
-    latents: Tensor
-    timesteps: Tensor
-    condition: Condition
+    def __init__(self, policy: Policy, latents: Tensor, timesteps: Tensor, condition: Condition) -> None:
+        self._latents = latents
+        self._timesteps = timesteps
+        self._condition = condition
+        self._seen = self.output(policy)
 
     @staticmethod
     def of(policy: Policy, distribution: StepDistribution) -> Probe:
@@ -37,6 +38,7 @@ class Probe:
         kind = next(family.unet.parameters()).dtype
         draw = torch.randn(1, *family.latent_shape, generator=torch.Generator().manual_seed(0))
         return Probe(
+            policy,
             latents=draw.to(family.device, kind),
             timesteps=distribution.timesteps[[distribution.stochastic_steps[0]]].to(family.device),
             condition=policy.embed(PROMPT),
@@ -44,23 +46,23 @@ class Probe:
 
     @torch.no_grad()
     def output(self, policy: Policy) -> Tensor:
-        """What the policy predicts, (1, C, H, W) on the CPU: one UNet pass without autocast, no guidance."""
+        """What the policy predicts, (1, C, H, W): one network pass without autocast, no guidance."""
         plain = replace(policy.guided, guidance_scale=1.0, autocast=False)
-        return plain.predict(self.latents, self.timesteps, self.condition).cpu()
+        return plain.predict(self._latents, self._timesteps, self._condition)
 
-    def check_influence(self, policy: Policy, before: Tensor, after: Tensor, change: str) -> None:
-        """Refuse a policy whose trained weights do not act.
+    def check_influence(self, policy: Policy, change: str) -> None:
+        """Refuse a policy whose trained weights do not act. Call after they have become others.
 
-        before, after: outputs around a change of the weights; change: what it was, for the message. Outputs
-        that are equal to the bit may come from a change too small for the network's precision, so every
-        weight is then moved much further, and back to the same bits. Raises WeightsError where not even that
-        shows.
+        change: what was done to them since the last look, for the message. Outputs that are equal to the bit
+        may come from a change too small for the network's precision, so every weight is then moved much
+        further, and back to the same bits. Raises WeightsError where not even that shows.
         """
-        if not torch.equal(before, after):
+        before, self._seen = self._seen, self.output(policy)
+        if not torch.equal(before, self._seen):
             return
         with _nudged(policy):
             moved = self.output(policy)
-        if torch.equal(moved, after):
+        if torch.equal(moved, self._seen):
             raise WeightsError(
                 f"{change}, and the network's output stayed the same to the bit, also when every trained "
                 "weight was moved much further: they act on nothing. The adapter is switched off, or its "

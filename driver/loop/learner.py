@@ -66,6 +66,7 @@ class FaultTolerantLearner:
         self._record = WeightsRecord()
         # As long as no rank has said so.
         self._is_exact = False
+        self._nbytes = 0
         self._deaths = deaths
 
     def facts(self) -> LearnerFacts:
@@ -153,13 +154,9 @@ class FaultTolerantLearner:
         """The ranks' weights, which must be those on record for that number of finished epochs."""
         references = self._group.publish()
         stamps = self._calls.wait(references.stamps, "the learner to publish its weights")
-        try:
-            blob = self._calls.wait([references.blob], "the published weights")[0]
-        except GroupLost as loss:
-            raise LearnerLost(f"the weights were lost with the learner's node: {loss}", loss) from loss
-        if not self._record.agrees(epoch, [*stamps, blob.stamp]):
-            self._refuse(epoch, blob.stamp)
-        return Published(references.blob, blob)
+        if not self._record.agrees(epoch, stamps):
+            self._refuse(epoch, stamps[0])
+        return Published(references.weights, stamps[0], self._nbytes)
 
     def _refuse(self, epoch: int, found: PolicyStamp) -> NoReturn:
         """Weights that were made again are others. Raises WeightsError, RewindNeeded."""
@@ -251,6 +248,7 @@ class FaultTolerantLearner:
         facts = self._calls.wait(self._group.ready(), "the learner to load its model")
         self._record.check_model(facts)
         self._is_exact = all(rank.is_exact for rank in facts)
+        self._nbytes = facts[0].nbytes
         self._accept_snapshot(wait=False)
         learned = self._learned()
         for files in self._base.files:

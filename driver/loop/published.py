@@ -9,30 +9,21 @@ import ray
 
 from common.errors import WeightsError
 from common.model.loading import check_base
-from common.model.weights import WeightBlob
 from common.trajectory import PolicyStamp
 from learner.records import LearnerFacts
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that tasks can name: the reference that tasks carry, and the object behind it.
+    """Weights that tasks can name: the reference that tasks carry, never the weights themselves.
 
-    The object is held here, so that this node keeps a copy of it: the learner's node may die.
+    They lie on the learner's node and on those of the actors that have fetched them. Where all of these die,
+    a task that carries the reference fails with Ray's ObjectLostError: the learner publishes them again.
     """
 
     reference: ray.ObjectRef
-    blob: WeightBlob
-
-    @property
-    def stamp(self) -> PolicyStamp:
-        """Which weights."""
-        return self.blob.stamp
-
-    @property
-    def nbytes(self) -> int:
-        """Their size."""
-        return int(self.blob.data.nbytes)
+    stamp: PolicyStamp
+    nbytes: int
 
 
 class WeightsRecord:

@@ -29,10 +29,10 @@ def test_threads_are_those_of_all_processes_but_no_more_than_cores(config: Confi
 def test_one_process_trains_an_epoch_a_call(config: Config) -> None:
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     one = OneProcess.build(config, stream)
-    stamps = [one.blob.stamp]
+    stamps = [one.weights.stamp]
     for number in range(2):
         one.epoch(number)
-        stamps.append(one.blob.stamp)
+        stamps.append(one.weights.stamp)
     assert [stamp.version for stamp in stamps] == [0, 1, 2]
     assert len({stamp.digest for stamp in stamps}) == 3
 

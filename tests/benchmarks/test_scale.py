@@ -12,7 +12,7 @@ import pytest
 from benchmarks.scale import ALONE, GPU, RATE, THIN, Found, Plan, at_least_two, main, table, verdicts
 from benchmarks.scale_parts import ActorHost, LearnerHost, Share, Sizes, spread
 from benchmarks.scale_run import ACTORS_A_RANK, REWARD_SECONDS, ROLES, Row
-from common.model.weights import WeightBlob
+from common.model.weights import Weights
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
 
 SIZES = Sizes(images=2, steps=4, latent=4, pixels=8, weight_bytes=16)
@@ -26,7 +26,7 @@ def task_of(index: int) -> PromptTask:
 
 async def sampled(host: ActorHost, seat: int, index: int) -> Any:
     """One task done by one seat."""
-    return await host.sample(seat, task_of(index), WeightBlob(STAMP, b""))  # type: ignore[arg-type]
+    return await host.sample(seat, task_of(index), Weights(STAMP, {}))
 
 
 def test_an_actor_does_one_task_at_a_time_and_many_actors_work_at_once() -> None:
@@ -59,8 +59,8 @@ def test_the_learner_measures_from_sampled_to_accumulated() -> None:
         await asyncio.sleep(0.05)
         await asyncio.gather(*(host.accumulate(rank, trajectory, score) for rank in (0, 0, 1)))
         reports = [await host.finish_update(rank) for rank in (0, 1)]
-        stamp, blob = await host.publish(0)
-        stamps = [stamp, blob.stamp, await host.agree(1)]
+        stamp, weights = await host.publish(0)
+        stamps = [stamp, weights.stamp, await host.agree(1)]
         return await host.take_latencies(), stamps, [one.version for one in reports]
 
     latencies, stamps, versions = asyncio.run(learn())

@@ -7,9 +7,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from common.model.weights import WeightBlob
 from common.trajectory import GroupScore, PolicyStamp
 from driver.observe.display import Phase
 from learner.group import PublishedReferences
@@ -70,7 +67,7 @@ class Ranks:
         return [self._call("ready", partial(self._facts, rank)) for rank in range(2)]
 
     def _facts(self, rank: int) -> LearnerFacts:
-        return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1")
+        return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1", 1)
 
     def accumulate(self, position: int, trajectory: Reference, score: GroupScore) -> Reference:
         """Take the trajectory's value."""
@@ -94,10 +91,9 @@ class Ranks:
     def publish(self) -> PublishedReferences:
         """The stamps of both ranks."""
         stamps = [PolicyStamp(0, str(own), "run") for own in (self._weights, self._weights + self.apart)]
-        blob = WeightBlob(stamps[0], np.zeros(1, dtype=np.uint8))
         references: list[Any] = [self._call("publish", lambda own=own: own) for own in stamps]
-        first: Any = self._call("publish", lambda: blob)
-        return PublishedReferences(references, first)
+        weights: Any = self._call("publish", lambda: None)
+        return PublishedReferences(references, weights)
 
     def export_snapshot(self) -> Reference:
         """The weights."""

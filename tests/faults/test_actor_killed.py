@@ -17,7 +17,7 @@ from actors.pool import ActorPool, Sampled
 from common.config.schema import Config
 from common.errors import StuckError, WeightsError
 from common.model.loading import load_policy
-from common.model.weights import pack
+from common.model.weights import Weights
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.loop.services import await_actors
 from tests.tiny_config import make_config
@@ -66,15 +66,15 @@ def finish(pool: ActorPool, count: int) -> dict[int, Sampled]:
 
 def test_tasks_of_a_killed_actor_are_redone_to_the_same_bits(config: Config) -> None:
     policy, _ = load_policy(config)
-    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
-    weights = ray.put(blob)
+    weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
+    reference = ray.put(weights)
     results = []
     for kill in (False, True):
         pool = ActorPool.start(config)
         await_actors(pool)
         victim = pool.members[0].place.pid
-        for task in tasks(blob.stamp, 8):
-            pool.submit(task, weights)
+        for task in tasks(weights.stamp, 8):
+            pool.submit(task, reference)
         if kill:
             os.kill(victim, signal.SIGKILL)
         done = finish(pool, 8)
@@ -94,11 +94,11 @@ def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Co
         update={"actors": config.actors.model_copy(update={"count": 1, "minimum": 1, "restarts": 0})}
     )
     policy, _ = load_policy(limited)
-    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
+    weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
     pool = ActorPool.start(limited)
     await_actors(pool)
     victim = pool.members[0].place.pid
-    pool.submit(tasks(blob.stamp, 1)[0], ray.put(blob))
+    pool.submit(tasks(weights.stamp, 1)[0], ray.put(weights))
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(StuckError, match=r"actors\.restarts = 0"):
         finish(pool, 1)
@@ -107,14 +107,15 @@ def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Co
 
 def test_an_actor_refuses_weights_that_are_not_what_its_task_names(config: Config) -> None:
     policy, _ = load_policy(config)
-    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
-    newer = PolicyStamp(version=2, digest=blob.stamp.digest, run_id="run")
-    altered = blob.data.copy()
-    altered[-3] ^= 64
+    weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
+    newer = PolicyStamp(version=2, digest=weights.stamp.digest, run_id="run")
+    name = sorted(weights.arrays)[0]
+    altered = {**weights.arrays, name: weights.arrays[name] + 1}
+    truncated = {**weights.arrays, name: weights.arrays[name][1:]}
     refused = [
-        (newer, blob, "Asked to sample with version 2"),
-        (blob.stamp, replace(blob, data=altered), "has been altered"),
-        (blob.stamp, replace(blob, data=blob.data[:-100]), "is damaged"),
+        (newer, weights, "Asked to sample with version 2"),
+        (weights.stamp, replace(weights, arrays=altered), "has been altered"),
+        (weights.stamp, replace(weights, arrays=truncated), f"Weight {name}"),
     ]
     pool = ActorPool.start(config)
     for stamp, given, reason in refused:

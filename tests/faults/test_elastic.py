@@ -16,7 +16,7 @@ from actors.actor import Actor
 from actors.pool import ActorPool, Sampled
 from common.errors import StuckError
 from common.model.loading import load_policy
-from common.model.weights import pack
+from common.model.weights import Weights
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.loop.services import await_actors
 from tests.tiny_config import make_config
@@ -59,14 +59,14 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
     actors = {"count": 3, "minimum": 1, "cpus": 1.0, "restarts": 0, "task_retries": 0, "timeout_s": 60.0}
     config = make_config(tiny_pipeline, tmp_path, {"actors": actors, "sampling.steps": 20})
     policy, distribution = load_policy(config)
-    blob = pack(policy.trainable.parameters(), version=1, run_id="run")
-    weights = ray.put(blob)
+    weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
+    reference = ray.put(weights)
     pool = ActorPool.start(config)
     await_actors(pool)
     pool.grow()
     (first,) = pool.members
-    for task in tasks(blob.stamp, 0, 4):
-        pool.submit(task, weights)
+    for task in tasks(weights.stamp, 0, 4):
+        pool.submit(task, reference)
 
     node = cluster.add_node(num_cpus=1)
     done: list[Sampled] = []
@@ -75,8 +75,8 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
     assert second.place.node == node.node_id
     assert len(pool.references) >= 1  # the third seat still waits for room
 
-    for task in tasks(blob.stamp, 4, 6):
-        pool.submit(task, weights)
+    for task in tasks(weights.stamp, 4, 6):
+        pool.submit(task, reference)
     assert any(f"pid {second.place.pid}" in line for line in pool.in_work())
     cluster.remove_node(node, allow_graceful=False)
     work_until(pool, done, lambda: len(pool.members) == 1)
@@ -87,7 +87,7 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
 
     alone = Actor.of(policy, distribution)
     for one in done:
-        expected, _, _ = alone.sample(one.task, blob)
+        expected, _, _ = alone.sample(one.task, weights)
         got = ray.get(one.trajectory)
         np.testing.assert_array_equal(got.latents, expected.latents)
         np.testing.assert_array_equal(got.log_prob, expected.log_prob)

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
 from common.errors import WeightsError
-from common.model.weights import WeightBlob
+from common.model.weights import Weights
 from driver.main import train
 from driver.observe.status import read_status
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
@@ -29,15 +29,15 @@ VERSION = 6
 
 def swapping(publish: Callable[[LearnerGroup], PublishedReferences]) -> Callable[..., PublishedReferences]:
     """Publishes the weights of one version under the stamp of the next."""
-    published: list[WeightBlob] = []
+    published: list[Weights] = []
 
     def swapped(group: LearnerGroup) -> PublishedReferences:
         references = publish(group)
-        blob: WeightBlob = ray.get(references.blob)
-        published.append(blob)
-        if blob.stamp.version != VERSION:
+        weights: Weights = ray.get(references.weights)
+        published.append(weights)
+        if weights.stamp.version != VERSION:
             return references
-        return replace(references, blob=ray.put(replace(blob, data=published[-2].data)))
+        return replace(references, weights=ray.put(replace(weights, arrays=published[-2].arrays)))
 
     return swapped
 

@@ -90,7 +90,7 @@ def test_what_is_there_comes_and_what_is_lost_is_told(
 
 def test_nothing_is_sampled_again_after_the_end(rollouts: Rollouts) -> None:
     rollouts.end_sampling()
-    published = Published(NO_RAY, NO_RAY)
+    published = Published(NO_RAY, NO_RAY, 0)
     group = ScoredReference(TASK, published, NO_RAY, NO_RAY, NO_RAY, NO_RAY)
     for _ in range(2):
         with pytest.raises(StuckError, match="actors have been ended"):

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from ray.exceptions import RayActorError, RayError
 
@@ -24,7 +23,6 @@ from common.errors import (
     StuckError,
     WeightsError,
 )
-from common.model.weights import WeightBlob
 from common.trajectory import PolicyStamp, ScoredGroup
 from driver.loop.learner import RewindNeeded
 from driver.loop.published import Published
@@ -74,8 +72,7 @@ class FakeLearner:
         return self.published()
 
     def published(self) -> Published:
-        data = np.zeros(0, dtype=np.uint8)
-        return Published(NO_RAY, WeightBlob(PolicyStamp(self.script.epoch, "", "run"), data))
+        return Published(NO_RAY, PolicyStamp(self.script.epoch, "", "run"), 0)
 
     def begin_epoch(self) -> None:
         self.script.at("begin epoch")
