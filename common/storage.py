@@ -1,147 +1,255 @@
-"""Named folders of files that are whole or not there, on this machine or in a remote store.
+"""What is written so that it is whole or not there: files of this machine, folders here or in a remote store.
 
-A folder becomes whole at one moment: on this machine when it is renamed, in a remote store when its
-COMMIT_FILE is written, which is the last.
+A place is a path, or a URI such as s3://bucket/prefix?key=value; what stands behind the "?" are settings of
+the connection, and stays behind whatever is added to it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
+import re
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
-from common.disk import flush_folder, write_flushed
-from common.places import local_path
-from common.storage_arrow import ArrowStorage
+import pyarrow as pa
+from pyarrow import fs
+
+from common.errors import CheckpointError, RunFolderError
+
+LOGGER = logging.getLogger(__name__)
 
 COMMIT_FILE = "run.json"
-"""Without it a remote folder is an unfinished one."""
-PARTIAL = ".partial"
-"""Ending of a local folder that is being written."""
-REPLACED = ".replaced"
-"""Ending of a local folder that is being deleted, or that another takes the place of."""
-
-
-class Storage(Protocol):
-    """One of the two. Every method raises OSError where the store cannot be reached, read or written."""
-
-    @property
-    def place(self) -> str:
-        """Path or URI."""
-        ...
-
-    def names(self) -> list[str]:
-        """Folders that were finished, sorted."""
-        ...
-
-    def unfinished(self) -> list[str]:
-        """Folders that somebody began to write or to delete, and did not finish; sorted."""
-        ...
-
-    def read(self, name: str, file: str) -> bytes:
-        """A file's content. Raises FileNotFoundError where there is no such file."""
-        ...
-
-    def write(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Contents by relative name, COMMIT_FILE among them. Replaces a folder of that name."""
-        ...
-
-    def delete(self, name: str) -> None:
-        """Delete a finished folder."""
-        ...
-
-    def clean(self, own: Callable[[str], bool]) -> None:
-        """Delete what is unfinished. own: whether a folder of that name is one of ours; others are left."""
-        ...
-
-    def check_writable(self) -> None:
-        """Write a small file and delete it again."""
-        ...
-
-    def on_disk(self, name: str, folder: str) -> AbstractContextManager[Path]:
-        """A folder of a folder as files on this machine, for as long as the context lasts."""
-        ...
+"""A folder without it is an unfinished one."""
+WAITS_S = (0.0, 5.0, 30.0)
+"""Pauses before each try of a write to a remote store: a run of days outlives a minute without network."""
+_ASIDE = re.compile(r"\.(.+)(?:\.partial|\.replaced)")
 
 
 @dataclass(frozen=True)
-class LocalStorage:
-    """Written aside, flushed to disk, then renamed."""
+class Storage:
+    """Named folders of files in one place. Every method raises OSError where the store refuses.
 
-    root: Path
+    In a remote store the commit file is written last and deleted first, so that a folder without it is known
+    to be unfinished. On this machine a folder is written aside, flushed to the disk and renamed, so that it
+    takes the place of an old one at one moment; and it is renamed before it is deleted.
 
-    @property
-    def place(self) -> str:
-        """The path."""
-        return str(self.root)
+    place: path or URI. root: its path in the file system. local: whether that is this machine's. waits_s:
+    pauses before each try of a write.
+    """
+
+    place: str
+    filesystem: fs.FileSystem
+    root: str
+    local: bool
+    waits_s: tuple[float, ...] = (0.0,)
+
+    @staticmethod
+    def open(place: str | Path) -> Storage:
+        """A folder of this machine, or what pyarrow.fs finds behind a URI. Raises CheckpointError."""
+        path = local_path(str(place))
+        if path is not None:
+            return Storage(str(path), fs.LocalFileSystem(), str(path.absolute()), local=True)
+        try:
+            filesystem, root = fs.FileSystem.from_uri(place)
+        except (OSError, pa.ArrowException) as error:
+            raise CheckpointError(
+                f"{place} cannot be opened: {error}. Write a folder, or a URI such as s3://bucket/prefix, "
+                "gs://bucket/prefix or s3://bucket/prefix?endpoint_override=host:port&scheme=http."
+            ) from error
+        return Storage(str(place), filesystem, root.rstrip("/"), local=False, waits_s=WAITS_S)
 
     def names(self) -> list[str]:
-        """See Storage."""
-        return sorted(name for name in self._folders() if not name.startswith("."))
+        """Folders that were finished, sorted."""
+        return sorted(name for name, finished in self._folders().items() if finished)
 
     def unfinished(self) -> list[str]:
-        """See Storage."""
-        partial = [name for name in self._folders() if name.startswith(".") and name.endswith(PARTIAL)]
-        return sorted(name.removeprefix(".").removesuffix(PARTIAL) for name in partial)
+        """Folders that somebody began to write or to delete, and did not finish; sorted."""
+        names = (name for name, finished in self._folders().items() if not finished)
+        return sorted(_meant(name) for name in names if not name.endswith(".replaced"))
 
     def read(self, name: str, file: str) -> bytes:
-        """See Storage."""
-        return (self.root / name / file).read_bytes()
+        """A file's content. Raises FileNotFoundError where there is no such file."""
+        with self.filesystem.open_input_file(f"{self.root}/{name}/{file}") as stream:
+            return stream.read()
 
     def write(self, name: str, files: Mapping[str, bytes]) -> None:
-        """See Storage."""
-        aside, replaced = self.root / f".{name}{PARTIAL}", self.root / f".{name}{REPLACED}"
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            for file, data in files.items():
-                write_flushed(aside / file, data)
-            for folder in {(aside / file).parent for file in files} | {aside}:
-                flush_folder(folder)
-            if (self.root / name).exists():
-                shutil.rmtree(replaced, ignore_errors=True)
-                os.replace(self.root / name, replaced)
-            os.replace(aside, self.root / name)
-            flush_folder(self.root)
-        except OSError:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        """Contents by relative name, COMMIT_FILE among them. Replaces a folder of that name."""
+        *earlier, last = self.waits_s
+        for wait in earlier:
+            time.sleep(wait)
+            try:
+                self._write_once(name, files)
+            except OSError as error:
+                LOGGER.warning("Could not write %s in %s: %s. It is tried again.", name, self.place, error)
+            else:
+                return
+        time.sleep(last)
+        self._write_once(name, files)
 
     def delete(self, name: str) -> None:
-        """See Storage. Renamed first, so that no half of it is ever taken for a damaged folder."""
-        replaced = self.root / f".{name}{REPLACED}"
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.replace(self.root / name, replaced)
-        shutil.rmtree(replaced)
+        """Delete a folder, if it is there."""
+        folder = f"{self.root}/{name}"
+        if self.local and not name.startswith("."):
+            folder = self._put_aside(name)
+        commit, there = self.filesystem.get_file_info([f"{folder}/{COMMIT_FILE}", folder])
+        if commit.type != fs.FileType.NotFound:
+            self.filesystem.delete_file(commit.path)
+        if there.type != fs.FileType.NotFound:
+            self.filesystem.delete_dir(folder)
 
-    def clean(self, own: Callable[[str], bool]) -> None:
-        """See Storage."""
-        for name in self._folders():
-            meant = name.removeprefix(".").removesuffix(PARTIAL).removesuffix(REPLACED)
-            if name in (f".{meant}{PARTIAL}", f".{meant}{REPLACED}") and own(meant):
-                shutil.rmtree(self.root / name)
+    def clean(self, ours: Callable[[str], bool]) -> None:
+        """Delete what is unfinished. ours: whether a folder of that name is one of ours; others are left."""
+        for name, finished in self._folders().items():
+            if not finished and ours(_meant(name)):
+                self.delete(name)
 
     def check_writable(self) -> None:
-        """See Storage."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        probe = self.root / f".probe{PARTIAL}"
-        write_flushed(probe / COMMIT_FILE, b"")
-        shutil.rmtree(probe)
+        """Write a small file and delete it again."""
+        self._put(".probe", b"")
+        self.filesystem.delete_file(f"{self.root}/.probe")
 
     @contextmanager
     def on_disk(self, name: str, folder: str) -> Iterator[Path]:
-        """See Storage."""
-        yield self.root / name / folder
+        """A folder of a folder as files on this machine, for as long as the context lasts."""
+        source = f"{self.root}/{name}/{folder}"
+        if self.local:
+            yield Path(source)
+            return
+        below = fs.FileSelector(source, allow_not_found=True, recursive=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            for info in self.filesystem.get_file_info(below):
+                if info.type == fs.FileType.File:
+                    file = f"{folder}/{info.path.removeprefix(f'{source}/')}"
+                    path = Path(temporary) / file
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(self.read(name, file))
+            yield Path(temporary) / folder
 
-    def _folders(self) -> list[str]:
-        return [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+    def _folders(self) -> dict[str, bool]:
+        """Whether it was finished, by folder."""
+        if self.local:
+            # Not by pyarrow: it fails where another thread makes the folder at this moment.
+            paths = Path(self.root).iterdir() if Path(self.root).is_dir() else ()
+            return {path.name: not path.name.startswith(".") for path in paths if path.is_dir()}
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        names = [info.base_name for info in infos if info.type == fs.FileType.Directory]
+        commits = self.filesystem.get_file_info([f"{self.root}/{name}/{COMMIT_FILE}" for name in names])
+        return {name: commit.type == fs.FileType.File for name, commit in zip(names, commits, strict=True)}
+
+    def _write_once(self, name: str, files: Mapping[str, bytes]) -> None:
+        target = f".{name}.partial" if self.local else name
+        self.delete(target)
+        try:
+            for file in sorted(files, key=lambda file: file == COMMIT_FILE):
+                self._put(f"{target}/{file}", files[file])
+            if self.local:
+                self._rename(target, name, {str(Path(file).parent) for file in files})
+        except OSError:
+            if self.local:
+                # Where even this is refused, the error on its way says why.
+                with suppress(OSError):
+                    self.delete(target)
+            raise
+
+    def _rename(self, aside: str, name: str, below: set[str]) -> None:
+        root = Path(self.root)
+        for folder in sorted(below, reverse=True):
+            flush(root / aside / folder)
+        old = self._put_aside(name)
+        os.replace(root / aside, root / name)
+        flush(root)
+        self.delete(Path(old).name)
+
+    def _put_aside(self, name: str) -> str:
+        """Rename a local folder, where it is there; the path of what it is called now."""
+        old = f".{name}.replaced"
+        self.delete(old)
+        with suppress(FileNotFoundError):
+            os.replace(f"{self.root}/{name}", f"{self.root}/{old}")
+        return f"{self.root}/{old}"
+
+    def _put(self, file: str, data: bytes) -> None:
+        path = f"{self.root}/{file}"
+        # An object store has no folders: markers of empty ones would only ask for more rights.
+        if not isinstance(self.filesystem, fs.S3FileSystem | fs.GcsFileSystem):
+            self.filesystem.create_dir(str(Path(path).parent), recursive=True)
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        if self.local:
+            flush(Path(path))
 
 
-def open_storage(place: str) -> Storage:
-    """A folder of this machine, or what pyarrow.fs finds behind a URI. Raises CheckpointError."""
-    for path in local_path(place):
-        return LocalStorage(path)
-    return ArrowStorage.open(place, COMMIT_FILE)
+def _meant(name: str) -> str:
+    """The folder that one written or put aside is, or was, to be."""
+    return _ASIDE.sub(r"\1", name)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file of a run folder aside, flushed, then rename it. Makes its folder.
+
+    Raises RunFolderError where that fails; then what was there stays, and nothing is left aside.
+    """
+    aside = path.with_name(f".{path.name}.writing")
+    with written_into(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_bytes(data)
+            flush(aside)
+            os.replace(aside, path)
+            flush(path.parent)
+        except OSError:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def written_into(place: Path) -> Iterator[None]:
+    """Inside, a file or folder of a run folder is written. Raises RunFolderError where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"Cannot write {place}: {error}. Free space or mend its rights.") from error
+
+
+def join_place(place: str, name: str) -> str:
+    """The file or folder of that name in a place."""
+    if "://" not in place:
+        return str(Path(place) / name)
+    parts = urlsplit(place)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """The folder that a place lies in, and its name there."""
+    if "://" not in place:
+        path = Path(place) if Path(place).name else Path(place).resolve()
+        return str(path.parent), path.name
+    parts = urlsplit(place)
+    folder, _, name = parts.path.rstrip("/").rpartition("/")
+    # urlunsplit drops the slashes of a scheme it does not know where the rest is empty.
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{folder}{query}", name
+
+
+def local_path(place: str) -> Path | None:
+    """The path of a place on this machine, also of one written file:///folder; None for any other."""
+    if "://" not in place:
+        return Path(place)
+    parts = urlsplit(place)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.disk import replace_file, written_into
-from common.places import join_place
+from common.storage import join_place, replace_file, written_into
 from driver.observe.observer import Observer, picture_file, shown_score
 from driver.report.intervals import begun_late, change_markdown, change_table, compare
 from driver.report.plots import write_plots

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from common.disk import replace_file
 from common.errors import RunFolderError
+from common.storage import replace_file
 from driver.observe.alarms import FIRST_EPOCHS, EpochSigns
 
 HISTORY_FILE = "guards.json"

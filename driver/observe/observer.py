@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.cluster.metrics import exact_metrics
 from common.config.schema import Config
-from common.disk import replace_file
 from common.stopwatch import Busy
+from common.storage import replace_file
 from common.trajectory import ScorerStamp
 from driver.observe.display import Display, DisplayState, Phase
 from driver.observe.epoch_metrics import Reports, Rewards, reward_metrics

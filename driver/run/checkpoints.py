@@ -21,8 +21,7 @@ from typing import Any
 
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
-from common.places import join_place, split_place
-from common.storage import COMMIT_FILE, LocalStorage, Storage, open_storage
+from common.storage import COMMIT_FILE, Storage, join_place, split_place
 
 FORMAT = 1
 CONFIG_FILE = "config.yaml"
@@ -94,7 +93,7 @@ def checkpoint_folder(run_folder: Path, epoch: int) -> Path:
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Finished checkpoints of a run folder, oldest first, if checkpoint.folder is empty."""
-    found = Checkpoints(LocalStorage(run_folder / FOLDER))
+    found = Checkpoints(Storage.open(run_folder / FOLDER))
     return [checkpoint_folder(run_folder, epoch) for epoch in found.epochs()]
 
 
@@ -104,7 +103,7 @@ def read_checkpoint(place: str | Path, wanted: Wanted = _everything) -> Checkpoi
     Raises CheckpointError where there is none or it cannot be read, DamagedError where it is torn or altered.
     """
     folder, name = split_place(str(place))
-    return _read(open_storage(folder), name, wanted)
+    return _read(Storage.open(folder), name, wanted)
 
 
 class Checkpoints:
@@ -118,7 +117,7 @@ class Checkpoints:
         """Those of the configured run. Raises CheckpointError where checkpoint.folder cannot be opened."""
         own = str(config.run_folder / FOLDER)
         elsewhere = config.checkpoint.folder
-        return Checkpoints(open_storage(join_place(elsewhere, config.run.name) if elsewhere else own))
+        return Checkpoints(Storage.open(join_place(elsewhere, config.run.name) if elsewhere else own))
 
     @property
     def place(self) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from common.disk import replace_file
 from common.errors import CheckpointError
+from common.storage import replace_file
 from common.trajectory import PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from common.config.load import config_differences, config_from_yaml_text, config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
-from common.places import join_place, local_path, split_place, whole_place
+from common.storage import join_place, local_path, split_place
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import LOCK_FILE
 
@@ -82,9 +82,8 @@ def _is_fork_of(own: Checkpoint, place: str) -> bool:
 def _as_recorded(place: str) -> str:
     """The place as every working folder and every spelling of it gives it. Reads nothing."""
     folder, name = split_place(place)
-    for path in local_path(folder):
-        return whole_place(str(path / name))
-    return join_place(folder, name)
+    path = local_path(folder)
+    return join_place(folder, name) if path is None else str((path / name).resolve())
 
 
 def _without_what_is_in_flight(files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.disk import replace_file
 from common.errors import RunFolderError
+from common.storage import replace_file
 
 JOURNAL_FILE = "journal.json"
 

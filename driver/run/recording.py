@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.disk import flush_folder
 from common.errors import RecordingError
+from common.storage import flush
 from common.trajectory import ScoredGroup
 from driver.run.recording_rows import SCHEMA, BadRowError, check_group, from_row, to_row
 
@@ -62,7 +62,7 @@ class TrajectoryWriter:
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
-            flush_folder(self._folder)
+            flush(self._folder)
         except OSError as error:
             raise RecordingError(f"Cannot write the recording {path}: {error}") from error
         finally:

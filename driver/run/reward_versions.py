@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.disk import replace_file
 from common.errors import RunFolderError
+from common.storage import replace_file
 from common.trajectory import ScorerStamp
 from reward_service.client.versions import Swap, VersionHistory
 

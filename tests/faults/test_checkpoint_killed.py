@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.storage import LocalStorage
+from common.storage import Storage
 from driver.run.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.faults
@@ -20,10 +20,9 @@ LIMIT_S = 60.0
 # Writes one checkpoint after the other, also over an earlier one, and says which are finished.
 WRITER = """
 import sys
-from pathlib import Path
-from common.storage import LocalStorage
+from common.storage import Storage
 from driver.run.checkpoints import Checkpoints, RunState
-checkpoints = Checkpoints(LocalStorage(Path(sys.argv[1])))
+checkpoints = Checkpoints(Storage.open(sys.argv[1]))
 first = int(sys.argv[2])
 files = {f"policy/{number}.bin": bytes([number]) * 300_000 for number in range(5)}
 for epoch in (first, *range(first, first + 1000)):
@@ -34,7 +33,7 @@ for epoch in (first, *range(first, first + 1000)):
 
 
 def test_a_killed_writer_loses_no_finished_checkpoint(tmp_path: Path) -> None:
-    checkpoints, moments = Checkpoints(LocalStorage(tmp_path)), random.Random(4)
+    checkpoints, moments = Checkpoints(Storage.open(tmp_path)), random.Random(4)
     reached, unfinished = 0, 0
     for _ in range(KILLS):
         told = write_and_kill(tmp_path, reached, moments.uniform(0.0, 0.05))

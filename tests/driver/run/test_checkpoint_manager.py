@@ -16,7 +16,7 @@ import driver.loop.stalls
 import driver.run.background_write
 from common.config.schema import Config
 from common.errors import CheckpointError, StuckError
-from common.storage import LocalStorage
+from common.storage import Storage
 from common.trajectory import PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoint_manager import CheckpointManager, best_epochs, gold_score
@@ -100,7 +100,7 @@ def test_without_gold_rewards_nothing_is_best(tmp_path: Path) -> None:
     assert not keeper.after_evaluation(evaluation(1))
 
 
-class HeldStorage(LocalStorage):
+class HeldStorage(Storage):
     """A local storage as slow as the test likes."""
 
     begun, go_on = threading.Event(), threading.Event()
@@ -114,7 +114,7 @@ class HeldStorage(LocalStorage):
 
 @pytest.fixture
 def held(config: Config) -> Iterator[HeldStorage]:
-    storage = HeldStorage(config.run_folder / "checkpoints")
+    storage = HeldStorage(**vars(Storage.open(config.run_folder / "checkpoints")))
     storage.begun.clear()
     storage.go_on.clear()
     yield storage

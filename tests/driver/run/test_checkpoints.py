@@ -12,19 +12,18 @@ import pytest
 from pyarrow import fs
 
 from common.errors import CheckpointError, DamagedError
-from common.storage import COMMIT_FILE, LocalStorage, Storage
-from common.storage_arrow import ArrowStorage
+from common.storage import Storage
 from driver.run.checkpoints import Checkpoints, RunState, checkpoint_name, list_checkpoints, read_checkpoint
 
 FILES = {"a.bin": b"\x00\x01" * 1000, "policy/weights.safetensors": b"w" * 77}
 
 
-def arrow_storage(folder: Path) -> ArrowStorage:
-    """Of a folder of this machine; a write is tried twice."""
-    return ArrowStorage(str(folder), fs.LocalFileSystem(), str(folder), COMMIT_FILE, (0.0, 0.0))
+def remote_storage(folder: Path) -> Storage:
+    """A folder of this machine, used like a remote store; a write is tried twice."""
+    return Storage(str(folder), fs.LocalFileSystem(), str(folder), local=False, waits_s=(0.0, 0.0))
 
 
-STORAGES: dict[str, Callable[[Path], Storage]] = {"local": LocalStorage, "arrow": arrow_storage}
+STORAGES: dict[str, Callable[[Path], Storage]] = {"local": Storage.open, "remote": remote_storage}
 
 
 def state(epoch: int, run_id: str = "run") -> RunState:
@@ -101,7 +100,7 @@ def test_an_unfinished_one_is_left_out_and_swept_away(checkpoints: Checkpoints, 
     checkpoints.write(state(1), "config", FILES)
     for epoch in (1, 2):
         begin(storage, epoch)
-    expected = [2] if isinstance(storage, ArrowStorage) else [1, 2]
+    expected = [1, 2] if storage.local else [2]
     found = checkpoints.newest()
     assert [one.state.epoch for one in found.checkpoints] == [1]
     assert [note.split("epoch_")[1][:6] for note in found.notes] == [f"{epoch:06d}" for epoch in expected]
@@ -113,13 +112,13 @@ def test_an_unfinished_one_is_left_out_and_swept_away(checkpoints: Checkpoints, 
 def begin(storage: Storage, epoch: int) -> None:
     """What a writer leaves that dies before its last file."""
     name = checkpoint_name(epoch)
-    folder = Path(storage.place) / (f".{name}.partial" if isinstance(storage, LocalStorage) else name)
+    folder = Path(storage.place) / (f".{name}.partial" if storage.local else name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "a.bin").write_bytes(FILES["a.bin"])
 
 
 def test_what_a_killed_pruning_leaves_is_no_checkpoint_and_swept_away(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(LocalStorage(tmp_path))
+    checkpoints = Checkpoints(Storage.open(tmp_path))
     checkpoints.write(state(1), "config", FILES)
     shutil.copytree(tmp_path / "epoch_000001", tmp_path / ".epoch_000002.replaced")
     assert (checkpoints.epochs(), checkpoints.newest().notes) == ([1], ())
@@ -246,6 +245,6 @@ def test_a_folder_of_a_checkpoint_is_at_hand_as_files(checkpoints: Checkpoints) 
 
 
 def test_a_run_folders_own_are_listed_oldest_first(tmp_path: Path) -> None:
-    own = Checkpoints(LocalStorage(tmp_path / "checkpoints"))
+    own = Checkpoints(Storage.open(tmp_path / "checkpoints"))
     places = [own.write(state(epoch), "config", FILES) for epoch in (2, 10)]
     assert [str(path) for path in list_checkpoints(tmp_path)] == places

@@ -10,9 +10,7 @@ from pyarrow import fs
 
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
-from common.places import join_place
-from common.storage import open_storage
-from common.storage_arrow import ArrowStorage
+from common.storage import Storage, join_place
 from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
 from tests.tiny_config import make_config
 
@@ -36,8 +34,7 @@ def checkpoints(config: Config) -> Checkpoints:
 
 def objects(checkpoints: Checkpoints) -> tuple[fs.FileSystem, dict[str, str]]:
     """The store, and the path of every object below the checkpoints' place, by relative name."""
-    storage = open_storage(checkpoints.place)
-    assert isinstance(storage, ArrowStorage)
+    storage = Storage.open(checkpoints.place)
     found = storage.filesystem.get_file_info(fs.FileSelector(storage.root, recursive=True))
     files = [info.path for info in found if info.type == fs.FileType.File]
     return storage.filesystem, {path.removeprefix(f"{storage.root}/"): path for path in files}
@@ -78,8 +75,7 @@ def test_a_writer_that_died_leaves_an_unfinished_one(checkpoints: Checkpoints) -
 def test_the_commit_comes_last_and_goes_first(checkpoints: Checkpoints) -> None:
     """Any moment in between shows an unfinished one or none, also where an older one is replaced."""
     checkpoints.write(state(1), "config", FILES)
-    storage = open_storage(checkpoints.place)
-    assert isinstance(storage, ArrowStorage)
+    storage = Storage.open(checkpoints.place)
     once = replace(storage, waits_s=(0.0,))
     with pytest.raises(TypeError):
         once.write("epoch_000001", {"run.json": b"{}", "z.bin": "no bytes"})  # type: ignore[dict-item]
@@ -101,8 +97,7 @@ def test_a_missing_bucket_is_found_before_the_run(config: Config) -> None:
 
 
 def test_a_write_is_tried_again_and_then_an_error(s3_folder: str, caplog: pytest.LogCaptureFixture) -> None:
-    storage = open_storage(s3_folder.replace("//bucket/", "//nobucket/"))
-    assert isinstance(storage, ArrowStorage)
+    storage = Storage.open(s3_folder.replace("//bucket/", "//nobucket/"))
     with pytest.raises(
         CheckpointError, match=r"Could not write the checkpoint s3://nobucket/.*/epoch_000001"
     ):
