@@ -26,7 +26,7 @@ from common.stopwatch import Stopwatch
 from common.trajectory import GroupScore, PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
 from learner.learner import LearnerFacts
 from learner.report import Outcome, Tally, UpdateReport, summarise
-from learner.state import Snapshot
+from learner.state import Files, Snapshot
 
 RUN_ID = "simulated"
 SCHEDULE = "simulated"
@@ -156,11 +156,13 @@ class LearnerHost:
 
     async def export_snapshot(self, rank: int) -> Snapshot:
         """Weights and AdamW's two moments."""
-        return {"state": np.zeros(3 * self._sizes.weight_bytes, dtype=np.uint8)}
+        arrays = {"all": np.zeros(self._sizes.weight_bytes, dtype=np.uint8)}
+        moments = {f"all|{number}": array for number in range(2) for array in arrays.values()}
+        return Snapshot(self._versions[rank], (), arrays, moments, {})
 
-    async def export_state(self, rank: int) -> dict[str, bytes]:
+    async def export_state(self, rank: int) -> Files:
         """A checkpoint with nothing in it."""
-        return {"learner.json": b"{}"}
+        return {"learner.json": np.frombuffer(b"{}", dtype=np.uint8)}
 
     async def take_latencies(self) -> list[float]:
         """Seconds from sampled to accumulated, of each group since the last call."""

@@ -28,7 +28,7 @@ class PolicyStamp:
     """Which weights: the proof every trajectory carries.
 
     version: number of optimizer updates since the pretrained policy (0), those before a fork included.
-    digest: SHA-256 (hex) of the trainable weights, see common.model.weights.digest_tensors.
+    digest: an integrity proof (hex) of the trained tensors, see common.model.weights.digest_tensors.
     run_id: the run that made them.
     """
 

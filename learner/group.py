@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,9 +122,9 @@ class LearnerRank:
         """See learner.state."""
         return export_state(self._learner)
 
-    def restore_state(self, files: Mapping[str, bytes]) -> None:
+    def restore_state(self, state: Snapshot | Files) -> None:
         """See learner.state."""
-        restore_state(self._learner, files)
+        restore_state(self._learner, state)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
-"""The learner's state as named files, nothing pickled: a snapshot in memory or a checkpoint on disk."""
+"""The learner's state: a snapshot of arrays for the object store, or the named files of a checkpoint."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors.torch
+import safetensors
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,9 +21,9 @@ from common.model.weights import Tensors
 from common.trajectory import PolicyStamp
 from learner.learner import Learner
 
-Files = dict[str, bytes]
-Snapshot = dict[str, NDArray[np.uint8]]
-"""The files of an exact continuation as arrays, which the object store shares without a copy."""
+Arrays = dict[str, NDArray[Any]]
+Files = dict[str, NDArray[np.uint8]]
+"""Contents by relative name, as arrays: the object store shares them without a copy."""
 
 POLICY_FOLDER = "policy"
 AVERAGED_FOLDER = "policy_ema"
@@ -28,68 +31,114 @@ ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW keeps of each tensor."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What an exact continuation needs.
+
+    published: version and digest of the weights that trajectories in flight may name, oldest first.
+    trainable, averages: float32 by parameter; optimizer: by "parameter|what AdamW keeps". On a CPU the
+    arrays are the live tensors' memory, see Learner.publish.
+    """
+
+    version: int
+    published: tuple[tuple[int, str], ...]
+    trainable: Arrays
+    optimizer: Arrays
+    averages: Arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        parts = (self.trainable, self.optimizer, self.averages)
+        return sum(array.nbytes for part in parts for array in part.values())
+
+
 def export_snapshot(learner: Learner) -> Snapshot:
-    """What an exact continuation needs: the files of export_state without those for diffusers."""
-    return {name: np.frombuffer(data, dtype=np.uint8) for name, data in _exact_files(learner).items()}
+    """The learner as it is."""
+    optimizer = {
+        f"{name}|{key}": torch.as_tensor(value)
+        for name, parameter in learner.parameters.items()
+        for key, value in learner.optimizer.state[parameter].items()
+    }
+    return Snapshot(
+        version=learner.version,
+        published=tuple((stamp.version, stamp.digest) for stamp in learner.experience.stamps),
+        trainable=_arrays(learner.parameters),
+        optimizer=_arrays(optimizer),
+        averages=_arrays(learner.averages),
+    )
 
 
 def export_state(learner: Learner) -> Files:
-    """Contents by relative file name.
+    """The files of a checkpoint.
 
     trainable, optimizer and ema .safetensors hold exact float32 tensors; policy/ (and policy_ema/ where
     ema_decay is on) is what plain diffusers loads.
     """
-    files = _exact_files(learner)
-    files |= _policy_files(learner, POLICY_FOLDER)
+    files = _exact_files(export_snapshot(learner)) | _policy_files(learner, POLICY_FOLDER)
     if learner.averages:
-        own = {name: value.detach().clone() for name, value in learner.parameters.items()}
+        current = {name: value.detach().clone() for name, value in learner.parameters.items()}
         _copy_into(learner, learner.averages)
         try:
             files |= _policy_files(learner, AVERAGED_FOLDER)
         finally:
-            _copy_into(learner, own)
+            _copy_into(learner, current)
     return files
 
 
-def restore_state(learner: Learner, files: Mapping[str, bytes | NDArray[np.uint8]]) -> None:
-    """Continue from the files of export_state or export_snapshot. Raises CheckpointError, WeightsError."""
+def restore_state(learner: Learner, state: Snapshot | Mapping[str, bytes | NDArray[np.uint8]]) -> None:
+    """Continue from a snapshot, or from the files of a checkpoint. Raises CheckpointError, WeightsError."""
+    snapshot = state if isinstance(state, Snapshot) else _read(state)
+    optimizer = snapshot.optimizer
+    _check_names(learner, snapshot)
+    learner.restore(_tensors(snapshot.trainable), _tensors(snapshot.averages), snapshot.version)
+    for version, digest in snapshot.published:
+        learner.experience.published(PolicyStamp(version, digest, learner.run_id))
+    steps = {
+        index: {key: torch.tensor(optimizer[f"{name}|{key}"]) for key in ADAM_STATE}
+        for index, name in enumerate(learner.parameters if optimizer else ())
+    }
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": steps, "param_groups": groups})
+
+
+def _read(files: Mapping[str, bytes | NDArray[np.uint8]]) -> Snapshot:
     try:
         header = json.loads(bytes(files["learner.json"]))
-        version = int(header["version"])
-        # Checkpoints of format 1 may lack them.
-        published = [(int(number), str(digest)) for number, digest in header.get("published", [])]
         trainable, optimizer, averages = (
-            safetensors.torch.load(bytes(files[f"{name}.safetensors"]))
+            safetensors.numpy.load(bytes(files[f"{name}.safetensors"]))
             for name in ("trainable", "optimizer", "ema")
+        )
+        return Snapshot(
+            version=int(header["version"]),
+            # A fork leaves them out: it takes over nothing that is in flight.
+            published=tuple((int(version), str(digest)) for version, digest in header.get("published", ())),
+            trainable=trainable,
+            optimizer=optimizer,
+            averages=averages,
         )
     except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"
         ) from error
-    _check_names(learner, optimizer, averages)
-    learner.restore(trainable, averages, version)
-    for number, digest in published:
-        learner.experience.published(PolicyStamp(number, digest, learner.run_id))
-    state: dict[int, dict[str, Tensor]] = {}
-    for index, name in enumerate(learner.parameters):
-        own = {
-            key.rsplit("|", 1)[1]: value for key, value in optimizer.items() if key.rsplit("|", 1)[0] == name
-        }
-        state |= {index: own} if own else {}
-    groups = learner.optimizer.state_dict()["param_groups"]
-    learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _check_names(learner: Learner, optimizer: Tensors, averages: Tensors) -> None:
+def _check_names(learner: Learner, snapshot: Snapshot) -> None:
     """Raise WeightsError where the averages are not those of all trained tensors, or the optimizer's state is
     neither that of all of them nor, before the first step, empty."""
-    whole = {f"{name}|{key}" for name in learner.parameters for key in ADAM_STATE}
+    complete = {f"{name}|{key}" for name in learner.parameters for key in ADAM_STATE}
+    optimizer = set(snapshot.optimizer)
     checks = [
-        ("moving averages", set(averages), set(learner.averages), "keep optimizer.ema_decay as it was"),
-        ("optimizer's state", set(optimizer), whole if optimizer else set(), "is torch another version?"),
+        (
+            "moving averages",
+            set(snapshot.averages),
+            set(learner.averages),
+            "keep optimizer.ema_decay as it was",
+        ),
+        ("optimizer's state", optimizer, complete if optimizer else set(), "is torch another version?"),
     ]
-    for what, given, wanted, hint in checks:
-        missing, extra = sorted(wanted - given), sorted(given - wanted)
+    for what, names, allowed, hint in checks:
+        missing, extra = sorted(allowed - names), sorted(names - allowed)
         if missing or extra:
             raise WeightsError(
                 f"The checkpoint's {what} do not fit the policy: missing {missing[:3]}, not in the policy "
@@ -97,42 +146,33 @@ def _check_names(learner: Learner, optimizer: Tensors, averages: Tensors) -> Non
             )
 
 
-def _exact_files(learner: Learner) -> Files:
-    header = {
-        "version": learner.version,
-        # What was sampled with these weights, and is still in flight, can be learned after a restart.
-        "published": [[stamp.version, stamp.digest] for stamp in learner.experience.stamps],
-    }
-    return {
+def _exact_files(snapshot: Snapshot) -> Files:
+    header = {"version": snapshot.version, "published": snapshot.published}
+    contents = {
         "learner.json": json.dumps(header).encode(),
-        "trainable.safetensors": _pack(learner.parameters),
-        "optimizer.safetensors": _pack(_optimizer_tensors(learner)),
-        "ema.safetensors": _pack(learner.averages),
+        "trainable.safetensors": safetensors.numpy.save(snapshot.trainable),
+        "optimizer.safetensors": safetensors.numpy.save(snapshot.optimizer),
+        "ema.safetensors": safetensors.numpy.save(snapshot.averages),
     }
-
-
-def _pack(tensors: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    )
-
-
-def _optimizer_tensors(learner: Learner) -> dict[str, Tensor]:
-    """AdamW's state by "parameter name|state name"."""
-    return {
-        f"{name}|{key}": torch.as_tensor(value)
-        for name, parameter in learner.parameters.items()
-        for key, value in learner.optimizer.state[parameter].items()
-    }
+    return {name: np.frombuffer(data, dtype=np.uint8) for name, data in contents.items()}
 
 
 def _policy_files(learner: Learner, folder: str) -> Files:
     with tempfile.TemporaryDirectory() as temporary:
         learner.save_policy(Path(temporary))
-        return {f"{folder}/{path.name}": path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+        paths = sorted(Path(temporary).iterdir())
+        return {f"{folder}/{path.name}": np.fromfile(path, dtype=np.uint8) for path in paths}
 
 
-def _copy_into(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
+def _arrays(tensors: Tensors) -> Arrays:
+    return {name: value.detach().contiguous().cpu().numpy() for name, value in tensors.items()}
+
+
+def _tensors(arrays: Arrays) -> dict[str, Tensor]:
+    return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def _copy_into(learner: Learner, tensors: Tensors) -> None:
     with torch.no_grad():
         for name, value in learner.parameters.items():
             value.copy_(tensors[name])

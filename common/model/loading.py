@@ -45,7 +45,7 @@ def load_policy(config: Config) -> tuple[Policy, StepDistribution]:
 
 
 def digest_base(policy: Policy) -> str:
-    """SHA-256 (hex) of the pretrained model: all that an adapter is added to, and what decodes and embeds.
+    """Digest (hex) of the pretrained model: all that an adapter is added to, and what decodes and embeds.
 
     Of a policy just loaded: a fully trained UNet is the pretrained one only until then.
     """
