@@ -27,15 +27,16 @@ from benchmarks.reward_models import SIZED_MODELS, SizedModel
 from benchmarks.timing import Comparison, Times, alternate
 from common.config.services import AppReward
 from common.errors import PrdpError
-from reward_service.http.wire import ARROW, JSON, Wire
+from reward_service.http.wire import JSON, SAFETENSORS, Wire
 from reward_service.scorers.clip import ClipScorer
 
 ABOUT = (
-    "Pictures a second of one replica, asked by handle and by HTTP (Arrow, and JSON for information), over "
-    "those of the same scorer called directly in a loop with the same batches and threads. Sides take turns."
+    "Images a second of one replica, asked by handle and by HTTP (safetensors, and JSON for information), "
+    "over those of the same scorer called directly in a loop with the same batches and threads. Sides take "
+    "turns."
 )
 BY_HANDLE = 0.9
-BY_ARROW = 0.7
+BY_HTTP = 0.7
 NAME = "clip"
 JSON_SHARE = 8
 """JSON scores this part of the groups: it packs every picture as a PNG, which takes long."""
@@ -155,8 +156,8 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
             Side(
                 "by handle", BY_HANDLE, lambda some: score_by_handle(mix, some, lambda: None), groups, replica
             ),
-            Side("by HTTP/Arrow, server of one process", BY_ARROW, http(address, ARROW), groups, server),
-            Side("by HTTP/Arrow, Serve's gateway", BY_ARROW, http(cluster.url(NAME), ARROW), groups, replica),
+            Side("by HTTP, server of one process", BY_HTTP, http(address, SAFETENSORS), groups, server),
+            Side("by HTTP, Serve's gateway", BY_HTTP, http(cluster.url(NAME), SAFETENSORS), groups, replica),
             Side("by HTTP/JSON, server of one process", 0.0, http(address, JSON), fewer, server),
             Side("by HTTP/JSON, Serve's gateway", 0.0, http(cluster.url(NAME), JSON), fewer, replica),
         ]

@@ -9,8 +9,7 @@ import numpy as np
 
 from common.errors import RewardError
 from common.trajectory import GroupScore
-from reward_service.contract.results import Outcome, RewardFailure, RewardScores
-from reward_service.http.wire_checks import check_part
+from reward_service.contract.results import Outcome, RewardFailure, RewardScores, check_scores
 
 
 def sound_part(outcome: Outcome, images: int, answers_as: str, name: str) -> Outcome:
@@ -24,7 +23,7 @@ def sound_part(outcome: Outcome, images: int, answers_as: str, name: str) -> Out
     if outcome.stamp.name != answers_as:
         return RewardFailure(f"Answered by the reward {outcome.stamp.name!r}, not by {answers_as!r}.")
     try:
-        part = check_part(outcome, images)
+        part = check_scores(outcome, images)
     except RewardError as error:
         return RewardFailure(f"Its answer is not sound. {error}")
     return replace(part, stamp=replace(part.stamp, name=name))

@@ -8,17 +8,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import RewardError
 from common.trajectory import Float64, ScorerStamp
+
+_ANTISYMMETRY = 1e-6
+_LONGEST_LABEL = 1000
 
 
 @dataclass(frozen=True)
 class RewardScores:
-    """One reward's unweighted say about the B pictures of one prompt, all by one scorer version.
+    """One reward's unweighted say about the B images of one prompt, all by one scorer version.
 
     rewards: float64 (B,), in the scorer's own units; for a judge of pairs the least-squares rewards.
-    differences: float64 (B, B), antisymmetric; differences[i, j] = how much better picture i is than j.
+    differences: float64 (B, B), antisymmetric; differences[i, j] = how much better image i is than j.
     residual: root mean square, over the pairs measured, of differences[i, j] - (rewards[i] - rewards[j]);
-        0 for a scorer that gives each picture a number.
+        0 for a scorer that gives each image a number.
     stamp: which reward, version and weights.
     """
 
@@ -97,3 +101,42 @@ class Backend(Protocol):
         """Seconds since the scorer last worked, after a warm forward pass where that is long ago and costs no
         money. Raises RewardError where the scorer does not work."""
         ...
+
+
+def check_scores(scores: RewardScores, images: int) -> RewardScores:
+    """The scores, differences made exactly antisymmetric; rewards (B,), differences (B, B) for B = images.
+
+    Raises RewardError where a count or shape is wrong, a number is not finite, the differences are not
+    antisymmetric, or the stamp does not name one version.
+    """
+    rewards = _finite("rewards", scores.rewards, (images,))
+    differences = antisymmetric(_finite("differences", scores.differences, (images, images)), "Its")
+    if not (np.isfinite(scores.residual) and scores.residual >= 0.0):
+        raise RewardError(f"Its residual is {scores.residual}, which is no finite number of at least 0.")
+    stamp = scores.stamp
+    if not stamp.name or not stamp.version:
+        raise RewardError(f"Its stamp names no reward or no version: {stamp}.")
+    if max(len(stamp.name), len(stamp.version), len(stamp.digest)) > _LONGEST_LABEL:
+        raise RewardError(f"Its stamp is longer than {_LONGEST_LABEL} characters.")
+    return RewardScores(rewards, differences, float(scores.residual), stamp)
+
+
+def antisymmetric(differences: Float64, whose: str) -> Float64:
+    """The differences (B, B), their rounding errors halved away.
+
+    Raises RewardError, beginning with `whose`, where d[i, j] + d[j, i] is not 0.
+    """
+    excess = float(np.abs(differences + differences.T).max(initial=0.0))
+    if excess > _ANTISYMMETRY * max(1.0, float(np.abs(differences).max(initial=0.0))):
+        raise RewardError(
+            f"{whose} differences are not antisymmetric: d[i, j] + d[j, i] is up to {excess:g} and must be 0."
+        )
+    return (differences - differences.T) / 2.0
+
+
+def _finite(what: str, values: Float64, shape: tuple[int, ...]) -> Float64:
+    if values.shape != shape:
+        raise RewardError(f"Its {what} have the shape {values.shape}; needed is {shape}.")
+    if not np.isfinite(values).all():
+        raise RewardError(f"Its {what} are not all finite numbers.")
+    return np.asarray(values, dtype=np.float64)

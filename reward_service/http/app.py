@@ -1,4 +1,4 @@
-"""The HTTP front of one reward: two content types in, checked scores or errors out. Knows no Ray."""
+"""The HTTP front of one reward: safetensors or JSON in, checked scores or errors out. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from common.errors import RewardError
-from reward_service.contract.results import Backend, BusyError, Description, Reply, RewardFailure
+from reward_service.contract.results import (
+    Backend,
+    BusyError,
+    Description,
+    Reply,
+    RewardFailure,
+    check_scores,
+)
 from reward_service.http import schema as http_schema
 from reward_service.http.body import Room, Share, discard, read_body
 from reward_service.http.errors import (
+    BAD_REQUEST,
     BUSY,
-    CODE_OF_STATUS,
     INTERNAL,
+    NOT_ALLOWED,
+    NOT_FOUND,
     NOT_READY,
     SCORER_FAILED,
     TOO_LATE,
@@ -30,9 +39,9 @@ from reward_service.http.errors import (
 )
 from reward_service.http.gate import Gate
 from reward_service.http.limits import HttpLimits
+from reward_service.http.replies import encode_reply
 from reward_service.http.token import Token
-from reward_service.http.wire import WIRES, Group, Wire, WireError
-from reward_service.http.wire_checks import BAD_REQUEST, check_part
+from reward_service.http.wire import JSON_TYPE, WIRES, Group, Wire
 
 LOGGER = logging.getLogger("prdp.rewards")
 _RETRY_S = 1.0
@@ -72,18 +81,18 @@ class _Front:
     room: Room
 
     async def score(self, request: Request) -> Response:
-        """Score one group of pictures of one prompt."""
+        """Score one group: the images of one prompt."""
         with Share(self.room) as share:
             wire = await self._wire(request)
             group = await self._group(request, wire, share)
-            reply = await self._score(group)
+            reply: Reply = await self._ask(self.backend.score(group.prompt, group.images))
         if isinstance(reply.outcome, RewardFailure):
             raise Refusal(SCORER_FAILED, reply.outcome.reason)
         try:
-            part = check_part(reply.outcome, len(group.pixels))
+            scores = check_scores(reply.outcome, len(group.images))
         except RewardError as error:
             raise Refusal(SCORER_FAILED, f"The scorer's answer is not sound. {error}") from error
-        return Response(wire.encode_reply(part, reply.busy_s, reply.shadow), media_type=wire.content_type)
+        return Response(encode_reply(scores, reply.busy_s, reply.shadow), media_type=JSON_TYPE)
 
     async def describe(self) -> Response:
         """Which reward answers: version, digest, settings, and why the last change of them was refused."""
@@ -115,14 +124,8 @@ class _Front:
 
     async def _group(self, request: Request, wire: Wire, share: Share) -> Group:
         body = await read_body(request.receive, request.headers, self.limits, share)
-        try:
-            # In a thread: decoding pictures takes a while, and the front answers others meanwhile.
-            return await asyncio.to_thread(_decode, wire, body, self.limits, share)
-        except WireError as error:
-            raise Refusal(error.code, error.reason) from error
-
-    async def _score(self, group: Group) -> Reply:
-        return await self._ask(self.backend.score(group.prompt, group.pixels))
+        # In a thread: decoding images takes a while, and the front answers others meanwhile.
+        return await asyncio.to_thread(_decode, wire, body, self.limits, share)
 
     async def _description(self) -> Description:
         return await self._ask(self.backend.describe())
@@ -165,9 +168,11 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     """Starlette's own: no such path, no such method."""
-    status = error.status_code if isinstance(error, HTTPException) else 0
-    code = CODE_OF_STATUS.get(status, BAD_REQUEST)
-    return refusal_response(Refusal(code, "Paths: POST /v1/score, GET /v1/describe, /v1/ready, /v1/health."))
+    if not isinstance(error, HTTPException):
+        return await _crashed(_, error)
+    code = {404: NOT_FOUND, 405: NOT_ALLOWED}.get(error.status_code, BAD_REQUEST)
+    paths = "Paths: POST /v1/score, GET /v1/describe, /v1/ready, /v1/health, /openapi.json."
+    return refusal_response(Refusal(code, paths), error.headers)
 
 
 async def _crashed(_: Request, error: Exception) -> Response:

@@ -9,9 +9,8 @@ from types import TracebackType
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from reward_service.http.errors import OVERLOADED, TOO_SLOW, Refusal
+from reward_service.http.errors import BAD_REQUEST, OVERLOADED, TOO_LARGE, TOO_SLOW, Refusal
 from reward_service.http.limits import HttpLimits
-from reward_service.http.wire_checks import BAD_REQUEST, TOO_LARGE
 
 _RETRY_S = 1.0
 _DISCARD_S = 5.0

@@ -22,10 +22,9 @@ from common.trajectory import ScorerStamp
 from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
 from reward_service.http.address import check_address, is_on_this_machine
 from reward_service.http.errors import LOST, ErrorBody, ErrorDetail
+from reward_service.http.replies import DescriptionBody, decode_reply, first_problem
 from reward_service.http.token import NO_TOKEN, Token
-from reward_service.http.wire import ARROW, Group, Wire
-from reward_service.http.wire_checks import check_pixels
-from reward_service.http.wire_json import DescriptionBody
+from reward_service.http.wire import JSON_TYPE, SAFETENSORS, Group, Wire
 
 _SCORER_FAILED = 424
 _PASSING = frozenset({429, 502, 503, 504})
@@ -94,8 +93,8 @@ class AsyncHttpReward:
     """A reward behind an address. For one event loop; connections are kept between calls.
 
     base_url: what stands before /v1/score, e.g. http://127.0.0.1:8000/pickscore. token: sent with every
-    request. deadline_s: longest that one call takes, retries and waits included. wire: ARROW, or JSON, which
-    costs several times more. insecure: allow to send the token unencrypted to another machine.
+    request. deadline_s: longest that one call takes, retries and waits included. wire: SAFETENSORS, or JSON,
+    which costs several times more. insecure: allow to send the token unencrypted to another machine.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class AsyncHttpReward:
         base_url: str,
         token: Token = NO_TOKEN,
         deadline_s: float = 300.0,
-        wire: Wire = ARROW,
+        wire: Wire = SAFETENSORS,
         retrying: Retrying = RETRYING,
         insecure: bool = False,
     ) -> None:
@@ -122,17 +121,16 @@ class AsyncHttpReward:
         server refuses, or its answer is not finite, of another count or shape, not antisymmetric, or without
         a stamp.
         """
-        check_pixels(images)
         count = len(images)
         body = self._wire.encode_group(Group(prompt, images))
         most_bytes = _SPARE_BYTES + count * (count + 1) * _BYTES_OF_A_NUMBER
         answer = await self._ask("POST", "/v1/score", body, most_bytes)
         if answer.status == _SCORER_FAILED:
             return Reply(RewardFailure(answer.explanation), busy_s=0.0, shadow=NoShadow())
-        if answer.content_type != self._wire.content_type:
-            raise self._error(f"answered {answer.content_type!r}, not {self._wire.content_type!r}.")
+        if answer.content_type != JSON_TYPE:
+            raise self._error(f"answered {answer.content_type!r}, not {JSON_TYPE!r}.")
         try:
-            return self._wire.decode_reply(answer.body, count)
+            return decode_reply(answer.body, count)
         except RewardError as error:
             raise self._error(f"gave no sound score. {error}") from error
 
@@ -142,10 +140,7 @@ class AsyncHttpReward:
         try:
             read = DescriptionBody.model_validate_json(answer.body)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise self._error(
-                f"does not describe itself as a reward does: {problem['msg'][:200]}."
-            ) from error
+            raise self._error(f"does not describe itself as a reward does: {first_problem(error)}") from error
         return Description(**{**dict(read), "stamp": ScorerStamp(**dict(read.stamp))})
 
     async def aclose(self) -> None:
@@ -240,7 +235,7 @@ class HttpReward:
         base_url: str,
         token: Token = NO_TOKEN,
         deadline_s: float = 300.0,
-        wire: Wire = ARROW,
+        wire: Wire = SAFETENSORS,
         retrying: Retrying = RETRYING,
         insecure: bool = False,
     ) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
+BAD_REQUEST = "bad_request"
 UNAUTHORIZED = "unauthorized"
+NOT_FOUND = "not_found"
+NOT_ALLOWED = "method_not_allowed"
+TOO_LARGE = "too_large"
+WRONG_CONTENT = "wrong_content"
 WRONG_TYPE = "wrong_type"
 SCORER_FAILED = "scorer_failed"
 BUSY = "busy"
@@ -19,14 +25,14 @@ TOO_SLOW = "too_slow"
 INTERNAL = "internal"
 
 STATUS_OF: dict[str, int] = {
-    "bad_request": 400,
+    BAD_REQUEST: 400,
     UNAUTHORIZED: 401,
-    "not_found": 404,
-    "method_not_allowed": 405,
+    NOT_FOUND: 404,
+    NOT_ALLOWED: 405,
     TOO_SLOW: 408,
-    "too_large": 413,
+    TOO_LARGE: 413,
     WRONG_TYPE: 415,
-    "wrong_content": 422,
+    WRONG_CONTENT: 422,
     SCORER_FAILED: 424,
     BUSY: 429,
     INTERNAL: 500,
@@ -37,16 +43,14 @@ STATUS_OF: dict[str, int] = {
 }
 """HTTP status by error code."""
 
-CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
 _TRACEBACK = "Traceback (most recent call last)"
 _LONGEST_REASON = 1000
-_NO_WAIT = 0.0
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, which may be nobody's error
     """A request that gets no score. retry_after_s: when to ask again; 0 where asking again is of no use."""
 
-    def __init__(self, code: str, reason: str, retry_after_s: float = _NO_WAIT) -> None:
+    def __init__(self, code: str, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
@@ -71,18 +75,18 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def refusal_response(refusal: Refusal) -> JSONResponse:
+def refusal_response(refusal: Refusal, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """{"error": {"code", "reason", "retry_after_s"}} with its status, and Retry-After where it helps."""
-    waits = refusal.retry_after_s > _NO_WAIT
-    headers = {"Retry-After": str(math.ceil(refusal.retry_after_s))} if waits else {}
+    waits = refusal.retry_after_s > 0.0
+    extra = {"Retry-After": str(math.ceil(refusal.retry_after_s))} if waits else {}
     if refusal.code == UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
+        extra["WWW-Authenticate"] = "Bearer"
     error = {
         "code": refusal.code,
         "reason": one_line(refusal.reason),
         "retry_after_s": refusal.retry_after_s if waits else None,
     }
-    return JSONResponse({"error": error}, STATUS_OF[refusal.code], headers)
+    return JSONResponse({"error": error}, STATUS_OF[refusal.code], {**(headers or {}), **extra})
 
 
 def one_line(reason: str) -> str:

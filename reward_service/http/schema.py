@@ -1,4 +1,4 @@
-"""The OpenAPI document's parts: both content types, every error, and the limits in numbers."""
+"""The OpenAPI document's parts: both forms of a request, every error, and the limits in numbers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fastapi.security import HTTPBearer
 
 from reward_service.http.errors import STATUS_OF, ErrorBody
 from reward_service.http.limits import HttpLimits
-from reward_service.http.wire_arrow import ARROW_TYPE
-from reward_service.http.wire_json import JSON_TYPE, DescriptionBody, ScoreReply
+from reward_service.http.replies import DescriptionBody, ScoreReply
+from reward_service.http.wire import JSON_TYPE, SAFETENSORS_TYPE
 
 _ERRORS: dict[str, str] = {
-    "bad_request": "The body is damaged: no JSON, or no Arrow stream.",
+    "bad_request": "The body is damaged: no JSON, or no safetensors file.",
     "unauthorized": "No token or a wrong one; or, without a token, a caller from another machine.",
     "too_slow": "The body did not arrive in time.",
-    "too_large": "A limit is exceeded: body, pictures, pixels or prompt.",
+    "too_large": "A limit is exceeded: body, images, pixels or prompt.",
     "wrong_type": "The content type is neither of the two.",
-    "wrong_content": "The body can be read, but is no group of pictures of one size.",
+    "wrong_content": "The body can be read, but is no group of images of one size.",
     "scorer_failed": "The scorer failed on this group. There is no score, and a failure is never a number.",
     "busy": "The queue is full. Ask again after Retry-After seconds.",
     "not_ready": "No scorer answers now. Ask again after Retry-After seconds.",
@@ -29,16 +29,13 @@ _ERRORS: dict[str, str] = {
 _READING = ("unauthorized", "busy", "not_ready", "too_late", "internal")
 
 DESCRIPTION = """
-Scores the pictures of one prompt by one reward. Errors are JSON,
+Scores the images of one prompt by one reward. Errors are JSON,
 `{"error": {"code", "reason", "retry_after_s"}}`, except two short texts, sent before a request is looked at:
 400 to what is no HTTP, and 503 where a server of one process has too many connections. With a token, every
 path needs the header `Authorization: Bearer TOKEN`.
 
-An Arrow request is a stream of one uncompressed record batch with one row a picture and the column
-`pixels: fixed_size_binary(height * width * 3)`, uint8 RGB, rows from the top; the schema's metadata holds
-`prompt`, `height` and `width`. The answer has the columns `rewards: float64` and
-`differences: fixed_size_list<float64>[B]`; its metadata holds `residual`, `name`, `version`, `digest`,
-`busy_s`, and `shadow` as the JSON answer has it.
+A safetensors request has one tensor, `images`: U8 (B, height, width, 3), RGB, rows from the top; its metadata
+holds `prompt`. The answer is JSON whatever the request is.
 """
 
 BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="The server's token.")
@@ -47,7 +44,7 @@ BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="The ser
 
 def score_body(limits: HttpLimits) -> dict[str, Any]:
     """The request body of POST /v1/score, both content types."""
-    picture = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
+    file = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
     group = {
         "type": "object",
         "required": ["prompt", "images"],
@@ -56,7 +53,7 @@ def score_body(limits: HttpLimits) -> dict[str, Any]:
             "prompt": {"type": "string", "maxLength": limits.prompt_characters},
             "images": {
                 "type": "array",
-                "items": picture,
+                "items": file,
                 "minItems": 1,
                 "maxItems": limits.images,
                 "description": "PNG or JPEG files, all of one size, of at most "
@@ -64,20 +61,15 @@ def score_body(limits: HttpLimits) -> dict[str, Any]:
             },
         },
     }
-    arrow = {"type": "string", "format": "binary", "maxLength": limits.body_bytes}
-    content = {JSON_TYPE: {"schema": group}, ARROW_TYPE: {"schema": arrow}}
-    about = f"One group, at most {limits.body_bytes} bytes. The answer has the request's content type."
+    tensors = {"type": "string", "format": "binary", "maxLength": limits.body_bytes}
+    content = {JSON_TYPE: {"schema": group}, SAFETENSORS_TYPE: {"schema": tensors}}
+    about = f"One group, at most {limits.body_bytes} bytes."
     return {"requestBody": {"required": True, "description": about, "content": content}}
 
 
 def score_responses() -> dict[int | str, dict[str, Any]]:
     """Every answer of POST /v1/score."""
-    scored = {
-        "description": "The score.",
-        "model": ScoreReply,
-        "content": {ARROW_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-    }
-    return {200: scored, **_errors(tuple(_ERRORS))}
+    return {200: {"description": "The score.", "model": ScoreReply}, **_errors(tuple(_ERRORS))}
 
 
 def describe_responses() -> dict[int | str, dict[str, Any]]:

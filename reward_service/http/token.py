@@ -2,66 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import re
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from common.errors import RewardError
 
-_SHORTEST = 16
 _LONGEST = 4096
-_ALLOWED = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_ALLOWED = re.compile(r"[A-Za-z0-9._~+/=-]{16,4096}")
 _HOW = "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
-@dataclass(frozen=True)
-class Token:
-    """A secret, or none (empty). Its repr and str do not show it.
+class Token(SecretStr):
+    """A secret, or none (empty): 16 to 4096 letters, digits and . _ ~ + / = - . Its repr and str hide it.
 
-    value: empty, or 16 to 4096 letters, digits and . _ ~ + / = - . Use the static methods, which check it.
+    from_env and from_file check it.
     """
-
-    value: str = field(repr=False)
 
     @staticmethod
     def from_env(name: str, environment: Mapping[str, str] = os.environ) -> Token:
         """The token in an environment variable. Raises RewardError where it is unset or malformed."""
         if name not in environment:
             raise RewardError(f"The environment variable {name} is not set; it must hold the token. {_HOW}")
-        return _checked(environment[name].strip(), f"the environment variable {name}")
+        return _checked(environment[name], f"the environment variable {name}")
 
     @staticmethod
     def from_file(path: str | Path) -> Token:
         """The token in a file of one line. Raises RewardError where it cannot be read or is malformed."""
         try:
             with Path(path).open(encoding="ascii") as file:
-                text = file.read(_LONGEST + 2)
+                return _checked(file.read(_LONGEST + 2), f"the file {path}")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
-            raise RewardError(f"Cannot read the token from {path}: {why}. {_HOW}") from error
-        return _checked(text.strip(), f"the file {path}")
+            raise RewardError(f"Cannot read the token from {path}: {why}.") from error
 
     @property
     def is_set(self) -> bool:
         """Whether there is one."""
-        return bool(self.value)
+        return bool(self.get_secret_value())
 
     def matches(self, authorization: bytes) -> bool:
-        """Whether an Authorization header's value is `Bearer <this token>`; False where there is no token.
-
-        Takes the same time whatever the header holds.
-        """
+        """Whether an Authorization header's value is `Bearer <this token>`; False where there is no token."""
         scheme, _, given = authorization.partition(b" ")
-        same = hmac.compare_digest(_digest(given.strip()), _digest(self.value.encode()))
+        same = secrets.compare_digest(given.strip(), self.get_secret_value().encode())
         return self.is_set and scheme.lower() == b"bearer" and same
 
     def headers(self) -> dict[str, str]:
         """The header that carries it; empty without a token."""
-        return {"Authorization": f"Bearer {self.value}"} if self.is_set else {}
+        return {"Authorization": f"Bearer {self.get_secret_value()}"} if self.is_set else {}
 
 
 NO_TOKEN = Token("")
@@ -89,18 +82,10 @@ class TokenSource:
         return Token.from_file(self.file) if self.file else NO_TOKEN
 
 
-def _digest(text: bytes) -> bytes:
-    """Of one length whatever the text's, so that comparing tells nothing of the token's length."""
-    return hashlib.sha256(text).digest()
-
-
-def _checked(value: str, where: str) -> Token:
-    if not _SHORTEST <= len(value) <= _LONGEST:
+def _checked(text: str, where: str) -> Token:
+    if not _ALLOWED.fullmatch(text.strip()):
         raise RewardError(
-            f"The token in {where} has {len(value)} characters; allowed: {_SHORTEST} to {_LONGEST}. {_HOW}"
+            f"The token in {where} has {len(text.strip())} characters; needed are 16 to 4096 letters, digits "
+            f"and . _ ~ + / = - . {_HOW}"
         )
-    if not _ALLOWED.fullmatch(value):
-        raise RewardError(
-            f"The token in {where} holds a character other than letters, digits and . _ ~ + / = - . {_HOW}"
-        )
-    return Token(value)
+    return Token(text.strip())

@@ -15,7 +15,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from benchmarks.hostile_requests import Request
 from reward_service.contract.results import Backend
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine
@@ -29,6 +28,16 @@ SMALL = HttpLimits(
     body_bytes=1 << 20, held_bytes=4 << 20, image_pixels=1 << 16, images=8, seconds=5.0, body_seconds=1.0
 )
 HERE = ("127.0.0.1", 40_000)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. headers: as sent, besides Host and Content-Length."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -107,13 +116,13 @@ def _scope(request: Request, client: tuple[str, int] | None, host: str) -> dict[
 
 def get(path: str, token: Token = NO_TOKEN) -> Request:
     """A GET."""
-    return Request("", "GET", path, tuple(token.headers().items()), b"", may_score=False)
+    return Request("GET", path, tuple(token.headers().items()), b"")
 
 
 def post(content_type: str, body: bytes, token: Token = NO_TOKEN) -> Request:
     """A POST of a group."""
     headers = (("Content-Type", content_type), *token.headers().items())
-    return Request("", "POST", "/v1/score", headers, body, may_score=True)
+    return Request("POST", "/v1/score", headers, body)
 
 
 def _ended(reason: str) -> None:

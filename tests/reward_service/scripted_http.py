@@ -15,12 +15,13 @@ import numpy as np
 
 from common.trajectory import ScorerStamp
 from reward_service.contract.results import NoShadow, RewardScores
-from reward_service.http.wire import ARROW
+from reward_service.http.replies import encode_reply
+from reward_service.http.wire import JSON_TYPE
 
 PART = RewardScores(
     np.arange(3.0), np.subtract.outer(np.arange(3.0), np.arange(3.0)), 0.0, ScorerStamp("a", "1", "")
 )
-SCORE = ARROW.encode_reply(PART, 0.5, NoShadow())
+SCORE = encode_reply(PART, 0.5, NoShadow())
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,13 @@ class Say:
 
     status: int = 200
     body: bytes = SCORE
-    content_type: str = ARROW.content_type
+    content_type: str = JSON_TYPE
     headers: dict[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
     drop: bool = False
 
 
-def error(
-    status: int, reason: str = "because", retry_after_s: float | None = None, code: str = "c"
-) -> Say:
+def error(status: int, reason: str = "because", retry_after_s: float | None = None, code: str = "c") -> Say:
     """An error of the protocol."""
     body = json.dumps({"error": {"code": code, "reason": reason, "retry_after_s": retry_after_s}}).encode()
     return Say(status, body, "application/json")

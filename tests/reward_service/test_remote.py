@@ -32,7 +32,7 @@ def _with_a_server(ask: Callable[[str, Engine], Any], scorer: str, **settings: A
 
 @pytest.fixture(autouse=True)
 def _token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REMOTE_TOKEN", TOKEN.value)
+    monkeypatch.setenv("REMOTE_TOKEN", TOKEN.get_secret_value())
 
 
 def test_a_pointwise_reward_keeps_its_differences_and_its_numbers() -> None:
@@ -65,7 +65,7 @@ def test_it_is_a_scorer_of_the_service_with_the_server_s_version() -> None:
         assert isinstance(part, RewardScores)
         np.testing.assert_allclose(part.rewards, RED - RED.mean(), atol=1e-15)
         assert (service.kind, part.stamp.name, part.stamp.version) == ("pairwise", "far", "1+x")
-        assert TOKEN.value not in repr(service.stamp)
+        assert TOKEN.get_secret_value() not in repr(service.stamp)
 
     _with_a_server(ask, "Redness", version="x")
 

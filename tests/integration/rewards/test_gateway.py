@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import ray
-import requests
 from ray import serve
 from ray.serve.context import _get_global_client
 
-from benchmarks.hostile_requests import Request, Target, one_request, sound_request
 from common.config.services import RewardEntry, RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
@@ -29,7 +27,7 @@ from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN, Token, TokenSource
-from reward_service.http.wire import ARROW, JSON, Group
+from reward_service.http.wire import JSON, SAFETENSORS, Group
 from reward_service.on_ray.app import embedded_app
 from reward_service.on_ray.gateway import build_gateway
 from reward_service.on_ray.handles import reward_handle
@@ -49,7 +47,7 @@ MOODY = ServedReward(scorer="tests.reward_service.scorers:Moody", max_batch_grou
 def base(shared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the proxy; below it /guarded with a token and /open without."""
     place = tmp_path_factory.mktemp("token") / "token"
-    place.write_text(TOKEN.value + "\n")
+    place.write_text(TOKEN.get_secret_value() + "\n")
     sources = {"guarded": TokenSource(file=str(place)), "open": TokenSource()}
     section = RewardServiceSection(queue_groups=2)
     apps = {
@@ -61,7 +59,7 @@ def base(shared: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"http://127.0.0.1:{shared.http_port}"
 
 
-@pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
+@pytest.mark.parametrize("wire", [JSON, SAFETENSORS], ids=["json", "safetensors"])
 @pytest.mark.parametrize(("app", "token"), [("guarded", TOKEN), ("open", NO_TOKEN)])
 def test_a_group_is_scored_as_without_http(base: str, wire: Any, app: str, token: Token) -> None:
     client = HttpReward(f"{base}/{app}", token, LIMIT_S, wire)
@@ -69,7 +67,7 @@ def test_a_group_is_scored_as_without_http(base: str, wire: Any, app: str, token
     assert isinstance(outcome, RewardScores)
     np.testing.assert_array_equal(outcome.rewards, RED)
     assert client.describe().stamp == outcome.stamp
-    assert requests.get(f"{base}/{app}/v1/health", headers=token.headers(), timeout=60).status_code == 200
+    assert httpx2.get(f"{base}/{app}/v1/health", headers=token.headers(), timeout=60).status_code == 200
     client.close()
 
 
@@ -82,15 +80,15 @@ def test_a_group_larger_than_a_message_is_scored(base: str) -> None:
 
 def test_only_holders_of_the_token_are_answered(base: str) -> None:
     for path in ("/v1/describe", "/v1/ready", "/openapi.json"):
-        assert requests.get(f"{base}/guarded{path}", timeout=60).status_code == 401
+        assert httpx2.get(f"{base}/guarded{path}", timeout=60).status_code == 401
     with pytest.raises(RewardError, match="401"):
         HttpReward(f"{base}/guarded", Token("another-token-0123456789"), LIMIT_S).score("calm", PIXELS)
 
 
 def test_without_a_token_a_forwarded_request_is_refused(base: str) -> None:
-    forwarded = requests.get(f"{base}/open/v1/ready", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
+    forwarded = httpx2.get(f"{base}/open/v1/ready", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
     assert forwarded.status_code == 401
-    named = requests.get(f"{base}/open/v1/ready", headers={"Host": "evil.example.org"}, timeout=60)
+    named = httpx2.get(f"{base}/open/v1/ready", headers={"Host": "evil.example.org"}, timeout=60)
     assert named.status_code == 401
 
 
@@ -106,7 +104,7 @@ def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
 
     def ask(number: int) -> int:
         body = JSON.encode_group(Group(f"nap {number}", PIXELS[:2]))
-        answer = requests.post(f"{base}/guarded/v1/score", data=body, headers=headers, timeout=LIMIT_S)
+        answer = httpx2.post(f"{base}/guarded/v1/score", content=body, headers=headers, timeout=LIMIT_S)
         assert (answer.status_code in (429, 503)) == ("Retry-After" in answer.headers)
         return answer.status_code
 
@@ -119,20 +117,27 @@ def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
         assert all(pool.map(insist, range(8)))
 
 
+HOSTILE = [
+    (JSON.content_type, b"[" * 100_000),
+    (JSON.content_type, b'{"prompt": "a", "images": ["iVBORw0KGgo="]}'),
+    (SAFETENSORS.content_type, b"\xff" * 64),
+    (SAFETENSORS.content_type, bytes(8)),
+    ("application/x-pickle", b"\x80\x04."),
+    (SAFETENSORS.content_type, bytes(LIMITS.body_bytes + 1)),
+]
+
+
 def test_hostile_requests_leave_the_application_as_it_was(base: str) -> None:
-    headers = TOKEN.headers()
-    schema = requests.get(f"{base}/guarded/openapi.json", headers=headers, timeout=60).json()
-    target = Target(TOKEN.value, schema, LIMITS.body_bytes)
     before = pids("guarded")
-    for seed in range(120):
-        request = one_request(seed, target)
-        answer = _send(base, request)
-        assert answer.status_code < 500 or answer.status_code in (503, 504), (seed, request.kind, answer.text)
-        assert request.authorized or answer.status_code == 401 or "HTTP" in answer.text, (seed, request.kind)
-        assert TOKEN.value not in answer.text
+    for content_type, body in HOSTILE:
+        headers = {"Content-Type": content_type, **TOKEN.headers()}
+        answer = httpx2.post(f"{base}/guarded/v1/score", content=body, headers=headers, timeout=LIMIT_S)
+        assert answer.status_code in (400, 413, 415, 422), (content_type, body[:20], answer.text)
+        assert TOKEN.get_secret_value() not in answer.text
         assert "Traceback" not in answer.text
-    sound = _send(base, sound_request(random.Random(0)), TOKEN.headers())
-    assert sound.status_code == 200
+    assert isinstance(
+        HttpReward(f"{base}/guarded", TOKEN, LIMIT_S).score("calm", PIXELS).outcome, RewardScores
+    )
     assert pids("guarded") == before
 
 
@@ -196,10 +201,3 @@ def test_a_killed_proxy_costs_no_group(base: str) -> None:
         answers |= collect_all(mix)
     assert len(answers) == 12
     assert_all_scored(answers)
-
-
-def _send(base: str, request: Request, more: dict[str, str] | None = None) -> requests.Response:
-    headers = {**dict(request.headers), **(more or {})}
-    latin = {name: value.encode("latin-1", "replace") for name, value in headers.items()}
-    url = f"{base}/guarded{request.path}"
-    return requests.request(request.method, url, data=request.body, headers=latin, timeout=LIMIT_S)

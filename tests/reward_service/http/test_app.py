@@ -18,11 +18,12 @@ from reward_service.http.app import build_http_app
 from reward_service.http.body import Room
 from reward_service.http.errors import STATUS_OF, Refusal
 from reward_service.http.limits import HttpLimits
+from reward_service.http.replies import decode_reply
 from reward_service.http.token import NO_TOKEN, Token
-from reward_service.http.wire import ARROW, JSON, Group, Wire
+from reward_service.http.wire import JSON, SAFETENSORS, Group, Wire
 from tests.reward_service.http_calls import SMALL, TOKEN, Answer, call, engine, get, post
 
-BOTH = pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
+BOTH = pytest.mark.parametrize("wire", [JSON, SAFETENSORS], ids=["json", "safetensors"])
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 Asks = Callable[[FastAPI], Awaitable[Answer]]
 
@@ -48,8 +49,8 @@ def group(wire: Wire, prompt: str = "calm", pixels: NDArray[np.uint8] = PIXELS) 
 def test_a_group_is_scored(wire: Wire) -> None:
     answer = run(lambda app: call(app, post(wire.content_type, group(wire))))
     assert answer.status == 200
-    assert answer.headers["content-type"] == wire.content_type
-    outcome = wire.decode_reply(answer.body, 3).outcome
+    assert answer.headers["content-type"] == "application/json"
+    outcome = decode_reply(answer.body, 3).outcome
     assert isinstance(outcome, RewardScores)
     np.testing.assert_array_equal(outcome.rewards, PIXELS[..., 0].mean(axis=(1, 2)) / 255.0)
     assert (outcome.stamp.name, outcome.stamp.version) == ("red", "1")
@@ -58,16 +59,16 @@ def test_a_group_is_scored(wire: Wire) -> None:
 @BOTH
 def test_a_judge_gives_its_matrix(wire: Wire) -> None:
     answer = run(lambda app: call(app, post(wire.content_type, group(wire))), "GreenDuel")
-    outcome = wire.decode_reply(answer.body, 3).outcome
+    outcome = decode_reply(answer.body, 3).outcome
     assert isinstance(outcome, RewardScores)
     green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
     np.testing.assert_allclose(outcome.differences, np.tanh(green[:, None] - green[None, :]))
 
 
 def test_a_body_in_pieces_is_one_body() -> None:
-    body = group(ARROW)
+    body = group(SAFETENSORS)
     pieces = [body[at : at + 100] for at in range(0, len(body), 100)]
-    answer = run(lambda app: call(app, post(ARROW.content_type, body), pieces=pieces))
+    answer = run(lambda app: call(app, post(SAFETENSORS.content_type, body), pieces=pieces))
     assert answer.status == 200
 
 
@@ -98,7 +99,9 @@ def test_a_scorer_that_fails_is_no_number_and_no_crash(mood: str) -> None:
 def test_no_score_in_time_is_504() -> None:
     limits = SMALL.model_copy(update={"seconds": 0.2})
     answer = run(
-        lambda app: call(app, post(ARROW.content_type, group(ARROW, "nap a while"))), "Moody", limits=limits
+        lambda app: call(app, post(SAFETENSORS.content_type, group(SAFETENSORS, "nap a while"))),
+        "Moody",
+        limits=limits,
     )
     assert (answer.status, answer.code) == (504, "too_late")
     assert answer.headers["retry-after"] == "1"
@@ -106,7 +109,9 @@ def test_no_score_in_time_is_504() -> None:
 
 def test_a_full_queue_is_429_with_a_time_to_come_back() -> None:
     async def crowd(app: FastAPI) -> Answer:
-        requests = [post(ARROW.content_type, group(ARROW, f"nap {number}")) for number in range(12)]
+        requests = [
+            post(SAFETENSORS.content_type, group(SAFETENSORS, f"nap {number}")) for number in range(12)
+        ]
         answers = await asyncio.gather(*(call(app, request) for request in requests))
         assert {answer.status for answer in answers} == {200, 429}
         return next(answer for answer in answers if answer.status == 429)
@@ -136,7 +141,7 @@ class _Broken:
 @pytest.mark.parametrize("path", ["/v1/describe", "/v1/ready", "/v1/health", "/v1/score"])
 def test_a_backend_that_is_gone_is_503(path: str) -> None:
     app = build_http_app(_Broken(RewardError("No replica answers.")), SMALL, NO_TOKEN)
-    request = post(ARROW.content_type, group(ARROW)) if path == "/v1/score" else get(path)
+    request = post(SAFETENSORS.content_type, group(SAFETENSORS)) if path == "/v1/score" else get(path)
     answer = asyncio.run(call(app, request))
     assert (answer.status, answer.code) == (503, "not_ready")
     assert answer.json["error"]["retry_after_s"] == 1.0
@@ -158,7 +163,7 @@ def test_a_fault_of_our_own_shows_nothing_of_itself() -> None:
         (post("application/octet-stream", b"\x80\x04."), 415, "wrong_type"),
         (post(JSON.content_type, b"{"), 400, "bad_request"),
         (post(JSON.content_type, b"{}"), 422, "wrong_content"),
-        (post(ARROW.content_type, b"{}"), 400, "bad_request"),
+        (post(SAFETENSORS.content_type, b"{}"), 400, "bad_request"),
         (post(JSON.content_type + "; charset=utf-8", b'{"prompt": "a", "images": []}'), 422, "wrong_content"),
     ],
 )
@@ -169,14 +174,25 @@ def test_each_error_has_its_status_and_code(request_: Any, status: int, code: st
     assert STATUS_OF[code] == status
 
 
+@pytest.mark.parametrize(("request_", "allowed"), [(get("/v1/score"), "POST"), (post("", b""), "GET")])
+def test_a_wrong_method_is_told_the_right_one(request_: Any, allowed: str) -> None:
+    request_ = request_ if allowed == "POST" else replace(request_, path="/v1/ready")
+    answer = run(lambda app: call(app, request_))
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/score", "/v1/describe", "/v1/ready", "/v1/health", "/openapi.json", "/x"]
 )
 def test_with_a_token_every_path_asks_for_it(path: str) -> None:
     async def ask(app: FastAPI) -> Answer:
-        sound = post(ARROW.content_type, group(ARROW))
+        sound = post(SAFETENSORS.content_type, group(SAFETENSORS))
         answer = await call(app, sound if path == "/v1/score" else get(path))
-        right = post(ARROW.content_type, group(ARROW), TOKEN) if path == "/v1/score" else get(path, TOKEN)
+        right = (
+            post(SAFETENSORS.content_type, group(SAFETENSORS), TOKEN)
+            if path == "/v1/score"
+            else get(path, TOKEN)
+        )
         assert (await call(app, right, client=("203.0.113.9", 1), host="rewards.example.org")).status in (
             200,
             404,
@@ -186,12 +202,12 @@ def test_with_a_token_every_path_asks_for_it(path: str) -> None:
     answer = run(ask, token=TOKEN)
     assert (answer.status, answer.code) == (401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert TOKEN.value.encode() not in answer.body
+    assert TOKEN.get_secret_value().encode() not in answer.body
 
 
 @pytest.mark.parametrize("client", [("203.0.113.9", 1), ("10.0.0.1", 1), ("::ffff:10.0.0.1", 1), None])
 def test_without_a_token_other_machines_are_refused(client: tuple[str, int] | None) -> None:
-    answer = run(lambda app: call(app, post(ARROW.content_type, group(ARROW)), client=client))
+    answer = run(lambda app: call(app, post(SAFETENSORS.content_type, group(SAFETENSORS)), client=client))
     assert (answer.status, answer.code) == (401, "unauthorized")
 
 
@@ -210,25 +226,25 @@ def test_without_a_token_a_name_that_points_here_and_a_proxy_are_refused() -> No
 def test_a_body_is_refused_while_it_arrives() -> None:
     """No length is announced, and the body is far larger: what is over the limit is let go, not kept."""
     pieces = [bytes(1 << 16)] * 200
-    answer = run(lambda app: call(app, post(ARROW.content_type, b""), pieces=pieces))
+    answer = run(lambda app: call(app, post(SAFETENSORS.content_type, b""), pieces=pieces))
     assert (answer.status, answer.code) == (413, "too_large")
     assert answer.taken <= 2 * SMALL.body_bytes // (1 << 16) + 2
 
 
 def test_a_body_that_never_ends_is_408() -> None:
     limits = SMALL.model_copy(update={"body_seconds": 0.1})
-    request = post(ARROW.content_type, b"")
+    request = post(SAFETENSORS.content_type, b"")
     answer = run(lambda app: call(app, request, pieces=[b"abc"], silent=True), limits=limits)
     assert (answer.status, answer.code) == (408, "too_slow")
 
 
 def test_requests_together_hold_no_more_than_the_room() -> None:
     async def crowd(app: FastAPI) -> Answer:
-        request = post(ARROW.content_type, b"")
+        request = post(SAFETENSORS.content_type, b"")
         slow = [call(app, request, pieces=[bytes(900_000)], silent=True) for _ in range(6)]
         answers = await asyncio.gather(*slow)
         assert sorted(answer.code for answer in answers) == ["overloaded"] * 2 + ["too_slow"] * 4
-        return await call(app, post(ARROW.content_type, group(ARROW)))
+        return await call(app, post(SAFETENSORS.content_type, group(SAFETENSORS)))
 
     assert run(crowd).status == 200
 
@@ -243,13 +259,12 @@ def test_the_room_is_given_back() -> None:
     assert room.held_bytes == 10
 
 
-def test_the_document_names_both_types_all_errors_and_the_limits() -> None:
+def test_the_document_names_both_forms_all_errors_and_the_limits() -> None:
     limits = SMALL.model_copy(update={"images": 5, "prompt_characters": 77})
     document = run(lambda app: call(app, get("/openapi.json")), limits=limits).json
     assert set(document["paths"]) == {"/v1/score", "/v1/describe", "/v1/ready", "/v1/health"}
     score = document["paths"]["/v1/score"]["post"]
-    assert set(score["requestBody"]["content"]) == {JSON.content_type, ARROW.content_type}
-    assert set(score["responses"]["200"]["content"]) == {JSON.content_type, ARROW.content_type}
+    assert set(score["requestBody"]["content"]) == {JSON.content_type, SAFETENSORS.content_type}
     statuses = {"400", "401", "408", "413", "415", "422", "424", "429", "500", "503", "504"}
     assert set(score["responses"]) == statuses | {"200"}
     for path in ("/v1/describe", "/v1/ready", "/v1/health"):

@@ -14,11 +14,9 @@ from fastapi import FastAPI
 from reward_service.http.app import build_http_app
 from reward_service.http.body import Room, Share
 from reward_service.http.errors import Refusal
-from reward_service.http.limits import HttpLimits
+from reward_service.http.limits import HttpLimits, Reserve
 from reward_service.http.token import NO_TOKEN
-from reward_service.http.wire import ARROW, JSON, WIRES, Group
-from reward_service.http.wire_arrow import ArrowWire
-from reward_service.http.wire_checks import Reserve
+from reward_service.http.wire import JSON, SAFETENSORS, WIRES, Group, SafetensorsWire
 from tests.reward_service.http_calls import SMALL, call, engine, post
 
 LIMIT_S = 20.0
@@ -28,7 +26,7 @@ LIMITS = SMALL.model_copy(update={"held_bytes": 2 * SMALL.body_bytes})
 
 
 @dataclass(frozen=True)
-class SlowWire(ArrowWire):
+class SlowWire(SafetensorsWire):
     """Takes room for pixels, waits until it may go on, and takes as much again."""
 
     entered: threading.Event = field(default_factory=threading.Event)
@@ -63,7 +61,7 @@ def test_what_a_cancelled_request_holds_is_counted_until_its_thread_is_done(
             app = build_http_app(backend, LIMITS, NO_TOKEN)
             for _ in range(5):
                 wire = SlowWire()
-                monkeypatch.setitem(WIRES, ARROW.content_type, wire)
+                monkeypatch.setitem(WIRES, SAFETENSORS.content_type, wire)
                 await _cancel_while_it_decodes(app, wire)
                 assert await _is_full(app)
                 wire.may_go_on.set()

@@ -15,8 +15,9 @@ from common.trajectory import ScorerStamp
 from reward_service.contract.results import NoShadow, Reply, RewardFailure, RewardScores
 from reward_service.http.address import check_address
 from reward_service.http.client import AsyncHttpReward, HttpReward, LostGroupError, Retrying, UnansweredError
+from reward_service.http.replies import encode_reply
 from reward_service.http.token import NO_TOKEN, Token
-from reward_service.http.wire import ARROW, JSON, Wire
+from reward_service.http.wire import JSON, SAFETENSORS, Wire
 from tests.reward_service.http_calls import TOKEN, engine, served
 from tests.reward_service.scripted_http import PART, SCORE, Say, Script, error, scripted
 
@@ -41,7 +42,7 @@ def refused(script: Script, deadline_s: float = 20.0, retrying: Retrying = QUICK
     return str(caught.value)
 
 
-@pytest.mark.parametrize("wire", [JSON, ARROW], ids=["json", "arrow"])
+@pytest.mark.parametrize("wire", [JSON, SAFETENSORS], ids=["json", "safetensors"])
 @pytest.mark.parametrize("token", [NO_TOKEN, TOKEN], ids=["open", "token"])
 def test_a_real_server_scores(wire: Wire, token: Token) -> None:
     def ask(url: str) -> None:
@@ -65,7 +66,7 @@ def test_a_wrong_token_fails_at_once_and_says_so() -> None:
         with pytest.raises(RewardError, match=r"401.*same token") as caught:
             HttpReward(url, wrong, 20.0).score("calm", PIXELS)
         assert time.monotonic() - started < 5.0
-        assert wrong.value not in str(caught.value)
+        assert wrong.get_secret_value() not in str(caught.value)
 
     _with_a_real_server(ask, TOKEN)
 
@@ -191,18 +192,14 @@ def test_an_event_loop_asks_many_groups_at_once() -> None:
     assert time.monotonic() - started < 3.0
 
 
+_TWO = RewardScores(np.zeros(2), np.zeros((2, 2)), 0.0, PART.stamp)
 _SAYS = {
-    "not finite": Say(body=ARROW.encode_reply(replace(PART, rewards=np.full(3, np.nan)), 0.0, NoShadow())),
-    "not antisymmetric": Say(
-        body=ARROW.encode_reply(replace(PART, differences=np.ones((3, 3))), 0.0, NoShadow())
-    ),
+    "not finite": Say(body=SCORE.replace(b"2.0", b"NaN")),
+    "not antisymmetric": Say(body=encode_reply(replace(PART, differences=np.ones((3, 3))), 0.0, NoShadow())),
     "without a version": Say(
-        body=ARROW.encode_reply(replace(PART, stamp=ScorerStamp("a", "", "")), 0.0, NoShadow())
+        body=encode_reply(replace(PART, stamp=ScorerStamp("a", "", "")), 0.0, NoShadow())
     ),
-    "of two pictures": Say(
-        body=ARROW.encode_reply(RewardScores(np.zeros(2), np.zeros((2, 2)), 0.0, PART.stamp), 0.0, NoShadow())
-    ),
-    "JSON": Say(body=JSON.encode_reply(PART, 0.0, NoShadow()), content_type=JSON.content_type),
+    "of two images": Say(body=encode_reply(_TWO, 0.0, NoShadow())),
     "HTML": Say(body=b"<html>", content_type="text/html"),
     "empty": Say(body=b""),
     "too long": Say(body=bytes(3 << 20)),
@@ -231,7 +228,7 @@ def test_the_token_is_sent_and_nothing_replaces_it(tmp_path: object, monkeypatch
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     script = Script(Say())
     asked(script, token=TOKEN)
-    assert script.seen == [f"Bearer {TOKEN.value}"]
+    assert script.seen == [f"Bearer {TOKEN.get_secret_value()}"]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +265,7 @@ def test_an_address_that_can_work_is_taken(url: str, token: Token, insecure: boo
     check_address(url, token, insecure)
 
 
-def test_pictures_of_another_form_are_not_sent() -> None:
+def test_images_of_another_form_are_not_sent() -> None:
     script = Script(Say())
     with scripted(script) as url, pytest.raises(RewardError, match="uint8"):
         HttpReward(url).score("a", PIXELS.astype(np.float32))  # type: ignore[arg-type]

@@ -1,107 +1,134 @@
-"""Hostile requests straight into the application: no crash, no score that must not be, errors in one form."""
+"""Requests that no honest client sends: no crash, no score that must not be, errors as the document says."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-from pathlib import Path
+import threading
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
 
-from benchmarks.hostile_requests import ARROW_TYPE, JSON_TYPE, Target, one_request, sound_request
-from benchmarks.hostile_rules import broken_rules
-from reward_service.http.app import build_http_app
+from reward_service.contract.results import RewardScores
+from reward_service.http.client import HttpReward
+from reward_service.http.errors import Refusal
 from reward_service.http.limits import HttpLimits
-from reward_service.http.wire import WIRES, Group, WireError
-from tests.reward_service.http_calls import SMALL, TOKEN, call, engine, get, post
+from reward_service.http.wire import JSON, SAFETENSORS, WIRES, Group
+from tests.reward_service.http_calls import SMALL, TOKEN, engine, served
 
-REQUESTS = 400
-MARK = Path("/tmp/hostile_pickle_ran")
-
-
-def test_hostile_requests_are_refused_and_the_next_group_is_scored() -> None:
-    async def attack() -> tuple[list[str], list[int]]:
-        async with engine() as backend:
-            app = build_http_app(backend, SMALL, TOKEN)
-            schema = (await call(app, get("/openapi.json", TOKEN))).json
-            target = Target(TOKEN.value, schema, SMALL.body_bytes)
-            problems: list[str] = []
-            for seed in range(REQUESTS):
-                request = one_request(seed, target)
-                answer = await call(app, request)
-                problems += [f"seed {seed}: {found}" for found in broken_rules(request, answer, target)]
-            sound = [sound_request(random.Random(seed)) for seed in range(4)]
-            after = [await call(app, post(one.headers[0][1], one.body, TOKEN)) for one in sound]
-            return problems, [answer.status for answer in after]
-
-    MARK.unlink(missing_ok=True)
-    problems, after = asyncio.run(attack())
-    assert problems == []
-    assert after == [200] * 4
-    assert not MARK.exists()
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+BODIES = {wire.content_type: wire.encode_group(Group("a prompt", PIXELS)) for wire in (JSON, SAFETENSORS)}
+KNOWS_NO_413 = [
+    schemathesis.checks.negative_data_rejection,
+    schemathesis.checks.positive_data_acceptance,  # nor that a text may be no PNG
+]
+EACH = pytest.mark.parametrize("content_type", BODIES)
 
 
-def _change(body: bytes, at: int, new: bytes, cut: int) -> bytes:
-    place = at % (len(body) + 1)
-    return (body[:place] + new + body[place + len(new) :])[: len(body) - cut % len(body)]
+def _decodes_or_refuses(content_type: str, body: bytes) -> None:
+    limits = HttpLimits()
+    refused = ""
+    try:
+        group = WIRES[content_type].decode_group(body, limits, lambda count: None)
+    except Refusal as refusal:
+        refused = refusal.code
+    if refused:
+        assert refused in ("bad_request", "wrong_content", "too_large")
+        return
+    count, height, width, channels = group.images.shape
+    assert 1 <= count <= limits.images
+    assert height * width <= limits.image_pixels
+    assert channels == 3
+    assert len(group.prompt) <= limits.prompt_characters
 
 
-@pytest.mark.parametrize("content_type", [JSON_TYPE, ARROW_TYPE])
-@given(seed=st.integers(0, 1000), at=st.integers(0, 5000), new=st.binary(max_size=16), cut=st.integers(0, 3))
+@EACH
+@given(at=st.integers(0, 5000), new=st.binary(max_size=16), cut=st.integers(0, 3))
 @settings(max_examples=300, deadline=None)
-def test_any_change_of_a_sound_body_is_a_group_or_a_wire_error(
-    content_type: str, seed: int, at: int, new: bytes, cut: int
+def test_any_change_of_a_sound_body_is_a_group_or_refused(
+    content_type: str, at: int, new: bytes, cut: int
 ) -> None:
-    rng = random.Random(seed)
-    bodies: dict[str, bytes] = {}
-    while content_type not in bodies:
-        sound = sound_request(rng)
-        bodies[sound.headers[0][1]] = sound.body
-    body = _change(bodies[content_type], at, new, cut)
-    _decodes_or_refuses(content_type, body)
+    body = BODIES[content_type]
+    place = at % (len(body) + 1)
+    _decodes_or_refuses(content_type, (body[:place] + new + body[place + len(new) :])[: len(body) - cut])
 
 
-@pytest.mark.parametrize("content_type", [JSON_TYPE, ARROW_TYPE])
+@EACH
 @given(body=st.binary(max_size=2000))
 @settings(max_examples=200, deadline=None)
-def test_any_bytes_are_a_group_or_a_wire_error(content_type: str, body: bytes) -> None:
+def test_any_bytes_are_a_group_or_refused(content_type: str, body: bytes) -> None:
     _decodes_or_refuses(content_type, body)
 
 
+@EACH
 @given(
     body=st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=20),
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
         lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["prompt", "images", "x"]), inner, max_size=3)
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["prompt", "images", "__metadata__", "shape", "dtype"]), inner, max_size=3
+            )
         ),
         max_leaves=10,
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_any_json_is_a_group_or_a_wire_error(body: Any) -> None:
-    _decodes_or_refuses(JSON_TYPE, json.dumps(body).encode())
+def test_any_json_is_a_group_or_refused(content_type: str, body: Any) -> None:
+    packed = json.dumps(body).encode()
+    size = len(packed).to_bytes(8, "little") if content_type == SAFETENSORS.content_type else b""
+    _decodes_or_refuses(content_type, size + packed)
 
 
-def _decodes_or_refuses(content_type: str, body: bytes) -> None:
-    limits = HttpLimits()
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server on a real socket, whose engine has an event loop of its own."""
+    started, stop, found = threading.Event(), threading.Event(), []
+
+    async def serve() -> None:
+        async with engine() as backend:
+            with served(backend, TOKEN, SMALL) as url:
+                found.append(url)
+                started.set()
+                await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
     try:
-        group = WIRES[content_type].decode_group(body, limits, lambda count: None)
-    except WireError as error:
-        code = error.code
-    else:
-        _is_within(group, limits)
-        return
-    assert code in ("bad_request", "wrong_content", "too_large")
+        assert started.wait(60.0)
+        yield found[0]
+    finally:
+        stop.set()
+        thread.join(30.0)
 
 
-def _is_within(group: Group, limits: HttpLimits) -> None:
-    images, height, width, channels = group.pixels.shape
-    assert 1 <= images <= limits.images
-    assert height * width <= limits.image_pixels
-    assert channels == 3
-    assert len(group.prompt) <= limits.prompt_characters
+schemathesis.openapi.media_type(SAFETENSORS.content_type, st.binary(max_size=200))
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [("/v1/score", "POST"), ("/v1/describe", "GET"), ("/v1/ready", "GET"), ("/v1/health", "GET")],
+)
+def test_answers_are_what_the_document_says(
+    address: str, path: str, method: str, mode: GenerationMode
+) -> None:
+    document = schemathesis.openapi.from_url(f"{address}/openapi.json", headers=TOKEN.headers())
+
+    @given(case=document[path][method].as_strategy(generation_mode=mode))
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    def attack(case: schemathesis.Case) -> None:
+        response = case.call_and_validate(headers=TOKEN.headers(), excluded_checks=KNOWS_NO_413)
+        if method == "POST" and mode is GenerationMode.NEGATIVE:
+            assert response.status_code != 200
+
+    attack()
+    client = HttpReward(address, TOKEN)
+    assert isinstance(client.score("a", PIXELS).outcome, RewardScores)
+    client.close()

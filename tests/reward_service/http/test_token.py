@@ -15,7 +15,7 @@ SECRET = "abcdefgh-01234567.XYZ"
 
 
 def test_from_the_environment() -> None:
-    assert Token.from_env("T", {"T": f" {SECRET}\n"}).value == SECRET
+    assert Token.from_env("T", {"T": f" {SECRET}\n"}).get_secret_value() == SECRET
 
 
 def test_from_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""What a served reward answers, as JSON, for both forms of a request: models, and both directions."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import RewardError
+from common.trajectory import ScorerStamp
+from reward_service.contract.results import (
+    NoShadow,
+    Outcome,
+    Reply,
+    RewardFailure,
+    RewardScores,
+    check_scores,
+)
+
+_LONGEST_REASON = 1000
+
+
+class StampBody(BaseModel):
+    """Which reward, version and weights answered."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    name: str
+    version: str
+    digest: str
+
+
+class DescriptionBody(BaseModel):
+    """A served reward in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    stamp: StampBody
+    scorer: str
+    kind: str
+    settings: dict[str, Any]
+    refused: str
+    ready: bool
+
+
+class ScoresBody(BaseModel):
+    """A reward of B images: rewards (B,), differences (B, B), residual of the fit to the pairs."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    rewards: list[float]
+    differences: list[list[float]]
+    residual: Annotated[float, Field(ge=0.0)]
+    stamp: StampBody
+
+
+class FailureBody(BaseModel):
+    """Why there is no score."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    reason: str
+
+
+class ScoreReply(ScoresBody):
+    """The answer to a group. busy_s: seconds of the scorer; shadow: what a shadow version says, or null."""
+
+    busy_s: Annotated[float, Field(ge=0.0)] = 0.0
+    shadow: ScoresBody | FailureBody | None = None
+
+
+def encode_reply(scores: RewardScores, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
+    """One JSON object; numbers are written so that reading gives the same float64."""
+    reply = {**scores_object(scores), "busy_s": busy_s, "shadow": _shadow_object(shadow)}
+    return json.dumps(reply, allow_nan=False).encode()
+
+
+def decode_reply(body: bytes, images: int) -> Reply:
+    """The reply to a group of so many images. Raises RewardError where it is not a sound one."""
+    try:
+        reply = ScoreReply.model_validate_json(body)
+    except ValidationError as error:
+        raise RewardError(f"It answered what is no score: {first_problem(error)}") from error
+    shadow: Outcome | NoShadow = NoShadow()
+    if isinstance(reply.shadow, FailureBody):
+        shadow = RewardFailure(reply.shadow.reason[:_LONGEST_REASON])
+    elif reply.shadow is not None:
+        shadow = _read_shadow(reply.shadow, images)
+    return Reply(_read_scores(reply, images), reply.busy_s, shadow)
+
+
+def scores_object(scores: RewardScores) -> dict[str, Any]:
+    """Scores as JSON holds them."""
+    return {
+        "rewards": scores.rewards.tolist(),
+        "differences": scores.differences.tolist(),
+        "residual": scores.residual,
+        "stamp": vars(scores.stamp),
+    }
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where and what: the first of an error's problems, without what was sent."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(step) for step in first["loc"])[:100]
+    return f"{where}: {first['msg'][:200]}." if where else f"{first['msg'][:200]}."
+
+
+def _shadow_object(shadow: Outcome | NoShadow) -> dict[str, Any] | None:
+    if isinstance(shadow, RewardFailure):
+        return {"reason": shadow.reason}
+    return scores_object(shadow) if isinstance(shadow, RewardScores) else None
+
+
+def _read_shadow(shadow: ScoresBody, images: int) -> Outcome:
+    """An unsound answer is a failure of the shadow, and harms nothing."""
+    try:
+        return _read_scores(shadow, images)
+    except RewardError as error:
+        return RewardFailure(f"The shadow's answer is not sound. {error}")
+
+
+def _read_scores(body: ScoresBody, images: int) -> RewardScores:
+    rows = {len(row) for row in body.differences}
+    if len(rows) > 1:
+        raise RewardError(f"Its differences have rows of several lengths: {sorted(rows)[:5]}.")
+    stamp = ScorerStamp(body.stamp.name, body.stamp.version, body.stamp.digest)
+    differences = np.array(body.differences, dtype=np.float64)
+    scores = RewardScores(np.array(body.rewards, dtype=np.float64), differences, body.residual, stamp)
+    return check_scores(scores, images)

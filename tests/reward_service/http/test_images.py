@@ -1,0 +1,121 @@
+"""Files to pixels: lossless where it can be, refused where it would be a guess."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from reward_service.http.errors import Refusal
+from reward_service.http.images import decode_images, encode_png
+from reward_service.http.limits import HttpLimits
+
+LIMITS = HttpLimits()
+
+
+def _free(count: int) -> None:
+    """Room without limit."""
+
+
+def _noise(seed: int = 0, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (9, 11, channels), dtype=np.uint8)
+
+
+def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def _with_chunk(kind: bytes, content: bytes) -> bytes:
+    """A sound PNG with one chunk more after its header."""
+    file = encode_png(_noise())
+    return file[:33] + _chunk(kind, content) + file[33:]
+
+
+NOISE = Image.fromarray(_noise())
+REFUSED = {
+    "nothing": b"",
+    "text": b"no image at all",
+    "a GIF": _saved(NOISE, "GIF"),
+    "a TIFF": _saved(NOISE, "TIFF"),
+    "a WebP": _saved(NOISE, "WEBP"),
+    "half a PNG": encode_png(_noise())[:200],
+    "half a JPEG": _saved(NOISE, "JPEG")[:300],
+    "a header alone": encode_png(_noise())[:33],
+    "animated": _saved(NOISE, "PNG", save_all=True, append_images=[Image.fromarray(_noise(1))]),
+    "several in a JPEG": _saved(NOISE, "MPO", save_all=True, append_images=[Image.fromarray(_noise(1))]),
+    "CMYK": _saved(NOISE.convert("CMYK"), "JPEG"),
+    "16 bits grey": _saved(Image.fromarray(_noise()[..., 0].astype(np.uint16) * 257), "PNG"),
+    "transparent": _saved(Image.fromarray(_noise(0, 4)), "PNG"),
+    "a transparent colour": _saved(
+        NOISE.convert("P"), "PNG", transparency=int(np.asarray(NOISE.convert("P"))[0, 0])
+    ),
+    "wrong check sum": encode_png(_noise()).replace(b"IDAT", b"IDAZ"),
+    "far too large": encode_png(_noise())[:16] + b"\x00\x01\x00\x00" * 2 + encode_png(_noise())[24:],
+}
+
+
+def test_png_is_lossless() -> None:
+    files = [encode_png(_noise(seed)) for seed in range(3)]
+    np.testing.assert_array_equal(decode_images(files, LIMITS, _free), [_noise(seed) for seed in range(3)])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB"])
+def test_other_modes_give_the_same_colours(mode: str) -> None:
+    image = NOISE.convert(mode)
+    (pixels,) = decode_images([_saved(image, "PNG")], LIMITS, _free)
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+def test_an_opaque_alpha_channel_is_dropped() -> None:
+    (pixels,) = decode_images([_saved(NOISE.convert("RGBA"), "PNG")], LIMITS, _free)
+    np.testing.assert_array_equal(pixels, _noise())
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_plain_image_is_refused(what: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        decode_images([REFUSED[what]], LIMITS, _free)
+    assert caught.value.code in ("wrong_content", "too_large")
+
+
+def test_deep_colours_are_refused_and_not_halved() -> None:
+    header = (1).to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+    pixels = _chunk(b"IDAT", zlib.compress(bytes(7)))
+    file = encode_png(_noise())[:8] + _chunk(b"IHDR", header) + pixels + _chunk(b"IEND", b"")
+    with pytest.raises(Refusal, match="16 bits"):
+        decode_images([file], LIMITS, _free)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_a_text_or_profile_that_inflates_is_refused_or_left_out(kind: bytes) -> None:
+    swollen = _with_chunk(kind, b"name\x00\x00" + zlib.compress(bytes(64 << 20)))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(Refusal):
+            decode_images([swollen], LIMITS, _free)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 8 << 20
+
+
+def test_a_large_image_is_refused_before_room_is_taken() -> None:
+    def reserve(count: int) -> None:
+        raise AssertionError(f"{count} bytes were taken")
+
+    with pytest.raises(Refusal, match="90000 pixels"):
+        decode_images([_saved(Image.new("L", (300, 300)), "PNG")], HttpLimits(image_pixels=89_999), reserve)
