@@ -16,6 +16,7 @@ from common.config.schema import Config
 from common.config.services import AppReward
 from common.errors import ConfigError
 from common.model.loading import check_model
+from driver.finish import show_result
 from driver.loop.cluster_env import check_run_folder
 from driver.loop.evaluation import choose_prompts
 from driver.loop.faults import FaultCounter
@@ -27,7 +28,6 @@ from driver.loop.source import OfflineSource, OnlineSource, Source, lost_samples
 from driver.loop.stalls import StallReporter
 from driver.loop.training import Parts, Training
 from driver.observe.display import Phase, open_display
-from driver.observe.finish import show_result
 from driver.observe.gauges import RayGauges
 from driver.observe.guards import Guards
 from driver.observe.observer import Observer, first_state

@@ -29,7 +29,7 @@ from driver.report.tracker import Tracker
 from driver.run.evaluations import save_evaluation
 from driver.run.reward_versions import VERSIONS_FILE, VersionLog
 
-# The slash gives the pictures a section of their own on the run page.
+# The slash gives the images a section of their own on the run page.
 GRID = "before_after/unseen prompts"
 
 Evaluations = tuple[Evaluation, ...]
@@ -191,16 +191,15 @@ class Observer:
         self._tracker.log_metrics(metrics, evaluation.epoch)
         self._gauges.publish(metrics)
         grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))
-        self._tracker.log_picture(GRID, grid, evaluation.epoch)
-        picture = picture_file(self._config)
+        self._tracker.log_image(GRID, grid, evaluation.epoch)
+        file = grid_file(self._config)
         packed = io.BytesIO()
         grid.save(packed, "PNG")
-        replace_file(picture, packed.getvalue())
-        self._tracker.log_file(picture)
+        replace_file(file, packed.getvalue())
         first = self._evaluations[0]
         changes, remark = compare(first, evaluation), begun_late(first)
         self._tracker.set_description(
-            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [picture.name], remark)
+            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [f"{GRID}.png"], remark)
         )
         score = metrics[f"eval/unseen/{self._state.unseen_name}"]
         self._show(replace(self._state, unseen=(*self._state.unseen, score)))
@@ -235,6 +234,6 @@ def first_state(config: Config, finished: int, evaluations: Sequence[Evaluation]
     return DisplayState(epoch=finished, epochs=config.run.epochs, unseen=means, unseen_name=name)
 
 
-def picture_file(config: Config) -> Path:
+def grid_file(config: Config) -> Path:
     """Where the newest before/after grid is written."""
     return config.run_folder / "before_after.png"

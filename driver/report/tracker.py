@@ -1,44 +1,62 @@
-"""The MLflow run: configuration, metrics, pictures, plots, text and folders.
+"""The MLflow run: configuration, metrics, images, plots, text, folders, and the final policy as a model.
 
-Opening fails early, with the reason. Once open, a store that does not answer never stops a training run: a
-write is tried a few times, then it is counted as lost and the run goes on.
+Opening fails early, with the reason. Once open, a store that does not answer never stops or holds up a run:
+one thread writes in the order of the calls, and what the store does not take is counted as lost. (MLflow's
+own asynchronous logging keeps no order between two values of a tag, and does not cover files.) MLflow takes a
+second to import, so that is done inside.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.cluster.metrics import check_metrics, metrics_markdown
 from common.config.services import TrackerSection
-from driver.report.tracker_registry import ModelVersion, register
-from driver.report.tracker_store import OpenRun, TrackerError, call_store, open_run
+from common.errors import PrdpError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from PIL.Image import Image
 
-WAITS_S = (1.0, 3.0)
-"""Pauses before the second and third try of a write."""
-PATIENCE_S = 60.0
-"""How long a store that did not answer is left alone; writes of that time are lost."""
-LONGEST_PARAM = 6000
-LONGEST_KEY = 250
-LONGEST_NOTE = 8000
-PARAMS_PER_CALL = 100
-"""MLflow's limits: characters of a param, a name and a tag; params in a call."""
-
+Answer = TypeVar("Answer")
+Warn = Callable[[str], None]
 LOGGER = logging.getLogger(__name__)
 
-TrackerNote = Callable[[str], None]
+LEFT_ALONE_S = 60.0
+"""How long a store that did not answer is left alone; writes of that time are lost."""
+FLUSH_LIMIT_S = 600.0
+LONGEST_PARAM, LONGEST_KEY, LONGEST_NOTE, LONGEST_MODEL_TAG = 6000, 250, 8000, 100_000
+PARAMS_PER_CALL = 100
+"""MLflow's limits: characters of a param, a name, a run's and a model's tag; params in a call."""
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""MLflow's own settings, where the environment has none: no telemetry, no long waits, and no log, because
+TrackerError tells what it raises in a line."""
+MARKERS = ("policy/version", "time/evaluation_s")
+"""A metric that every epoch has, and one that every evaluation has."""
+KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens the experiment in the interface's view for training runs."""
+
+
+class TrackerError(PrdpError):
+    """A tracking store that cannot be opened or that refused a write."""
 
 
 class RunEnd(Enum):
@@ -49,52 +67,62 @@ class RunEnd(Enum):
     STOPPED = "KILLED"
 
 
-class Tracker:
-    """One open MLflow run. Owned by one thread. Only log_metrics raises, and only for an unknown name.
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that can be written to. logged: (metric, epoch) of MARKERS, by an earlier process of the run."""
 
-    warn: told when the store stops answering and when it answers again. sleep, clock: wait and tell seconds.
+    client: MlflowClient
+    store_uri: str
+    experiment_id: str
+    run_id: str
+    logged: frozenset[tuple[str, int]] = frozenset()
+
+
+class Tracker:
+    """One open MLflow run. Only log_metrics raises, and only for a name that is not in the table of metrics.
+
+    warn: called when the store stops answering and when it answers again. clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        run: OpenRun,
-        warn: TrackerNote,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: OpenRun, warn: Warn, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
         self._client = run.client
         self._warn = warn
-        self._sleep = sleep
         self._clock = clock
-        self._lost = 0
         self._answers = True
         self._left_alone_until = 0.0
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writes to MLflow")
+        self.lost_writes = 0
+        """Writes that the store did not take."""
 
     @property
     def run_id(self) -> str:
         """MLflow's id of the run; a checkpoint keeps it."""
         return self._run.run_id
 
-    @property
-    def lost_writes(self) -> int:
-        """Writes that the store did not take."""
-        return self._lost
-
     def log_config(self, params: Mapping[str, str], yaml_text: str) -> None:
         """Every setting as a param (see flat_params) and the whole configuration as config.yaml.
 
-        MLflow's params never change, so a setting that differs in a continued run is shown as a tag.
+        MLflow's params never change: of a continued run they are the first values, and config.yaml has the
+        newest.
         """
+
+        def write() -> None:
+            from mlflow.entities import Param
+
+            known = self._client.get_run(self.run_id).data.params
+            new = [Param(key, value) for key, value in params.items() if key not in known]
+            for start in range(0, len(new), PARAMS_PER_CALL):
+                self._client.log_batch(self.run_id, params=new[start : start + PARAMS_PER_CALL])
+
         self.log_text("config.yaml", yaml_text)
-        self._write("the configuration", lambda: self._log_params(params))
+        self._later("the configuration", write)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """metrics: by name, see common.cluster.metrics; epoch: epochs finished.
 
-        What an earlier process of the run has logged stays where an epoch that is done again gives the same
-        (same_again); else it is logged again.
-        Raises ValueError for a name that is not in the table.
+        What an earlier process of the run has logged is not logged again where it comes again the same
+        (open_tracker's same_again). Raises ValueError for a name that is not in the table.
         """
         from mlflow.entities import Metric
 
@@ -103,152 +131,198 @@ class Tracker:
             return
         now = int(time.time() * 1000)
         values = [Metric(name, float(value), now, epoch) for name, value in metrics.items()]
-        self._write("the metrics", lambda: self._client.log_batch(self.run_id, metrics=values))
+        self._later("the metrics", lambda: self._client.log_batch(self.run_id, metrics=values))
 
-    def log_picture(self, name: str, picture: Image, epoch: int) -> None:
-        """A picture that the run page shows with a slider over epochs; the newest one is also <name>.png.
+    def log_image(self, name: str, image: Image, epoch: int) -> None:
+        """An image that the run page shows with a slider over epochs; the newest one is also <name>.png.
 
         name: letters, digits, spaces, and "_-."; what stands before a "/" is the section of the page.
         """
-        self._write(
-            f"the picture {name}", lambda: self._client.log_image(self.run_id, picture, key=name, step=epoch)
-        )
-        self._write(
-            f"the picture {name}.png", lambda: self._client.log_image(self.run_id, picture, f"{name}.png")
-        )
 
-    def log_file(self, file: Path, artifact_path: str = "") -> None:
-        """A file such as a plot, in the artifact folder of that name (empty = at the top)."""
-        self._write(
-            f"the file {file}",
-            lambda: self._client.log_artifact(self.run_id, str(file), artifact_path or None),
-        )
+        def write() -> None:
+            self._client.log_image(self.run_id, image, key=name, step=epoch)
+            self._client.log_image(self.run_id, image, f"{name}.png")
+
+        self._later(f"the image {name}", write)
 
     def log_text(self, file: str, text: str) -> None:
         """A text artifact, e.g. "config.yaml"; replaced each time."""
-        self._write(file, lambda: self._client.log_text(self.run_id, text, file))
+        self._later(file, lambda: self._client.log_text(self.run_id, text, file))
 
     def log_folder(self, folder: Path, artifact_path: str) -> None:
-        """All files of a folder, below artifact_path."""
-        self._write(
-            f"the folder {folder}",
-            lambda: self._client.log_artifacts(self.run_id, str(folder), artifact_path),
-        )
+        """All files of a folder, below artifact_path. Waits until they are written, so it may go then."""
+        what = f"the folder {folder}"
+        self._later(what, lambda: self._client.log_artifacts(self.run_id, str(folder), artifact_path))
+        self.flush()
 
     def set_description(self, markdown: str) -> None:
         """The text at the top of the run page."""
         cut = "\n\n(cut)"
         text = markdown if len(markdown) <= LONGEST_NOTE else markdown[: LONGEST_NOTE - len(cut)] + cut
-        self._write("the description", lambda: self._client.set_tag(self.run_id, "mlflow.note.content", text))
+        self.set_tags({"mlflow.note.content": text})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags, which runs can be searched by."""
-        self._write("the tags", lambda: self._set_tags(tags))
 
-    def register(self, model: ModelVersion) -> tuple[str, ...]:
-        """Make artifacts of this run a version of a registered model. Its address; none where that failed."""
-        versions: list[str] = []
-        run = self._run
-        self._write(
-            f"the model {model.name}", lambda: versions.append(register(run.client, run.run_id, model))
-        )
-        return tuple(versions)
+        def write() -> None:
+            for key, value in tags.items():
+                self._client.set_tag(self.run_id, key[:LONGEST_KEY], value[:LONGEST_NOTE])
+
+        self._later("the tags", write)
+
+    def register(self, name: str, folder: str, description: str, tags: Mapping[str, str]) -> str | None:
+        """Make a folder of the run's artifacts a version of a registered model, made where it is new.
+
+        Waits. Returns the version's address, models:/NAME/NUMBER; None where that failed.
+        """
+
+        def write() -> str:
+            from mlflow.exceptions import MlflowException
+            from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                    raise
+            source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{folder}"
+            short = {key: value[:LONGEST_MODEL_TAG] for key, value in tags.items()}
+            made = self._client.create_model_version(
+                name, source, self.run_id, tags=short, description=description, await_creation_for=0
+            )
+            return f"models:/{name}/{made.version}"
+
+        return self._wait(self._later(f"the model {name}", write))
+
+    def flush(self) -> None:
+        """Wait until everything so far is written, or lost."""
+        self._wait(self._writer.submit(lambda: None))
 
     def finish(self, end: RunEnd) -> None:
-        """Close the run; it can be opened again with its id."""
-        self._write("the end of the run", lambda: self._client.set_terminated(self.run_id, end.value))
+        """Write what is left and close the run; it can be opened again with its id."""
+        self._later("the end", lambda: self._client.set_terminated(self.run_id, end.value))
+        self.flush()
+        self._writer.shutdown(wait=False, cancel_futures=True)
 
     def run_url_hint(self) -> str:
         """The command that opens the run's store in a browser; for a tracking server, the run's address."""
-        if self._run.store.uri.startswith(("http://", "https://")):
-            server = self._run.store.uri.rstrip("/")
-            return f"{server}/#/experiments/{self._run.experiment_id}/runs/{self.run_id}"
-        command = _shown_path(Path(sys.executable).with_name("mlflow"))
-        return f"{command} ui --backend-store-uri {shlex.quote(self._run.store.uri)}"
+        uri = self._run.store_uri
+        if uri.startswith(("http://", "https://")):
+            return f"{uri.rstrip('/')}/#/experiments/{self._run.experiment_id}/runs/{self.run_id}"
+        command, here = Path(sys.executable).with_name("mlflow"), Path.cwd()
+        shown = command.relative_to(here) if command.is_relative_to(here) else command
+        return f"{shown} ui --backend-store-uri {shlex.quote(uri)}"
 
-    def _log_params(self, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
+    def _later(self, what: str, call: Callable[[], Answer]) -> Future[Answer | None]:
+        return self._writer.submit(self._write, what, call)
 
-        known = self._client.get_run(self.run_id).data.params
-        new = {key: value for key, value in params.items() if key not in known}
-        items = [Param(key, value) for key, value in new.items()]
-        for start in range(0, len(items), PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, params=items[start : start + PARAMS_PER_CALL])
-        changed = {key: value for key, value in params.items() if known.get(key, value) != value}
-        self._set_tags({f"changed/{key}": f"{known[key]} -> {value}" for key, value in changed.items()})
+    def _wait(self, write: Future[Answer | None]) -> Answer | None:
+        """Its value, once it and all before it are done; None where the store takes too long."""
+        try:
+            return write.result(FLUSH_LIMIT_S)
+        except TimeoutError:
+            self._warn(f"MLflow took longer than {FLUSH_LIMIT_S:.0f} s; what is left is not waited for.")
+            return None
 
-    def _set_tags(self, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            self._client.set_tag(self.run_id, key[:LONGEST_KEY], value[:LONGEST_NOTE])
-
-    def _write(self, what: str, call: Callable[[], object]) -> None:
+    def _write(self, what: str, call: Callable[[], Answer]) -> Answer | None:
         if self._clock() < self._left_alone_until:
-            self._lost += 1
-            return
-        waits = (0.0, *WAITS_S) if self._answers else (0.0,)
-        reason = ""
-        for wait in waits:
-            self._sleep(wait)
-            try:
-                call_store(f"MLflow did not take {what}", call)
-            except TrackerError as error:
-                reason = str(error)
-            else:
-                self._succeeded()
-                return
-        self._failed(reason)
-
-    def _succeeded(self) -> None:
+            self.lost_writes += 1
+            return None
+        try:
+            answer = call_store(f"MLflow did not take {what}", call)
+        except TrackerError as error:
+            self.lost_writes += 1
+            self._left_alone_until = self._clock() + LEFT_ALONE_S
+            if self._answers:
+                self._warn(f"{error}. The run goes on; what MLflow does not take is lost.")
+            self._answers = False
+            return None
         if not self._answers:
-            self._warn(f"MLflow answers again; {self._lost} writes were lost so far.")
+            self._warn(f"MLflow answers again; {self.lost_writes} writes were lost so far.")
         self._answers = True
-
-    def _failed(self, reason: str) -> None:
-        self._lost += 1
-        self._left_alone_until = self._clock() + PATIENCE_S
-        if self._answers:
-            self._warn(f"{reason}. The run goes on; what MLflow does not take is lost.")
-        self._answers = False
+        return answer
 
 
 def open_tracker(
     section: TrackerSection,
     run_name: str,
-    run_folder_parent: Path,
+    runs: Path,
     resume_run_id: str = "",
-    warn: TrackerNote = LOGGER.warning,
+    warn: Warn = LOGGER.warning,
     same_again: bool = True,
 ) -> Tracker:
-    """Open a new run, or go on with `resume_run_id`. run_folder_parent holds the default store.
+    """Go on with `resume_run_id`, or open a new run where it is empty or no longer there.
 
-    same_again: whether epochs that are done again give the same, so that they need not be logged again.
-    Raises TrackerError where the store cannot be opened, read or written.
+    runs: folder of the default store. same_again: whether epochs that are done again give the same, so that
+    they need not be logged again. Raises TrackerError where the store cannot be opened, read or written.
     """
-    run = open_run(section, run_name, run_folder_parent, resume_run_id, warn)
-    run = run if same_again else replace(run, logged=frozenset())
-    what = f"Cannot write artifacts of the tracking store {run.store.uri}"
-    call_store(what, lambda: run.client.log_text(run.run_id, metrics_markdown(), "metrics.md"))
-    return Tracker(run, warn)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    here = runs.resolve()
+    uri = section.uri or f"sqlite:///{here / 'mlflow.db'}"
+    artifacts = None if section.uri else here / "mlflow-artifacts"
+    markers = MARKERS if same_again else ()
+
+    def begin() -> OpenRun:
+        from mlflow import MlflowClient
+        from mlflow.tracking.context.registry import resolve_tags
+
+        if artifacts:
+            artifacts.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(section.experiment)
+        place = artifacts.as_uri() if artifacts else None
+        experiment = (
+            found.experiment_id if found else client.create_experiment(section.experiment, place, KIND_TAG)
+        )
+        run = _resumed(client, uri, resume_run_id, markers, warn) if resume_run_id else None
+        if run is None:
+            made = client.create_run(experiment, tags=resolve_tags(), run_name=run_name)
+            run = OpenRun(client, uri, experiment, made.info.run_id)
+        client.log_text(run.run_id, metrics_markdown(), "metrics.md")
+        return run
+
+    return Tracker(call_store(f"Cannot use the tracking store {uri}", begin), warn)
+
+
+def _resumed(
+    client: MlflowClient, uri: str, run_id: str, markers: Sequence[str], warn: Warn
+) -> OpenRun | None:
+    def resume() -> OpenRun:
+        experiment = client.get_run(run_id).info.experiment_id
+        client.update_run(run_id, status="RUNNING")
+        histories = [client.get_metric_history(run_id, name) for name in markers]
+        logged = frozenset((metric.key, metric.step) for history in histories for metric in history)
+        return OpenRun(client, uri, experiment, run_id, logged)
+
+    try:
+        return call_store(f"MLflow cannot go on with its run {run_id}", resume)
+    except TrackerError as error:
+        warn(f"{error}. A new one takes its place.")
+        return None
+
+
+def call_store(what: str, call: Callable[[], Answer]) -> Answer:
+    """Call into MLflow; whatever it raises becomes a TrackerError saying what was tried."""
+    try:
+        return call()
+    except Exception as error:
+        # Stores are plug-ins chosen by URI, and each raises the errors of its own client library.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TrackerError(f"{what}: {reason}") from error
 
 
 def flat_params(config: Mapping[str, Any]) -> dict[str, str]:
     """A nested configuration (model_dump(mode="json")) as dotted keys and text, within MLflow's limits."""
-    return {_param_name(key): text[:LONGEST_PARAM] for key, text in _leaves(config, "")}
+    return {
+        re.sub(r"[^\w.\-/ :]", "_", key)[:LONGEST_KEY]: text[:LONGEST_PARAM]
+        for key, text in _leaves(config, "")
+    }
 
 
 def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, inner in value.items():
-        name = f"{prefix}{key}"
         if isinstance(inner, Mapping) and inner:
-            yield from _leaves(inner, f"{name}.")
+            yield from _leaves(inner, f"{prefix}{key}.")
         else:
-            yield name, inner if isinstance(inner, str) else json.dumps(inner)
-
-
-def _param_name(key: str) -> str:
-    return re.sub(r"[^\w.\-/ :]", "_", key)[:LONGEST_KEY]
-
-
-def _shown_path(path: Path) -> str:
-    """Relative to the working folder where it lies inside."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+            yield f"{prefix}{key}", inner if isinstance(inner, str) else json.dumps(inner)

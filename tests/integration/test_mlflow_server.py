@@ -14,7 +14,6 @@ from PIL import Image
 
 from common.config.services import TrackerSection
 from driver.report.tracker import RunEnd, Tracker, open_tracker
-from driver.report.tracker_registry import ModelVersion
 from tests.integration.prometheus import ended_at_last, free_port, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -62,15 +61,11 @@ def test_a_run_goes_on_over_http_and_its_policy_is_registered(
     second = open_at(address, tmp_path, first.run_id)
     assert second.run_id == first.run_id
     second.log_metrics({"reward/mean": 0.5}, 2)
-    second.log_picture("before_after/unseen prompts", Image.new("RGB", (8, 8)), 2)
+    second.log_image("before_after/unseen prompts", Image.new("RGB", (8, 8)), 2)
     second.log_folder(policy, "checkpoint/policy")
-    model = ModelVersion(
-        "served model", "checkpoint/policy", "a test", {"reward/jpeg": "1", "config": "x: 1"}
-    )
-    assert [second.register(model) for _ in range(2)] == [
-        ("models:/served model/1",),
-        ("models:/served model/2",),
-    ]
+    tags = {"reward/jpeg": "1", "config": "x: 1"}
+    addresses = [second.register("served model", "checkpoint/policy", "a test", tags) for _ in range(2)]
+    assert addresses == ["models:/served model/1", "models:/served model/2"]
     second.finish(RunEnd.FINISHED)
     assert (first.lost_writes, second.lost_writes) == (0, 0)
 
@@ -80,7 +75,7 @@ def test_a_run_goes_on_over_http_and_its_policy_is_registered(
     history = client.get_metric_history(run.info.run_id, "reward/mean")
     assert [(point.step, point.value) for point in history] == [(1, 0.25), (2, 0.5)]
     version = client.get_model_version("served model", "2")
-    assert version.tags == {"reward/jpeg": "1", "config": "x: 1"}
+    assert version.tags == tags
     assert version.run_id == run.info.run_id
     (kept,) = artifacts.rglob("weights.safetensors")
     assert kept.stat().st_size == 2048
