@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A scorer under test. pairs: asked a group, 0 = all. groups: of 5, 2 and 1 pictures, of two sizes."""
+    """A scorer under test. pairs: asked a group, 0 = all. groups: of 5, 2 and 1 images, of two sizes."""
 
     scorer: AnyScorer
     pairs: int
@@ -124,12 +124,12 @@ def _finite(subject: _Subject) -> Finding:
         subject.measure([group])
     counts = ", ".join(str(count) for count in sorted(_COUNTS))
     sizes = ", ".join(f"{height}x{width}" for height, width in _SIZES)
-    return Finding("finite, one each", Verdict.OK, f"groups of {counts} pictures of {sizes}")
+    return Finding("finite, one each", Verdict.OK, f"groups of {counts} images of {sizes}")
 
 
 def _repeats(subject: _Subject) -> Finding:
     pairs = zip(subject.measure(subject.groups), subject.measure(subject.groups), strict=True)
-    return _equal("same again", list(pairs), "gives other numbers for the same pictures when asked again")
+    return _equal("same again", list(pairs), "gives other numbers for the same images when asked again")
 
 
 def _company(subject: _Subject) -> Finding:
@@ -141,7 +141,7 @@ def _company(subject: _Subject) -> Finding:
         singles = [subject.measure([(prompt, image[None])])[0].rewards[0] for image in images]
         rewards = np.array(singles)
         same.append((together[0], Measured(rewards, rewards[:, None] - rewards[None, :], 0.0)))
-    return _equal("batch size", same, "scores a picture otherwise when others are in the call")
+    return _equal("batch size", same, "scores an image otherwise when others are in the call")
 
 
 def _order(subject: _Subject) -> Finding:
@@ -149,7 +149,7 @@ def _order(subject: _Subject) -> Finding:
     (straight,) = subject.measure([group])
     turned = subject.how.turned(group[0], group[1].copy())
     return _equal(
-        "order", [(straight, turned)], "gives differences that depend on the pictures' order or place"
+        "order", [(straight, turned)], "gives differences that depend on the images' order or place"
     )
 
 
@@ -166,11 +166,11 @@ def _magnitude(subject: _Subject) -> Finding:
     typical = float(np.sqrt(np.mean(within**2)))
     detail = f"{values.min():.4g} to {values.max():.4g}; difference within a group {typical:.3g}"
     if typical == 0.0:
-        advice = "All test pictures get the same number: a group of such teaches nothing. Try real pictures."
+        advice = "All test images get the same number: a group of such teaches nothing. Try real images."
         return Finding("magnitude", Verdict.NOTE, detail, advice)
     if not _SMALL <= typical <= _LARGE:
         advice = (
-            f"Weights scale it: weight {1.0 / typical:.1g} brings differences on these pictures to about 1."
+            f"Weights scale it: weight {1.0 / typical:.1g} brings differences on these images to about 1."
         )
         return Finding("magnitude", Verdict.NOTE, detail, advice)
     return Finding("magnitude", Verdict.OK, detail)
@@ -182,7 +182,7 @@ def _time(subject: _Subject) -> Finding:
     many = np.concatenate([images, images])[:count]
     each = {len(group): _seconds_each(subject, (prompt, group)) for group in (images[:2], many)}
     shown = ", ".join(
-        f"{seconds * 1e3:.1f} ms a picture in groups of {count}" for count, seconds in each.items()
+        f"{seconds * 1e3:.1f} ms an image in groups of {count}" for count, seconds in each.items()
     )
     if max(each.values()) > _SLOW_S:
         advice = "Slow scorers want more replicas, a GPU share, or fewer `pairs`; and a `timeout_s` to match."
@@ -204,7 +204,7 @@ CHECKS: tuple[_Check, ...] = (
     _Check(
         "batch size",
         _company,
-        "Score each picture by itself: no statistics over the batch; pad texts to a fixed length.",
+        "Score each image by itself: no statistics over the batch; pad texts to a fixed length.",
         repeats=True,
     ),
     _Check("order", _order, "Ask in both orders and halve the difference.", repeats=True),
@@ -242,13 +242,12 @@ def _digest(scorer: AnyScorer) -> str:
 def _made_up_groups(prompts: Sequence[str]) -> tuple[PromptImages, ...]:
     shapes = [(count, size) for size in _SIZES for count in _COUNTS]
     return tuple(
-        (prompts[row % len(prompts)], _pictures(row, count, *size))
-        for row, (count, size) in enumerate(shapes)
+        (prompts[row % len(prompts)], _images(row, count, *size)) for row, (count, size) in enumerate(shapes)
     )
 
 
-def _pictures(seed: int, count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures of a tint, a slope of light and noise, each with its own share of them."""
+def _images(seed: int, count: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Images of a tint, a slope of light and noise, each with its own share of them."""
     rng = np.random.default_rng(seed)
     tint = rng.uniform(0, 255, (count, 1, 1, 3))
     slope = np.linspace(-60, 60, width)[None, None, :, None] * rng.uniform(-1, 1, (count, 1, 1, 1))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from common.config.yaml_text import read_yaml, write_yaml
+from common.config.yaml_text import read_yaml
 from common.errors import ConfigError
 
 HIDDEN = "(hidden)"
@@ -26,64 +27,38 @@ def without_secrets(value: Any) -> Any:
     Looks into mappings, lists, and texts that hold a YAML or JSON mapping or list, as options of mixes and
     judges do. A text that names a secret but cannot be read is hidden as a whole.
     """
-    if isinstance(value, Mapping):
-        return {name: HIDDEN if _is_secret(name) else without_secrets(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(inner) for inner in value]
-    return _text_without_secrets(value) if isinstance(value, str) else value
+    return _hide(value, set())
 
 
 def error_without_secrets(error: str, options: Mapping[str, Any]) -> str:
     """An error's text with HIDDEN for each value of the options that is named like a secret."""
+    secrets: set[str] = set()
+    _hide(options, secrets)
     # Longest first, because one may be a part of another.
-    for secret in sorted(set(_secrets_in(options)), key=len, reverse=True):
+    for secret in sorted(secrets, key=len, reverse=True):
         error = error.replace(secret, HIDDEN)
     return error
 
 
-def _is_secret(name: object) -> bool:
-    return _SECRET.search(str(name)) is not None
+def _hide(value: Any, secrets: set[str], named_secret: bool = False) -> Any:
+    """The value without secrets; they are added to `secrets` as an error would write them."""
+    if isinstance(value, Mapping):
+        named = {name: named_secret or _SECRET.search(str(name)) is not None for name in value}
+        shown = {name: _hide(inner, secrets, named[name]) for name, inner in value.items()}
+        return {name: HIDDEN if named[name] else shown[name] for name in value}
+    if isinstance(value, list | tuple):
+        return [_hide(inner, secrets, named_secret) for inner in value]
+    if named_secret:
+        if not isinstance(value, bool) and len(str(value)) >= _SHORTEST:
+            secrets |= {str(value), repr(str(value))[1:-1]}
+        return HIDDEN
+    return _hide_in_text(value, secrets) if isinstance(value, str) and _MENTIONED.search(value) else value
 
 
-def _text_without_secrets(text: str) -> str:
-    if not _MENTIONED.search(text):
-        return text
+def _hide_in_text(text: str, secrets: set[str]) -> str:
     try:
-        held = _held(text)
+        read = read_yaml(text, "text")
     except ConfigError:
         return HIDDEN if _GIVEN.search(text) else text
-    shown = without_secrets(held)
-    return text if shown == held else write_yaml(shown).strip()
-
-
-def _held(text: str) -> Any:
-    """The mapping or list that a text holds; empty where it holds none. Raises ConfigError."""
-    held = read_yaml(text, "text")
-    return held if isinstance(held, dict | list) else []
-
-
-def _secrets_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        try:
-            yield from _secrets_in(_held(value))
-        except ConfigError:
-            return
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _secrets_in(inner)
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _texts_in(inner) if _is_secret(name) else _secrets_in(inner)
-
-
-def _texts_in(secret: Any) -> Iterator[str]:
-    """What a secret looks like where it is written into an error."""
-    if isinstance(secret, Mapping):
-        for inner in secret.values():
-            yield from _texts_in(inner)
-    elif isinstance(secret, list | tuple):
-        for inner in secret:
-            yield from _texts_in(inner)
-    elif not isinstance(secret, bool) and len(str(secret)) >= _SHORTEST:
-        yield str(secret)
-        yield repr(str(secret))[1:-1]
+    shown = _hide(read, secrets) if isinstance(read, dict | list) else read
+    return text if shown == read else json.dumps(shown)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import ConfigError, RewardError
 from reward_service.__main__ import main
-from reward_service.cli.options import read_pairs, table, whole_numbers
+from reward_service.cli.commands import read_pairs, table, whole_numbers
 from reward_service.scorers.jpeg import JpegCompressibility
 
 SHARED = "tests.reward_service.scorers"
@@ -82,7 +82,7 @@ def test_pictures_of_different_sizes(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         (["jpeg_compresibility", "FILE", "x"], "Did you mean 'jpeg_compressibility'"),
         (["jpeg_compressibility", "nowhere.png", "x"], "no file nowhere.png"),
-        (["jpeg_compressibility", "pyproject.toml", "x"], "cannot be read as a picture"),
+        (["jpeg_compressibility", "pyproject.toml", "x"], "cannot be read as an image"),
         (["ocr", "FILE", "no quotes"], "names no text in double quotes"),
         (["ocr", "FILE", "x", "--option", "unquoted"], "needed is KEY=VALUE"),
         (["ocr", "FILE", "x", "--option", "unqoted=whole"], "cannot take options"),
