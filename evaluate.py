@@ -52,11 +52,11 @@ def evaluate(given: Arguments) -> None:
         evaluation_table,
     )
     from driver.run.prompts import PromptStream, open_prompts
-    from reward_service.client.local import local_mix
+    from reward_service.client.local import local_rewards
 
     chosen = choose(given.flags, overrides)
     config = chosen.config
-    rewards, console = local_mix(config.rewards, config.gold, config.reward_service), Console()
+    rewards, console = local_rewards(config.rewards, config.gold, config.reward_service), Console()
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
     wanted = prompt_sets

@@ -33,7 +33,7 @@ from learner.build import build_learner
 from learner.learner import Learner
 from learner.parallel import SingleRank
 from reward_service.client.entries import check_entries
-from reward_service.client.local import LocalMix, local_mix
+from reward_service.client.local import LocalRewards, local_rewards
 
 TARGET = 0.90
 SINGLE_THREAD_EPOCHS = 2
@@ -53,7 +53,7 @@ class OneProcess:
     config: Config
     stream: PromptStream
     actor: Actor
-    rewards: LocalMix
+    rewards: LocalRewards
     learner: Learner
     weights: Weights
 
@@ -61,7 +61,7 @@ class OneProcess:
     def build(config: Config, stream: PromptStream) -> OneProcess:
         """Load the models."""
         learner = build_learner(config, RUN_ID, SingleRank())
-        rewards = local_mix(config.rewards, {}, config.reward_service)
+        rewards = local_rewards(config.rewards, {}, config.reward_service)
         return OneProcess(config, stream, build_actor(config), rewards, learner, learner.publish())
 
     def epoch(self, number: int) -> None:

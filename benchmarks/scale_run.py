@@ -37,7 +37,7 @@ from driver.run.folder import find_beginning
 from driver.run.prompts import open_prompts
 from driver.run.reward_versions import VersionLog
 from learner.group import LearnerGroup
-from reward_service.client.start import start_mix
+from reward_service.client.start import start_rewards
 
 PROMPTS = 997
 ACTORS_A_RANK = 16
@@ -176,7 +176,7 @@ def simulated(config: Config, row: Row) -> Iterator[tuple[Services, Any]]:
     seats.ask_for(row.actors)
     pool = ActorPool(config, seats)
     group = LearnerGroup(config, RUN_ID, [Share(learner, rank) for rank in range(row.ranks)])
-    rewards = start_mix(
+    rewards = start_rewards(
         config.rewards, {}, config.reward_service, "scale", str(os.getpid()), START_LIMIT_S, stop_serve=False
     )
     await_actors(pool)

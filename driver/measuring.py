@@ -10,13 +10,13 @@ from driver.loop.evaluation import TOTAL, PromptSets
 from driver.loop.tasks import evaluation_batch
 from driver.pretrained import LoadedPolicy
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
-from reward_service.client.local import LocalMix
+from reward_service.client.local import LocalRewards
 
 
 def measure(
     config: Config,
     loaded: LoadedPolicy,
-    rewards: LocalMix,
+    rewards: LocalRewards,
     prompt_sets: PromptSets,
     progress: Progress,
     title: str,
@@ -44,6 +44,6 @@ def measure(
     return Evaluation(epoch=loaded.stamp.version, stamp=loaded.stamp, sets=tuple(sets))
 
 
-def _score(rewards: LocalMix, prompt: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def _score(rewards: LocalRewards, prompt: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
     score = rewards.score_group(prompt, pixels, with_gold=True)
     return {TOTAL: score.rewards, **score.parts}

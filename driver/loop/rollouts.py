@@ -26,10 +26,10 @@ from common.errors import PrdpError, RewardError, StuckError
 from common.trajectory import GroupScore, PromptTask
 from driver.loop.arrivals import Arrivals, ready_of
 from driver.loop.published import Published
+from driver.loop.reward_thread import RewardThread
 from driver.loop.stalls import StallReporter
 from driver.observe.history import GroupHistory, HistoryLog
 from driver.observe.queues import InFlight, Watch, unwatched
-from reward_service.client.ledger import PendingScore
 from reward_service.client.report import RewardReport
 from reward_service.client.reward_sum import RewardSum
 from reward_service.contract.results import RewardFailure
@@ -87,6 +87,7 @@ class Rollouts:
     ) -> None:
         self._pool = pool
         self._rewards = rewards
+        self._asking = RewardThread(rewards)
         self._max_dropped_share = max_dropped_share
         self._check_stop = check_stop
         self._patience = patience
@@ -94,7 +95,7 @@ class Rollouts:
         self._arrivals: Arrivals[ray.ObjectRef] = Arrivals(ready_of)
         self._begun: dict[PromptTask, _Begun] = {}
         self._unsent: deque[Sampled] = deque()
-        self._scoring: dict[PendingScore, Sampled] = {}
+        self._scoring: dict[ray.ObjectRef, Sampled] = {}
         self._outcomes: dict[PromptTask, Outcome] = {}
         self._renewed: dict[PromptTask, list[Sampled]] = {}
         self._dropped = 0
@@ -222,9 +223,9 @@ class Rollouts:
         what: the run waits for besides, in words.
         """
         self._pool.check_deadlines()
-        for reference in (*self._pool.take_new(), *self._rewards.refs()):
+        for reference in self._pool.take_new():
             self._arrivals.watch(reference)
-        ready = self._arrivals.take(min(WAIT_SLICE_S, self._rewards.poll_s()))
+        ready = self._arrivals.take(min(WAIT_SLICE_S, self._asking.poll_s))
         if ready:
             self._patience.moved()
         else:
@@ -245,24 +246,24 @@ class Rollouts:
                 self._unsent.append(sampled)
 
     def _send_to_rewards(self) -> None:
-        while self._unsent and self._rewards.room:
+        while self._unsent:
             sampled = self._unsent.popleft()
             task = sampled.task
             # After `forget` a task can come in twice.
             if task not in self._begun:
                 continue
             with_gold = self._begun[task].with_gold
-            pending = self._rewards.submit(task.prompt, sampled.images, task.images, with_gold)
-            self._scoring[pending] = sampled
+            self._asking.submit(task.prompt, sampled.images, task.images, with_gold)
+            self._scoring[sampled.images] = sampled
 
     def _take_scores(self) -> None:
-        for pending, answer in self._rewards.collect():
-            sampled = self._scoring.pop(pending)
+        for images, answer in self._asking.collect():
+            sampled = self._scoring.pop(images)
             task = sampled.task
             if task not in self._begun or task in self._outcomes:
                 continue
             begun, is_scored = self._begun[task], not isinstance(answer, RewardFailure)
-            self._history.add(pending.number, task, sampled.report, is_scored)
+            self._history.add(images.hex(), task, sampled.report, is_scored)
             self._scored_images += task.images if is_scored else 0
             if not isinstance(answer, RewardFailure):
                 self._outcomes[task] = ScoredReference(

@@ -26,7 +26,7 @@ from driver.loop.stalls import StallReporter
 from learner.group import DEATH_LIMIT_S, LearnerGroup
 from learner.records import LearnerFacts
 from reward_service.client.reward_sum import RewardSum
-from reward_service.client.start import start_mix
+from reward_service.client.start import start_rewards
 
 START_LIMIT_S = 600.0
 WAIT_SLICE_S = 1.0
@@ -121,7 +121,7 @@ def services(config: Config, run_id: str, note: Callable[[str], None] = unheard)
         stack.callback(pool.shutdown)
         # A cluster of our own ends right after, and Serve with it.
         lasting = config.ray.address != "local"
-        rewards = start_mix(
+        rewards = start_rewards(
             config.rewards,
             config.gold,
             config.reward_service,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from actors.actor import SampleReport
 from common.trajectory import NoiseKey, PromptTask
-from reward_service.client.asks import Ask
+from reward_service.client.reward_client import Ask
 
 KEPT_GROUPS = 20_000
 
@@ -25,9 +25,9 @@ class GroupHistory:
 
 @dataclass(frozen=True)
 class _Scored:
-    """number: the rewards', in the order of submission."""
+    """images: names the reference of the group's images, as in Ask."""
 
-    number: int
+    images: str
     task: PromptTask
     report: SampleReport
     scored: bool
@@ -40,19 +40,19 @@ class HistoryLog:
         self._scored: deque[_Scored] = deque(maxlen=KEPT_GROUPS)
         self._asks: deque[Ask] = deque(maxlen=KEPT_GROUPS)
 
-    def add(self, number: int, task: PromptTask, report: SampleReport, scored: bool) -> None:
-        """One more group. number: the rewards', in the order of submission. scored: False = given up."""
-        self._scored.append(_Scored(number, task, report, scored))
+    def add(self, images: str, task: PromptTask, report: SampleReport, scored: bool) -> None:
+        """One more group. images: as in Ask. scored: False = given up."""
+        self._scored.append(_Scored(images, task, report, scored))
 
     def take(self, asks: Sequence[Ask]) -> list[GroupHistory]:
         """The groups, each with its asks. asks: those since the last call; of open groups they are kept."""
         self._asks.extend(asks)
-        of_number: dict[int, list[Ask]] = {group.number: [] for group in self._scored}
+        of_images: dict[int, list[Ask]] = {group.images: [] for group in self._scored}
         still_open: list[Ask] = []
         for ask in self._asks:
-            of_number.get(ask.number, still_open).append(ask)
+            of_images.get(ask.images, still_open).append(ask)
         found = [
-            GroupHistory(group.task.noise, group.report, tuple(of_number[group.number]), group.scored)
+            GroupHistory(group.task.noise, group.report, tuple(of_images[group.images]), group.scored)
             for group in self._scored
         ]
         self._scored.clear()

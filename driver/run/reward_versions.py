@@ -68,7 +68,7 @@ class VersionLog:
             if stamp.name not in self._histories:
                 self._histories[stamp.name] = VersionHistory(stamp)
                 self._note(epoch, group, stamp)
-            for swap in self._histories[stamp.name].scored_by(stamp):
+            if swap := self._histories[stamp.name].scored_by(stamp):
                 self._note(epoch, group, stamp)
                 swaps.append(swap)
         return swaps

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
-from reward_service.client.combine import join_parts, sound_part
+from reward_service.client.combine import usable_scores, weighted_sum
 from reward_service.client.entries import ask_address, http_reward, served_settings, token_of, until
 from reward_service.contract.results import Outcome, RewardFailure
 from reward_service.engine.service import RewardService, build_service
@@ -62,7 +62,7 @@ class _There:
         return self._reward.score(prompt, pixels).outcome
 
 
-class LocalMix:
+class LocalRewards:
     """Asks one reward after the other about a group, here and now, and adds up what they say.
 
     rewards: by name, trained ones first. weights: of the trained ones.
@@ -79,9 +79,9 @@ class LocalMix:
         """
         asked = list(self._rewards) if with_gold else list(self._weights)
         outcomes = {name: self._ask(name, prompt, pixels) for name in asked}
-        score = join_parts(self._weights, outcomes)
+        score = weighted_sum(self._weights, outcomes)
         if isinstance(score, RewardFailure):
-            raise RewardError(f"The pictures of {prompt!r} could not be scored: {score.reason}")
+            raise RewardError(f"The images of {prompt!r} could not be scored: {score.reason}")
         return score
 
     def _ask(self, name: str, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
@@ -90,19 +90,19 @@ class LocalMix:
             outcome = reward.score(prompt, pixels)
         except RewardError as error:
             return RewardFailure(str(error))
-        return sound_part(outcome, len(pixels), reward.answers_as, name)
+        return usable_scores(outcome, len(pixels), reward.answers_as, name)
 
 
-def local_mix(
+def local_rewards(
     rewards: Mapping[str, RewardEntry], gold: Mapping[str, RewardEntry], section: RewardServiceSection
-) -> LocalMix:
+) -> LocalRewards:
     """Build or reach every reward. Embedded ones read their weights at first use.
 
     Raises RewardError where one cannot be built or reached, and for an application of a Ray cluster.
     """
     entries = {**rewards, **gold}
     built = {name: _FORMS[type(entry)](name, entry, section) for name, entry in entries.items()}
-    return LocalMix(built, {name: entry.weight for name, entry in rewards.items()})
+    return LocalRewards(built, {name: entry.weight for name, entry in rewards.items()})
 
 
 def _here(name: str, entry: RewardSpec, section: RewardServiceSection) -> LocalReward:

@@ -9,21 +9,20 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import ray
-from ray import serve
 from ray.actor import ActorHandle
 from ray.serve.schema import ApplicationStatus
 
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError, StuckError
-from reward_service.client.channel import Channel
 from reward_service.client.entries import served_settings
 from reward_service.client.http_transport import open_url, start_asker
+from reward_service.client.reward_client import RewardClient
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.serve_transport import open_app
-from reward_service.client.transport import Line
+from reward_service.client.transport import RewardTransport
 from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica
 from reward_service.on_ray.deployment import deploy, describe, end
-from reward_service.on_ray.handles import forget_ended_serve
+from reward_service.on_ray.handles import applications
 
 START_LIMIT_S = 600.0
 POLL_S = 0.2
@@ -34,7 +33,7 @@ _COMING = frozenset(
 Form = TypeVar("Form", RewardSpec, AppReward, UrlReward)
 
 
-def start_mix(
+def start_rewards(
     rewards: Mapping[str, RewardEntry],
     gold: Mapping[str, RewardEntry],
     section: RewardServiceSection,
@@ -58,17 +57,18 @@ def start_mix(
     with ExitStack() as undo:
         wait_until_running(_of(entries, AppReward), start_limit_s)
         askers = _start_askers(_of(entries, UrlReward), section, undo)
-        lines: dict[str, Line] = {}
-        lines |= _deploy(_of(entries, RewardSpec), section, run_name, owner, start_limit_s, stop_serve, undo)
+        transports: dict[str, RewardTransport] = {}
+        embedded = _of(entries, RewardSpec)
+        transports |= _deploy(embedded, section, run_name, owner, start_limit_s, stop_serve, undo)
         for name, app in _of(entries, AppReward).items():
             with _naming(name):
-                lines[name] = open_app(app.app, ONGOING_GROUPS, ONGOING_GROUPS)
+                transports[name] = open_app(app.app, ONGOING_GROUPS, ONGOING_GROUPS)
         for name, url in _of(entries, UrlReward).items():
             with _naming(name):
-                lines[name] = open_url(url, askers[name], section)
+                transports[name] = open_url(url, askers[name], section)
         at_end = undo.pop_all()
-    channels = {name: Channel(name, lines[name], section) for name in entries}
-    return RewardSum(channels, {name: entry.weight for name, entry in rewards.items()}, section, at_end)
+    clients = {name: RewardClient(name, transports[name], section) for name in entries}
+    return RewardSum(clients, {name: entry.weight for name, entry in rewards.items()}, at_end)
 
 
 def wait_until_running(apps: Mapping[str, AppReward], limit_s: float) -> None:
@@ -87,19 +87,18 @@ def wait_until_running(apps: Mapping[str, AppReward], limit_s: float) -> None:
 
 def _coming(apps: Mapping[str, AppReward]) -> list[str]:
     """Those that do not run yet. Raises RewardError where one will not."""
-    forget_ended_serve()
-    applications = serve.status().applications if apps else {}
+    running = applications() if apps else {}
     for name, entry in apps.items():
-        if entry.app not in applications:
-            there = ", ".join(sorted(applications)) or "none"
+        if entry.app not in running:
+            there = ", ".join(sorted(running)) or "none"
             raise RewardError(
                 f"Reward {name!r}: the cluster has no application {entry.app!r}; it has: {there}. Deploy it "
                 "first, for example with `serve deploy reward_service/serve.yaml`."
             )
-        status = applications[entry.app].status
+        status = running[entry.app].status
         if status not in _COMING and status != ApplicationStatus.RUNNING:
             raise RewardError(f"Reward {name!r} does not run. {describe(entry.app)}")
-    return [name for name, entry in apps.items() if applications[entry.app].status in _COMING]
+    return [name for name, entry in apps.items() if running[entry.app].status in _COMING]
 
 
 def _of(entries: Mapping[str, RewardEntry], form: type[Form]) -> dict[str, Form]:
@@ -125,7 +124,7 @@ def _deploy(
     start_limit_s: float,
     stop_serve: bool,
     undo: ExitStack,
-) -> dict[str, Line]:
+) -> dict[str, RewardTransport]:
     if not embedded:
         return {}
     settings = {name: served_settings(spec, section) for name, spec in embedded.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.trajectory import ScorerStamp
 
 GONE = 128
-"""Groups without a version that show that none of its replicas is left. Many more than a channel has out; and
+"""Groups without a version that show that none of its replicas is left. Many more than a client has out; and
 the last of eight replicas scores none of so many groups once in 26 million times."""
 
 
@@ -49,17 +49,17 @@ class VersionHistory:
         """Number of the current version; grows by one at each swap."""
         return self._index
 
-    def scored_by(self, stamp: ScorerStamp) -> tuple[Swap, ...]:
-        """One more group was scored by this version. Returns the swap that this shows, or nothing."""
+    def scored_by(self, stamp: ScorerStamp) -> Swap | None:
+        """One more group was scored by this version. Returns the swap that this shows, if it shows one."""
         self._groups += 1
         is_back = stamp not in self._seen_at or self._is_gone(stamp)
         self._seen_at[stamp] = self._groups
         if stamp == self._current or not (is_back or self._is_gone(self._current)):
-            return ()
+            return None
         self._index += 1
         swap = Swap(stamp.name, self._index, self._current, stamp)
         self._current = stamp
-        return (swap,)
+        return swap
 
     def _is_gone(self, stamp: ScorerStamp) -> bool:
         """Whether none of the last GONE groups was scored by a version that had scored before."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 
 import ray
-from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
 from common.errors import RewardError
 from reward_service.contract.results import Description
-from reward_service.on_ray.handles import DEPLOYMENT, reward_handle
+from reward_service.on_ray.handles import DEPLOYMENT, applications, ask_replica
 
 _ANSWER_LIMIT_S = 10.0
 
@@ -29,8 +26,7 @@ def describe_applications() -> dict[str, Description | RewardError]:
         except ConnectionError as error:
             raise RewardError("No Ray cluster runs here. Start one, or give addresses (http...).") from error
     try:
-        running = serve.status().applications
-        names = [name for name, app in running.items() if DEPLOYMENT in app.deployments]
+        names = [name for name, app in applications().items() if DEPLOYMENT in app.deployments]
         return {name: _describe(name) for name in sorted(names)}
     finally:
         if joined:
@@ -39,7 +35,7 @@ def describe_applications() -> dict[str, Description | RewardError]:
 
 def _describe(name: str) -> Description | RewardError:
     try:
-        found: Description = reward_handle(name).describe.remote().result(timeout_s=_ANSWER_LIMIT_S)
-    except (RewardError, RayError, RayServeException, TimeoutError) as error:
-        return RewardError(f"does not answer: {type(error).__name__}: {error}")
+        found: Description = ask_replica(name, "describe", _ANSWER_LIMIT_S)
+    except RewardError as error:
+        return error
     return found

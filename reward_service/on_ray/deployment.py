@@ -6,22 +6,20 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
 from reward_service.engine.builds import HopelessError
-from reward_service.on_ray.handles import forget_ended_serve, reward_handle
+from reward_service.on_ray.handles import applications, ask_replica, serve_controller
 
 _POLL_S = 0.1
 _OWNER_WAIT_S = 10.0
-_DELETE_LIMIT_S = 60.0
 _OUR_MODULES = "|".join(re.escape(kind.__module__) for kind in (RewardError, HopelessError))
 _OUR_ERROR = re.compile(rf"(?:{_OUR_MODULES})\.\w+: ")
 
@@ -45,7 +43,7 @@ def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, st
     be built; and StuckError after `limit_s` seconds. Nothing of these stays running then.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    started_here = not _serve_runs()
+    started_here = serve_controller() is None
     serve.start(
         proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False}
     )
@@ -64,8 +62,7 @@ def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, st
 
 def end(deployment: Deployment) -> None:
     """Delete these applications, and shut Serve down where that was agreed on."""
-    forget_ended_serve()
-    there = serve.status().applications
+    there = applications()
     _delete(name for name in deployment.names if name in there)
     if deployment.stop_serve:
         serve.shutdown()
@@ -73,7 +70,7 @@ def end(deployment: Deployment) -> None:
 
 def describe(name: str) -> str:
     """The application's state in words, with its replicas' last error."""
-    application = serve.status().applications.get(name)
+    application = applications().get(name)
     if application is None:
         return f"Serve has no application {name!r}."
     told = _last_words(application.message)
@@ -83,7 +80,7 @@ def describe(name: str) -> str:
 
 
 def _clear(names: Iterable[str], owner: str) -> None:
-    there = serve.status().applications
+    there = applications()
     taken = [name for name in names if name in there]
     for name in taken:
         if not owner or _owner_of(name) != owner:
@@ -97,30 +94,28 @@ def _clear(names: Iterable[str], owner: str) -> None:
 def _owner_of(name: str) -> str:
     """Who started an application; empty where it does not say."""
     try:
-        owner: str = reward_handle(name).owner.remote().result(timeout_s=_OWNER_WAIT_S)
-    except (RewardError, RayError, RayServeException, TimeoutError):
+        owner: str = ask_replica(name, "owner", _OWNER_WAIT_S)
+    except RewardError:
         return ""
     return owner
 
 
 def _delete(names: Iterable[str]) -> None:
-    """Delete applications, all at once. Raises StuckError where one is still there after _DELETE_LIMIT_S."""
-    left = set(names)
-    for name in left:
-        serve.delete(name, _blocking=False)
-    end_at = time.monotonic() + _DELETE_LIMIT_S
-    while left := left & set(serve.status().applications):
-        if time.monotonic() > end_at:
-            raise StuckError(f"Serve did not end {', '.join(sorted(left))} within {_DELETE_LIMIT_S:g} s.")
-        time.sleep(_POLL_S)
+    """Delete applications, all at once. Raises StuckError where one is there past Serve's own limit."""
+    names = list(names)
+    try:
+        with ThreadPoolExecutor(max(1, len(names))) as pool:
+            list(pool.map(serve.delete, names))
+    except TimeoutError as error:
+        raise StuckError(f"Serve did not end {', '.join(names)}: {error}") from error
 
 
 def _wait_until_running(names: tuple[str, ...], limit_s: float) -> None:
     end_at = time.monotonic() + limit_s
     waiting = list(names)
     while waiting and time.monotonic() < end_at:
-        applications = serve.status().applications
-        states = {name: applications[name].status for name in waiting}
+        running = applications()
+        states = {name: running[name].status for name in waiting}
         for name, status in states.items():
             if status == ApplicationStatus.DEPLOY_FAILED:
                 raise RewardError(f"The reward service cannot start. {describe(name)}")
@@ -146,11 +141,3 @@ def _last_words(message: str) -> str:
 
 def _compute(resources: dict[str, float]) -> str:
     return ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU"))
-
-
-def _serve_runs() -> bool:
-    try:
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
-        return False
-    return True

@@ -2,66 +2,93 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import ray
 from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.serve import context
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatusOverview
 
 from common.errors import RewardError
 
 DEPLOYMENT = "Reward"
 """The deployment that scores, in every application. With HTTP, a second deployment stands in front of it."""
 
+_known: ActorHandle | None = None
 
-def serve_id() -> str:
-    """Which Serve runs on this cluster: another one after `serve shutdown`. Empty where none is found."""
+
+def serve_controller() -> ActorHandle | None:
+    """The controller of the Serve that runs on this cluster: another one after `serve shutdown`. None where
+    there is none."""
     try:
-        found: str = _controller()._actor_id.hex()
+        return ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
     except (ValueError, RayError):
-        return ""
-    return found
+        return None
 
 
-def check_serve(limit_s: float) -> None:
-    """Raises RewardError where no Serve runs, or it does not answer within limit_s: it may be starting."""
-    try:
-        ray.get(_controller().check_alive.remote(), timeout=limit_s)
-    except (ValueError, RayError) as error:
-        raise RewardError("No Serve that answers runs on this cluster.") from error
+def connect_serve() -> ActorHandle:
+    """Let this process speak to the Serve that runs; its controller.
 
-
-def forget_ended_serve() -> None:
-    """Let this process look for Serve anew where the one that it knows has been shut down.
-
-    Serve keeps the first controller that it finds as long as the process lives, and its handles with it.
+    Serve itself keeps the first controller that it finds, also once it has been shut down, and only
+    `serve.start` looks whether that one lives. Raises RewardError where no Serve runs.
     """
-    known = context._global_client
-    if known is not None and known._controller._actor_id.hex() != serve_id():
-        context._disconnect()
+    global _known
+    controller = serve_controller()
+    if controller is None:
+        raise RewardError("No Serve runs on this cluster.")
+    if controller != _known:
+        serve.start()
+        _known = controller
+    return controller
+
+
+def applications() -> dict[str, ApplicationStatusOverview]:
+    """The applications of the Serve that runs, by name; none where no Serve runs."""
+    if serve_controller() is None:
+        return {}
+    connect_serve()
+    return dict(serve.status().applications)
 
 
 def reward_handle(app: str) -> DeploymentHandle:
     """A handle to the replicas of an application, whether or not it also answers HTTP.
 
-    Its answers are object references, and threads without an event loop may use it, also where the
-    environment sets RAY_SERVE_THROUGHPUT_OPTIMIZED, which makes handles that can do neither. It is of the
-    Serve that runs: once that is shut down (see serve_id), it never answers again.
-
-    Raises RewardError where Serve does not run or has no such application.
+    It is of the Serve that runs: once that is shut down, it never answers again. Raises RewardError where
+    Serve does not run or has no such application.
     """
-    forget_ended_serve()
+    connect_serve()
     try:
-        handle: DeploymentHandle = serve.get_deployment_handle(DEPLOYMENT, app)
+        return serve.get_deployment_handle(DEPLOYMENT, app)
     except (RayServeException, RayError, KeyError) as error:
         raise RewardError(f"No reward application {app!r} runs on this cluster.") from error
-    if not handle.is_initialized:
-        handle._init(_run_router_in_separate_loop=True)
-    return handle.options(_by_reference=True)
 
 
-def _controller() -> ActorHandle:
-    """Raises ValueError where Serve does not run."""
-    return ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+def ask_replica(app: str, method: str, limit_s: float) -> Any:
+    """Call a method of one of an application's replicas and wait for it, in any thread.
+
+    Raises RewardError where it does not answer in time.
+    """
+
+    async def ask() -> Any:
+        # A copy: Serve keeps one handle an application, and may tie it to the first loop that uses it.
+        response = getattr(copy.copy(reward_handle(app)), method).remote()
+        return await asyncio.wait_for(response, limit_s)
+
+    try:
+        # In a thread, because this one may have an event loop.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(ask())).result()
+    except (TimeoutError, RayError, RayServeException) as error:
+        raise RewardError(f"The application {app!r} does not answer: {short(error)}") from error
+
+
+def short(error: BaseException | None) -> str:
+    """An error's type and last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:400]

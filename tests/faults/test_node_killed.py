@@ -22,7 +22,6 @@ from driver.loop.stalls import StallReporter
 from driver.observe.status import ProcessStatus, living_processes
 from driver.run.checkpoints import checkpoint_folder, read_checkpoint
 from driver.run.prompts import PromptStream, open_prompts
-from reward_service.client.ledger import PendingScore
 from reward_service.client.reward_sum import RewardSum
 from tests.driver.ranks import Told
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
@@ -87,11 +86,13 @@ class LosingMix:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mix, name)
 
-    def submit(self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool) -> PendingScore:
+    async def score(
+        self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool
+    ) -> object:
         """See RewardSum."""
         while self.before:
             self.before.pop()()
-        return self._mix.submit(prompt, images, count, with_gold)
+        return await self._mix.score(prompt, images, count, with_gold)
 
 
 def published_digests(config: Config, epoch: int) -> list[str]:

@@ -6,7 +6,7 @@ from actors.actor import SampleReport
 from common.stopwatch import Busy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.observe.history import HistoryLog
-from reward_service.client.asks import Ask
+from reward_service.client.reward_client import Ask
 
 STAMP = PolicyStamp(0, "", "run")
 
@@ -20,16 +20,16 @@ def report(index: int) -> SampleReport:
 
 
 def ask(number: int, reward: str) -> Ask:
-    return Ask(number, reward, 1.0, 2.0, 0.5)
+    return Ask(str(number), reward, 1.0, 2.0, 0.5)
 
 
 def test_asks_find_their_group_even_when_they_came_before_it_was_whole() -> None:
     log = HistoryLog()
-    log.add(7, task(0), report(0), True)
+    log.add("7", task(0), report(0), True)
     (first,) = log.take([ask(7, "a"), ask(8, "a"), ask(7, "b")])
     assert (first.noise.prompt_index, first.asks) == (0, (ask(7, "a"), ask(7, "b")))
-    log.add(8, task(1), report(1), True)
-    log.add(9, task(2), report(2), False)
+    log.add("8", task(1), report(1), True)
+    log.add("9", task(2), report(2), False)
     second, third = log.take([ask(8, "b")])
     assert second.report == report(1)
     assert second.asks == (ask(8, "a"), ask(8, "b"))

@@ -26,7 +26,7 @@ from driver.report.timeline import (
     timeline_files,
     write_timeline,
 )
-from reward_service.client.asks import Ask
+from reward_service.client.reward_client import Ask
 from tests.driver.observe.test_epoch_metrics import report as update_report
 
 
@@ -117,7 +117,7 @@ def test_the_groups_of_a_rank_are_those_handed_to_it() -> None:
 
 def history(epoch: int, index: int, began_at: float) -> GroupHistory:
     report = SampleReport(PolicyStamp(0, "", "run"), 2, "host:1", Busy(began_at, 1.0), 10)
-    ask = Ask(index, "jpeg", began_at + 1.0, began_at + 1.5, 0.2)
+    ask = Ask(str(index), "jpeg", began_at + 1.0, began_at + 1.5, 0.2)
     return GroupHistory(NoiseKey(0, "train", epoch, index), report, (ask,), scored=True)
 
 

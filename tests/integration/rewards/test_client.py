@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -17,14 +18,13 @@ from ray import serve
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError, StuckError
 from common.trajectory import GroupScore
-from reward_service.client.ledger import PendingScore
-from reward_service.client.local import local_mix
-from reward_service.client.reward_sum import Answer, RewardSum
-from reward_service.client.start import start_mix
+from reward_service.client.local import local_rewards
+from reward_service.client.reward_sum import RewardSum
+from reward_service.client.start import start_rewards
 from reward_service.contract.results import RewardFailure
 from reward_service.contract.settings import ServedReward
 from reward_service.on_ray.app import embedded_app
-from tests.integration.rewards.apps import LIMIT_S, ROOT, images_of
+from tests.integration.rewards.apps import LIMIT_S, ROOT, Cluster, images_of, start_serve
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -45,13 +45,14 @@ RED: Entries = {"red": spec("Redness")}
 def running(
     rewards: Entries, gold: Entries | None = None, run_name: str = "run", **settings: object
 ) -> Iterator[RewardSum]:
-    """A started mix that is shut down afterwards."""
+    """Started rewards that are shut down afterwards."""
     section = RewardServiceSection.model_validate({**SECTION.model_dump(), **settings})
-    mix = start_mix(rewards, gold or {}, section, run_name, owner=f"test {run_name}", start_limit_s=LIMIT_S)
+    owner = f"test {run_name}"
+    started = start_rewards(rewards, gold or {}, section, run_name, owner, start_limit_s=LIMIT_S)
     try:
-        yield mix
+        yield started
     finally:
-        mix.shutdown()
+        started.shutdown()
 
 
 def deploy(app: str, scorer: str, version: str = "") -> None:
@@ -69,46 +70,36 @@ def deployed() -> Iterator[str]:
     serve.delete("colours")
 
 
-def submit(mix: RewardSum, prompts: list[str], with_gold: bool = False) -> list[PendingScore]:
-    """Put the pictures in the object store and submit their references."""
-    return [mix.submit(prompt, ray.put(images_of(prompt)), 4, with_gold) for prompt in prompts]
+async def ask_all(rewards: RewardSum, prompts: list[str], with_gold: bool = False) -> dict[str, object]:
+    """What comes of groups of these prompts that are asked about together."""
+    asked = (rewards.score(prompt, ray.put(images_of(prompt)), 4, with_gold) for prompt in prompts)
+    answers = await asyncio.wait_for(asyncio.gather(*asked), LIMIT_S)
+    return dict(zip(prompts, answers, strict=True))
 
 
-def collect_all(mix: RewardSum, limit_s: float = LIMIT_S) -> dict[PendingScore, object]:
-    """Every answer; fails past the limit."""
-    end_at = time.monotonic() + limit_s
-    answers: list[Answer] = []
-    while mix.outstanding:
-        assert time.monotonic() < end_at, f"{mix.outstanding} groups without an answer"
-        answers += mix.wait(1.0)
-    return dict(answers)
+def score_all(rewards: RewardSum, prompts: list[str], with_gold: bool = False) -> dict[str, object]:
+    """ask_all where no event loop runs."""
+    return asyncio.run(ask_all(rewards, prompts, with_gold))
 
 
-def assert_scored(answers: dict[PendingScore, object], rewards: Entries) -> None:
+def assert_scored(answers: dict[str, object], rewards: Entries) -> None:
     """Each answer is what the rewards say in this process."""
-    local = local_mix(rewards, {}, SECTION)
-    for pending, answer in answers.items():
+    local = local_rewards(rewards, {}, SECTION)
+    for prompt, answer in answers.items():
         assert isinstance(answer, GroupScore), answer
-        wanted = local.score_group(pending.prompt, images_of(pending.prompt))
+        wanted = local.score_group(prompt, images_of(prompt))
         np.testing.assert_allclose(answer.rewards, wanted.rewards, rtol=1e-12)
         np.testing.assert_allclose(answer.differences, wanted.differences, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
-def moody_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardSum]:
+def moody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardSum]:
     """One replica of a scorer whose failures are asked for in the prompt; a batch may take 1.5 s."""
     rewards: Entries = {"moody": spec("Moody", folder=str(tmp_path_factory.mktemp("moods")))}
     with running(
         rewards, run_name="moods", retries=1, timeout_s=1.5, queue_groups=14, max_batch_groups=4
-    ) as mix:
-        yield mix
-
-
-@pytest.fixture
-def moody(moody_app: RewardSum) -> Iterator[RewardSum]:
-    """The application of the module; what a failed test leaves in it is cleared away."""
-    yield moody_app
-    collect_all(moody_app)
+    ) as started:
+        yield started
 
 
 def assert_dropped(answer: object, *reasons: str) -> None:
@@ -121,20 +112,17 @@ def assert_dropped(answer: object, *reasons: str) -> None:
 def test_embedded_rewards_are_applications_of_their_own_and_score_as_without_ray() -> None:
     rewards: Entries = {"red": spec("Redness", weight=3.0), "duel": spec("GreenDuel", weight=-0.5)}
     gold: Entries = {"length": spec("PromptLength", scale=2.0)}
-    with running(rewards, gold) as mix:
+    with running(rewards, gold) as started:
         assert {"run-red", "run-duel", "run-length"} <= set(serve.status().applications)
-        pending = submit(mix, [f"prompt {row}" for row in range(16)])
-        answers = collect_all(mix)
-        assert set(answers) == set(pending)
-        assert_scored(answers, rewards)
-        assert mix.counters().scored == 16
-        assert mix.counters().busy_s > 0.0
-        (asked,) = submit(mix, ["with gold"], with_gold=True)
-        score = collect_all(mix)[asked]
+        prompts = [f"prompt {row}" for row in range(16)]
+        assert_scored(score_all(started, prompts), rewards)
+        assert started.counters().scored == 16
+        assert started.counters().busy_s > 0.0
+        score = score_all(started, ["with gold"], with_gold=True)["with gold"]
         assert isinstance(score, GroupScore)
         assert list(score.parts) == ["red", "duel", "length"]
-        assert score.scorers == mix.stamps(with_gold=True)
-        reports = mix.take_reports()
+        assert score.scorers == started.stamps(with_gold=True)
+        reports = started.take_reports()
         assert [reports[name].groups for name in ("red", "duel", "length")] == [17, 17, 1]
         assert reports["duel"].residual > 0.0
     assert not {"run-red", "run-duel", "run-length"} & set(serve.status().applications)
@@ -142,71 +130,71 @@ def test_embedded_rewards_are_applications_of_their_own_and_score_as_without_ray
 
 def test_only_the_groups_a_scorer_fails_on_are_dropped_with_its_reason(moody: RewardSum) -> None:
     before = moody.counters()
-    good = submit(moody, ["a cat", "a dog"])
-    raising, nan = submit(moody, ["raise now", "nan now"])
-    short = moody.submit("a cat", ray.put(images_of("a cat")), 5)
-    answers = collect_all(moody)
-    assert_scored({pending: answers[pending] for pending in good}, RED)
-    assert_dropped(answers[raising], "moody: Dropped after 2 tries", "the judge is out")
-    assert_dropped(answers[nan], "not finite")
-    assert_dropped(answers[short], "needed is (5,)")
-    assert (moody.counters().dropped - before.dropped, moody.counters().retries - before.retries) == (3, 4)
-
-
-def test_no_more_groups_than_allowed_wait(moody: RewardSum) -> None:
-    submit(moody, [f"slow {row}" for row in range(14)])
-    assert moody.room == 0
-    with pytest.raises(RewardError, match=r"queue_groups \(14\)"):
-        submit(moody, ["d"])
-    assert len(collect_all(moody)) == 14
-    assert moody.room == 14
+    answers = score_all(moody, ["a cat", "a dog", "raise now", "nan now"])
+    assert_dropped(answers.pop("raise now"), "moody: Dropped after 2 tries", "the judge is out")
+    assert_dropped(answers.pop("nan now"), "not finite")
+    assert_scored(answers, RED)
+    short = asyncio.run(moody.score("a cat", ray.put(images_of("a cat")), 5))
+    assert_dropped(short, "needed is (5,)")
+    assert (moody.counters().dropped - before.dropped, moody.counters().retries - before.retries) == (3, 3)
 
 
 def test_hanging_and_deadly_groups_are_dropped_alone_and_in_time(moody: RewardSum) -> None:
-    hanging, deadly = submit(moody, ["hang now", "die now"])
-    good = submit(moody, [f"prompt {row}" for row in range(8)])
-    answers = collect_all(moody)
-    assert_dropped(answers[hanging], "longer than timeout_s (1.5 s)")
-    assert_dropped(answers[deadly], "The replica that scored it died")
-    assert_scored({pending: answers[pending] for pending in good}, RED)
+    answers = score_all(moody, ["hang now", "die now", *(f"prompt {row}" for row in range(8))])
+    assert_dropped(answers.pop("hang now"), "longer than timeout_s", "2 tries")
+    assert_dropped(answers.pop("die now"), "The replica that scored it died", "2 tries")
+    assert_scored(answers, RED)
 
 
 def test_a_deployed_application_is_used_swapped_and_left_alone(deployed: str) -> None:
-    with running({"mine": AppReward(app=deployed, weight=2.0)}) as mix:
-        submit(mix, ["a cat"])
-        assert_scored(collect_all(mix), {"mine": spec("Redness", weight=2.0)})
-        (first,) = mix.stamps()
+    with running({"mine": AppReward(app=deployed, weight=2.0)}) as started:
+        assert_scored(score_all(started, ["a cat"]), {"mine": spec("Redness", weight=2.0)})
+        (first,) = started.stamps()
         assert first.name == "mine"
         deploy(deployed, "Redness", version="second")
         end_at = time.monotonic() + LIMIT_S
-        while mix.counters().swaps == 0 and time.monotonic() < end_at:
-            submit(mix, ["a dog"])
-            (score,) = collect_all(mix).values()
+        while started.counters().swaps == 0 and time.monotonic() < end_at:
+            score = score_all(started, ["a dog"])["a dog"]
             assert isinstance(score, GroupScore)
-        assert mix.counters().swaps == 1
+        assert started.counters().swaps == 1
         assert score.scorers[0].version == "1+second"
-        assert mix.stamps() == score.scorers
-        assert mix.counters().dropped == 0
+        assert started.stamps() == score.scorers
+        assert started.counters().dropped == 0
     assert deployed in serve.status().applications
 
 
 def test_a_deployed_application_may_be_away_for_a_while_and_not_for_longer(deployed: str) -> None:
     rewards: Entries = {"mine": AppReward(app=deployed)}
-    with running(rewards) as patient, running(rewards, outage_s=1.0) as hasty:
+
+    async def while_it_is_away(patient: RewardSum, hasty: RewardSum) -> dict[str, object]:
         serve.delete(deployed)
-        pending = submit(patient, [f"prompt {row}" for row in range(6)])
-        submit(hasty, ["a cat", "a dog"])
-        for answer in collect_all(hasty, limit_s=60.0).values():
+        waiting = asyncio.create_task(ask_all(patient, [f"prompt {row}" for row in range(6)]))
+        for answer in (await ask_all(hasty, ["a cat", "a dog"])).values():
             assert_dropped(answer, "reward_service.outage_s")
-        deploy(deployed, "Redness")
-        answers = collect_all(patient)
-        assert set(answers) == set(pending)
-        assert_scored(answers, RED)
+        assert not waiting.done()
+        await asyncio.to_thread(deploy, deployed, "Redness")
+        return await waiting
+
+    with running(rewards) as patient, running(rewards, outage_s=1.0) as hasty:
+        assert_scored(asyncio.run(while_it_is_away(patient, hasty)), RED)
+
+
+def test_serve_may_be_shut_down_and_started_again(deployed: str, shared: Cluster) -> None:
+    async def across_two_serves(rewards: RewardSum) -> dict[str, object]:
+        await ask_all(rewards, ["a cat"])
+        await asyncio.to_thread(serve.shutdown)
+        waiting = asyncio.create_task(ask_all(rewards, [f"prompt {row}" for row in range(6)]))
+        await asyncio.to_thread(start_serve, shared.http_port)
+        await asyncio.to_thread(deploy, deployed, "Redness")
+        return await waiting
+
+    with running({"mine": AppReward(app=deployed)}) as started:
+        assert_scored(asyncio.run(across_two_serves(started)), RED)
 
 
 def test_applications_that_are_not_there_are_named_with_those_that_are(deployed: str) -> None:
     with pytest.raises(RewardError, match=r"Reward 'mine': .*no application 'colour'; it has: .*colours"):
-        start_mix({"mine": AppReward(app="colour")}, {}, SECTION, "run", "owner")
+        start_rewards({"mine": AppReward(app="colour")}, {}, SECTION, "run", "owner")
 
 
 @contextmanager
@@ -236,21 +224,17 @@ def test_an_address_scores_the_same_beside_an_embedded_reward_until_it_is_gone(t
     with ExitStack() as stack:
         address = stack.enter_context(server(tmp_path, "GreenDuel"))
         rewards: Entries = {"far": UrlReward(url=address, weight=2.0), "red": spec("Redness")}
-        with running(rewards, outage_s=3.0) as mix:
-            submit(mix, [f"prompt {row}" for row in range(12)])
-            answers = collect_all(mix)
-            assert len(answers) == 12
+        with running(rewards, outage_s=3.0) as started:
+            answers = score_all(started, [f"prompt {row}" for row in range(12)])
             assert_scored(answers, {"far": spec("GreenDuel", weight=2.0), "red": spec("Redness")})
             assert_scored(answers, rewards)
-            assert [stamp.name for stamp in mix.stamps()] == ["far", "red"]
+            assert [stamp.name for stamp in started.stamps()] == ["far", "red"]
             stack.close()
-            submit(mix, ["a dog"])
-            (answer,) = collect_all(mix, limit_s=60.0).values()
-            assert_dropped(answer, "far: ", "gave no answer")
+            assert_dropped(score_all(started, ["a dog"])["a dog"], "far: ", "gave no answer")
 
 
 def test_resources_that_are_not_there_are_named_in_time_and_nothing_stays() -> None:
     section = RewardServiceSection(cpus=64.0)
     with pytest.raises(StuckError, match=r"not ready after 1 s.*CPUs"):
-        start_mix(RED, {}, section, "big", "owner", start_limit_s=1.0)
+        start_rewards(RED, {}, section, "big", "owner", start_limit_s=1.0)
     assert "big-red" not in serve.status().applications

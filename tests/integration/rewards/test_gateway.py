@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -21,7 +20,7 @@ from common.config.services import RewardEntry, RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
 from reward_service.client.reward_sum import RewardSum
-from reward_service.client.start import start_mix
+from reward_service.client.start import start_rewards
 from reward_service.contract.results import RewardFailure, RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward, Retrying
@@ -150,27 +149,23 @@ def test_a_killed_replica_costs_no_group(base: str) -> None:
     assert reward_handle("guarded").describe.remote().result(timeout_s=LIMIT_S).ready
 
 
-@contextmanager
-def asking(base: str, prompts: list[str]) -> Iterator[RewardSum]:
-    """A run's rewards over HTTP, asked about groups of these prompts."""
+def asked(base: str, prompts: list[str], meanwhile: Callable[[], None] = lambda: None) -> dict[str, object]:
+    """What a run's rewards over HTTP say about groups of these prompts. meanwhile: once one is answered."""
+
+    async def ask_all(started: RewardSum) -> list[object]:
+        waiting = [
+            asyncio.create_task(started.score(prompt, ray.put(images_of(prompt)), 4)) for prompt in prompts
+        ]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        meanwhile()
+        return await asyncio.wait_for(asyncio.gather(*waiting), LIMIT_S)
+
     rewards: dict[str, RewardEntry] = {"far": UrlReward(url=f"{base}/open")}
-    mix = start_mix(rewards, {}, RewardServiceSection(retries=1), run_name="http", owner="a test")
+    started = start_rewards(rewards, {}, RewardServiceSection(retries=1), run_name="http", owner="a test")
     try:
-        for prompt in prompts:
-            mix.submit(prompt, ray.put(images_of(prompt)), 4)
-        yield mix
+        return dict(zip(prompts, asyncio.run(ask_all(started)), strict=True))
     finally:
-        mix.shutdown()
-
-
-def collect_all(mix: RewardSum) -> dict[str, object]:
-    """Every answer, by prompt; fails past the limit."""
-    answers: dict[str, object] = {}
-    end_at = time.monotonic() + LIMIT_S
-    while mix.outstanding:
-        assert time.monotonic() < end_at, f"{mix.outstanding} groups without an answer"
-        answers |= {pending.prompt: answer for pending, answer in mix.wait(1.0)}
-    return answers
+        started.shutdown()
 
 
 def assert_all_scored(answers: dict[str, object]) -> None:
@@ -182,8 +177,7 @@ def assert_all_scored(answers: dict[str, object]) -> None:
 
 
 def test_a_deadly_group_costs_itself_only(base: str) -> None:
-    with asking(base, ["die now", *(f"prompt {row}" for row in range(10))]) as mix:
-        answers = collect_all(mix)
+    answers = asked(base, ["die now", *(f"prompt {row}" for row in range(10))])
     dropped = answers.pop("die now")
     assert isinstance(dropped, RewardFailure)
     assert "Dropped after 2 tries" in dropped.reason
@@ -194,10 +188,10 @@ def test_a_deadly_group_costs_itself_only(base: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_proxy_costs_no_group(base: str) -> None:
-    with asking(base, [f"nap {row}" for row in range(12)]) as mix:
-        answers: dict[str, object] = {pending.prompt: answer for pending, answer in mix.wait(LIMIT_S)}
+    def kill_proxies() -> None:
         for proxy in _get_global_client().get_serve_details()["proxies"].values():
             ray.kill(ray.get_actor(proxy["actor_name"], namespace="serve"))
-        answers |= collect_all(mix)
+
+    answers = asked(base, [f"nap {row}" for row in range(12)], kill_proxies)
     assert len(answers) == 12
     assert_all_scored(answers)

@@ -1,4 +1,4 @@
-"""Adding up parts, against sums written out by hand."""
+"""Adding up scores, against sums written out by hand."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.trajectory import GroupScore, ScorerStamp
-from reward_service.client.combine import join_parts, sound_part
+from reward_service.client.combine import usable_scores, weighted_sum
 from reward_service.contract.results import Outcome, RewardFailure, RewardScores
 
 NAMES = ("a", "b", "c")
 
 
-def part(rewards: list[float], name: str = "a", twist: float = 0.0) -> RewardScores:
-    """A part whose differences are those of the rewards, plus an antisymmetric twist."""
+def scores(rewards: list[float], name: str = "a", twist: float = 0.0) -> RewardScores:
+    """Scores whose differences are those of the rewards, plus an antisymmetric twist."""
     values = np.array(rewards)
     order = np.arange(len(values))
     differences = values[:, None] - values[None, :] + twist * np.sign(order[:, None] - order[None, :])
@@ -33,11 +33,11 @@ finite = st.floats(-1e6, 1e6)
     weights=st.tuples(finite, finite),
     twist=finite,
 )
-def test_sums_are_weighted_picture_by_picture(
+def test_sums_are_weighted_image_by_image(
     numbers: list[tuple[float, ...]], weights: tuple[float, float], twist: float
 ) -> None:
-    parts = {name: part([row[i] for row in numbers], name, twist) for i, name in enumerate(NAMES)}
-    score = join_parts(dict(zip(NAMES, weights, strict=False)), parts)
+    given = {name: scores([row[i] for row in numbers], name, twist) for i, name in enumerate(NAMES)}
+    score = weighted_sum(dict(zip(NAMES, weights, strict=False)), given)
     assert isinstance(score, GroupScore)
     for i, row in enumerate(numbers):
         assert score.rewards[i] == pytest.approx(weights[0] * row[0] + weights[1] * row[1], rel=1e-12)
@@ -53,39 +53,40 @@ def test_sums_are_weighted_picture_by_picture(
 @given(failing=st.sets(st.sampled_from(NAMES), min_size=1))
 def test_a_failure_of_any_is_a_failure_of_the_group_with_every_reason(failing: set[str]) -> None:
     outcomes: dict[str, Outcome] = {
-        name: RewardFailure(f"{name} is out") if name in failing else part([1.0, 2.0], name) for name in NAMES
+        name: RewardFailure(f"{name} is out") if name in failing else scores([1.0, 2.0], name)
+        for name in NAMES
     }
-    score = join_parts({"a": 1.0, "b": 2.0}, outcomes)
+    score = weighted_sum({"a": 1.0, "b": 2.0}, outcomes)
     assert isinstance(score, RewardFailure)
     assert all((f"{name}: {name} is out" in score.reason) == (name in failing) for name in NAMES)
 
 
 def test_a_sum_too_large_and_differing_counts_are_failures() -> None:
-    huge = part([1e308, -1e307])
-    assert "too large" in join_parts({"a": 100.0}, {"a": huge}).reason  # type: ignore[union-attr]
-    outcome = join_parts({"a": 1.0}, {"a": part([1.0]), "b": part([1.0, 2.0], "b")})
+    huge = scores([1e308, -1e307])
+    assert "too large" in weighted_sum({"a": 100.0}, {"a": huge}).reason  # type: ignore[union-attr]
+    outcome = weighted_sum({"a": 1.0}, {"a": scores([1.0]), "b": scores([1.0, 2.0], "b")})
     assert isinstance(outcome, RewardFailure)
     assert "{'a': 1, 'b': 2}" in outcome.reason
 
 
-class TestSoundPart:
+class TestUsableScores:
     def test_its_stamp_takes_the_name_in_the_configuration(self) -> None:
-        found = sound_part(part([1.0, 2.0], "served"), 2, "served", "mine")
+        found = usable_scores(scores([1.0, 2.0], "served"), 2, "served", "mine")
         assert isinstance(found, RewardScores)
         assert found.stamp == ScorerStamp("mine", "1", "d")
 
     @pytest.mark.parametrize(
         ("broken", "reason"),
         [
-            (part([1.0, math.nan]), "not all finite"),
-            (part([1.0, 2.0, 3.0]), r"needed is (2,)"),
+            (scores([1.0, math.nan]), "not all finite"),
+            (scores([1.0, 2.0, 3.0]), r"needed is (2,)"),
             (RewardScores(np.ones(2), np.ones((2, 2)), 0.0, ScorerStamp("a", "1", "")), "not antisymmetric"),
             (RewardScores(np.ones(2), np.zeros((2, 2)), math.nan, ScorerStamp("a", "1", "")), "residual"),
-            (part([1.0, 2.0], "other"), "Answered by the reward 'other', not by 'a'"),
+            (scores([1.0, 2.0], "other"), "Answered by the reward 'other', not by 'a'"),
             (RewardFailure("out"), "out"),
         ],
     )
     def test_what_is_not_sound_is_a_failure(self, broken: Outcome, reason: str) -> None:
-        found = sound_part(broken, 2, "a", "mine")
+        found = usable_scores(broken, 2, "a", "mine")
         assert isinstance(found, RewardFailure)
         assert reason in found.reason

@@ -10,7 +10,7 @@ import pytest
 
 from common.config.services import UrlReward
 from reward_service.client.http_transport import HttpAsker
-from reward_service.client.transport import FailedError, LineError, LostError, RefusedError
+from reward_service.client.transport import FailedError, LostError, RefusedError, RequestError
 from reward_service.contract.results import Reply, RewardScores
 from reward_service.http.token import NO_TOKEN
 from tests.reward_service.scripted_http import Say, Script, error, scripted
@@ -18,7 +18,7 @@ from tests.reward_service.scripted_http import Say, Script, error, scripted
 IMAGES = np.zeros((3, 8, 8, 3), dtype=np.uint8)
 
 
-def asked(*says: Say) -> Reply | LineError:
+def asked(*says: Say) -> Reply | RequestError:
     """What the asker gives for one group."""
     with scripted(Script(*says)) as url:
         return HttpAsker(UrlReward(url=url), NO_TOKEN, deadline_s=1.0).score("a", IMAGES)
@@ -43,7 +43,7 @@ def test_a_score_is_passed_on() -> None:
         (error(413), FailedError),
     ],
 )
-def test_who_is_to_blame_decides_what_follows(say: Say, trouble: type[LineError]) -> None:
+def test_who_is_to_blame_decides_what_follows(say: Say, trouble: type[RequestError]) -> None:
     assert type(asked(say)) is trouble
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError
 from reward_service.client.entries import check_entries, served_settings, token_of
-from reward_service.client.local import local_mix
+from reward_service.client.local import local_rewards
 from tests.reward_service.scorers import GreenDuel, PromptLength, Redness
 
 SCORERS = "tests.reward_service.scorers"
@@ -25,7 +25,7 @@ def spec(name: str, weight: float = 1.0) -> RewardSpec:
 
 def test_scores_are_weighted_sums_of_the_scorers_answers(pictures: Pictures) -> None:
     rewards: dict[str, RewardEntry] = {"red": spec("Redness", 3.0), "duel": spec("GreenDuel", -0.5)}
-    mix = local_mix(rewards, {"length": spec("PromptLength")}, SECTION)
+    mix = local_rewards(rewards, {"length": spec("PromptLength")}, SECTION)
     images = pictures(0, 4)
     red = Redness().score(["a cat"] * 4, images)
     duel = GreenDuel().compare("a cat", images)
@@ -39,14 +39,14 @@ def test_scores_are_weighted_sums_of_the_scorers_answers(pictures: Pictures) -> 
 
 
 def test_a_failure_says_which_reward_and_why(pictures: Pictures) -> None:
-    mix = local_mix({"moody": spec("Moody"), "red": spec("Redness")}, {}, SECTION)
+    mix = local_rewards({"moody": spec("Moody"), "red": spec("Redness")}, {}, SECTION)
     with pytest.raises(RewardError, match=r"'raise now' could not be scored: moody: .*the judge is out"):
         mix.score_group("raise now", pictures(0, 2))
 
 
 def test_an_application_of_a_cluster_is_refused_kindly() -> None:
     with pytest.raises(RewardError, match=r"'a' is the application 'x' of a Ray cluster.*url"):
-        local_mix({"a": AppReward(app="x")}, {}, SECTION)
+        local_rewards({"a": AppReward(app="x")}, {}, SECTION)
 
 
 class TestEntries:

@@ -1,30 +1,33 @@
-"""The line to an application, over handles and a Serve of the test's own."""
+"""The transport to an application, over handles and a Serve of the test's own."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import asyncio
+from typing import Any
 
 import pytest
-import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
+from ray.serve.exceptions import RayServeException
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.client import serve_transport as app_channel
-from reward_service.client.serve_transport import AppLine
-from reward_service.client.transport import RefusedError, Request
-from reward_service.contract.results import Description
+from reward_service.client import serve_transport
+from reward_service.client.serve_transport import ServeTransport
+from reward_service.client.transport import FailedError, FinalError, LostError, RefusedError, RequestError
+from reward_service.contract.results import BusyError, Description, Reply
 from reward_service.on_ray.app import ONGOING_GROUPS
+from tests.reward_service.client.scripted import Images
 
-REQUEST = Request("a", cast(ray.ObjectRef, "a reference that nobody looks behind"), 2)
 SETTINGS = {"timeout_s": 20.0, "max_batch_groups": 1}
 
 
 class FakeHandle:
-    """A handle whose requests nobody takes; also the request."""
+    """A handle whose requests end as `ends` says; also the request."""
 
-    def __init__(self, serve: str) -> None:
+    def __init__(self, serve: str, ends: asyncio.Future[Reply]) -> None:
         self.serve = serve
+        self.ends = ends
+        self.is_sent = False
         self.cancelled = False
 
     @property
@@ -32,49 +35,53 @@ class FakeHandle:
         return self
 
     def remote(self, *_: Any) -> FakeHandle:
+        self.is_sent = True
         return self
 
-    def _to_object_ref_sync(self, _timeout_s: float) -> ray.ObjectRef:
-        raise TimeoutError
+    def __await__(self) -> Any:
+        return self.ends.__await__()
 
     def cancel(self) -> None:
         self.cancelled = True
 
 
 class FakeServe:
-    """Which Serve runs, by its id, and whether it has the application."""
+    """Which Serve runs, by its controller, whether it has the application, and the handles it gave out."""
 
     def __init__(self) -> None:
-        self.id = "first"
+        self.controller: str | None = "first"
         self.has_app = True
+        self.handles: list[FakeHandle] = []
+        self.ends: Any = None
 
-    def check(self, limit_s: float) -> None:
-        if not self.id:
-            raise RewardError("No Serve that answers runs on this cluster.")
+    def connect(self) -> str:
+        if self.controller is None:
+            raise RewardError("No Serve runs on this cluster.")
+        return self.controller
 
     def handle(self, app: str) -> FakeHandle:
         if not self.has_app:
             raise RewardError(f"No reward application {app!r} runs on this cluster.")
-        return FakeHandle(self.id)
+        assert self.controller is not None
+        self.handles.append(FakeHandle(self.controller, self.ends))
+        return self.handles[-1]
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     fake = FakeServe()
-    monkeypatch.setattr(app_channel, "LOOK_S", 0.0)
-    monkeypatch.setattr(app_channel, "serve_id", lambda: fake.id)
-    monkeypatch.setattr(app_channel, "reward_handle", fake.handle)
-    monkeypatch.setattr(app_channel, "forget_ended_serve", lambda: None)
-    monkeypatch.setattr(app_channel, "check_serve", fake.check)
+    monkeypatch.setattr(serve_transport, "LOOK_S", 0.0)
+    monkeypatch.setattr(serve_transport, "serve_controller", lambda: fake.controller)
+    monkeypatch.setattr(serve_transport, "connect_serve", fake.connect)
+    monkeypatch.setattr(serve_transport, "reward_handle", fake.handle)
     return fake
 
 
-def line(serve: FakeServe, held: int = ONGOING_GROUPS, **settings: float) -> AppLine:
+def transport(held: int = ONGOING_GROUPS, **settings: float) -> ServeTransport:
     """To an application that runs."""
     stamp = ScorerStamp("size", "1", "")
     described = Description("size", stamp, "x", "pointwise", {**SETTINGS, **settings}, "", ready=True)
-    handle: Any = FakeHandle(serve.id)
-    return AppLine("sizes", handle, serve.id, ONGOING_GROUPS, held, described)
+    return ServeTransport("sizes", ONGOING_GROUPS, held, described)
 
 
 @pytest.mark.parametrize(
@@ -82,45 +89,110 @@ def line(serve: FakeServe, held: int = ONGOING_GROUPS, **settings: float) -> App
     [(20.0, 1, 32, 660.0), (20.0, 8, 32, 100.0), (20.0, 5, 32, 160.0), (120.0, 4, 8, 360.0)],
 )
 def test_the_last_group_that_a_replica_holds_has_the_time_of_all_batches_before_it(
-    serve: FakeServe, timeout_s: float, batch: int, held: int, limit_s: float
+    timeout_s: float, batch: int, held: int, limit_s: float
 ) -> None:
-    assert line(serve, held, timeout_s=timeout_s, max_batch_groups=batch).limit_s == limit_s
+    assert transport(held, timeout_s=timeout_s, max_batch_groups=batch).limit_s == limit_s
+
+
+def of_replica(cause: Exception) -> RayTaskError:
+    return RayTaskError("score", "a traceback", cause)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ObjectLostError("00", None, ""), FinalError),
+        (ActorDiedError(), LostError),
+        (of_replica(BusyError(1.5)), RefusedError),
+        (of_replica(ValueError("a bug")), FailedError),
+        (RayServeException("no replica"), RefusedError),
+        (asyncio.CancelledError(), FailedError),
+    ],
+)
+def test_who_is_to_blame_decides_what_follows(
+    serve: FakeServe, error: BaseException, kind: type[RequestError]
+) -> None:
+    async def ask() -> None:
+        serve.ends = asyncio.get_running_loop().create_future()
+        if isinstance(error, asyncio.CancelledError):
+            serve.ends.cancel()
+        else:
+            serve.ends.set_exception(error)
+        with pytest.raises(kind) as raised:
+            await transport().score("a", Images())
+        if isinstance(raised.value, RefusedError) and isinstance(error, RayTaskError):
+            assert raised.value.wait_s == 1.5
+
+    asyncio.run(ask())
 
 
 def test_groups_go_to_the_serve_that_runs(serve: FakeServe) -> None:
-    asked = line(serve)
-    before = cast(Any, asked.send(REQUEST))._response
-    assert cast(Any, asked.send(REQUEST))._response is before
-    serve.id = "second"
-    assert cast(Any, asked.send(REQUEST))._response.serve == "second"
+    async def ask() -> None:
+        serve.ends = asyncio.get_running_loop().create_future()
+        serve.ends.set_result("a reply")
+        asked = transport()
+        assert [await asked.score("a", Images()) for _ in range(2)] == ["a reply"] * 2
+        assert len(serve.handles) == 1
+        serve.controller = "second"
+        await asked.score("a", Images())
+        assert [handle.serve for handle in serve.handles] == ["first", "second"]
+
+    asyncio.run(ask())
 
 
 def test_a_serve_that_is_away_or_has_no_such_application_yet_takes_nothing(serve: FakeServe) -> None:
-    asked = line(serve)
-    serve.id = ""
-    with pytest.raises(RefusedError, match="No Serve that answers"):
-        asked.send(REQUEST)
-    serve.id, serve.has_app = "second", False
-    with pytest.raises(RefusedError, match="No reward application 'sizes'"):
-        asked.send(REQUEST)
-    serve.has_app = True
-    assert asked.send(REQUEST).taken(0.0) == []
+    async def ask() -> None:
+        serve.ends = asyncio.get_running_loop().create_future()
+        serve.ends.set_result("a reply")
+        asked = transport()
+        serve.controller = None
+        with pytest.raises(RefusedError, match="No Serve runs"):
+            await asked.score("a", Images())
+        serve.controller, serve.has_app = "second", False
+        with pytest.raises(RefusedError, match="'sizes'"):
+            await asked.score("a", Images())
+        serve.has_app = True
+        assert await asked.score("a", Images()) == "a reply"
+
+    asyncio.run(ask())
 
 
-def test_a_group_in_the_queue_of_a_serve_that_ended_is_taken_back(serve: FakeServe) -> None:
-    sending = line(serve).send(REQUEST)
-    assert sending.taken(0.0) == []
-    serve.id = ""
-    with pytest.raises(RefusedError, match="Serve was shut down"):
-        sending.taken(0.0)
-    assert cast(Any, sending)._response.cancelled
+@pytest.mark.parametrize("next_serve", [None, "second"])
+def test_a_group_in_the_queue_of_a_serve_that_ended_is_taken_back(
+    serve: FakeServe, next_serve: str | None
+) -> None:
+    async def ask() -> None:
+        serve.ends = asyncio.get_running_loop().create_future()
+        asked = asyncio.create_task(transport().score("a", Images()))
+        while not any(handle.is_sent for handle in serve.handles):
+            await asyncio.sleep(0)
+        serve.controller = next_serve
+        with pytest.raises(RefusedError, match="shut down"):
+            await asked
+        assert serve.handles[0].cancelled
+
+    asyncio.run(ask())
+
+
+def test_a_group_that_nobody_waits_for_is_cancelled(serve: FakeServe) -> None:
+    async def ask() -> None:
+        serve.ends = asyncio.get_running_loop().create_future()
+        asked = asyncio.create_task(transport().score("a", Images()))
+        while not any(handle.is_sent for handle in serve.handles):
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert asked.cancelled()
+        assert serve.handles[0].cancelled
+
+    asyncio.run(ask())
 
 
 def test_a_state_that_cannot_be_asked_for_is_no_error(
     serve: FakeServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def died(_: str) -> str:
+    def died() -> str:
         raise ActorDiedError
 
-    monkeypatch.setattr(app_channel, "describe", died)
-    assert "Serve does not say how it is: ActorDiedError" in line(serve).state()
+    monkeypatch.setattr(serve_transport, "connect_serve", died)
+    assert "ActorDiedError" in str(asyncio.run(transport().absence()))

@@ -19,11 +19,11 @@ def serve_says(monkeypatch: pytest.MonkeyPatch, *statuses: ApplicationStatus) ->
     """Serve tells these one after the other, the last one for ever."""
     left = list(statuses)
 
-    def status() -> SimpleNamespace:
+    def status() -> dict[str, SimpleNamespace]:
         told = left.pop(0) if len(left) > 1 else left[0]
-        return SimpleNamespace(applications={"colours": SimpleNamespace(status=told)})
+        return {"colours": SimpleNamespace(status=told)}
 
-    monkeypatch.setattr(start.serve, "status", status)
+    monkeypatch.setattr(start, "applications", status)
     monkeypatch.setattr(start, "describe", lambda app: f"{app} is {left[0].value}.")
     monkeypatch.setattr(start, "POLL_S", 0.01)
 
