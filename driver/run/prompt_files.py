@@ -1,36 +1,36 @@
-"""Readers of prompt files, by suffix. Each yields the prompts as Arrow text arrays, block by block.
+"""Readers of prompt files, by suffix, and of data sets on the hub: prompts as Arrow text arrays, in blocks.
 
-Prompts stay in Arrow memory: a million of them as Python texts would take a second and 100 MB more.
+Prompts stay in Arrow memory: a million of them as Python texts would take 100 MB more.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
-import pyarrow.json as arrow_json
 import pyarrow.parquet as pq
 
 from common.errors import PromptSetError
 
-if TYPE_CHECKING:
-    import _csv
-
 PROMPT_COLUMNS = ("prompt", "text", "Prompt", "caption")
-# Bytes read at once, and the longest line. Larger blocks are no faster and take many times their size.
-_BLOCK = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Arrow's own errors are ValueError, OSError and others; ArrowException covers the rest.
+# Arrow's errors are ValueError, OSError and others; ArrowException covers the rest.
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+_BLOCK_ROWS = 10_000
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+# Of a field; also of the other columns, which may hold whole articles.
+_LONGEST_FIELD = 2**31 - 1
 
-Reader = Callable[[Path, str], Iterator[pa.StringArray]]
+Row = tuple[int, Any]
+"""The line that it begins at, and what its prompt column holds."""
 
 
 def read_prompts(path: Path, column: str) -> Iterator[pa.StringArray]:
@@ -44,7 +44,11 @@ def read_prompts(path: Path, column: str) -> Iterator[pa.StringArray]:
         raise PromptSetError(f"{path}: cannot read {kind}; {known_formats()}")
     if path.stat().st_size == 0:
         raise PromptSetError(f"{path} is empty")
-    return READERS[path.suffix.lower()](path, column)
+    try:
+        yield from READERS[path.suffix.lower()](path, column)
+    except _ARROW_ERRORS as error:
+        _refuse_bytes(path)
+        raise PromptSetError(f"{path} is not a readable {path.suffix} file: {error}") from error
 
 
 def known_formats() -> str:
@@ -55,50 +59,83 @@ def known_formats() -> str:
 def _read_text(path: Path, column: str) -> Iterator[pa.StringArray]:
     if column:
         raise PromptSetError(f"{path}: column is {column!r}, but a .txt file has no columns; leave it empty")
-    for first_line, data in _whole_lines(path):
+    # A table of one column, with a delimiter that no text holds.
+    with arrow_csv.open_csv(
+        path,
+        read_options=arrow_csv.ReadOptions(column_names=["prompt"]),
+        parse_options=arrow_csv.ParseOptions(delimiter="\x01", quote_char=False),
+        convert_options=arrow_csv.ConvertOptions(column_types={"prompt": pa.string()}),
+    ) as reader:
+        for batch in reader:
+            prompts = pc.utf8_trim_whitespace(batch.column(0))
+            yield prompts.filter(pc.greater(pc.binary_length(prompts), 0))
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[pa.StringArray]:
+    with pq.ParquetFile(path) as file:
+        chosen = _choose_column(path, file.schema_arrow.names, column)
+        kind = file.schema_arrow.field(chosen).type
+        if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in _TEXT_TYPES:
+            raise PromptSetError(f"{path}: column {chosen!r} must be text, it holds {kind}")
+        row = 1
+        for batch in file.iter_batches(columns=[chosen]):
+            batch.validate(full=True)
+            texts = pc.utf8_trim_whitespace(batch.column(0).cast(pa.string()))
+            present = pc.fill_null(pc.greater(pc.binary_length(texts), 0), False)
+            bad = pc.index(present, False).as_py()
+            if bad >= 0:
+                what = "blank" if texts[bad].is_valid else "missing"
+                raise PromptSetError(f"{path}, row {row + bad}: the prompt (column {chosen!r}) is {what}")
+            row += len(texts)
+            yield texts
+
+
+def _jsonl_rows(path: Path, column: str) -> Iterator[Row]:
+    chosen = ""
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise PromptSetError(
+                    f"{path}, line {line}, column {error.colno}: not valid JSON: {error.msg}"
+                ) from error
+            except RecursionError as error:
+                raise PromptSetError(f"{path}, line {line}: nested too deep") from error
+            if not isinstance(value, dict):
+                raise PromptSetError(f'{path}, line {line}: must be an object such as {{"prompt": "a cat"}}')
+            chosen = chosen or _choose_column(path, list(value), column)
+            yield line, value.get(chosen)
+
+
+def _table_rows(path: Path, column: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
+    """quoting: csv's."""
+    hint = "close every quote, and put a field that holds a comma in quotes"
+    hint = hint if quoting == csv.QUOTE_MINIMAL else "separate fields by tabs"
+    csv.field_size_limit(_LONGEST_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        header: list[str] = []
+        line = 1
         try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            line = first_line + data.count(b"\n", 0, error.start)
-            raise PromptSetError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
-        prompts = pc.utf8_trim_whitespace(_split_lines(data))
-        yield prompts.filter(pc.greater(pc.binary_length(prompts), 0))
-
-
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Blocks that end at a line's end, each with the number of its first line."""
-    line, rest = 1, b""
-    with path.open("rb") as file:
-        if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
-            file.seek(0)
-        while block := file.read(_BLOCK):
-            data = rest + block
-            cut = data.rfind(b"\n") + 1
-            if len(data) - cut > _BLOCK:
-                raise _too_long(path, line + data.count(b"\n"))
-            if cut:
-                yield line, data[:cut]
-            line += data.count(b"\n")
-            rest = data[cut:]
-    if rest:
-        yield line, rest
-
-
-def _too_long(path: Path, line: int) -> PromptSetError:
-    return PromptSetError(f"{path}, line {line}: longer than {_BLOCK:,} bytes, too long for a prompt")
-
-
-def _split_lines(data: bytes) -> pa.StringArray:
-    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n")) + 1
-    if not data.endswith(b"\n"):
-        ends = np.append(ends, len(data))
-    offsets = np.concatenate(([0], ends)).astype(np.int32)
-    return pa.StringArray.from_buffers(len(ends), pa.py_buffer(offsets), pa.py_buffer(data))
+            for row in table:
+                if not header:
+                    header = row
+                    place = header.index(_choose_column(path, header, column))
+                elif row and len(row) != len(header):
+                    fields = f"{len(row)} fields where the header has {len(header)}"
+                    raise PromptSetError(f"{path}, line {line}: {fields}; {hint}")
+                elif row:
+                    yield line, row[place]
+                line = table.line_num + 1
+        except csv.Error as error:
+            raise PromptSetError(f"{path}, line {line}: not a valid table: {error}; {hint}") from error
 
 
 def _choose_column(path: Path, names: list[str], column: str) -> str:
-    wanted = (column,) if column else PROMPT_COLUMNS
-    found = [name for name in wanted if name in names]
+    found = [name for name in ((column,) if column else PROMPT_COLUMNS) if name in names]
     if not found:
         missing = f"no column {column!r}" if column else f"none of the columns {', '.join(PROMPT_COLUMNS)}"
         raise PromptSetError(f"{path} has {missing}; set column to one of its own: {', '.join(names)}")
@@ -107,164 +144,81 @@ def _choose_column(path: Path, names: list[str], column: str) -> str:
     return found[0]
 
 
-def _checked(path: Path, column: str, blocks: Iterable[pa.Array]) -> Iterator[pa.StringArray]:
-    """Trim; refuse a row without a prompt. Rows count from 1, a header not included."""
-    row = 1
-    for block in blocks:
-        block.validate(full=True)
-        texts = pc.utf8_trim_whitespace(block.cast(pa.string()))
-        present = pc.fill_null(pc.greater(pc.binary_length(texts), 0), False)
-        if not pc.all(present).as_py():
-            bad = int(pc.index(present, False).as_py())
-            what = "blank" if texts[bad].is_valid else "missing"
-            raise PromptSetError(f"{path}, row {row + bad}: the prompt (column {column!r}) is {what}")
-        row += len(texts)
-        yield texts
+def _from_rows(read: Callable[[Path, str], Iterator[Row]], path: Path, column: str) -> Iterator[pa.Array]:
+    prompts = (_prompt(path, line, value) for line, value in read(path, column))
+    while block := list(islice(prompts, _BLOCK_ROWS)):
+        yield pa.array(block, pa.string())
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[pa.StringArray]:
-    try:
-        chosen = _choose_column(path, _first_object_keys(path), column)
-        with arrow_json.open_json(
-            path,
-            read_options=arrow_json.ReadOptions(block_size=_BLOCK),
-            parse_options=arrow_json.ParseOptions(
-                explicit_schema=pa.schema([(chosen, pa.string())]), unexpected_field_behavior="ignore"
-            ),
-        ) as reader:
-            yield from _checked(path, chosen, (batch.column(0) for batch in reader))
-    except _ARROW_ERRORS as error:
-        _explain_jsonl(path, column)
-        raise PromptSetError(f"{path} is not valid JSONL (one object a line): {error}") from error
+def _prompt(path: Path, line: int, value: Any) -> str:
+    if not isinstance(value, str) and value is not None:
+        raise PromptSetError(f"{path}, line {line}: the prompt must be text, got {type(value).__name__}")
+    if value is None or not value.strip():
+        raise PromptSetError(f"{path}, line {line}: the prompt is {'missing' if value is None else 'blank'}")
+    return value.strip()
 
 
-def _first_object_keys(path: Path) -> list[str]:
-    return list(next((value for _, value in _json_objects(path)), {}))
-
-
-def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """(line number, object) of each line that is not blank; PromptSetError at the first that is none."""
+def _refuse_bytes(path: Path) -> None:
+    """Raise the error of the first line that is not UTF-8, where the file is a text."""
+    if path.suffix.lower() == ".parquet":
+        return
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if len(line) > _BLOCK:
-                raise _too_long(path, number)
-            if line.strip():
-                yield number, _json_object(path, number, line.removeprefix(_BYTE_ORDER_MARK))
-
-
-def _json_object(path: Path, number: int, line: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise PromptSetError(f"{path}, line {number}: not UTF-8 text ({error.reason})") from error
-    except json.JSONDecodeError as error:
-        place = f"{path}, line {number}, column {error.colno}"
-        raise PromptSetError(f"{place}: not valid JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise PromptSetError(f"{path}, line {number}: nested too deep") from error
-    if not isinstance(value, dict):
-        raise PromptSetError(f'{path}, line {number}: must be an object such as {{"prompt": "a cat"}}')
-    return value
-
-
-def _explain_jsonl(path: Path, column: str) -> None:
-    """Raise the error of the first bad line; Arrow names lines within a block only."""
-    chosen = _choose_column(path, _first_object_keys(path), column)
-    for number, value in _json_objects(path):
-        prompt = value.get(chosen)
-        if prompt is not None and not isinstance(prompt, str):
-            kind = type(prompt).__name__
-            raise PromptSetError(f"{path}, line {number}: column {chosen!r} must be text, got {kind}")
-
-
-def _read_csv(path: Path, column: str) -> Iterator[pa.StringArray]:
-    return _read_delimited(path, column, ",", '"')
-
-
-def _read_tsv(path: Path, column: str) -> Iterator[pa.StringArray]:
-    """Without quoting, as the registered type has it: published sets begin prompts with a quotation mark."""
-    return _read_delimited(path, column, "\t", "")
-
-
-def _read_delimited(path: Path, column: str, delimiter: str, quote: str) -> Iterator[pa.StringArray]:
-    quoted = bool(quote)
-    parse = arrow_csv.ParseOptions(delimiter=delimiter, quote_char=quote or False, newlines_in_values=quoted)
-    read = arrow_csv.ReadOptions(block_size=_BLOCK)
-    try:
-        _check_rows(path, delimiter, quote)
-        with arrow_csv.open_csv(path, read_options=read, parse_options=parse) as header:
-            chosen = _choose_column(path, header.schema.names, column)
-        convert = arrow_csv.ConvertOptions(include_columns=[chosen], column_types={chosen: pa.string()})
-        with arrow_csv.open_csv(
-            path, read_options=read, parse_options=parse, convert_options=convert
-        ) as reader:
-            yield from _checked(path, chosen, (batch.column(0) for batch in reader))
-    except _ARROW_ERRORS as error:
-        _explain_bytes(path)
-        raise PromptSetError(f"{path} is not a valid table: {error}") from error
-
-
-def _check_rows(path: Path, delimiter: str, quote: str) -> None:
-    """Refuse a row of another width than the header, or a quote left open, with its line.
-
-    Arrow takes an open quote to reach to the next quote, rows away, and says nothing.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = _python_rows(file, delimiter, quote)
-        line = 0
-        try:
-            width = 0
-            for row in rows:
-                width = width or len(row)
-                if row and len(row) != width:
-                    hint = "put a field that holds a comma in quotes" if quote else "separate fields by tabs"
-                    wrong = f"{len(row)} fields where the header has {width}; {hint}"
-                    raise PromptSetError(f"{path}, line {line + 1}: {wrong}")
-                line = rows.line_num
-        except csv.Error as error:
-            raise PromptSetError(f"{path}, line {line + 1}: not a valid table: {error}") from error
-
-
-def _python_rows(file: TextIO, delimiter: str, quote: str) -> _csv.Reader:
-    if quote:
-        return csv.reader(file, delimiter=delimiter, quotechar=quote, strict=True)
-    return csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
-
-
-def _explain_bytes(path: Path) -> None:
-    """Raise the error of the first line that is not UTF-8."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for line, data in enumerate(file, start=1):
             try:
-                line.decode()
+                data.decode()
             except UnicodeDecodeError as error:
-                raise PromptSetError(f"{path}, line {number}: not UTF-8 text ({error.reason})") from error
+                raise PromptSetError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[pa.StringArray]:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            chosen = _choose_column(path, schema.names, column)
-            kind = schema.field(chosen).type
-            if not _is_text(kind):
-                raise PromptSetError(f"{path}: column {chosen!r} must be text, it holds {kind}")
-            batches = file.iter_batches(columns=[chosen])
-            yield from _checked(path, chosen, (batch.column(0) for batch in batches))
-    except _ARROW_ERRORS as error:
-        raise PromptSetError(f"{path} is not a readable Parquet file: {error}") from error
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    types = pa.types
-    return bool(types.is_string(plain) or types.is_large_string(plain) or types.is_string_view(plain))
-
-
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[Path, str], Iterator[pa.StringArray]]] = {
     ".txt": _read_text,
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".jsonl": partial(_from_rows, _jsonl_rows),
+    ".csv": partial(_from_rows, partial(_table_rows, delimiter=",", quoting=csv.QUOTE_MINIMAL)),
+    # Without quotes, as the registered type has it: published sets begin prompts with a quotation mark.
+    ".tsv": partial(_from_rows, partial(_table_rows, delimiter="\t", quoting=csv.QUOTE_NONE)),
     ".parquet": _read_parquet,
 }
+
+# The first of these that a data set of the hub has is read. Not .txt: licences and notes are texts too.
+_HUB_FORMATS = (".parquet", ".jsonl", ".csv", ".tsv")
+_TRAIN = re.compile(r"(?<![a-z])train(?![a-z])", re.IGNORECASE)
+_OTHER_SPLIT = re.compile(r"(?<![a-z])(validation|valid|val|dev|test)(?![a-z])", re.IGNORECASE)
+
+
+def download_files(data_set: str, revision: str) -> list[Path]:
+    """The prompt files of a data set, sorted by name: those of the split "train" where names carry a split.
+
+    Fetches files that may hold prompts and no others, first those with "train" in their names. With
+    HF_HUB_OFFLINE=1 it takes what is in the cache.
+    Raises PromptSetError where the data set cannot be had or holds no such file.
+    """
+    files = _fetch(data_set, revision, "*train*")
+    files = {name: path for name, path in files.items() if _TRAIN.search(name)}
+    if not files:
+        every = _fetch(data_set, revision, "*")
+        files = {name: path for name, path in every.items() if not _OTHER_SPLIT.search(name)} or every
+    if not files:
+        formats = " or ".join(_HUB_FORMATS)
+        raise PromptSetError(f"The data set {data_set} (revision {revision}) has no {formats} file")
+    suffix = min((path.suffix for path in files.values()), key=_HUB_FORMATS.index)
+    return [path for path in files.values() if path.suffix == suffix]
+
+
+def _fetch(data_set: str, revision: str, pattern: str) -> dict[str, Path]:
+    """Files of the known formats by name inside the data set, sorted."""
+    # Imported here because it takes a third of a second that a local file need not wait for.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+
+    patterns = [pattern + suffix for suffix in _HUB_FORMATS]
+    wanted = f"There is no file {data_set}, and the data set {data_set} at {revision}"
+    try:
+        folder = Path(
+            snapshot_download(data_set, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        )
+    except LocalEntryNotFoundError as error:
+        raise PromptSetError(f"{wanted} is not in the cache, and the hub not reached: {error}") from error
+    except (HFValidationError, OSError, HTTPError) as error:
+        raise PromptSetError(f"{wanted} cannot be had from the hub: {error}") from error
+    found = sorted(path for path in folder.rglob("*") if path.suffix in _HUB_FORMATS and path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}

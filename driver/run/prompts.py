@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from common.config.training import PromptSource
 from common.errors import PromptSetError
-from driver.run.prompt_files import READERS, known_formats, read_prompts
-from driver.run.prompt_hub import download_files
+from driver.run.prompt_files import READERS, download_files, known_formats, read_prompts
 
 # Uses of a seed that must not share an order.
 _STREAM, _SAMPLE = 0, 1
