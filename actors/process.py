@@ -10,8 +10,8 @@ import ray
 import torch
 
 from actors.actor import Actor, Sample
-from actors.meter import ActorMeter
 from common.cluster.process_options import process_options
+from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.model.loading import digest_base, load_policy
 from common.model.weights import Weights
@@ -47,7 +47,7 @@ class ActorProcess:
         policy, distribution = load_policy(config)
         self._base = digest_base(policy)
         self._actor = Actor.of(policy, distribution)
-        self._meter = ActorMeter.start(config.run.name)
+        self._meter = WorkMeter.start(config.run.name, "actors")
 
     def ready(self) -> Arrival:
         """Where this process runs and what it has loaded, once the constructor is through."""
@@ -56,7 +56,8 @@ class ActorProcess:
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
         sampled = self._actor.sample(task, weights)
-        self._meter.sampled(sampled[2])
+        report = sampled[2]
+        self._meter.worked(report.busy_s, report.images, report.nbytes)
         return sampled
 
 

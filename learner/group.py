@@ -18,12 +18,12 @@ import torch
 
 from common.cluster.process_failures import DEATHS, nodes_of
 from common.cluster.process_options import process_options
+from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.model.loading import choose_device
 from common.model.weights import Weights
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.build import build_learner
-from learner.meter import RankMeter
 from learner.parallel import Ranks, SingleRank, TorchRanks, connect, listen
 from learner.records import LearnerFacts
 from learner.report import UpdateReport
@@ -69,7 +69,7 @@ class LearnerRank:
     def __init__(self, config: Config, run_id: str, rank: int, rendezvous: Any) -> None:
         torch.set_num_threads(config.learner.threads)
         self._learner = build_learner(config, run_id, join_ranks(config, rank, rendezvous))
-        self._meter = RankMeter.start(config.run.name)
+        self._meter = WorkMeter.start(config.run.name, "learner")
 
     def ready(self) -> LearnerFacts:
         """What the learner learns from, once the constructor is through."""
@@ -77,9 +77,8 @@ class LearnerRank:
 
     def accumulate(self, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """See Learner.accumulate."""
-        with self._meter.working():
+        with self._meter.working(trajectory.num_images):
             self._learner.accumulate(ScoredGroup(trajectory, score))
-        self._meter.took_in(trajectory.num_images)
 
     def finish_update(self) -> UpdateReport:
         """See Learner.finish_update."""

@@ -6,7 +6,7 @@ Ray's exporter forgets a gauge as soon as it has been read, so a process shows i
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -57,6 +57,15 @@ class Instruments:
         self._lock = threading.Lock()
         self._records: dict[str, Record] = {}
         self._gauges: dict[Series, float] = {}
+
+    @staticmethod
+    def start(labels: Mapping[str, str], counters: Iterable[LiveMetric]) -> Instruments:
+        """For as long as the process lives: counters begin at 0, gauges are kept shown."""
+        instruments = Instruments(labels)
+        for counter in counters:
+            instruments.record(counter, 0)
+        keep_shown(instruments)
+        return instruments
 
     def record(self, metric: LiveMetric, value: float, **labels: str) -> None:
         """A gauge takes the value, a counter grows by it (0 makes its series begin), a histogram counts it.

@@ -53,52 +53,30 @@ QUEUE_GROUPS = _gauge(
     "queue",
 )
 ASKED_GROUPS = _gauge(
-    "prdp_reward_asked_groups",
-    "groups",
-    "Groups that one reward was asked and has not answered.",
-    "run",
-    "reward",
+    "prdp_reward_asked_groups", "groups", "Groups that one reward has not answered yet.", "run", "reward"
 )
-SCORED_IMAGES = _counter(
-    "prdp_scored_images_total", "images", "Pictures that all rewards have scored.", "run"
-)
+SCORED_IMAGES = _counter("prdp_scored_images_total", "images", "Images that all rewards scored.", "run")
 
-ACTOR_IMAGES = _counter(
-    "prdp_actor_images_total", "images", "Pictures that an actor sampled, one a trajectory.", "run", "process"
+_WORKER = ("run", "role", "process")
+WORK_TRAJECTORIES = _counter(
+    "prdp_trajectories_total", "trajectories", "Trajectories that actors sampled and ranks learned.", *_WORKER
 )
-ACTOR_BUSY = _counter(
-    "prdp_actor_busy_seconds_total", "s", "Time that an actor worked on its tasks.", "run", "process"
+WORK_BUSY = _counter(
+    "prdp_busy_seconds_total", "s", "Time that actors and ranks worked; a rank publishes too.", *_WORKER
 )
-ACTOR_TASK = _histogram(
-    "prdp_actor_task_seconds", "s", "Time that an actor took for one prompt.", SECONDS, "run", "process"
+WORK_TASK = _histogram(
+    "prdp_task_seconds", "s", "Time that an actor or a rank took for one prompt.", SECONDS, *_WORKER
 )
-ACTOR_BYTES = _counter(
-    "prdp_actor_sampled_bytes_total",
-    "bytes",
-    "Trajectories and pictures that an actor put in the object store.",
-    "run",
-    "process",
+WORK_BYTES = _counter(
+    "prdp_work_bytes_total", "bytes", "Trajectories and images that actors put in the object store.", *_WORKER
 )
-LEARNER_TRAJECTORIES = _counter(
-    "prdp_learner_trajectories_total", "trajectories", "Trajectories that a rank took in.", "run", "process"
-)
-LEARNER_BUSY = _counter(
-    "prdp_learner_busy_seconds_total",
-    "s",
-    "Time that a rank worked: gradients, updates, publishing.",
-    "run",
-    "process",
-)
-LEARNER_UPDATES = _counter(
-    "prdp_learner_updates_total", "updates", "Optimizer updates that a rank has ended.", "run", "process"
-)
+UPDATES = _counter("prdp_updates_total", "updates", "Optimizer updates that a rank has ended.", *_WORKER)
+WORK_COUNTERS = (WORK_TRAJECTORIES, WORK_BUSY, WORK_BYTES, UPDATES)
 GPU_MEMORY = _gauge(
     "prdp_gpu_memory_bytes",
     "bytes",
     "GPU memory that torch holds in this process, after its last piece of work; 0 on a CPU.",
-    "run",
-    "role",
-    "process",
+    *_WORKER,
 )
 
 REWARD_QUEUE = _gauge("prdp_reward_queue_groups", "groups", "Groups that wait for the scorer.", "reward")
@@ -124,26 +102,25 @@ REWARD_REFUSED = _counter(
     "prdp_reward_refused_settings_total", "changes", "Changes of settings refused.", "reward"
 )
 
-LIVE_METRICS: tuple[LiveMetric, ...] = (
-    QUEUE_GROUPS,
-    ASKED_GROUPS,
-    SCORED_IMAGES,
-    ACTOR_IMAGES,
-    ACTOR_BUSY,
-    ACTOR_TASK,
-    ACTOR_BYTES,
-    LEARNER_TRAJECTORIES,
-    LEARNER_BUSY,
-    LEARNER_UPDATES,
-    GPU_MEMORY,
-    REWARD_QUEUE,
-    REWARD_BATCH,
-    REWARD_WORK,
+REWARD_COUNTERS = (
     REWARD_BUSY,
-    REWARD_LATENCY,
     REWARD_SCORED,
     REWARD_FAILED,
     REWARD_TURNED_AWAY,
     REWARD_SWAPS,
     REWARD_REFUSED,
+)
+
+LIVE_METRICS: tuple[LiveMetric, ...] = (
+    QUEUE_GROUPS,
+    ASKED_GROUPS,
+    SCORED_IMAGES,
+    *WORK_COUNTERS,
+    WORK_TASK,
+    GPU_MEMORY,
+    REWARD_QUEUE,
+    REWARD_BATCH,
+    REWARD_WORK,
+    REWARD_LATENCY,
+    *REWARD_COUNTERS,
 )

@@ -6,16 +6,7 @@ Every series has the label `reward`. Inside Serve, Ray adds the application, the
 from __future__ import annotations
 
 from common.cluster import live_metrics as live
-from common.cluster.instruments import Instruments, keep_shown
-
-_COUNTERS = (
-    live.REWARD_BUSY,
-    live.REWARD_SCORED,
-    live.REWARD_FAILED,
-    live.REWARD_TURNED_AWAY,
-    live.REWARD_SWAPS,
-    live.REWARD_REFUSED,
-)
+from common.cluster.instruments import Instruments
 
 
 class RayMeter:
@@ -27,12 +18,9 @@ class RayMeter:
     @staticmethod
     def start(reward: str) -> RayMeter:
         """Of this process, which has counted nothing yet."""
-        instruments = Instruments({"reward": reward})
-        for counter in _COUNTERS:
-            instruments.record(counter, 0)
-        instruments.record(live.REWARD_QUEUE, 0)
-        keep_shown(instruments)
-        return RayMeter(instruments)
+        meter = RayMeter(Instruments.start({"reward": reward}, live.REWARD_COUNTERS))
+        meter.waiting(0)
+        return meter
 
     def waiting(self, groups: int) -> None:
         """Groups in the queue now."""

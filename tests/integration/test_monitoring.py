@@ -89,8 +89,8 @@ def test_the_numbers_are_true(watched: Watched) -> None:
     most = EPOCHS * PROMPTS * IMAGES + evaluated
     for name, expected in {
         "ray_prdp_scored_images_total": most,
-        "ray_prdp_actor_images_total": most,
-        "ray_prdp_learner_trajectories_total": EPOCHS * PROMPTS * IMAGES,
+        'ray_prdp_trajectories_total{role="actors"}': most,
+        'ray_prdp_trajectories_total{role="learner"}': EPOCHS * PROMPTS * IMAGES,
     }.items():
         (values,) = ask(address, f"sum({name})", *span)
         # The last scrape may have come before the last image.
@@ -100,7 +100,7 @@ def test_the_numbers_are_true(watched: Watched) -> None:
     history = {point.value for point in client.get_metric_history(state.tracker_run, "reward/mean")}
     (shown,) = ask(address, 'ray_prdp_reward_mean{run="test"}', *span)
     assert set(shown) <= history
-    (busy,) = ask(address, "sum(ray_prdp_actor_busy_seconds_total)", *span)
+    (busy,) = ask(address, "sum(ray_prdp_busy_seconds_total{role='actors'})", *span)
     assert 0 < busy.max() < span[1] - span[0]
 
 
