@@ -16,7 +16,7 @@ from common.cluster.process_name import process_name
 from common.errors import WeightsError
 from common.model.policy import Denoiser, Policy
 from common.model.probe import Probe
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.model.weights import Weights, digest_tensors
 from common.stopwatch import Busy, Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup
@@ -50,9 +50,7 @@ class Actor:
     Holds one version of the weights at a time; a task of another version loads it first.
     """
 
-    def __init__(
-        self, policy: Policy, reference: Denoiser, distribution: StepDistribution, probe: Probe
-    ) -> None:
+    def __init__(self, policy: Policy, reference: Denoiser, distribution: Steps, probe: Probe) -> None:
         self._policy = policy
         self._reference = reference
         self._distribution = distribution
@@ -62,7 +60,7 @@ class Actor:
         self._probed = digest_tensors(policy.trainable.parameters())
 
     @staticmethod
-    def of(policy: Policy, distribution: StepDistribution) -> Actor:
+    def of(policy: Policy, distribution: Steps) -> Actor:
         """An actor of a policy just loaded, which is its own reference as long as nothing trains it."""
         return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
 

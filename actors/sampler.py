@@ -15,13 +15,13 @@ from torch import Tensor
 from common.model.families.stable_diffusion import Condition
 from common.model.noise import group_noise
 from common.model.policy import Denoiser, Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import Float32, PromptTask, TrajectoryGroup, separate_nodes
 
 
 @torch.no_grad()
 def denoise(
-    policy: Denoiser, distribution: StepDistribution, noise: Tensor, condition: Condition
+    policy: Denoiser, distribution: Steps, noise: Tensor, condition: Condition
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old).
 
@@ -31,30 +31,27 @@ def denoise(
     latents, means = [noise[:, 0]], []
     draws = {step: draw for draw, step in enumerate(distribution.stochastic_steps, start=1)}
     for step in range(distribution.num_steps):
-        steps = torch.full((noise.shape[0],), step, device=noise.device)
-        timesteps = distribution.timesteps.to(noise.device)[steps]
-        output = policy.predict(latents[-1], timesteps, condition)
-        mean = distribution.mean(latents[-1], output, steps)
+        output = policy.predict(latents[-1], distribution.time(step, len(noise)), condition)
+        mean = distribution.mean(latents[-1], output, step)
         means.append(mean)
-        latents.append(distribution.sample(mean, noise[:, draws[step]], steps) if step in draws else mean)
+        latents.append(distribution.sample(mean, noise[:, draws[step]], step) if step in draws else mean)
     return latents, means
 
 
 @torch.no_grad()
-def log_probs(distribution: StepDistribution, latents: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
+def log_probs(distribution: Steps, latents: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
     """log pi_old of the stochastic steps, MEAN over C H W, float64 (B, T_s)."""
     images, device = latents[0].shape[0], latents[0].device
     result = torch.zeros(images, len(distribution.stochastic_steps), dtype=torch.float64, device=device)
     for column, step in enumerate(distribution.stochastic_steps):
-        steps = torch.full((images,), step, device=device)
-        result[:, column] = distribution.log_prob(latents[step + 1], means[step], steps)
+        result[:, column] = distribution.log_prob(latents[step + 1], means[step], step)
     return result
 
 
 @torch.no_grad()
 def reference_log_ratios(
     reference: Denoiser,
-    distribution: StepDistribution,
+    distribution: Steps,
     latents: Sequence[Tensor],
     means: Sequence[Tensor],
     condition: Condition,
@@ -67,15 +64,14 @@ def reference_log_ratios(
     images, device = latents[0].shape[0], latents[0].device
     result = torch.zeros(images, len(distribution.stochastic_steps), device=device)
     for column, step in enumerate(distribution.stochastic_steps):
-        steps = torch.full((images,), step, device=device)
-        output = reference.predict(latents[step], distribution.timesteps.to(steps.device)[steps], condition)
-        reference_mean = distribution.mean(latents[step], output, steps)
-        result[:, column] = distribution.log_ratio(latents[step + 1], means[step], reference_mean, steps)
+        output = reference.predict(latents[step], distribution.time(step, images), condition)
+        reference_mean = distribution.mean(latents[step], output, step)
+        result[:, column] = distribution.log_ratio(latents[step + 1], means[step], reference_mean, step)
     return result
 
 
 def sample_group(
-    task: PromptTask, policy: Policy, reference: Denoiser, distribution: StepDistribution
+    task: PromptTask, policy: Policy, reference: Denoiser, distribution: Steps
 ) -> tuple[TrajectoryGroup, NDArray[np.uint8]]:
     """B trajectories of the task's prompt and their images, uint8 (B, height, width, 3).
 
@@ -94,12 +90,12 @@ def sample_group(
         stamp=task.stamp,
         latents=torch.stack(latents, dim=1).flatten(0, 1).cpu().numpy(),
         nodes=separate_nodes(task.images, distribution.num_steps),
-        times=distribution.timesteps.double().numpy(),
+        times=np.array(distribution.times),
         stochastic_steps=np.array(distribution.stochastic_steps, dtype=np.int64),
         log_prob=log_probs(distribution, latents, means).cpu().numpy(),
         log_ratio=_log_ratio(task, reference, distribution, latents, means, condition),
         condition={name: rows.cpu().numpy() for name, rows in condition.items()},
-        schedule=distribution.fingerprint(policy.guided.guidance_scale),
+        schedule=policy.schedule(distribution),
     )
     return trajectory, family.decode(latents[-1])
 
@@ -107,7 +103,7 @@ def sample_group(
 def _log_ratio(
     task: PromptTask,
     reference: Denoiser,
-    distribution: StepDistribution,
+    distribution: Steps,
     latents: Sequence[Tensor],
     means: Sequence[Tensor],
     condition: Condition,

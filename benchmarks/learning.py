@@ -18,7 +18,7 @@ from common.config.schema import Config
 from common.config.training import FullPolicy, LoraPolicy
 from common.model.loading import load_policy
 from common.model.policy import Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.run.prompts import PromptStream, open_prompts
 from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient
@@ -42,7 +42,7 @@ class Learning:
     by_step_cost: float
 
 
-def sampled_tensors(config: Config, policy: Policy, distribution: StepDistribution) -> TrajectoryTensors:
+def sampled_tensors(config: Config, policy: Policy, distribution: Steps) -> TrajectoryTensors:
     """One prompt's trajectories as the learner holds them."""
     prompt = PromptStream(open_prompts(config.prompts.train), config.run.seed).at(0)
     stamp = PolicyStamp(version=0, digest="", run_id="benchmark")
@@ -53,14 +53,14 @@ def sampled_tensors(config: Config, policy: Policy, distribution: StepDistributi
 
 
 def bare_gradient(
-    config: Config, policy: Policy, distribution: StepDistribution, tensors: TrajectoryTensors
+    config: Config, policy: Policy, distribution: Steps, tensors: TrajectoryTensors
 ) -> BareGradient:
     """The same pairs, step by step, as plain tensors."""
     steps = torch.tensor(distribution.stochastic_steps, device=tensors.latents.device)
     return BareGradient(
         unet=policy.guided.unet,
         latents=tensors.latents[tensors.nodes[:, steps].T.flatten()],
-        timesteps=distribution.timesteps.to(steps.device)[steps].repeat_interleave(tensors.images),
+        timesteps=distribution.time(steps, len(steps)).repeat_interleave(tensors.images),
         condition=tensors.condition["encoder_hidden_states"][:1],
         micro_batch=config.learner.micro_batch_size,
         autocast=config.model.precision == "bfloat16",
@@ -108,7 +108,7 @@ def measure(options: Options) -> Result:
         settings={
             "model": config.model.path,
             "images": config.sampling.images_per_prompt,
-            "stochastic steps": len(config.sampling.stochastic_step_indices),
+            "stochastic steps": str(config.sampling.stochastic_steps),
             "micro-batch": config.learner.micro_batch_size,
             "LoRA rank": LORA.rank,
             "threads": config.learner.threads,

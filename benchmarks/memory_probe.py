@@ -92,7 +92,7 @@ def made_up_group(
 ) -> ScoredGroup:
     """A group of the configuration's B and T with random contents: memory does not depend on them."""
     images, steps = config.sampling.images_per_prompt, config.sampling.steps
-    stochastic = config.sampling.stochastic_step_indices
+    stochastic = range(steps - 1)
     generator = np.random.default_rng(0)
     trajectory = TrajectoryGroup(
         prompt="a prompt",
@@ -118,7 +118,7 @@ def probe(config: Config, groups: int, count_activations: bool) -> Peak:
     torch.set_num_threads(config.learner.threads)
     policy, distribution = load_policy(config)
     condition = {name: rows.cpu().numpy() for name, rows in policy.embed("a prompt").items()}
-    schedule, shape = distribution.fingerprint(policy.guided.guidance_scale), policy.family.latent_shape
+    schedule, shape = policy.schedule(distribution), policy.family.latent_shape
     learner = build_learner(config, "benchmark", SingleRank())
     cuda = policy.family.device.type == "cuda"
     del policy

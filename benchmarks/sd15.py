@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from benchmarks.sd15_shape import SD15, TINY, Shape, random_family
 from benchmarks.timing import Seconds, alternate
 from common.config.training import LoraPolicy
 from common.model.policy import Policy
-from common.model.scheduler import build_step_distribution
-from common.model.steps import StepDistribution
+from common.model.schedules import ddim_steps
+from common.model.steps import Chosen, Steps
 from common.model.weights import Weights
 from common.trajectory import NoiseKey, PromptTask
 from learner.gradient import TrajectoryTensors, accumulate_gradient
@@ -88,7 +89,7 @@ class Work:
     learn_bare: Callable[[int], object]
 
 
-def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) -> Work:
+def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
     """Build both sides of both jobs on one policy."""
     family: Any = policy.family
     actor = Actor.of(policy, distribution)
@@ -124,7 +125,7 @@ def make_work(setting: Setting, policy: Policy, distribution: StepDistribution) 
 
 
 def _bare_gradient(
-    setting: Setting, policy: Policy, distribution: StepDistribution, tensors: TrajectoryTensors
+    setting: Setting, policy: Policy, distribution: Steps, tensors: TrajectoryTensors
 ) -> BareGradient:
     """Guidance predicts twice for each pair: the bare side has twice as many, in passes of twice the size."""
     passes = 1 if setting.guidance_scale == 1.0 else 2
@@ -132,7 +133,7 @@ def _bare_gradient(
     return BareGradient(
         unet=policy.guided.unet,
         latents=tensors.latents[tensors.nodes[:, steps].T.flatten()].repeat_interleave(passes, 0),
-        timesteps=distribution.timesteps.to(setting.device)[steps].repeat_interleave(setting.images * passes),
+        timesteps=distribution.time(steps, len(steps)).repeat_interleave(setting.images * passes),
         condition=tensors.condition["encoder_hidden_states"][:1],
         micro_batch=setting.micro_batch * passes,
         autocast=True,
@@ -144,9 +145,9 @@ def measure(setting: Setting, repeats: int, warm_ups: int, command: str) -> Resu
     machine = Machine.here()
     family = random_family(setting.shape, setting.device)
     policy = Policy.build(family, LoraPolicy(), setting.guidance_scale, "bfloat16")
-    distribution = build_step_distribution(
-        family.scheduler_config, setting.steps, eta=1.0, stochastic_steps=range(setting.steps - 1)
-    )
+    chosen = Chosen(range(setting.steps - 1), math.inf)
+    steps = ddim_steps(family.scheduler_config, setting.steps, 1.0, chosen)
+    distribution = replace(steps, device=family.device)
     work = make_work(setting, policy, distribution)
     sample, bare = alternate([work.sample, work.sample_bare], repeats, warm_ups, setting.device)
     learn, least = alternate([work.learn, work.learn_bare], repeats, warm_ups, setting.device)

@@ -18,7 +18,7 @@ from common.config.schema import Config
 from common.errors import CheckpointError, ConfigError, DamagedError
 from common.model.loading import load_policy
 from common.model.policy import Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
@@ -32,7 +32,7 @@ class LoadedPolicy:
     """A policy with the weights that `stamp` names, and its step distribution."""
 
     policy: Policy
-    distribution: StepDistribution
+    distribution: Steps
     stamp: PolicyStamp
 
     def images(self, prompt: str, images: int, noise: NoiseKey) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.model.families.stable_diffusion import Condition
 from common.model.policy import Denoiser
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import TrajectoryGroup
 
 
@@ -48,17 +48,15 @@ class TrajectoryTensors:
 
 
 def _log_prob(
-    policy: Denoiser, distribution: StepDistribution, group: TrajectoryTensors, images: Tensor, steps: Tensor
+    policy: Denoiser, distribution: Steps, group: TrajectoryTensors, images: Tensor, steps: Tensor
 ) -> Tensor:
     """log pi_theta of the items (images[m], steps[m]), MEAN over C H W, float64 (M,), maybe with a graph."""
     latents, previous = (group.latents[group.nodes[images, at]] for at in (steps, steps + 1))
-    output = policy.predict(latents, distribution.timesteps.to(steps.device)[steps], group.condition)
+    output = policy.predict(latents, distribution.time(steps, len(images)), group.condition)
     return distribution.log_prob(previous, distribution.mean(latents, output, steps), steps)
 
 
-def _items(
-    chosen: Tensor, distribution: StepDistribution, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def _items(chosen: Tensor, distribution: Steps, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Image index, step position and column of each True in chosen (B, T_s), ordered by step."""
     columns, images = torch.nonzero(chosen.T, as_tuple=True)
     steps = torch.tensor(distribution.stochastic_steps)[columns]
@@ -67,7 +65,7 @@ def _items(
 
 @torch.no_grad()
 def evaluate_log_prob(
-    policy: Denoiser, distribution: StepDistribution, group: TrajectoryTensors, micro_batch: int
+    policy: Denoiser, distribution: Steps, group: TrajectoryTensors, micro_batch: int
 ) -> Tensor:
     """log pi_theta of every stochastic step without a graph, MEAN over C H W, float64 (B, T_s)."""
     shape = (group.images, len(distribution.stochastic_steps))
@@ -82,7 +80,7 @@ def evaluate_log_prob(
 
 def accumulate_gradient(
     policy: Denoiser,
-    distribution: StepDistribution,
+    distribution: Steps,
     group: TrajectoryTensors,
     coefficients: Tensor,
     chosen: Tensor,
@@ -110,7 +108,7 @@ def accumulate_gradient(
 
 def accumulate_by_step(
     policy: Denoiser,
-    distribution: StepDistribution,
+    distribution: Steps,
     group: TrajectoryTensors,
     coefficients: Tensor,
     micro_batch: int,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.cluster.process_name import process_name
 from common.errors import WeightsError
 from common.model.policy import Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.model.weights import Tensors, Weights, digest_tensors
 from common.stopwatch import Stopwatch
 from common.trajectory import Float32, PolicyStamp, ScoredGroup, TrajectoryGroup
@@ -37,7 +37,7 @@ class Learner:
     def __init__(
         self,
         policy: Policy,
-        distribution: StepDistribution,
+        distribution: Steps,
         objective: Objective,
         step: CheckedOptimizer,
         experience: Experience,
@@ -57,7 +57,7 @@ class Learner:
             if settings.ema_decay
             else {}
         )
-        self._schedule = distribution.fingerprint(policy.guided.guidance_scale)
+        self._schedule = policy.schedule(distribution)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
         self._kept: list[KeptGroup] = []

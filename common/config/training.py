@@ -60,42 +60,94 @@ class PromptSource(Section):
     revision: str = setting("main", "", "Hub revision; ignored for a file.")
 
 
+class DdimSampler(Section):
+    """DDIM, for models that predict noise, v or x_0 (Song et al. 2021)."""
+
+    kind: Literal["ddim"] = "ddim"
+    eta: float = setting(1.0, "", "Noise of a stochastic step relative to DDPM's; 1 = DDPM.", gt=0.0, le=1.0)
+
+
+class FlowSdeSampler(Section):
+    """Flow-GRPO's SDE, for flow models."""
+
+    kind: Literal["flow_sde"] = "flow_sde"
+    level: float = setting(0.7, "", "Noise level of a stochastic step.", gt=0.0)
+
+
+class DanceSdeSampler(Section):
+    """DanceGRPO's SDE, for flow models."""
+
+    kind: Literal["dance_sde"] = "dance_sde"
+    level: float = setting(0.3, "", "Noise level of a stochastic step.", gt=0.0)
+
+
+class CpsSampler(Section):
+    """Coefficients-preserving sampling, for flow models (arXiv 2509.05952)."""
+
+    kind: Literal["cps"] = "cps"
+    level: float = setting(0.8, "", "Noise level of a stochastic step.", gt=0.0, lt=1.0)
+
+
+class PreciseSampler(Section):
+    """Tencent-Hunyuan's Precise, for flow models."""
+
+    kind: Literal["precise"] = "precise"
+    level: float = setting(1.5, "", "Noise level of a stochastic step.", gt=0.0)
+
+
+FlowSampler = FlowSdeSampler | DanceSdeSampler | CpsSampler | PreciseSampler
+SamplerSection = Annotated[DdimSampler | FlowSampler, Field(discriminator="kind")]
+
+
 class SamplingSection(Section):
-    """How actors sample: DDIM with eta (eta 1 = DDPM), over the model's own noise schedule."""
+    """How actors sample, over the model's own noise schedule."""
 
     prompts_per_epoch: int = setting(16, "prompts", "N: prompts drawn an epoch.", ge=1)
     images_per_prompt: int = setting(8, "images", "B: images sampled of each prompt.", ge=2)
+    height: int = setting(0, "pixels", "Height of the images; 0 = the model's own.", ge=0)
+    width: int = setting(0, "pixels", "Width of the images; 0 = the model's own.", ge=0)
     steps: int = setting(50, "steps", "T: denoising steps.", ge=1, le=1000)
-    eta: float = setting(1.0, "", "Noise of a step relative to DDPM's.", gt=0.0, le=1.0)
+    sampler: SamplerSection = setting(DdimSampler(), "", "How a step draws: ddim, or one for flow models.")
     guidance_scale: float = setting(
         5.0,
         "",
-        "Classifier-free guidance; the guided prediction defines the policy. 1 = one UNet pass a step.",
+        "Guidance as the model's family has it; the guided prediction defines the policy. 1 = none, which "
+        "takes one network pass a step where classifier-free guidance takes two.",
         ge=1.0,
     )
-    stochastic_steps: Literal["all_but_last", "all"] | tuple[int, ...] = setting(
-        "all_but_last",
+    stochastic_steps: Literal["auto", "all_but_last", "all"] | tuple[int, ...] = setting(
+        "auto",
         "",
-        "Steps that draw noise and enter the objective (0 = the noisiest); the others take eta 0.",
+        "Steps that draw noise and enter the objective (0 = the noisiest), the others follow the ODE. auto = "
+        "those of a gain of at most max_step_gain.",
+    )
+    max_step_gain: float = setting(
+        2.5,
+        "standard deviations per unit of the network's output",
+        "Largest gain of a step that auto chooses: how far the step's mean moves, in units of its own noise, "
+        "where the network's output moves by one. A step of larger gain would outweigh the others.",
+        gt=0.0,
     )
 
     @model_validator(mode="after")
     def _steps_exist(self) -> SamplingSection:
-        if not self.stochastic_step_indices:
+        chosen = self.named_stochastic_steps
+        if chosen is None:
+            return self
+        if not chosen:
             raise ValueError(
                 f"stochastic_steps {self.stochastic_steps!r} with steps {self.steps} leaves no stochastic "
                 "step, so no log-probability to train on; use more steps, or 'all'"
             )
-        chosen = self.stochastic_step_indices
         if min(chosen) < 0 or max(chosen) >= self.steps or list(chosen) != sorted(set(chosen)):
             allowed = f"increasing positions from 0 to {self.steps - 1}"
             raise ValueError(f"stochastic_steps must be {allowed}, got {chosen}")
         return self
 
     @property
-    def stochastic_step_indices(self) -> tuple[int, ...]:
-        """Positions 0..T-1 of the stochastic steps, increasing."""
-        named = {"all_but_last": tuple(range(self.steps - 1)), "all": tuple(range(self.steps))}
+    def named_stochastic_steps(self) -> tuple[int, ...] | None:
+        """Positions 0..T-1 of the stochastic steps, increasing; None where the schedule decides (auto)."""
+        named = {"auto": None, "all_but_last": tuple(range(self.steps - 1)), "all": tuple(range(self.steps))}
         chosen = self.stochastic_steps
         return named[chosen] if isinstance(chosen, str) else chosen
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.config.schema import Config
-from common.errors import WeightsError
+from common.errors import ModelError, WeightsError
 from common.model.families.stable_diffusion import check_model_folder, load_family, read_scheduler_config
 from common.model.policy import Policy
-from common.model.scheduler import build_step_distribution
-from common.model.steps import StepDistribution
+from common.model.schedules import ddim_steps
+from common.model.steps import Chosen, Steps
 from common.model.weights import digest_tensors
 
 
@@ -31,17 +32,17 @@ def check_model(config: Config) -> None:
     """
     check_model_folder(config.model.path)
     if Path(config.model.path).is_dir():
-        _step_distribution(config, read_scheduler_config(Path(config.model.path)))
+        _steps(config, read_scheduler_config(Path(config.model.path)))
 
 
-def load_policy(config: Config) -> tuple[Policy, StepDistribution]:
-    """The policy at version 0, that is the pretrained model, and its step distribution. Raises ModelError."""
+def load_policy(config: Config) -> tuple[Policy, Steps]:
+    """The policy at version 0, that is the pretrained model, and its steps. Raises ModelError."""
     family = load_family(
         config.model.path, choose_device(config.model.device), config.model.revision, config.model.variant
     )
-    distribution = _step_distribution(config, family.scheduler_config)
+    steps = replace(_steps(config, family.scheduler_config), device=family.device)
     policy = Policy.build(family, config.policy, config.sampling.guidance_scale, config.model.precision)
-    return policy, distribution
+    return policy, steps
 
 
 def digest_base(policy: Policy) -> str:
@@ -66,6 +67,9 @@ def check_base(base: str, wanted: str, who: str) -> None:
         )
 
 
-def _step_distribution(config: Config, scheduler: Mapping[str, Any]) -> StepDistribution:
+def _steps(config: Config, scheduler: Mapping[str, Any]) -> Steps:
     sampling = config.sampling
-    return build_step_distribution(scheduler, sampling.steps, sampling.eta, sampling.stochastic_step_indices)
+    if sampling.sampler.kind != "ddim":
+        raise ModelError(f"sampling.sampler is {sampling.sampler.kind}, which is for flow models; take ddim.")
+    chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain)
+    return ddim_steps(scheduler, sampling.steps, sampling.sampler.eta, chosen)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from common.config.training import FullPolicy, LoraPolicy
 from common.errors import ModelError, WeightsError
 from common.model.families.stable_diffusion import Condition, PipelineFamily
+from common.model.steps import Steps
 from common.model.weights import Tensors, order_metadata
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -33,7 +34,7 @@ class Denoiser(Protocol):
     def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """Guided model output.
 
-        latents (M, C, H, W), timesteps int64 (M,), one prompt's condition (see TrajectoryGroup) ->
+        latents (M, C, H, W), timesteps float32 (M,), one prompt's condition (see TrajectoryGroup) ->
         (M, C, H, W).
         """
         ...
@@ -232,6 +233,12 @@ class Policy:
     def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """See Denoiser."""
         return self.guided.predict(latents, timesteps, condition)
+
+    def schedule(self, steps: Steps) -> str:
+        """Fingerprint of the steps and of what decides the prediction: equal where log-probs compare."""
+        guided, shape = self.guided, self.family.latent_shape
+        setting = f"guidance {guided.guidance_scale!r}; latents {shape}; autocast {guided.autocast}"
+        return steps.fingerprint(setting)
 
     def embed(self, prompt: str) -> Condition:
         """The prompt's condition and, where guidance needs it, the empty prompt's."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.errors import WeightsError
 from common.model.families.stable_diffusion import Condition
 from common.model.policy import Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 
 PROMPT = "a photograph of an astronaut"
 NUDGE = 0.1
@@ -32,7 +32,7 @@ class Probe:
         self._seen = self.output(policy)
 
     @staticmethod
-    def of(policy: Policy, distribution: StepDistribution) -> Probe:
+    def of(policy: Policy, distribution: Steps) -> Probe:
         """The same numbers in every process, at the first step that enters the objective."""
         family = policy.family
         kind = next(family.unet.parameters()).dtype
@@ -40,7 +40,7 @@ class Probe:
         return Probe(
             policy,
             latents=draw.to(family.device, kind),
-            timesteps=distribution.timesteps[[distribution.stochastic_steps[0]]].to(family.device),
+            timesteps=distribution.time(distribution.stochastic_steps[0], 1),
             condition=policy.embed(PROMPT),
         )
 

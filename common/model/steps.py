@@ -1,132 +1,150 @@
-"""The step distribution p(x_{t-1} | x_t, c): the only place that says how the policy turns a prediction into
-a Gaussian.
+"""The step distribution p(x_{t-1} | x_t, c): the only place that says how a policy turns a prediction into a
+Gaussian.
 
-Sampler and learner both call these functions. The distribution is DDIM's with noise level eta (Song et al.
-2021, eqs. 12 and 16; eta = 1 is DDPM):
+Sampler and learner both call these functions. For every sampler that is known here, DDIM with eta and the
+stochastic samplers of flow models, the Gaussian has
 
-    sigma_t = eta sqrt((1 - abar_prev) / (1 - abar_t)) sqrt(1 - abar_t / abar_prev)
-    mean    = sqrt(abar_prev) x0 + sqrt(1 - abar_prev - sigma_t^2) eps
+    mean = a_t x_t + b_t f,        standard deviation sigma_t,
 
-x0 and eps are linear in x_t and the model's output f for every prediction type, so mean = a_t x_t + b_t f
-with two numbers a step. They are computed once, in float64.
+with f the network's output and three numbers a step: common.model.schedules computes them, in float64.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from common.errors import ModelError
+
+CPU = torch.device("cpu")
 LOG_TWO_PI = math.log(2.0 * math.pi)
 
-Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def _epsilon(alpha: Tensor, noise: Tensor) -> Coefficients:
-    return 1 / alpha, -noise / alpha, torch.zeros_like(alpha), torch.ones_like(alpha)
-
-
-def _v_prediction(alpha: Tensor, noise: Tensor) -> Coefficients:
-    return alpha, -noise, noise, alpha
-
-
-def _sample(alpha: Tensor, noise: Tensor) -> Coefficients:
-    return torch.zeros_like(alpha), torch.ones_like(alpha), 1 / noise, -alpha / noise
-
-
-# Each gives (x0's weight of x_t, x0's of f, eps's of x_t, eps's of f), from alpha = sqrt(abar) and noise =
-# sqrt(1 - abar).
-PREDICTION_TYPES: dict[str, Callable[[Tensor, Tensor], Coefficients]] = {
-    "epsilon": _epsilon,
-    "v_prediction": _v_prediction,
-    "sample": _sample,
-}
-
-
-def ddim_coefficients(
-    alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: Tensor, prediction_type: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights a, b and standard deviation sigma of each step, all float64 (T,).
-
-    alpha_bar, alpha_bar_prev: float64 (T,), cumulative signal power before and after the step; eta: float64
-    (T,).
-    """
-    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
-    std = eta * variance.clamp(min=0).sqrt()
-    x0_x, x0_f, eps_x, eps_f = PREDICTION_TYPES[prediction_type](alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
-    signal = alpha_bar_prev.sqrt()
-    direction = (1 - alpha_bar_prev - std**2).clamp(min=0).sqrt()
-    return signal * x0_x + direction * eps_x, signal * x0_f + direction * eps_f, std
-
-
-def _per_item(values: Tensor, steps: Tensor, like: Tensor) -> Tensor:
-    return (
-        values.to(device=like.device)[steps.to(like.device)]
-        .to(like.dtype)
-        .view(-1, *([1] * (like.dim() - 1)))
-    )
+Positions = int | Tensor
+"""Which steps a batch of M items is at: one position for all, or int64 (M,) on the items' device."""
 
 
 @dataclass(frozen=True)
-class StepDistribution:
+class Steps:
     """p(x_{t-1} | x_t, c) of all T steps. Step 0 is the noisiest.
 
-    timesteps: int64 (T,), what the UNet is told. sample_weight, output_weight, std: float64 (T,), a_t, b_t
-    and sigma_t. stochastic_steps: positions of the steps that draw noise and enter the objective. At all
-    others std is 0.
+    times, sample_weight, output_weight, std: T numbers each, what the network is told, a_t, b_t and sigma_t.
+    stochastic_steps: positions of the steps that draw noise and enter the objective, increasing. At all
+    others std is 0. device: of the latents. Where all items are at one step, its numbers are used as Python
+    floats; they round as the tensors on the device do, so both give the same bits, and nothing is copied.
     """
 
-    timesteps: Tensor
-    sample_weight: Tensor
-    output_weight: Tensor
-    std: Tensor
+    times: tuple[float, ...]
+    sample_weight: tuple[float, ...]
+    output_weight: tuple[float, ...]
+    std: tuple[float, ...]
     stochastic_steps: tuple[int, ...]
+    device: torch.device = CPU
 
     @property
     def num_steps(self) -> int:
         """T."""
-        return int(self.timesteps.shape[0])
+        return len(self.times)
 
-    def mean(self, latents: Tensor, output: Tensor, steps: Tensor) -> Tensor:
-        """Mean of x_{t-1}.
+    def time(self, steps: Positions, items: int) -> Tensor:
+        """What the network is told, float32 (M,) on the device, M = items."""
+        if isinstance(steps, int):
+            return self._times[steps : steps + 1].expand(items)
+        return self._times[steps]
 
-        latents x_t and output f: (M, C, H, W); steps: int64 (M,) positions -> (M, C, H, W).
-        """
-        a = _per_item(self.sample_weight, steps, latents)
-        b = _per_item(self.output_weight, steps, latents)
+    def mean(self, latents: Tensor, output: Tensor, steps: Positions) -> Tensor:
+        """Mean of x_{t-1}, (M, ...). latents x_t and output f: (M, ...)."""
+        a = self._coefficient(0, steps, latents)
+        b = self._coefficient(1, steps, latents)
         return a * latents + b * output.to(latents.dtype)
 
-    def sample(self, mean: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """x_{t-1} = mean + sigma_t noise. mean, noise: (M, C, H, W); steps: int64 (M,)."""
-        return mean + _per_item(self.std, steps, mean) * noise
+    def sample(self, mean: Tensor, noise: Tensor, steps: Positions) -> Tensor:
+        """x_{t-1} = mean + sigma_t noise, (M, ...)."""
+        return mean + self._coefficient(2, steps, mean) * noise
 
-    def log_prob(self, previous: Tensor, mean: Tensor, steps: Tensor) -> Tensor:
-        """log p(x_{t-1} | x_t, c), MEAN over C H W, float64 (M,), in nats per latent element.
+    def log_prob(self, previous: Tensor, mean: Tensor, steps: Positions) -> Tensor:
+        """log p(x_{t-1} | x_t, c), MEAN over a latent's elements, float64 (M,), in nats per element.
 
-        previous x_{t-1}, mean: (M, C, H, W); steps: int64 (M,), stochastic ones only (elsewhere the density
-        is not finite).
+        previous x_{t-1}, mean: (M, ...). Stochastic steps only: elsewhere there is no density.
         """
-        std = self.std.to(mean.device)[steps.to(mean.device)]
         squared = (previous - mean).double().square().flatten(1).mean(1)
-        return -squared / (2 * std**2) - std.log() - 0.5 * LOG_TWO_PI
+        return squared * self._scalar(3, steps) + self._scalar(4, steps)
 
-    def log_ratio(self, previous: Tensor, mean: Tensor, other_mean: Tensor, steps: Tensor) -> Tensor:
-        """log p(x_{t-1}; mean) - log p(x_{t-1}; other_mean), MEAN over C H W, float32 (M,).
+    def log_ratio(self, previous: Tensor, mean: Tensor, other_mean: Tensor, steps: Positions) -> Tensor:
+        """log p(x_{t-1}; mean) - log p(x_{t-1}; other_mean), MEAN over a latent's elements, float32 (M,).
 
         The difference form <2 x - mean - other, mean - other> / (2 sigma^2): exactly 0 for equal means, and
         without the cancellation of subtracting two log-probs.
         """
-        std = self.std.to(mean.device)[steps.to(mean.device)]
         product = ((previous - mean) + (previous - other_mean)) * (mean - other_mean)
-        return (product.double().flatten(1).mean(1) / (2 * std**2)).float()
+        return (product.double().flatten(1).mean(1) * -self._scalar(3, steps)).float()
 
-    def fingerprint(self, guidance_scale: float) -> str:
-        """SHA-256 (hex) of distribution and guidance: equal where recorded log-probs can be compared."""
-        total = hashlib.sha256(f"guidance {guidance_scale!r}; stochastic {self.stochastic_steps}".encode())
-        for values in (self.timesteps, self.sample_weight, self.output_weight, self.std):
-            total.update(values.double().cpu().numpy().tobytes())
+    def fingerprint(self, setting: str) -> str:
+        """SHA-256 (hex): equal where recorded log-probs can be compared.
+
+        setting: what else decides them, such as the guidance, in words.
+        """
+        total = hashlib.sha256(f"{setting}; stochastic {self.stochastic_steps}".encode())
+        for values in (self.times, self.sample_weight, self.output_weight, self.std):
+            total.update(torch.tensor(values, dtype=torch.float64).numpy().tobytes())
         return total.hexdigest()
+
+    @cached_property
+    def _rows(self) -> tuple[tuple[float, ...], ...]:
+        """a, b, sigma, -1 / (2 sigma^2), -log sigma - log(2 pi) / 2; the last two are NaN without noise."""
+        factor = tuple(-1 / (2 * std**2) if std else math.nan for std in self.std)
+        constant = tuple(-math.log(std) - 0.5 * LOG_TWO_PI if std else math.nan for std in self.std)
+        return self.sample_weight, self.output_weight, self.std, factor, constant
+
+    @cached_property
+    def _table(self) -> Tensor:
+        return torch.tensor(self._rows, dtype=torch.float64, device=self.device)
+
+    @cached_property
+    def _times(self) -> Tensor:
+        return torch.tensor(self.times, dtype=torch.float32, device=self.device)
+
+    def _coefficient(self, row: int, steps: Positions, like: Tensor) -> float | Tensor:
+        if isinstance(steps, int):
+            return self._rows[row][steps]
+        return self._table[row][steps].to(like.dtype).view(-1, *([1] * (like.dim() - 1)))
+
+    def _scalar(self, row: int, steps: Positions) -> float | Tensor:
+        return self._rows[row][steps] if isinstance(steps, int) else self._table[row][steps]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which steps draw noise: the positions named, or, where there are none, those of little gain.
+
+    max_gain: the gain of a step is |b_t| / sigma_t, how far its mean moves, in units of its own noise, where
+    the network's output moves by one. It is the size of the log-prob's gradient with respect to the output,
+    so a step of large gain outweighs all others in the objective.
+    """
+
+    positions: Sequence[int] | None
+    max_gain: float
+
+    def of(self, gains: Sequence[float]) -> tuple[int, ...]:
+        """The positions, given every step's gain (infinite where it has no noise). Raises ModelError."""
+        if self.positions is None:
+            chosen = tuple(step for step, gain in enumerate(gains) if gain <= self.max_gain)
+            if not chosen:
+                raise ModelError(
+                    "No step of this schedule has a gain of at most sampling.max_step_gain = "
+                    f"{self.max_gain:g} (the least is {min(gains):.3g}), so none would be learned from. Take "
+                    "more sampling.steps, raise the bound, or name sampling.stochastic_steps."
+                )
+            return chosen
+        silent = [step for step in self.positions if math.isinf(gains[step])]
+        if silent:
+            raise ModelError(
+                f"Steps {silent} of {len(gains)} draw no noise in this model's schedule, so they have no "
+                "log-probability. Leave them out of sampling.stochastic_steps (auto does)."
+            )
+        return tuple(self.positions)

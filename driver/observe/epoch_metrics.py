@@ -62,7 +62,7 @@ class EpochTally:
         its wall time."""
         first = list(reports[0])
         every = [update[0] for update in reports]
-        steps = len(self.config.sampling.stochastic_step_indices)
+        steps = len(self._steps(first))
         log_ratio, elements = first[0].log_ratio_mean, first[0].latent_elements
         section = self.config.objective
         scale = {"mean": 1.0, "sum": float(elements)}[section.latent_reduction]
@@ -96,11 +96,12 @@ class EpochTally:
         }
 
     def _step_norms(self, first: Sequence[UpdateReport]) -> dict[str, float]:
-        chosen = self.config.sampling.stochastic_step_indices
-        norms = first[0].step_gradient_norms
-        return {
-            f"optimizer/gradient_norm_step_{step}": norm for step, norm in zip(chosen, norms, strict=False)
-        }
+        norms = zip(self._steps(first), first[0].step_gradient_norms, strict=False)
+        return {f"optimizer/gradient_norm_step_{step}": norm for step, norm in norms}
+
+    def _steps(self, first: Sequence[UpdateReport]) -> Sequence[int]:
+        named = self.config.sampling.named_stochastic_steps
+        return range(len(first[0].step_gradient_norms)) if named is None else named
 
     def _times(
         self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float

@@ -48,8 +48,8 @@ def how_it_was_made(config: Config) -> str:
         "model": f"`{config.model.path}`, {config.policy.kind} finetuning",
         "reward": " + ".join(f"{spec.weight:g} × {name}" for name, spec in config.rewards.items()),
         "an epoch": f"{sampling.prompts_per_epoch} prompts × {sampling.images_per_prompt} images",
-        "sampling": f"{len(sampling.stochastic_step_indices)} of {sampling.steps} steps learned from, "
-        f"eta {sampling.eta:g}, guidance {sampling.guidance_scale:g}",
+        "sampling": f"{sampling.steps} steps by {sampling.sampler.kind}, learned from: "
+        f"{sampling.stochastic_steps}, guidance {sampling.guidance_scale:g}",
         "objective": ", ".join(f"{name} {value}" for name, value in learning.items()),
         "learning rate": f"{config.optimizer.learning_rate:g}",
         "data": f"{config.data.mode}, staleness at most {config.data.max_staleness}, seed {config.run.seed}",

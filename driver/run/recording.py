@@ -214,8 +214,8 @@ def _misfit(row: dict[str, object], schedule: str, latent_shape: tuple[int, int,
     shape = row["shape"]
     if row["schedule"] != schedule:
         return (
-            f"sampled from the step distribution {row['schedule']}, this run's is {schedule}; model and "
-            "sampling.steps, .eta, .stochastic_steps and .guidance_scale must be as they were recorded"
+            f"sampled from the step distribution {row['schedule']}, this run's is {schedule}; "
+            "the sections model and sampling must be as they were recorded"
         )
     if not isinstance(shape, list) or tuple(shape[1:]) != latent_shape:
         return f"latents (R, C, H, W) are {shape}, this run's model has (C, H, W) = {latent_shape}"

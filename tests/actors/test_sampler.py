@@ -17,7 +17,7 @@ from actors.sampler import sample_group
 from common.model.loading import load_policy
 from common.model.noise import group_noise
 from common.model.policy import Denoiser, Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 
@@ -26,7 +26,10 @@ STAMP = PolicyStamp(version=1, digest="", run_id="test")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("tiny_pipeline", {"policy": {"kind": "lora", "rank": 2, "alpha": 2}, "sampling.guidance_scale": 3.0}),
     ("tiny_pipeline", {"policy": {"kind": "full"}}),
-    ("tiny_pipeline_v", {"policy": {"kind": "lora", "rank": 2, "alpha": 2}, "sampling.eta": 0.5}),
+    (
+        "tiny_pipeline_v",
+        {"policy": {"kind": "lora", "rank": 2, "alpha": 2}, "sampling.sampler": {"eta": 0.5, "kind": "ddim"}},
+    ),
     ("tiny_pipeline_v", {"policy": {"kind": "full"}, "sampling.guidance_scale": 3.0}),
 ]
 every_setting = pytest.mark.parametrize(("model", "overrides"), SETTINGS)
@@ -38,7 +41,7 @@ def _task(images: int = 3, with_reference: bool = True) -> PromptTask:
 
 def _load(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
-) -> tuple[Policy, Denoiser, StepDistribution]:
+) -> tuple[Policy, Denoiser, Steps]:
     policy, distribution = load_policy(make_config(request.getfixturevalue(model), tmp_path, overrides))
     return policy, policy.reference(), distribution
 
@@ -94,7 +97,7 @@ def test_log_probs_are_those_of_the_density(
     policy, reference, distribution = _load(request, tmp_path, model, overrides)
     _perturb(policy, 0.05)
     group, _ = sample_group(_task(), policy, reference, distribution)
-    eta = overrides.get("sampling.eta", 1.0)
+    eta = overrides.get("sampling.sampler", {"eta": 1.0})["eta"]
     own = np.array(_slow_log_probs(policy, policy, group, eta))
     other = np.array(_slow_log_probs(reference, policy, group, eta))
     assert group.log_prob.dtype == np.float64
@@ -114,7 +117,10 @@ def test_latents_are_those_of_diffusers_loop(
     noise = torch.from_numpy(group_noise(KEY, 3, steps, policy.family.latent_shape))
     scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
     scheduler.set_timesteps(steps)
-    scale, eta = overrides.get("sampling.guidance_scale", 1.0), overrides.get("sampling.eta", 1.0)
+    scale, eta = (
+        overrides.get("sampling.guidance_scale", 1.0),
+        overrides.get("sampling.sampler", {"eta": 1.0})["eta"],
+    )
     states = policy.family.embed([""] * 3 + [group.prompt] * 3)["encoder_hidden_states"]
     latents = noise[:, 0]
     for step, timestep in enumerate(scheduler.timesteps):
@@ -148,7 +154,7 @@ def test_a_group_says_what_it_is(request: pytest.FixtureRequest, tmp_path: Path)
     assert group.log_prob.shape == group.log_ratio.shape == (2, 3)
     assert group.log_ratio.dtype == np.float32
     assert group.stochastic_steps.tolist() == [1, 2, 4]
-    assert group.schedule == distribution.fingerprint(1.0)
+    assert group.schedule == policy.schedule(distribution)
     assert images.shape == (2, 64, 64, 3)
     assert images.dtype == np.uint8
     assert images.std() > 1
@@ -197,12 +203,12 @@ def test_one_stochastic_step_and_none(request: pytest.FixtureRequest, tmp_path: 
     assert group.latents[group.nodes].shape == (3, 2, 4, 8, 8)
     assert group.log_prob.shape == (3, 1)
     assert np.isfinite(group.log_prob).all()
-    silent = StepDistribution(
-        distribution.timesteps,
+    silent = Steps(
+        distribution.times,
         distribution.sample_weight,
         distribution.output_weight,
-        torch.zeros_like(distribution.std),
-        (),
+        std=(0.0,),
+        stochastic_steps=(),
     )
     group, _ = sample_group(_task(), policy, reference, silent)
     assert group.log_prob.shape == group.log_ratio.shape == (3, 0)
@@ -221,5 +227,5 @@ def test_bfloat16_forward_gives_float32_latents_and_exact_zero_ratios(
     # The density of the drawn noise comes back to float32's accuracy, which bfloat16 means could not give.
     noise = group_noise(KEY, 3, 4, policy.family.latent_shape)
     drawn = np.square(noise[:, 1:].astype(np.float64)).mean((2, 3, 4)) / 2
-    normaliser = np.log(distribution.std.numpy()[:3]) + 0.5 * math.log(2 * math.pi)
+    normaliser = np.log(distribution.std[:3]) + 0.5 * math.log(2 * math.pi)
     np.testing.assert_allclose(group.log_prob, -drawn - normaliser, rtol=0, atol=1e-5)

@@ -89,7 +89,7 @@ def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Co
     tensors = sampled_tensors(config, policy, distribution)
     bare = bare_gradient(config, policy, distribution, tensors)
     assert torch.equal(bare.latents[4 * 2 + 1], tensors.latents[1, 2])
-    assert bare.timesteps[4 * 2 + 1] == distribution.timesteps[2]
+    assert bare.timesteps[4 * 2 + 1] == distribution.times[2]
     counted = _CountedCalls(policy.guided.unet)
     bare.accumulate()
     assert counted.sizes == [5, 5, 2]

@@ -54,7 +54,7 @@ def test_help_names_every_setting(program: str) -> None:
         [sys.executable, program, "--help"], capture_output=True, text=True, timeout=60, check=True
     )
     assert "objective.kl_weight" in done.stdout
-    assert "sampling.eta" in done.stdout
+    assert "sampling.sampler.eta" in done.stdout
 
 
 def test_help_takes_less_than_a_second_of_processor_time() -> None:

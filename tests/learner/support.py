@@ -17,7 +17,7 @@ from actors.sampler import denoise, log_probs
 from common.model.loading import load_policy
 from common.model.policy import Denoiser, Policy
 from common.model.probe import Probe
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
 from learner.gradient import TrajectoryTensors, evaluate_log_prob
 from learner.learner import Learner
@@ -34,7 +34,7 @@ ETA = 1.0
 
 def double_policy(
     pipeline: Path, folder: Path, overrides: Mapping[str, Any]
-) -> tuple[Policy, Denoiser, StepDistribution]:
+) -> tuple[Policy, Denoiser, Steps]:
     """Policy, reference and step distribution of the configuration, all weights float64."""
     policy, distribution = load_policy(make_config(pipeline, folder, overrides))
     family: Any = policy.family
@@ -52,7 +52,7 @@ def perturb(policy: Policy, size: float, seed: int = 0) -> None:
 
 
 def slow_log_prob(
-    policy: Denoiser, family: Any, distribution: StepDistribution, latents: Tensor, condition: Any
+    policy: Denoiser, family: Any, distribution: Steps, latents: Tensor, condition: Any
 ) -> Tensor:
     """log p of every image and stochastic step with its graph, (B, T_s), from diffusers' own step."""
     scheduler: Any = DDIMScheduler.from_config(family.scheduler_config)
@@ -78,7 +78,7 @@ def slow_log_prob(
 def sample_double(
     policy: Policy,
     reference: Denoiser,
-    distribution: StepDistribution,
+    distribution: Steps,
     stamp: PolicyStamp,
     prompt: str,
     images: int = 3,
@@ -102,11 +102,11 @@ def sample_double(
         noise=NoiseKey(0, "train", 0, seed),
         stamp=stamp,
         nodes=nodes,
-        times=distribution.timesteps.double().numpy(),
+        times=np.array(distribution.times),
         stochastic_steps=np.array(distribution.stochastic_steps),
         log_prob=own.numpy(),
         condition={name: rows.numpy() for name, rows in condition.items()},
-        schedule=distribution.fingerprint(policy.guided.guidance_scale),
+        schedule=policy.schedule(distribution),
         **arrays,
     )
 
@@ -119,7 +119,7 @@ def scored(group: TrajectoryGroup, rewards: Sequence[float]) -> ScoredGroup:
 def slow_loss(
     policy: Policy,
     reference: Denoiser,
-    distribution: StepDistribution,
+    distribution: Steps,
     groups: Sequence[ScoredGroup],
     old: Sequence[Tensor],
     beta: float,
@@ -168,7 +168,7 @@ def slow_update(
 
 def make_learner(
     policy: Policy,
-    distribution: StepDistribution,
+    distribution: Steps,
     *,
     beta: float = 0.01,
     clip_range: float = math.inf,

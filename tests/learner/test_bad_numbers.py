@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from common.model.policy import Denoiser, Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.learner import Learner
 from learner.report import Outcome
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
-Setup = tuple[Policy, Denoiser, StepDistribution]
+Setup = tuple[Policy, Denoiser, Steps]
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from actors.sampler import sample_group
 from common.model.families.stable_diffusion import Condition
 from common.model.policy import FullTrainable, GuidedUnet, Policy
 from common.model.probe import Probe
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
 from learner.learner import Learner
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
@@ -63,8 +63,8 @@ class LinearMean(nn.Module):
         self.shift = nn.Parameter(shift)
 
     def forward(self, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """(M, 1, 2, 2), int64 (M,) -> (M, 1, 2, 2)."""
-        step = len(A) - 1 - timesteps
+        """(M, 1, 2, 2), (M,) -> (M, 1, 2, 2)."""
+        step = len(A) - 1 - timesteps.long()
         return self.scale[step].view(-1, 1, 1, 1) * latents + self.shift[step]
 
 
@@ -107,8 +107,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
     unet = LinearMean(start.clone())
     family = LinearFamily(unet)
     policy = Policy(family, FullTrainable(unet), GuidedUnet(family, unet, 1.0, autocast=False))
-    a, b, std = (torch.tensor(values, dtype=torch.float64) for values in (A, B, STD))
-    distribution = StepDistribution(torch.tensor([3, 2, 1, 0]), a, b, std, stochastic_steps=(0, 1, 2))
+    distribution = Steps((3.0, 2.0, 1.0, 0.0), A, B, STD, stochastic_steps=(0, 1, 2))
     reference = policy.reference()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
     elements = math.prod(SHAPE)

@@ -12,7 +12,7 @@ from torch import Tensor
 from actors.sampler import denoise
 from common.model.loading import load_policy
 from common.model.policy import Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import separate_nodes
 from learner.gradient import (
     TrajectoryTensors,
@@ -35,7 +35,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 class Case:
     """A double policy away from its reference, trajectories, and coefficients of both signs."""
 
-    def __init__(self, policy: Policy, distribution: StepDistribution, images: int = 3) -> None:
+    def __init__(self, policy: Policy, distribution: Steps, images: int = 3) -> None:
         self.policy, self.distribution = policy, distribution
         perturb(policy, 0.05)
         generator = torch.Generator().manual_seed(1)

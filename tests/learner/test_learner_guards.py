@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import WeightsError
 from common.model.policy import Denoiser, Policy
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from common.trajectory import ScoredGroup
 from learner.learner import Learner
 from learner.old_policy import Online
@@ -34,13 +34,13 @@ def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
 
 
 @pytest.fixture
-def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Denoiser, StepDistribution]:
+def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Denoiser, Steps]:
     """A LoRA policy with its reference, for what does not depend on the kind of policy."""
     return double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
 
 
 def test_the_mismatch_shows_an_actor_with_other_weights(
-    setup: tuple[Policy, Denoiser, StepDistribution],
+    setup: tuple[Policy, Denoiser, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
@@ -59,7 +59,7 @@ def test_the_mismatch_shows_an_actor_with_other_weights(
 
 
 def test_later_updates_measure_movement_in_the_learners_own_numerics(
-    setup: tuple[Policy, Denoiser, StepDistribution],
+    setup: tuple[Policy, Denoiser, Steps],
 ) -> None:
     """An actor that rounds otherwise must not look like a policy that has moved."""
     policy, reference, distribution = setup
@@ -79,7 +79,7 @@ def test_later_updates_measure_movement_in_the_learners_own_numerics(
 
 
 def test_step_norms_are_of_the_first_groups_own_gradient(
-    setup: tuple[Policy, Denoiser, StepDistribution],
+    setup: tuple[Policy, Denoiser, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, updates=2, max_norm=1e9)
@@ -95,9 +95,7 @@ def test_step_norms_are_of_the_first_groups_own_gradient(
 
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"digest": "0" * 64}, {"run_id": "another run"}])
-def test_foreign_stamps_are_refused(
-    setup: tuple[Policy, Denoiser, StepDistribution], change: dict[str, Any]
-) -> None:
+def test_foreign_stamps_are_refused(setup: tuple[Policy, Denoiser, Steps], change: dict[str, Any]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     stamp = replace(learner.publish().stamp, **change)
@@ -107,7 +105,7 @@ def test_foreign_stamps_are_refused(
     assert learner.finish_update().applied is False
 
 
-def test_versions_too_old_are_refused(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+def test_versions_too_old_are_refused(setup: tuple[Policy, Denoiser, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, experience=Online(remembered=2))
     stamps = []
@@ -121,17 +119,17 @@ def test_versions_too_old_are_refused(setup: tuple[Policy, Denoiser, StepDistrib
         learner.accumulate(scored(group, [0.1, 0.2, 0.3]))
 
 
-def test_another_step_distribution_is_refused(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+def test_another_step_distribution_is_refused(setup: tuple[Policy, Denoiser, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
-    other = replace(group, schedule=distribution.fingerprint(2.0))
+    other = replace(group, schedule=distribution.fingerprint("another guidance"))
     with pytest.raises(WeightsError, match=r"'a cat' was sampled from another step distribution or guidance"):
         learner.accumulate(scored(other, [0.1, 0.2, 0.3]))
 
 
 def test_an_update_without_an_untied_pair_is_skipped(
-    setup: tuple[Policy, Denoiser, StepDistribution],
+    setup: tuple[Policy, Denoiser, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.5)
@@ -159,7 +157,7 @@ def test_an_update_without_an_untied_pair_is_skipped(
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_forgotten(
-    setup: tuple[Policy, Denoiser, StepDistribution],
+    setup: tuple[Policy, Denoiser, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
@@ -174,7 +172,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_forgotten(
     assert all(bool(torch.isfinite(value).all()) for value in policy.trainable.parameters().values())
 
 
-def test_moving_averages_follow_the_weights(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+def test_moving_averages_follow_the_weights(setup: tuple[Policy, Denoiser, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.75)
     expected = _snapshot(policy)
@@ -188,7 +186,7 @@ def test_moving_averages_follow_the_weights(setup: tuple[Policy, Denoiser, StepD
     assert not make_learner(policy, distribution).averages
 
 
-def test_published_weights_are_those_of_the_policy(setup: tuple[Policy, Denoiser, StepDistribution]) -> None:
+def test_published_weights_are_those_of_the_policy(setup: tuple[Policy, Denoiser, Steps]) -> None:
     policy, _, distribution = setup
     learner = make_learner(policy, distribution)
     first, again = learner.publish(), learner.publish()

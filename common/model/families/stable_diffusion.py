@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from common.errors import ModelError
-from common.model.scheduler import check_scheduler
+from common.model.schedules import check_discrete
 
 Condition = Mapping[str, Tensor]
 """What the network is conditioned on, by the name of its argument; each tensor has a row a prompt or item."""
@@ -191,7 +191,7 @@ def check_model_folder(source: str) -> None:
     scheduler = read_scheduler_config(folder)
     # The pipeline itself switches clip_sample off when it loads (diffusers' deprecation of clip_sample in
     # latent space).
-    check_scheduler(str(scheduler.get("_class_name")), {**scheduler, "clip_sample": False})
+    check_discrete(str(scheduler.get("_class_name")), {**scheduler, "clip_sample": False})
 
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
@@ -218,5 +218,5 @@ def load_family(
     check_model_folder(source)
     hub = {} if Path(source).is_dir() else {"revision": revision} | ({"variant": variant} if variant else {})
     family = StableDiffusionFamily.load(source, device, **hub)
-    check_scheduler(type(family.pipeline.scheduler).__name__, family.scheduler_config)
+    check_discrete(type(family.pipeline.scheduler).__name__, family.scheduler_config)
     return family

@@ -86,9 +86,7 @@ def test_a_process_that_only_does_not_answer_counts_once_its_node_had_time_to_be
 
 
 @given(
-    st.lists(
-        st.tuples(st.floats(0, 1e5), st.frozensets(st.sampled_from(["a", "b", "gone"])), st.booleans())
-    ),
+    st.lists(st.tuples(st.floats(0, 1e5), st.frozensets(st.sampled_from(["a", "b", "gone"])), st.booleans())),
     st.floats(0, 1e5),
 )
 def test_what_is_forgotten_never_comes_back(

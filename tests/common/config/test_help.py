@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from common.config.help import help_text
 from common.config.schema import Config
 from common.config.services import REWARD_FORMS
-from common.config.training import FullPolicy, LoraPolicy
+from common.config.training import DdimSampler, FullPolicy, LoraPolicy
 
 TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint": "folder of a checkpoint"})
 
 
 def _settings(model: type[BaseModel], prefix: str) -> dict[str, Any]:
-    """Fields by dotted key, found without the code under test; the four sections that nest are spelt out."""
-    nested = {"policy", "rewards", "gold"}
+    """Fields by dotted key, found without the code under test; the sections that nest are spelt out."""
+    nested = {"policy", "rewards", "gold", "sampler"}
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -35,6 +35,7 @@ EVERY = {
     **_settings(Config, ""),
     **_settings(LoraPolicy, "policy."),
     **_settings(FullPolicy, "policy."),
+    **_settings(DdimSampler, "sampling.sampler."),
     **{
         key: info
         for section in ("rewards", "gold")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.config.load import config_differences, config_from_yaml_text, config_to_yaml, load_config
 from common.config.schema import Config
 from common.config.services import AppReward, RewardSpec, UrlReward
-from common.config.training import FullPolicy, LoraPolicy
+from common.config.training import DdimSampler, FullPolicy, LoraPolicy
 from common.errors import ConfigError
 
 MINIMAL = """
@@ -60,8 +60,9 @@ def test_an_empty_section_means_its_defaults() -> None:
 
 class TestOverrides:
     def test_replace_nested_values_and_the_last_one_wins(self) -> None:
-        config = load("sampling.steps=5", "sampling.steps=7", text="sampling: {steps: 3, eta: 0.5}\n")
-        assert (config.sampling.steps, config.sampling.eta) == (7, 0.5)
+        text = "sampling: {steps: 3, sampler: {eta: 0.5}}\n"
+        config = load("sampling.steps=5", "sampling.steps=7", text=text)
+        assert (config.sampling.steps, config.sampling.sampler) == (7, DdimSampler(eta=0.5))
 
     def test_create_entries_of_a_table(self) -> None:
         config = load("rewards.clip.weight=2", "rewards.size.scorer=jpeg", "rewards.size.options.quality=80")
@@ -91,7 +92,7 @@ class TestOverrides:
 
     def test_lists(self) -> None:
         config = load("sampling.stochastic_steps=[0, 1, 4]", "policy.target_modules=[to_q]")
-        assert config.sampling.stochastic_step_indices == (0, 1, 4)
+        assert config.sampling.named_stochastic_steps == (0, 1, 4)
         assert config.policy == LoraPolicy(target_modules=("to_q",))
 
     def test_do_not_change_a_mapping_that_an_anchor_shares(self) -> None:

@@ -17,7 +17,8 @@ from common.errors import ModelError, WeightsError
 from common.model.families.stable_diffusion import load_family
 from common.model.loading import load_policy
 from common.model.policy import LORA_FILE, Policy, add_lora
-from common.model.scheduler import build_step_distribution
+from common.model.schedules import ddim_steps
+from common.model.steps import Chosen
 from tests.tiny_config import make_config
 
 KINDS = {"lora": {"kind": "lora", "rank": 2, "alpha": 6}, "full": {"kind": "full"}}
@@ -192,7 +193,7 @@ def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
 ) -> None:
     pipeline: Path = request.getfixturevalue(model)
     policy = _policy(pipeline, tmp_path, kind, sampling__guidance_scale=scale)
-    distribution = build_step_distribution(policy.family.scheduler_config, 7, 1.0, ())
+    distribution = ddim_steps(policy.family.scheduler_config, 7, 1.0, Chosen((), 1.0))
     noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     untrained = denoise(policy, distribution, noise, policy.embed("a red cat"))[0][-1]
     _update(policy)

@@ -13,14 +13,14 @@ from common.errors import WeightsError
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
-from common.model.steps import StepDistribution
+from common.model.steps import Steps
 from tests.tiny_config import make_config
 
 KINDS = {"lora": {"kind": "lora", "rank": 2, "alpha": 6}, "full": {"kind": "full"}}
 both_kinds = pytest.mark.parametrize("kind", sorted(KINDS))
 
 
-def loaded(pipeline: Path, folder: Path, kind: str, **overrides: Any) -> tuple[Policy, StepDistribution]:
+def loaded(pipeline: Path, folder: Path, kind: str, **overrides: Any) -> tuple[Policy, Steps]:
     return load_policy(make_config(pipeline, folder, {"policy": KINDS[kind], **overrides}))
 
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Normal
 
-from common.model.scheduler import build_step_distribution
-from common.model.steps import PREDICTION_TYPES, StepDistribution, ddim_coefficients
+from common.model.schedules import PREDICTION_TYPES, ddim_coefficients, ddim_steps
+from common.model.steps import Chosen, Steps
 
 SD_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
-def _distribution(steps: int, eta: float = 1.0) -> StepDistribution:
-    return build_step_distribution(SD_SCHEDULE, steps, eta, range(steps - 1))
+def _distribution(steps: int, eta: float = 1.0) -> Steps:
+    return ddim_steps(SD_SCHEDULE, steps, eta, Chosen(range(steps - 1), math.inf))
 
 
 def _slow_log_prob(previous: Tensor, mean: Tensor, std: float) -> float:
@@ -77,10 +77,12 @@ def test_log_prob_is_the_mean_of_the_gaussian_density(steps: int, eta: float, se
     result = distribution.log_prob(previous, mean, chosen)
     assert result.dtype == torch.float64
     for item, step in enumerate(chosen.tolist()):
-        std = float(distribution.std[step])
+        std = distribution.std[step]
         slow = _slow_log_prob((previous - mean)[item], torch.zeros(4, 2, 2), std)
         difference = (previous - mean)[item].double()
-        library = Normal(torch.zeros_like(difference), distribution.std[step]).log_prob(difference).mean()
+        library = (
+            Normal(0.0, torch.tensor(distribution.std[step], dtype=torch.float64)).log_prob(difference).mean()
+        )
         assert float(result[item]) == pytest.approx(slow, rel=1e-12)
         assert float(result[item]) == pytest.approx(float(library), rel=1e-12)
 
@@ -93,7 +95,7 @@ def test_log_ratio_is_the_difference_of_log_probs(steps: int, eta: float, size: 
     chosen = torch.randint(0, steps - 1, (3,), generator=generator)
     mean, shift, noise = torch.randn(3, 3, 4, 2, 2, dtype=torch.float64, generator=generator)
     previous = distribution.sample(mean, noise, chosen)
-    other = mean + size * distribution.std[chosen].view(-1, 1, 1, 1) * shift
+    other = mean + size * torch.tensor(distribution.std)[chosen].view(-1, 1, 1, 1) * shift
     expected = distribution.log_prob(previous, mean, chosen) - distribution.log_prob(previous, other, chosen)
     ratio = distribution.log_ratio(previous, mean, other, chosen)
     assert ratio.dtype == torch.float32
@@ -108,7 +110,9 @@ def test_log_ratio_of_float32_latents_keeps_its_digits() -> None:
     mean = torch.randn(49, 4, 8, 8, generator=generator)
     previous = distribution.sample(mean, torch.randn(49, 4, 8, 8, generator=generator), steps)
     shift = (
-        1e-3 * distribution.std.float()[:49].view(-1, 1, 1, 1) * torch.randn(49, 4, 8, 8, generator=generator)
+        1e-3
+        * torch.tensor(distribution.std)[:49].view(-1, 1, 1, 1)
+        * torch.randn(49, 4, 8, 8, generator=generator)
     )
     other = mean + shift
     exact = distribution.log_prob(previous.double(), mean.double(), steps) - distribution.log_prob(
@@ -147,18 +151,43 @@ def test_each_item_of_a_batch_uses_its_own_step() -> None:
         assert torch.equal(distribution.sample(mean, noise[one], steps[one]), together[one])
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([4, 50]), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 999))
+def test_one_step_for_all_items_gives_the_bits_of_a_step_each(
+    steps: int, dtype: torch.dtype, seed: int
+) -> None:
+    """The sampler counts on it: it works step by step, the learner with items of all steps."""
+    distribution = _distribution(steps)
+    generator = torch.Generator().manual_seed(seed)
+    latents, output, noise, other = torch.randn(4, 3, 2, 5, 5, generator=generator).to(dtype)
+    for step in distribution.stochastic_steps:
+        each = torch.full((3,), step)
+        assert torch.equal(distribution.time(step, 3), distribution.time(each, 3))
+        mean = distribution.mean(latents, output, step)
+        previous = distribution.sample(mean, noise, step)
+        assert torch.equal(mean, distribution.mean(latents, output, each))
+        assert torch.equal(previous, distribution.sample(mean, noise, each))
+        one, many = (distribution.log_prob(previous, mean, at) for at in (step, each))
+        assert torch.equal(one, many)
+        one, many = (distribution.log_ratio(previous, mean, other, at) for at in (step, each))
+        assert torch.equal(one, many)
+
+
 def test_fingerprint_tells_every_setting_apart() -> None:
     base = _distribution(6)
     others = [
-        base.fingerprint(1.0),
-        base.fingerprint(5.0),
-        _distribution(7).fingerprint(1.0),
-        _distribution(6, 0.5).fingerprint(1.0),
-        build_step_distribution(SD_SCHEDULE, 6, 1.0, (0, 1)).fingerprint(1.0),
-        build_step_distribution({**SD_SCHEDULE, "prediction_type": "sample"}, 6, 1.0, range(5)).fingerprint(
-            1.0
+        base.fingerprint("guidance 1"),
+        base.fingerprint("guidance 5"),
+        *(
+            other.fingerprint("guidance 1")
+            for other in (
+                _distribution(7),
+                _distribution(6, 0.5),
+                ddim_steps(SD_SCHEDULE, 6, 1.0, Chosen((0, 1), math.inf)),
+                ddim_steps({**SD_SCHEDULE, "prediction_type": "sample"}, 6, 1.0, Chosen(range(5), math.inf)),
+                ddim_steps({**SD_SCHEDULE, "steps_offset": 0}, 6, 1.0, Chosen(range(5), math.inf)),
+            )
         ),
-        build_step_distribution({**SD_SCHEDULE, "steps_offset": 0}, 6, 1.0, range(5)).fingerprint(1.0),
     ]
     assert len(set(others)) == len(others)
-    assert _distribution(6).fingerprint(1.0) == base.fingerprint(1.0)
+    assert _distribution(6).fingerprint("guidance 1") == base.fingerprint("guidance 1")

@@ -1,0 +1,276 @@
+"""From a pipeline's scheduler configuration to its steps: DDIM, and stochastic samplers of flow models.
+
+DDIM with noise level eta (Song et al. 2021, eqs. 12 and 16; eta = 1 is DDPM):
+
+    sigma_t = eta sqrt((1 - abar_prev) / (1 - abar_t)) sqrt(1 - abar_t / abar_prev)
+    mean    = sqrt(abar_prev) x0 + sqrt(1 - abar_prev - sigma_t^2) eps
+
+x0 and eps are linear in x_t and the network's output f for every prediction type, so mean = a x_t + b f.
+
+Flow models: x_s = (1 - s) x0 + s e, the network predicts v = e - x0; a step goes from noise level s to n < s.
+With X0 = x - s v and E = x + (1 - s) v every sampler is a pair of weights of x and v, and a deviation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from common.errors import ModelError
+from common.model.steps import Chosen, Steps
+
+# Schedulers of discrete-time diffusion: they differ in how they sample, not in the noise schedule that they
+# configure.
+DISCRETE = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+)
+FLOW = ("FlowMatchEulerDiscreteScheduler",)
+
+# What the options that shape a schedule may be; others of them have no counterpart here. Options that are
+# not listed belong to the solver, which is not used.
+_SHAPES: Mapping[str, tuple[object, ...]] = {
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+}
+_DISCRETE_SHAPES: Mapping[str, tuple[object, ...]] = {
+    **_SHAPES,
+    "use_flow_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "thresholding": (False, None),
+    "clip_sample": (False, None),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("leading", "linspace", "trailing"),
+    "timestep_type": ("discrete",),
+    "interpolation_type": ("linear",),
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", None),
+    "lambda_min_clipped": (-math.inf, "-Infinity"),
+}
+_FLOW_SHAPES: Mapping[str, tuple[object, ...]] = {
+    **_SHAPES,
+    "invert_sigmas": (False, None),
+    "shift_terminal": (None,),
+    "time_shift_type": ("exponential",),
+    "stochastic_sampling": (False, None),
+}
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def check_discrete(class_name: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where DDIM cannot take the scheduler's noise schedule exactly."""
+    _check(class_name, config, DISCRETE, _DISCRETE_SHAPES)
+    schedule = config.get("beta_schedule", "linear")
+    if config.get("trained_betas") is None and schedule not in BETA_SCHEDULES:
+        raise ModelError(
+            f"The scheduler's beta_schedule is {schedule!r}; supported are {', '.join(BETA_SCHEDULES)}."
+        )
+
+
+def check_flow(class_name: str, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where the flow samplers cannot take the scheduler's sigmas exactly."""
+    _check(class_name, config, FLOW, _FLOW_SHAPES)
+
+
+def _check(
+    class_name: str,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    shapes: Mapping[str, tuple[object, ...]],
+) -> None:
+    if class_name not in classes:
+        raise ModelError(f"The pipeline's scheduler is {class_name}; supported are {', '.join(classes)}.")
+    for key, allowed in shapes.items():
+        if key in config and config[key] not in allowed:
+            raise ModelError(
+                f"The scheduler has {key}: {config[key]!r}, which shapes the schedule or a step's mean in a "
+                f"way that has no counterpart here; supported are {', '.join(map(repr, allowed))}. Change "
+                f"{key} in scheduler/scheduler_config.json if the model was trained without it."
+            )
+
+
+def _epsilon(alpha: Tensor, noise: Tensor) -> Coefficients:
+    return 1 / alpha, -noise / alpha, torch.zeros_like(alpha), torch.ones_like(alpha)
+
+
+def _v_prediction(alpha: Tensor, noise: Tensor) -> Coefficients:
+    return alpha, -noise, noise, alpha
+
+
+def _sample(alpha: Tensor, noise: Tensor) -> Coefficients:
+    return torch.zeros_like(alpha), torch.ones_like(alpha), 1 / noise, -alpha / noise
+
+
+# Each gives (x0's weight of x_t, x0's of f, eps's of x_t, eps's of f), from alpha = sqrt(abar) and noise =
+# sqrt(1 - abar).
+PREDICTION_TYPES: dict[str, Callable[[Tensor, Tensor], Coefficients]] = {
+    "epsilon": _epsilon,
+    "v_prediction": _v_prediction,
+    "sample": _sample,
+}
+
+
+def ddim_coefficients(
+    alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: Tensor, prediction_type: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights a, b and standard deviation sigma of each step, all float64 (T,).
+
+    alpha_bar, alpha_bar_prev: float64 (T,), cumulative signal power before and after the step; eta: float64
+    (T,).
+    """
+    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+    std = eta * variance.clamp(min=0).sqrt()
+    x0_x, x0_f, eps_x, eps_f = PREDICTION_TYPES[prediction_type](alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+    signal = alpha_bar_prev.sqrt()
+    direction = (1 - alpha_bar_prev - std**2).clamp(min=0).sqrt()
+    return signal * x0_x + direction * eps_x, signal * x0_f + direction * eps_f, std
+
+
+def ddim_steps(config: Mapping[str, Any], steps: int, eta: float, chosen: Chosen) -> Steps:
+    """The steps that diffusers' DDIMScheduler samples with in this configuration.
+
+    config: the scheduler's configuration; steps: T; eta: noise level of the chosen steps, the others being
+    DDIM steps with eta 0. Raises ModelError where the schedule does not hold so many steps, or where a chosen
+    step has no noise.
+    """
+    # Other schedulers say by final_sigmas_type what DDIM says by set_alpha_to_one.
+    final = {"set_alpha_to_one": config.get("final_sigmas_type") != "sigma_min"}
+    scheduler: Any = DDIMScheduler.from_config({**final, **config, "clip_sample": False})
+    timesteps = _timesteps(scheduler, steps)
+    previous = timesteps - scheduler.config.num_train_timesteps // steps
+    alphas = scheduler.alphas_cumprod.double()
+    alpha_bar_final = torch.as_tensor(scheduler.final_alpha_cumprod).double()
+    alpha_bar_prev = torch.where(previous >= 0, alphas[previous.clamp(min=0)], alpha_bar_final)
+
+    def coefficients(etas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return ddim_coefficients(alphas[timesteps], alpha_bar_prev, etas, scheduler.config.prediction_type)
+
+    a, weight, std = coefficients(torch.full((steps,), eta, dtype=torch.float64))
+    if not bool(torch.isfinite(torch.stack([a, weight, std])).all()):
+        raise ModelError(
+            f"The noise schedule gives non-finite coefficients at {steps} steps with prediction type "
+            f"{scheduler.config.prediction_type!r}; a zero-SNR schedule needs v_prediction or sample."
+        )
+    stochastic = chosen.of(_gains(weight.tolist(), std.tolist()))
+    etas = torch.zeros(steps, dtype=torch.float64)
+    etas[list(stochastic)] = eta
+    a, b, std = coefficients(etas)
+    times = tuple(timesteps.double().tolist())
+    return Steps(times, tuple(a.tolist()), tuple(b.tolist()), tuple(std.tolist()), stochastic)
+
+
+def _gains(weights: Sequence[float], deviations: Sequence[float]) -> list[float]:
+    return [abs(b) / std if std > 0 else math.inf for b, std in zip(weights, deviations, strict=True)]
+
+
+def _timesteps(scheduler: Any, steps: int) -> Tensor:
+    """What the network is told at each step, int64 (T,). Raises ModelError where there are not T of them."""
+    trained, spacing = scheduler.config.num_train_timesteps, scheduler.config.timestep_spacing
+    if steps > trained:
+        raise ModelError(f"sampling.steps is {steps}, but the model's schedule has only {trained} steps.")
+    scheduler.set_timesteps(steps)
+    timesteps: Tensor = scheduler.timesteps.to(torch.int64).cpu()
+    # diffusers' arithmetic goes past an end of the schedule for a few numbers, such as 61 with trailing
+    # spacing.
+    if len(timesteps) != steps or int(timesteps.min()) < 0 or int(timesteps.max()) >= trained:
+        raise ModelError(
+            f"The model's schedule ({spacing} spacing of {trained} steps, offset "
+            f"{scheduler.config.steps_offset}) cannot be cut into {steps} steps: they would run from "
+            f"{int(timesteps.max())} to {int(timesteps.min())}. Choose another sampling.steps."
+        )
+    return timesteps
+
+
+Step = tuple[float, float, float]
+"""Weights a, b and deviation of one step."""
+
+
+def _sde(s: float, n: float, g: float) -> Step:
+    """Euler-Maruyama of the SDE with diffusion g and the flow's marginals."""
+    d = n - s
+    return 1 + g**2 * d / (2 * s), d * (1 + g**2 * (1 - s) / (2 * s)), g * math.sqrt(-d)
+
+
+def _flow_sde(s: float, n: float, level: float) -> Step:
+    """Flow-GRPO, g = level sqrt(s / (1 - s)); at s = 1, where that is infinite, with n in its place."""
+    at = n if s == 1 else s
+    return _sde(s, n, level * math.sqrt(at / (1 - at)))
+
+
+def _dance_sde(s: float, n: float, level: float) -> Step:
+    """DanceGRPO, g = level."""
+    return _sde(s, n, level)
+
+
+def _to_noise(s: float, n: float, kept: float, std: float) -> Step:
+    """mean = (1 - n) X0 + kept E; with kept^2 + std^2 = n^2 the flow's marginals are kept exactly."""
+    return 1 - n + kept, -(1 - n) * s + kept * (1 - s), std
+
+
+def _cps(s: float, n: float, level: float) -> Step:
+    """Coefficients-preserving sampling (arXiv 2509.05952): std = n sin(level pi / 2)."""
+    angle = level * math.pi / 2
+    return _to_noise(s, n, n * math.cos(angle), n * math.sin(angle))
+
+
+def _precise(s: float, n: float, level: float) -> Step:
+    """Tencent-Hunyuan's Precise: std = n sqrt(1 - R), R = [n (1 - s) / (s (1 - n))]^(level^2)."""
+    r = (n * (1 - s) / (s * (1 - n))) ** (level**2)
+    return _to_noise(s, n, n * math.sqrt(r), n * math.sqrt(1 - r))
+
+
+FLOW_SAMPLERS: dict[str, Callable[[float, float, float], Step]] = {
+    "flow_sde": _flow_sde,
+    "dance_sde": _dance_sde,
+    "cps": _cps,
+    "precise": _precise,
+}
+
+
+def flow_sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> list[float]:
+    """T+1 noise levels from 1 to 0, float64: 1, ..., 1/T in equal steps, shifted once, and 0.
+
+    As FlowMatchEulerDiscreteScheduler makes of set_timesteps(sigmas=linspace(1, 1/T, T)). config: the
+    scheduler's; tokens: patches of a latent, for a shift that is exp of a linear function of them, base_shift
+    at base_image_seq_len and max_shift at max_image_seq_len.
+    """
+    shift = float(config.get("shift", 1.0))
+    if config.get("use_dynamic_shifting"):
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        shift = math.exp(first + (last - first) * (tokens - low) / (high - low))
+    even = [1 - k / steps for k in range(steps)]
+    return [shift * s / (1 + (shift - 1) * s) for s in even] + [0.0]
+
+
+def flow_steps(sigmas: Sequence[float], time_scale: float, kind: str, level: float, chosen: Chosen) -> Steps:
+    """The steps of a flow model.
+
+    sigmas: T+1 noise levels from 1 to 0. time_scale: the network is told time_scale s. kind: of
+    FLOW_SAMPLERS, with its noise level; steps that are not chosen take level 0, the ODE's Euler step.
+    Raises ModelError where a chosen step has no noise.
+    """
+    pairs = list(itertools.pairwise(sigmas))
+    noisy = [FLOW_SAMPLERS[kind](s, n, level) for s, n in pairs]
+    stochastic = chosen.of(_gains([b for _, b, _ in noisy], [std for _, _, std in noisy]))
+    mixed = [
+        step if at in stochastic else FLOW_SAMPLERS[kind](*pairs[at], 0.0) for at, step in enumerate(noisy)
+    ]
+    a, b, std = (tuple(values) for values in zip(*mixed, strict=True))
+    return Steps(tuple(time_scale * s for s in sigmas[:-1]), a, b, std, stochastic)
