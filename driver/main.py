@@ -42,7 +42,7 @@ from driver.run.folder import ResumePoint, claim, find_beginning, fixed_settings
 from driver.run.fork import begin_fork
 from driver.run.journal import Journal, write_journal
 from driver.run.prompts import PromptSet, PromptStream, open_prompts
-from driver.run.recording import Recording, open_recording
+from driver.run.recordings import Recording, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
 from reward_service.client.entries import check_entries
 
@@ -218,7 +218,7 @@ def run_epochs(
     learner = FaultTolerantLearner(config, started.learner, rollouts, observer, started.deaths)
     facts = learner.facts()
     for recording in inputs.recordings:
-        recording.check(facts.schedule, facts.latent_shape)
+        recording.check(facts.schedule, facts.latent_shape, facts.base)
     for note in beginning.notes:
         observer.note(note)
     for line in going_on(config, beginning, reached):

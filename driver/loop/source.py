@@ -16,7 +16,7 @@ from driver.loop.published import Published
 from driver.loop.rollouts import Batch, Rollouts, ScoredReference
 from driver.loop.tasks import training_batch
 from driver.run.prompts import PromptStream
-from driver.run.recording import Recording
+from driver.run.recordings import Recording
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from driver.observe.observer import Observer
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoints, RunState
 from driver.run.folder import ResumePoint
-from driver.run.recording import TrajectoryWriter
+from driver.run.recordings import TrajectoryWriter
 from learner.state import Files
 
 STOPPING = (PrdpError, RewindNeeded, RayError, OSError)
@@ -152,7 +152,8 @@ class Training:
         for group in groups:
             kept.append(group)
             yield group
-        writer = TrajectoryWriter(self._config.run_folder / "trajectories")
+        base = self._parts.learner.facts().base
+        writer = TrajectoryWriter(self._config.run_folder / "trajectories", base=base)
         writer.write_sound(epoch, map(self._scored, kept))
 
     def _after_epoch(self, published: Published) -> None:

@@ -17,7 +17,7 @@ from common.trajectory import ScoredGroup
 from driver.observe.alarms import ALARMS, EpochSigns, judge
 from driver.observe.epoch_metrics import Reports
 from driver.observe.guard_history import load_history, save_history, shortened
-from driver.run.recording import INSPECTION, TrajectoryWriter
+from driver.run.recordings import INSPECTION, TrajectoryWriter
 from learner.report import BadGroup, Outcome
 
 FOLDER = "inspection"

@@ -13,7 +13,7 @@ from rich.console import Console
 from common.errors import BadNumbersError
 from driver.main import train
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
-from driver.run.recording import INSPECTION, open_recording
+from driver.run.recordings import INSPECTION, open_recording
 from tests.tiny_config import make_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -17,7 +17,7 @@ from common.config.schema import Config
 from common.errors import BadNumbersError, RecordingError
 from common.trajectory import ScoredGroup
 from driver.observe.guards import SAVED_FILES, SAVED_GROUPS, Guards, longest_row
-from driver.run.recording import INSPECTION, TrajectoryWriter, open_recording
+from driver.run.recordings import INSPECTION, TrajectoryWriter, open_recording
 from learner.report import BadGroup, Outcome, UpdateReport
 from tests.driver.observe.test_epoch_metrics import report
 from tests.scored_groups import assert_same_bits, make_group

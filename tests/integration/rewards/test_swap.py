@@ -15,7 +15,7 @@ from ray import serve
 from common.config.load import config_to_yaml
 from common.config.services import RewardServiceSection
 from driver.run.checkpoints import checkpoint_folder, read_checkpoint
-from driver.run.recording import open_recording
+from driver.run.recordings import open_recording
 from reward_service.contract.settings import ServedReward
 from reward_service.on_ray.app import embedded_app
 from tests.integration.rewards.apps import ROOT, Cluster, start_serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -29,12 +30,12 @@ from common.trajectory import (
     ScorerStamp,
     TrajectoryGroup,
 )
-from driver.run.recording import TrajectoryWriter, open_recording
+from driver.run.recordings import TrajectoryWriter, open_recording
 from tests.scored_groups import assert_same_bits, make_group
 
 
 def write(folder: Path, *groups: ScoredGroup, epoch: int = 0) -> Path:
-    return TrajectoryWriter(folder).write_epoch(epoch, groups)
+    return TrajectoryWriter(folder, base="base").write_epoch(epoch, groups)
 
 
 def read(folder: Path, epoch: int = 0) -> list[ScoredGroup]:
@@ -122,8 +123,9 @@ def test_any_parquet_reader_shows_the_numbers(tmp_path: Path) -> None:
     table = pq.read_table(write(tmp_path, group))
     assert table["prompt"].to_pylist() == [group.trajectory.prompt]
     assert table["rewards"].to_pylist() == [group.score.rewards.tolist()]
-    assert np.array_equal(np.reshape(table["differences"][0].as_py(), (3, 3)), group.score.differences)
-    assert table["stamp"][0].as_py() == {"version": 7, "digest": "f" * 64, "run_id": "r1"}
+    header = json.loads(table["header"][0].as_py())
+    assert header["stamp"] == {"version": 7, "digest": "f" * 64, "run_id": "r1"}
+    assert header["arrays"][0] == ["latents", "<f4", [18, 2, 4, 4]]
 
 
 def test_a_file_costs_little_more_than_its_latents(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ class TestWriting:
             "import resource, signal, sys\n"
             "from pathlib import Path\n"
             "from common.errors import RecordingError\n"
-            "from tests.driver.run.test_recording import write\n"
+            "from tests.driver.run.test_recordings import write\n"
             "from tests.scored_groups import make_group\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
@@ -208,7 +210,6 @@ class TestWriting:
             ("trajectory", {"log_ratio": np.zeros((3, 5), "f4")}, r"log_ratio must be float32 \(3, 4\)"),
             ("trajectory", {"stochastic_steps": np.array([0, 2, 1, 3])}, "increasing positions"),
             ("trajectory", {"stochastic_steps": np.array([0, 1, 2, 5])}, "increasing positions"),
-            ("trajectory", {"noise": NoiseKey(2**63, "train", 0, 0)}, "does not fit its column"),
             ("score", {"rewards": np.zeros(2)}, r"rewards must be float64 \(3,\), it is float64 \(2,\)"),
             ("score", {"rewards": np.array([1.0, np.nan, 2.0])}, "rewards holds .* not finite"),
             ("score", {"differences": np.ones((3, 3))}, "not antisymmetric"),
@@ -230,16 +231,21 @@ class TestCheck:
     def test_a_fitting_recording_passes(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0), epoch=0)
         write(tmp_path, make_group(1), epoch=1)
-        open_recording(tmp_path).check("abc", (2, 4, 4))
+        open_recording(tmp_path).check("abc", (2, 4, 4), "base")
+
+    def test_another_base_of_the_same_shape_is_refused(self, tmp_path: Path) -> None:
+        write(tmp_path, make_group(0))
+        with pytest.raises(RecordingError, match=r"epoch_000000.*another pretrained model \(digest base\)"):
+            open_recording(tmp_path).check("abc", (2, 4, 4), "other")
 
     def test_another_step_distribution_is_refused_with_file_and_row(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0))
         write(tmp_path, make_group(1), make_group(2, schedule="xyz"), epoch=4)
         reason = r"epoch_000004\.parquet, row 2: .*distribution xyz, this run's is abc"
         with pytest.raises(RecordingError, match=reason):
-            open_recording(tmp_path).check("abc", (2, 4, 4))
+            open_recording(tmp_path).check("abc", (2, 4, 4), "base")
 
     def test_another_latent_shape_is_refused(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0))
-        with pytest.raises(RecordingError, match=r"row 1: latents .*\[18, 2, 4, 4\].*\(4, 8, 8\)"):
-            open_recording(tmp_path).check("abc", (4, 8, 8))
+        with pytest.raises(RecordingError, match=r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"):
+            open_recording(tmp_path).check("abc", (4, 8, 8), "base")
