@@ -114,7 +114,7 @@ def cpu_s(pid: int) -> float:
 
 def direct_side(plan: Plan, folder: Path, groups: Groups) -> Side:
     """The scorer itself in a loop, with whole batches that are laid out beforehand."""
-    scorer = ClipScorer(str(folder))
+    scorer = ClipScorer(path=str(folder))
     batches = list(batches_of(groups, plan.batch_groups))
 
     def score(_: Groups) -> None:

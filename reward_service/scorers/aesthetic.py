@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor: how beautiful people find a picture, whatever the prompt."""
+"""LAION's aesthetic predictor: how beautiful people find an image, whatever the prompt."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.config.fields import Section, setting
 from reward_service.contract.digest import digest_files
 from reward_service.scorers.clip_model import ClipModel, check_clip_source, clip_source, load_clip
 from reward_service.scorers.linear_head import LinearHead, linear_head
-from reward_service.scorers.model_files import FileSource, ModelSource, check_texts, read_tensors
+from reward_service.scorers.model_files import FileSource, ModelSource, read_tensors
+from reward_service.scorers.options import Configured
 
 MODEL = "openai/clip-vit-large-patch14"
 HEAD = "trl-lib/ddpo-aesthetic-predictor/aesthetic-model.pth"
 
 
-def _sources(path: str, revision: str, head: str, head_revision: str) -> tuple[ModelSource, FileSource]:
-    return (
-        clip_source("aesthetic option path", path, revision),
-        FileSource("aesthetic option head", head, head_revision),
+class AestheticOptions(Section):
+    """Options of aesthetic."""
+
+    path: str = setting(
+        MODEL,
+        "",
+        "Folder of a transformers CLIPModel with its image processor, or a hub id. Safetensors only.",
     )
+    revision: str = setting("main", "", "Hub revision of path; ignored for a folder.")
+    head: str = setting(HEAD, "", "File of the linear layers, or owner/repository/file on the hub.")
+    head_revision: str = setting("main", "", "Hub revision of head; ignored for a file.")
 
 
-class AestheticScorer:
+class AestheticScorer(Configured[AestheticOptions]):
     """A rating from about 1 to 10, mostly 4..7; prompts do not matter. In float32.
 
-    The unit embedding of the picture by CLIP ViT-L/14, through five linear layers without activations
+    Options: AestheticOptions.
+
+    The unit embedding of the image by CLIP ViT-L/14, through five linear layers without activations
     (768 - 1024 - 128 - 64 - 16 - 1), as in simple_inference.py of
     github.com/christophschuhmann/improved-aesthetic-predictor with its weights sac+logos+ava1-l14-linearMSE.
-    path: folder of a transformers CLIPModel with its image processor, or a hub id. Weights from safetensors
-        only.
-    revision: hub revision of path; ignored for a folder.
-    head: file of the linear layers, or owner/repository/file on the hub. The original publishes a .pth file
-        only: it is read by torch.load(weights_only=True), which reads tensors alone. A .safetensors file of
-            the same
-        tensors is taken too.
-    head_revision: hub revision of head; ignored for a file.
+    The original publishes its head as a .pth file only: it is read by torch.load(weights_only=True), which
+    reads tensors alone. A .safetensors file of the same tensors is taken too.
 
     Preparation: shorter side to 224 (bicubic), centre crop 224, OpenAI's mean and deviation, by path's own
     preprocessor_config.json. The original runs CLIP in float16 on a GPU.
@@ -46,22 +50,13 @@ class AestheticScorer:
     """
 
     version = "1"
+    name = "aesthetic"
+    model = AestheticOptions
 
-    def __init__(
-        self, path: str = MODEL, revision: str = "main", head: str = HEAD, head_revision: str = "main"
-    ) -> None:
-        self._source, self._head_source = _sources(path, revision, head, head_revision)
-
-    @staticmethod
-    def check_options(
-        path: str = MODEL, revision: str = "main", head: str = HEAD, head_revision: str = "main"
-    ) -> None:
-        """Raises RewardError where the options cannot work, as far as can be told without reading weights."""
-        texts = {"path": path, "revision": revision, "head": head, "head_revision": head_revision}
-        check_texts("aesthetic", texts)
-        source, head_source = _sources(path, revision, head, head_revision)
-        check_clip_source(source)
-        head_source.check()
+    def check(self) -> None:
+        """See Configured."""
+        check_clip_source(self._source)
+        self._head_source.check()
 
     @cached_property
     def digest(self) -> str:
@@ -75,6 +70,14 @@ class AestheticScorer:
         """
         with torch.inference_mode():
             return self._head(self._clip.embed_images(images)).double().cpu().numpy()
+
+    @cached_property
+    def _source(self) -> ModelSource:
+        return clip_source("aesthetic option path", self.options.path, self.options.revision)
+
+    @cached_property
+    def _head_source(self) -> FileSource:
+        return FileSource("aesthetic option head", self.options.head, self.options.head_revision)
 
     @cached_property
     def _clip(self) -> ClipModel:

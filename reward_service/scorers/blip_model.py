@@ -1,4 +1,4 @@
-"""BLIP's picture tower and its text tower that looks at the picture, from ImageReward's tensors."""
+"""BLIP's image tower and its text tower that looks at the image, from ImageReward's tensors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from reward_service.scorers.linear_head import LinearHead, linear_head
 from reward_service.scorers.model_files import Tensors, build_model
 
 _HEAD_WIDTH = 64
-"""Numbers of one attention head in BLIP's picture tower, of every published size."""
+"""Numbers of one attention head in BLIP's image tower, of every published size."""
 _VISION_EPSILON = 1e-6
-"""Of the picture tower's layer norms, in models/vit.py of github.com/salesforce/BLIP."""
+"""Of the image tower's layer norms, in models/vit.py of github.com/salesforce/BLIP."""
 _TEXT_SETTINGS = (
     "vocab_size",
     "hidden_size",
@@ -60,7 +60,7 @@ class BlipReward:
     def __call__(self, pixels: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """pixels float32 (M, 3, S, S); tokens and mask int64 (M, L) -> the head's numbers, float32 (M,).
 
-        The head reads the text tower's first token after it has looked at all patches of the picture.
+        The head reads the text tower's first token after it has looked at all patches of the image.
         """
         patches = self.vision(pixel_values=pixels.to(self.vision.device)).last_hidden_state
         seen = torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device)
@@ -123,14 +123,14 @@ def _vision_config(tensors: Tensors, where: Path) -> BlipVisionConfig:
     needed = ("pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
     missing = [name for name in needed if name not in tensors]
     if missing:
-        raise RewardError(f"{where} lacks {missing} of BLIP's picture tower.")
+        raise RewardError(f"{where} lacks {missing} of BLIP's image tower.")
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
     layers = {block[1] for block in map(_BLOCK.fullmatch, tensors) if block}
     if width % _HEAD_WIDTH or side * side + 1 != tensors["pos_embed"].shape[1]:
         raise RewardError(
-            f"{where}: a picture tower of width {width} with {tensors['pos_embed'].shape[1]} positions is "
-            f"none of BLIP's, whose width is a multiple of {_HEAD_WIDTH} and whose pictures are square."
+            f"{where}: an image tower of width {width} with {tensors['pos_embed'].shape[1]} positions is "
+            f"none of BLIP's, whose width is a multiple of {_HEAD_WIDTH} and whose images are square."
         )
     return BlipVisionConfig(
         hidden_size=width,
@@ -151,7 +151,7 @@ def _text_config(settings: dict[str, Any], vision_width: int, where: Path) -> Bl
     return BlipTextConfig(
         **{name: settings[name] for name in _TEXT_SETTINGS},
         encoder_hidden_size=vision_width,
-        is_decoder=True,  # transformers builds the layers that look at the picture only with this
+        is_decoder=True,  # transformers builds the layers that look at the image only with this
         bos_token_id=None,
         eos_token_id=None,
         sep_token_id=None,

@@ -1,4 +1,4 @@
-"""A CLIP model with its tokenizer and picture preparation: what the CLIP-based scorers share."""
+"""A CLIP model with its tokenizer and image preparation: what the CLIP-based scorers share."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ CLIP_FILES = (*PROCESSOR_FILES, *WEIGHT_FILES)
 """The files of a CLIP folder that decide its scores."""
 
 Prepare = Callable[[NDArray[np.uint8]], torch.Tensor]
-"""Pictures uint8 (M, height, width, 3) -> what the vision tower takes, float32 (M, 3, size, size)."""
+"""Images uint8 (M, height, width, 3) -> what the vision tower takes, float32 (M, 3, size, size)."""
 
 
 @dataclass(frozen=True)
 class ProcessorPrepare:
-    """Prepares pictures as a model's own preprocessor_config.json says, by PIL."""
+    """Prepares images as a model's own preprocessor_config.json says, by PIL."""
 
     processor: CLIPImageProcessorPil
 
@@ -62,7 +62,7 @@ class ClipModel:
         return float(self.model.logit_scale.exp())
 
     def cosines(self, texts: list[str], images: NDArray[np.uint8]) -> torch.Tensor:
-        """Cosine of each picture, uint8 (M, height, width, 3), with its text, M of them -> float32 (M,).
+        """Cosine of each image, uint8 (M, height, width, 3), with its text, M of them -> float32 (M,).
 
         Each distinct text is embedded once.
         """
@@ -144,52 +144,41 @@ def check_tokenizer_folder(folder: Path) -> None:
 
 
 def load_clip(source: ModelSource, processor: ModelSource, pickled_too: bool = False) -> ClipModel:
-    """A CLIP model with the tokenizer and picture preparation of `processor`, which may be the same source.
+    """A CLIP model with the tokenizer and image preparation of `processor`, which may be the same source.
 
     Raises RewardError where either cannot be read.
     """
     check_clip_folder(source.folder, pickled_too)
     model = load_clip_weights(source.folder)
-    return ClipModel(model, load_tokenizer(processor.folder), _load_processor(processor.folder))
+    prepare = ProcessorPrepare(_load("CLIP image processor", CLIPImageProcessorPil, processor.folder))
+    return ClipModel(model, load_tokenizer(processor.folder), prepare)
 
 
 def load_clip_weights(folder: Path) -> CLIPModel:
     """The CLIPModel of a folder in float32. Raises RewardError where it cannot be read or lacks a tensor."""
     if not any(folder.glob("model*.safetensors")):
-        return build_model(
-            CLIPModel, load_clip_config(folder), read_tensors(folder / "pytorch_model.bin"), folder
-        )
+        tensors = read_tensors(folder / "pytorch_model.bin")
+        return build_model(CLIPModel, load_clip_config(folder), tensors, folder)
     transformers_logging.disable_progress_bar()
-    try:
-        loaded: Any = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RewardError(f"Cannot load the CLIP model in {folder}: {error}") from error
-    model, report = loaded
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = _load("CLIP model", CLIPModel, folder, **options)
     return ready(model, report, folder)
 
 
 def load_clip_config(folder: Path) -> CLIPConfig:
     """The folder's configuration. Raises RewardError where it is no CLIPModel's."""
     check_clip_config(folder)
-    try:
-        return CLIPConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RewardError(f"Cannot read the CLIP configuration in {folder}: {error}") from error
+    return _load("CLIP configuration", CLIPConfig, folder)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The folder's tokenizer. Raises RewardError where there is none."""
     check_tokenizer_folder(folder)
-    try:
-        return CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise RewardError(f"Cannot load the CLIP tokenizer in {folder}: {error}") from error
+    return _load("CLIP tokenizer", CLIPTokenizer, folder)
 
 
-def _load_processor(folder: Path) -> ProcessorPrepare:
+def _load(what: str, loader: Any, folder: Path, **options: Any) -> Any:
     try:
-        return ProcessorPrepare(CLIPImageProcessorPil.from_pretrained(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise RewardError(f"Cannot load the CLIP image processor in {folder}: {error}") from error
+        return loader.from_pretrained(folder, **options)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RewardError(f"Cannot load the {what} in {folder}: {error}") from error

@@ -1,4 +1,4 @@
-"""CLIPScore of Hessel et al. (2021): how well a picture fits its prompt, from 0 to 2.5."""
+"""CLIPScore of Hessel et al. (2021): how well an image fits its prompt, from 0 to 2.5."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.fields import Section, setting
 from reward_service.contract.digest import digest_files
 from reward_service.scorers.clip_model import ClipModel, check_clip_source, clip_source, load_clip
-from reward_service.scorers.model_files import check_texts
+from reward_service.scorers.model_files import ModelSource
+from reward_service.scorers.options import Configured
 
 PREFIX = "A photo depicts "
 WEIGHT = 2.5
 
 
-class ClipScore:
-    """2.5 * max(cosine, 0) of a picture and "A photo depicts " + its prompt: 0..2.5, mostly 0.5..1.
+class ClipScoreOptions(Section):
+    """Options of clipscore, which is defined with OpenAI's ViT-B/32, the default."""
 
-    All arithmetic is float32.
+    path: str = setting(
+        "openai/clip-vit-base-patch32",
+        "",
+        "Folder of a transformers CLIPModel with its tokenizer and image processor, or a hub id.",
+    )
+    revision: str = setting("main", "", "Hub revision; ignored for a folder.")
 
-    path: folder of a transformers CLIPModel with its tokenizer and image processor, or a hub id. CLIPScore is
-        defined with OpenAI's ViT-B/32, the default.
-    revision: hub revision; ignored for a folder.
+
+class ClipScore(Configured[ClipScoreOptions]):
+    """2.5 * max(cosine, 0) of an image and "A photo depicts " + its prompt: 0..2.5, mostly 0.5..1.
+
+    All arithmetic is float32. Options: ClipScoreOptions.
 
     Weights are taken from safetensors files; where there are none (the default's repository has published a
     pytorch_model.bin only), from pytorch_model.bin by torch.load(weights_only=True), which reads tensors
@@ -33,15 +42,12 @@ class ClipScore:
     """
 
     version = "1"
+    name = "clipscore"
+    model = ClipScoreOptions
 
-    def __init__(self, path: str = "openai/clip-vit-base-patch32", revision: str = "main") -> None:
-        self._source = clip_source("clipscore option path", path, revision, pickled_too=True)
-
-    @staticmethod
-    def check_options(path: str = "openai/clip-vit-base-patch32", revision: str = "main") -> None:
-        """Raises RewardError where the options cannot work, as far as can be told without reading weights."""
-        check_texts("clipscore", {"path": path, "revision": revision})
-        check_clip_source(clip_source("clipscore option path", path, revision, True), pickled_too=True)
+    def check(self) -> None:
+        """See Configured."""
+        check_clip_source(self._source, pickled_too=True)
 
     @cached_property
     def digest(self) -> str:
@@ -55,6 +61,12 @@ class ClipScore:
         """
         cosines = self._clip.cosines([PREFIX + prompt for prompt in prompts], images)
         return WEIGHT * cosines.double().clamp(min=0.0).cpu().numpy()
+
+    @cached_property
+    def _source(self) -> ModelSource:
+        return clip_source(
+            "clipscore option path", self.options.path, self.options.revision, pickled_too=True
+        )
 
     @cached_property
     def _clip(self) -> ClipModel:

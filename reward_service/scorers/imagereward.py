@@ -1,4 +1,4 @@
-"""ImageReward: how much people like a picture for a prompt, by BLIP with a linear head."""
+"""ImageReward: how much people like an image for a prompt, by BLIP with a linear head."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertTokenizer
 
+from common.config.fields import Section, setting
 from common.errors import RewardError
 from reward_service.contract.digest import digest_files
 from reward_service.scorers.blip_model import BlipReward, build_blip
-from reward_service.scorers.model_files import ModelSource, check_texts, read_json, read_tensors
-from reward_service.scorers.pictures import CentreCrop
+from reward_service.scorers.images import CentreCrop
+from reward_service.scorers.model_files import ModelSource, read_json, read_tensors
+from reward_service.scorers.options import Configured
 
 MODEL = "zai-org/ImageReward"
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -25,64 +27,45 @@ _WEIGHTS = ("ImageReward.safetensors", "ImageReward.pt")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def _sources(
-    path: str, revision: str, tokenizer: str, tokenizer_revision: str
-) -> tuple[ModelSource, ModelSource]:
-    files = [*_WEIGHTS, "med_config.json"]
-    return (
-        ModelSource("imagereward option path", "ImageReward model", path, revision, files),
-        ModelSource(
-            "imagereward option tokenizer", "tokenizer", tokenizer, tokenizer_revision, _TOKENIZER_FILES
-        ),
+class ImageRewardOptions(Section):
+    """Options of imagereward."""
+
+    path: str = setting(
+        MODEL,
+        "",
+        "Folder or hub id with ImageReward.pt (or .safetensors with the same tensors) and med_config.json.",
     )
+    revision: str = setting("main", "", "Hub revision of path; ignored for a folder.")
+    tokenizer: str = setting(TOKENIZER, "", "Folder or hub id of BERT's uncased tokenizer.")
+    tokenizer_revision: str = setting("main", "", "Hub revision of tokenizer; ignored for a folder.")
 
 
-class ImageReward:
-    """A number of mean 0 and deviation 1 over the authors' pictures, mostly -2.5..2.5, in float32.
+class ImageReward(Configured[ImageRewardOptions]):
+    """A number of mean 0 and deviation 1 over the authors' images, mostly -2.5..2.5, in float32.
 
     (head - 0.16717...) / 1.03333..., where the head (five linear layers) reads the first token of BLIP's text
-    tower after it has looked at the picture.
-    path: folder or hub id with ImageReward.pt (or .safetensors with the same tensors) and med_config.json.
-        The authors publish a .pt file only: it is read by torch.load(weights_only=True), which reads tensors
-        alone.
-    revision: hub revision of path; ignored for a folder.
-    tokenizer: folder or hub id of BERT's uncased tokenizer.
-    tokenizer_revision: hub revision of tokenizer; ignored for a folder.
+    tower after it has looked at the image.
+    Options: ImageRewardOptions. The authors publish a .pt file only: it is read by
+    torch.load(weights_only=True), which reads tensors alone.
 
     Preparation, as in ImageReward/ImageReward.py of github.com/THUDM/ImageReward: shorter side to 224
     (bicubic, by PIL), centre crop 224, OpenAI's mean and deviation; prompts padded and cut to 35 tokens. Side
-    and depth of the picture tower are read off the tensors.
+    and depth of the image tower are read off the tensors.
     The weights are read at first use, on the GPU where this process has one.
     """
 
     version = "1"
+    name = "imagereward"
+    model = ImageRewardOptions
 
-    def __init__(
-        self,
-        path: str = MODEL,
-        revision: str = "main",
-        tokenizer: str = TOKENIZER,
-        tokenizer_revision: str = "main",
-    ) -> None:
-        self._source, self._words = _sources(path, revision, tokenizer, tokenizer_revision)
-
-    @staticmethod
-    def check_options(
-        path: str = MODEL,
-        revision: str = "main",
-        tokenizer: str = TOKENIZER,
-        tokenizer_revision: str = "main",
-    ) -> None:
-        """Raises RewardError where the options cannot work, as far as can be told without reading weights."""
-        check_texts("imagereward", {"path": path, "revision": revision})
-        check_texts("imagereward", {"tokenizer": tokenizer, "tokenizer_revision": tokenizer_revision})
-        source, words = _sources(path, revision, tokenizer, tokenizer_revision)
-        source.check()
-        words.check()
-        if source.is_local:
-            _weights(source.folder)
-        if words.is_local:
-            _check_tokenizer(words.folder)
+    def check(self) -> None:
+        """See Configured."""
+        self._source.check()
+        self._words.check()
+        if self._source.is_local:
+            _weights(self._source.folder)
+        if self._words.is_local:
+            _check_tokenizer(self._words.folder)
 
     @cached_property
     def digest(self) -> str:
@@ -107,6 +90,16 @@ class ImageReward:
                 ids, mask = tokens["input_ids"][rows], tokens["attention_mask"][rows]
                 passes.append(self._blip(prepare(images[rows]), ids, mask))
             return (torch.cat(passes).double().cpu().numpy() - MEAN) / DEVIATION
+
+    @cached_property
+    def _source(self) -> ModelSource:
+        path, revision, files = self.options.path, self.options.revision, [*_WEIGHTS, "med_config.json"]
+        return ModelSource("imagereward option path", "ImageReward model", path, revision, files)
+
+    @cached_property
+    def _words(self) -> ModelSource:
+        path, revision = self.options.tokenizer, self.options.tokenizer_revision
+        return ModelSource("imagereward option tokenizer", "tokenizer", path, revision, _TOKENIZER_FILES)
 
     @cached_property
     def _blip(self) -> BlipReward:

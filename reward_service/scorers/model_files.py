@@ -29,13 +29,6 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_texts(scorer: str, options: Mapping[str, object]) -> None:
-    """Raises RewardError naming the first option that is no text."""
-    for name, value in options.items():
-        if not isinstance(value, str):
-            raise RewardError(f"{scorer} option {name} must be text, got {value!r}.")
-
-
 class ModelSource:
     """The files of a model, in a local folder or in a hub repository that is fetched at first use.
 

@@ -1,4 +1,4 @@
-"""Is the text that the prompt puts in quotes to be read in the picture? Read by RapidOCR on the CPU."""
+"""Is the text that the prompt puts in quotes to be read in the image? Read by RapidOCR on the CPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.fields import Section, setting
 from common.errors import RewardError
 from reward_service.contract.digest import digest_files
+from reward_service.scorers.options import Configured
 
 _MODELS = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")
 """The files, inside the rapidocr package, that find lines of text and read them."""
@@ -22,66 +24,64 @@ _QUOTED = re.compile(r'"([^"]*)"|“([^”]*)”')
 _NEEDS = "The scorer ocr needs packages that are not installed: pip install 'prdp-on-ray[ocr]'."
 
 
-class OcrAccuracy:
+class OcrOptions(Section):
+    """Options of ocr."""
+
+    unquoted: Literal["fail", "whole"] = setting(
+        "fail",
+        "",
+        "What a prompt without a text in quotes means: the group fails, or the whole prompt is the text.",
+    )
+    min_confidence: float = setting(
+        0.0, "", "Lines that are read with at most this confidence are not there.", ge=0.0, lt=1.0
+    )
+    threads: int = setting(1, "threads", "CPU threads of the reader.", ge=1)
+
+
+class OcrAccuracy(Configured[OcrOptions]):
     """1 - edit distance / length of the text, in 0..1: how well the text that the prompt names can be read.
 
     As the text reward of Flow-GRPO: the first text in double quotes (straight or curly) is looked for in all
-    that is read in the picture, line after line; spaces and case do not count. Where it is found as it is,
+    that is read in the image, line after line; spaces and case do not count. Where it is found as it is,
     the number is 1, whatever else stands there; otherwise the edit distance between the two is taken off, at
-    most the length of the text. Flow-GRPO reads with another engine (PaddleOCR), so pictures that are hard to
+    most the length of the text. Flow-GRPO reads with another engine (PaddleOCR), so images that are hard to
     read may get other numbers.
 
-    unquoted: what a prompt without a text in quotes means. "fail": the group fails; "whole": the whole prompt
-        is the text.
-    min_confidence: lines that are read with at most this confidence, 0..1, are not there.
-    threads: CPU threads of the reader.
+    Options: OcrOptions.
 
     The models are inside the rapidocr package and are read at first use; nothing is downloaded.
     """
 
     version = "1"
+    name = "ocr"
+    model = OcrOptions
 
-    def __init__(self, unquoted: str = "fail", min_confidence: float = 0.0, threads: int = 1) -> None:
-        self._unquoted = unquoted
-        self._min_confidence = min_confidence
-        self._threads = threads
-
-    @staticmethod
-    def check_options(unquoted: str = "fail", min_confidence: float = 0.0, threads: int = 1) -> None:
-        """Raises RewardError where the options cannot work or RapidOCR is not installed."""
-        if unquoted not in _WITHOUT_QUOTES:
-            raise RewardError(f"ocr option unquoted is {unquoted!r}; allowed: {sorted(_WITHOUT_QUOTES)}.")
-        if not _is_number(min_confidence) or not 0.0 <= min_confidence < 1.0:
-            raise RewardError(
-                f"ocr option min_confidence is {min_confidence!r}; allowed: 0 or more, below 1."
-            )
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise RewardError(f"ocr option threads is {threads!r}; allowed: whole numbers from 1.")
+    def check(self) -> None:
+        """Raises RewardError where RapidOCR is not installed."""
         if not all(importlib.util.find_spec(package) for package in ("rapidocr", "onnxruntime")):
             raise RewardError(_NEEDS)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the reader's models and the options that decide its numbers."""
-        return digest_files(
-            _model_files(), {"unquoted": self._unquoted, "min_confidence": self._min_confidence}
-        )
+        settings = {"unquoted": self.options.unquoted, "min_confidence": self.options.min_confidence}
+        return digest_files(_model_files(), settings)
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (M, height, width, 3) RGB; prompts: M of them -> float64 (M,), in 0..1.
 
         Raises RewardError for a prompt without a text in quotes, unless `unquoted` is "whole".
         """
-        wanted = [wanted_text(prompt, self._unquoted) for prompt in prompts]
+        wanted = [wanted_text(prompt, self.options.unquoted) for prompt in prompts]
         return np.array(
             [accuracy(text, self.read(image)) for text, image in zip(wanted, images, strict=True)]
         )
 
     def read(self, image: NDArray[np.uint8]) -> str:
-        """All text in a picture, uint8 (height, width, 3) RGB, its lines from top to bottom joined."""
+        """All text in an image, uint8 (height, width, 3) RGB, its lines from top to bottom joined."""
         found = self._reader(np.ascontiguousarray(image[..., ::-1]))
         lines = zip(found.txts or (), found.scores or (), strict=True)
-        return "".join(text for text, confidence in lines if confidence > self._min_confidence)
+        return "".join(text for text, confidence in lines if confidence > self.options.min_confidence)
 
     @cached_property
     def _reader(self) -> Any:
@@ -96,7 +96,7 @@ class OcrAccuracy:
                 "Global.text_score": 0.0,
                 "Det.model_path": str(find),
                 "Rec.model_path": str(read),
-                f"{engine}.intra_op_num_threads": self._threads,
+                f"{engine}.intra_op_num_threads": self.options.threads,
                 f"{engine}.inter_op_num_threads": 1,
             }
         )
@@ -131,7 +131,7 @@ def edit_distance(first: str, second: str) -> int:
 
 def _whole(prompt: str) -> str:
     if not prompt.strip():
-        raise RewardError("The prompt is blank, so there is no text to look for in the picture.")
+        raise RewardError("The prompt is blank, so there is no text to look for in the image.")
     return prompt
 
 
@@ -147,10 +147,6 @@ _WITHOUT_QUOTES: dict[str, Callable[[str], str]] = {"fail": _refuse, "whole": _w
 
 def _plain(text: str) -> str:
     return "".join(text.split()).lower()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _model_files() -> tuple[Path, Path]:

@@ -1,14 +1,13 @@
-"""PickScore: how much people prefer a picture for a prompt, learnt from Pick-a-Pic."""
+"""PickScore: how much people prefer an image for a prompt, learnt from Pick-a-Pic."""
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import RewardError
+from common.config.fields import Section, setting
 from reward_service.contract.digest import digest_files
 from reward_service.scorers.clip_model import (
     PROCESSOR_FILES,
@@ -18,35 +17,39 @@ from reward_service.scorers.clip_model import (
     check_tokenizer_folder,
     load_clip,
 )
-from reward_service.scorers.model_files import ModelSource, check_texts
+from reward_service.scorers.model_files import ModelSource
+from reward_service.scorers.options import Configured
 
 MODEL = "yuvalkirstain/PickScore_v1"
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-def _sources(
-    path: str, revision: str, processor: str, processor_revision: str
-) -> tuple[ModelSource, ModelSource]:
-    return (
-        ModelSource("pickscore option path", "PickScore model", path, revision, WEIGHT_FILES),
-        ModelSource(
-            "pickscore option processor", "processor", processor, processor_revision, PROCESSOR_FILES
-        ),
+class PickScoreOptions(Section):
+    """Options of pickscore. The default processor is the one that PickScore's authors use."""
+
+    path: str = setting(MODEL, "", "Folder of a transformers CLIPModel, or a hub id. Safetensors files only.")
+    revision: str = setting("main", "", "Hub revision of path; ignored for a folder.")
+    processor: str = setting(
+        PROCESSOR,
+        "",
+        "Folder or hub id with the tokenizer and preprocessor_config.json; the same as path for a folder "
+        "that holds everything.",
+    )
+    processor_revision: str = setting("main", "", "Hub revision of processor; ignored for a folder.")
+    scale: float = setting(
+        1.0,
+        "",
+        "The score is divided by it: 1 gives the published number, 26 that of flow_grpo "
+        "(flow_grpo/pickscore_scorer.py), about 0..1.",
+        gt=0.0,
     )
 
 
-class PickScore:
-    """exp(logit scale) * cosine of picture and prompt, divided by `scale`: about 16..26 as published.
+class PickScore(Configured[PickScoreOptions]):
+    """exp(logit scale) * cosine of image and prompt, divided by `scale`: about 16..26 as published.
 
     All arithmetic is float32. The published logit scale is about 100; a difference of 1 means odds of e that
-    people pick the better picture.
-    path: folder of a transformers CLIPModel, or a hub id. Weights from safetensors files only.
-    revision: hub revision of path; ignored for a folder.
-    processor: folder or hub id with the tokenizer and preprocessor_config.json; the default is the one that
-        PickScore's authors use. For a folder that holds everything give the same as path.
-    processor_revision: hub revision of processor; ignored for a folder.
-    scale: the score is divided by it. 1 gives the published number; 26 gives that of flow_grpo
-        (flow_grpo/pickscore_scorer.py), about 0..1.
+    people pick the better image. Options: PickScoreOptions.
 
     Preparation, as in README.md of github.com/yuvalkirstain/PickScore: shorter side to 224 (bicubic), centre
     crop 224, OpenAI's mean and deviation, 77 tokens, by the processor's files.
@@ -54,42 +57,21 @@ class PickScore:
     """
 
     version = "1"
+    name = "pickscore"
+    model = PickScoreOptions
 
-    def __init__(
-        self,
-        path: str = MODEL,
-        revision: str = "main",
-        processor: str = PROCESSOR,
-        processor_revision: str = "main",
-        scale: float = 1.0,
-    ) -> None:
-        self._source, self._processor = _sources(path, revision, processor, processor_revision)
-        self._scale = scale
-
-    @staticmethod
-    def check_options(
-        path: str = MODEL,
-        revision: str = "main",
-        processor: str = PROCESSOR,
-        processor_revision: str = "main",
-        scale: float = 1.0,
-    ) -> None:
-        """Raises RewardError where the options cannot work, as far as can be told without reading weights."""
-        check_texts("pickscore", {"path": path, "revision": revision})
-        check_texts("pickscore", {"processor": processor, "processor_revision": processor_revision})
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0.0 < scale < math.inf:
-            raise RewardError(f"pickscore option scale must be a positive number, got {scale!r}.")
-        source, prepare = _sources(path, revision, processor, processor_revision)
-        check_clip_source(source)
-        prepare.check()
-        if prepare.is_local:
-            check_tokenizer_folder(prepare.folder)
+    def check(self) -> None:
+        """See Configured."""
+        check_clip_source(self._source)
+        self._processor.check()
+        if self._processor.is_local:
+            check_tokenizer_folder(self._processor.folder)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the model's weights and configuration, the processor's files and the scale."""
         processor = digest_files(self._processor.files(), {})
-        return digest_files(self._source.files(), {"processor": processor, "scale": float(self._scale)})
+        return digest_files(self._source.files(), {"processor": processor, "scale": self.options.scale})
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (M, height, width, 3) RGB; prompts: M of them -> float64 (M,).
@@ -97,7 +79,17 @@ class PickScore:
         Raises RewardError where the model or its processor cannot be loaded.
         """
         cosines = self._clip.cosines(prompts, images).double().cpu().numpy()
-        return cosines * (self._clip.logit_scale / self._scale)
+        return cosines * (self._clip.logit_scale / self.options.scale)
+
+    @cached_property
+    def _source(self) -> ModelSource:
+        path, revision = self.options.path, self.options.revision
+        return ModelSource("pickscore option path", "PickScore model", path, revision, WEIGHT_FILES)
+
+    @cached_property
+    def _processor(self) -> ModelSource:
+        path, revision = self.options.processor, self.options.processor_revision
+        return ModelSource("pickscore option processor", "processor", path, revision, PROCESSOR_FILES)
 
     @cached_property
     def _clip(self) -> ClipModel:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
 from common.config.fields import setting
-from common.errors import ConfigError, RewardError
 from reward_service.contract.digest import digest_settings
-from reward_service.contract.settings import read_section
 from reward_service.http.address import check_address
 from reward_service.http.token import NO_TOKEN
 from reward_service.scorers.chat_client import ChatClient, ChatOptions
 from reward_service.scorers.chat_texts import pair_messages, read_better, read_score, rubric_messages
+from reward_service.scorers.options import Configured
 
 LOGGER = logging.getLogger("ray.serve")
 _WORTH_A_WARNING = 0.5
@@ -48,44 +47,52 @@ class RubricOptions(ChatOptions):
 class PairsOptions(ChatOptions):
     """Options of vlm_pairs."""
 
-    criteria: str = setting(_CRITERIA, "", "What makes a picture better.", min_length=1)
+    criteria: str = setting(_CRITERIA, "", "What makes an image better.", min_length=1)
 
 
-class VlmRubric:
-    """The number that a judge gives a picture by a rubric, from `lowest` to `highest`, one request a picture.
+class _Judge(Configured[OptionsT]):
+    """What both judges share."""
+
+    version = "1"
+    paid = True
+
+    def check(self) -> None:
+        """Raises RewardError where base_url is no address. Does not ask the endpoint."""
+        # The key is found where the reward runs; whether it may travel is checked there.
+        check_address(self.options.base_url, NO_TOKEN, self.options.insecure)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the judge is to answer the same when asked again: at temperature 0, if it is repeatable."""
+        return self.options.temperature == 0.0 and self.options.repeatable
+
+    @cached_property
+    def _client(self) -> ChatClient:
+        return ChatClient(self.options)
+
+
+class VlmRubric(_Judge[RubricOptions]):
+    """The number that a judge gives an image by a rubric, from `lowest` to `highest`, one request an image.
 
     The options are those of RubricOptions: base_url, model, api_key_env, rubric, lowest, highest and more.
     An answer that is not exactly {"score": n} within the range is a failure of its group, never a number.
     """
 
-    version = "1"
-    paid = True
-
-    def __init__(self, **options: str | int | float | bool) -> None:
-        self._given = options
-
-    @staticmethod
-    def check_options(**options: Any) -> None:
-        """Raises RewardError where the options cannot work. Does not ask the endpoint."""
-        _read_options(RubricOptions, "vlm_rubric", options)
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the judge is to answer the same when asked again: at temperature 0, if it is repeatable."""
-        return _is_deterministic(self._options)
+    name = "vlm_rubric"
+    model = RubricOptions
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the model's name and the options that decide its answers."""
-        own = {"rubric": self._options.rubric, "range": f"{self._options.lowest}..{self._options.highest}"}
-        return digest_settings(self._options.decisive() | own)
+        rubric = {"rubric": self.options.rubric, "range": f"{self.options.lowest}..{self.options.highest}"}
+        return digest_settings(self.options.decisive() | rubric)
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (M, height, width, 3) RGB; prompts: M of them -> float64 (M,), in lowest..highest.
 
         Raises RewardError where the endpoint fails, is late, or answers anything but a score.
         """
-        options = self._options
+        options = self.options
         answers = self._client.ask_all(
             [
                 rubric_messages(options.rubric, options.lowest, options.highest, prompt, image)
@@ -93,14 +100,6 @@ class VlmRubric:
             ]
         )
         return np.array([read_score(answer, options.lowest, options.highest) for answer in answers])
-
-    @cached_property
-    def _options(self) -> RubricOptions:
-        return _read_options(RubricOptions, "vlm_rubric", self._given)
-
-    @cached_property
-    def _client(self) -> ChatClient:
-        return ChatClient(self._options)
 
 
 @dataclass
@@ -117,8 +116,8 @@ class PositionBias:
         self.lean = total / self.pairs
 
 
-class VlmPairs:
-    """Which of two pictures is better, asked in both orders, so that preferring a place cancels out.
+class VlmPairs(_Judge[PairsOptions]):
+    """Which of two images is better, asked in both orders, so that preferring a place cancels out.
 
     An answer is (said in one order - said in the other) / 2: 1 or -1 where the judge is of one opinion, 0.5
     or -0.5 where it is undecided in one order, 0 where it contradicts itself. Two requests a pair; set
@@ -128,27 +127,17 @@ class VlmPairs:
     position_bias: how the judge leans to the first place so far; also logged.
     """
 
-    version = "1"
-    paid = True
+    name = "vlm_pairs"
+    model = PairsOptions
 
     def __init__(self, **options: str | int | float | bool) -> None:
-        self._given = options
+        super().__init__(**options)
         self.position_bias = PositionBias()
-
-    @staticmethod
-    def check_options(**options: Any) -> None:
-        """Raises RewardError where the options cannot work. Does not ask the endpoint."""
-        _read_options(PairsOptions, "vlm_pairs", options)
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the judge is to answer the same when asked again: at temperature 0, if it is repeatable."""
-        return _is_deterministic(self._options)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the model's name and the options that decide its answers."""
-        return digest_settings(self._options.decisive() | {"criteria": self._options.criteria})
+        return digest_settings(self.options.decisive() | {"criteria": self.options.criteria})
 
     def compare_pairs(
         self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
@@ -159,7 +148,7 @@ class VlmPairs:
         """
         both = np.concatenate([pairs, pairs[:, ::-1]])
         answers = self._client.ask_all(
-            [pair_messages(self._options.criteria, prompt, images[i], images[j]) for i, j in both]
+            [pair_messages(self.options.criteria, prompt, images[i], images[j]) for i, j in both]
         )
         said = np.array([read_better(answer) for answer in answers]).reshape(2, len(pairs))
         self.position_bias.add((said[0] + said[1]) / 2.0)
@@ -173,30 +162,8 @@ class VlmPairs:
         LOGGER.log(
             logging.WARNING if loud else logging.INFO,
             "Judge %s leans %+.2f to the first place over %d pairs (1 = always the first, -1 = the second). "
-            "It cancels out, but what a judge says by place alone tells nothing of the pictures.",
-            self._options.model,
+            "It cancels out, but what a judge says by place alone tells nothing of the images.",
+            self.options.model,
             bias.lean,
             bias.pairs,
         )
-
-    @cached_property
-    def _options(self) -> PairsOptions:
-        return _read_options(PairsOptions, "vlm_pairs", self._given)
-
-    @cached_property
-    def _client(self) -> ChatClient:
-        return ChatClient(self._options)
-
-
-def _is_deterministic(options: ChatOptions) -> bool:
-    return options.temperature == 0.0 and options.repeatable
-
-
-def _read_options(model: type[OptionsT], name: str, given: dict[str, Any]) -> OptionsT:
-    try:
-        options = read_section(model, given, f"{name} options")
-    except ConfigError as error:
-        raise RewardError(str(error)) from error
-    # The key is found where the reward runs; whether it may travel is checked there.
-    check_address(options.base_url, NO_TOKEN, options.insecure)
-    return options

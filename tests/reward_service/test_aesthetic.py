@@ -58,7 +58,7 @@ def test_scores_are_those_by_hand(
     clip_folder: Path, file: Path, tensors: Tensors, size: tuple[int, int]
 ) -> None:
     images = np.random.default_rng(3).integers(0, 256, (4, *size, 3), dtype=np.uint8)
-    scores = AestheticScorer(str(clip_folder), head=str(file)).score(PROMPTS, images)
+    scores = AestheticScorer(path=str(clip_folder), head=str(file)).score(PROMPTS, images)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, by_hand(clip_folder, tensors, images), atol=1e-4)
     assert np.ptp(scores) > 0.01
@@ -69,7 +69,7 @@ def test_prompts_do_not_matter_and_pictures_score_alone(
 ) -> None:
     spec = RewardSpec(scorer="aesthetic", options={"path": str(clip_folder), "head": str(file)})
     check_scorer(build_scorer(spec), PROMPTS, pictures(2, 4))
-    scorer = AestheticScorer(str(clip_folder), head=str(file))
+    scorer = AestheticScorer(path=str(clip_folder), head=str(file))
     images = pictures(3, 4)
     np.testing.assert_array_equal(scorer.score(PROMPTS, images), scorer.score([""] * 4, images))
 
@@ -78,8 +78,8 @@ def test_a_safetensors_head_gives_the_same(
     clip_folder: Path, file: Path, tensors: Tensors, pictures: Pictures, tmp_path: Path
 ) -> None:
     save_file(tensors, tmp_path / "head.safetensors")
-    one = AestheticScorer(str(clip_folder), head=str(file))
-    other = AestheticScorer(str(clip_folder), head=str(tmp_path / "head.safetensors"))
+    one = AestheticScorer(path=str(clip_folder), head=str(file))
+    other = AestheticScorer(path=str(clip_folder), head=str(tmp_path / "head.safetensors"))
     np.testing.assert_array_equal(one.score(PROMPTS, pictures(1, 4)), other.score(PROMPTS, pictures(1, 4)))
     assert one.digest != other.digest
 
@@ -116,13 +116,15 @@ def test_the_default_head_is_taken_from_the_hubs_cache(
     (repository / "snapshots" / ("0" * 40) / "aesthetic-model.pth").write_bytes(file.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    expected = AestheticScorer(str(clip_folder), head=str(file)).score(PROMPTS, pictures(1, 4))
-    np.testing.assert_array_equal(AestheticScorer(str(clip_folder)).score(PROMPTS, pictures(1, 4)), expected)
+    expected = AestheticScorer(path=str(clip_folder), head=str(file)).score(PROMPTS, pictures(1, 4))
+    np.testing.assert_array_equal(
+        AestheticScorer(path=str(clip_folder)).score(PROMPTS, pictures(1, 4)), expected
+    )
 
 
 def test_a_head_that_cannot_be_fetched_says_so(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    scorer = AestheticScorer(str(clip_folder), head="nobody/nothing/head.pth")
+    scorer = AestheticScorer(path=str(clip_folder), head="nobody/nothing/head.pth")
     with pytest.raises(RewardError, match=r"Cannot get 'head.pth' of 'nobody/nothing'"):
         scorer.score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -154,4 +156,4 @@ def test_another_head_is_refused(
 ) -> None:
     torch.save(change(tensors), file)
     with pytest.raises(RewardError, match=reason):
-        AestheticScorer(str(clip_folder), head=str(file)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+        AestheticScorer(path=str(clip_folder), head=str(file)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))

@@ -51,7 +51,7 @@ def test_scores_follow_the_formula_and_are_never_negative(
     clip_folder: Path, turned: Path, pictures: Pictures
 ) -> None:
     images, prompts = pictures(0, 16), [PROMPTS[row % 4] for row in range(16)]
-    one, other = (ClipScore(str(folder)).score(prompts, images) for folder in (clip_folder, turned))
+    one, other = (ClipScore(path=str(folder)).score(prompts, images) for folder in (clip_folder, turned))
     assert one.dtype == np.float64
     np.testing.assert_allclose(one, by_hand(clip_folder, prompts, images), atol=3e-6)
     np.testing.assert_allclose(other, by_hand(turned, prompts, images), atol=3e-6)
@@ -79,15 +79,18 @@ def test_a_bin_file_is_read_where_there_are_no_safetensors(
     (old / "model.safetensors").write_bytes((clip_folder / "model.safetensors").read_bytes())
     images = pictures(1, 4)
     np.testing.assert_array_equal(
-        ClipScore(str(old)).score(PROMPTS, images), ClipScore(str(clip_folder)).score(PROMPTS, images)
+        ClipScore(path=str(old)).score(PROMPTS, images),
+        ClipScore(path=str(clip_folder)).score(PROMPTS, images),
     )
-    digest = ClipScore(str(old)).digest
+    digest = ClipScore(path=str(old)).digest
     (old / "model.safetensors").unlink()
     ClipScore.check_options(path=str(old))
     np.testing.assert_allclose(
-        ClipScore(str(old)).score(PROMPTS, images), ClipScore(str(turned)).score(PROMPTS, images), atol=1e-6
+        ClipScore(path=str(old)).score(PROMPTS, images),
+        ClipScore(path=str(turned)).score(PROMPTS, images),
+        atol=1e-6,
     )
-    assert ClipScore(str(old)).digest != digest
+    assert ClipScore(path=str(old)).digest != digest
 
 
 def test_the_default_is_taken_from_the_hubs_cache(
@@ -104,7 +107,7 @@ def test_the_default_is_taken_from_the_hubs_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     scores = ClipScore().score(PROMPTS, pictures(1, 4))
-    np.testing.assert_allclose(scores, ClipScore(str(turned)).score(PROMPTS, pictures(1, 4)), atol=1e-6)
+    np.testing.assert_allclose(scores, ClipScore(path=str(turned)).score(PROMPTS, pictures(1, 4)), atol=1e-6)
     with pytest.raises(RewardError, match="Cannot get CLIP model"):
         ClipScore(revision="other").score(PROMPTS, pictures(1, 4))
 
@@ -116,5 +119,5 @@ def test_wrong_folders_are_refused_early(clip_folder: Path, tmp_path: Path) -> N
     shutil.copy(clip_folder / "config.json", tmp_path)
     with pytest.raises(RewardError, match=r"neither model.*safetensors nor pytorch_model.bin"):
         ClipScore.check_options(path=str(tmp_path))
-    with pytest.raises(RewardError, match="clipscore option revision must be text"):
-        ClipScore.check_options(revision=3)  # type: ignore[arg-type]
+    with pytest.raises(RewardError, match="revision"):
+        ClipScore.check_options(revision=3)

@@ -31,7 +31,7 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
 
 
 def test_the_scorers_of_the_text_keep_the_contract(pictures: Callable[[int, int], NDArray[np.uint8]]) -> None:
-    pointwise, pairwise, pairs, usage, _ = blocks("python")
+    pointwise, pairwise, pairs, usage, *_ = blocks("python")
     names: dict[str, Any] = {
         "votes": lambda prompt, images: np.tri(len(images)) * 0.0,
         "asked": lambda prompt, first, second: float(first.mean() - second.mean()),

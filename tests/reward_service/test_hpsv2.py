@@ -19,7 +19,7 @@ from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
 from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.hpsv2 import HpsV2
-from reward_service.scorers.pictures import Letterbox
+from reward_service.scorers.images import Letterbox
 from tests.reward_service.by_hand import Tensors, as_input, cubic, letterboxed, open_clip_cosine
 
 PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
@@ -120,7 +120,7 @@ def test_a_published_checkpoint_scores_as_by_hand(
     published: Path, base: Path, tensors: Tensors, size: tuple[int, int]
 ) -> None:
     images = np.random.default_rng(3).integers(0, 256, (4, *size, 3), dtype=np.uint8)
-    scores = HpsV2(str(published), base=str(base)).score(PROMPTS, images)
+    scores = HpsV2(path=str(published), base=str(base)).score(PROMPTS, images)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, by_hand(tensors, base, PROMPTS, images), atol=2e-6)
     assert np.ptp(scores) > 0.01
@@ -131,10 +131,10 @@ def test_a_transformers_folder_and_safetensors_give_the_same(
     published: Path, base: Path, clip: Path, tensors: Tensors, pictures: Pictures, tmp_path: Path
 ) -> None:
     images = pictures(1, 4)
-    expected = HpsV2(str(published), base=str(base)).score(PROMPTS, images)
-    assert HpsV2(str(clip), base=str(clip)).score(PROMPTS, images) == pytest.approx(expected, abs=1e-6)
+    expected = HpsV2(path=str(published), base=str(base)).score(PROMPTS, images)
+    assert HpsV2(path=str(clip), base=str(clip)).score(PROMPTS, images) == pytest.approx(expected, abs=1e-6)
     save_file(tensors, tmp_path / "HPS_v2_compressed.safetensors")
-    older = HpsV2(str(tmp_path), release="2.0", base=str(base))
+    older = HpsV2(path=str(tmp_path), release="2.0", base=str(base))
     np.testing.assert_array_equal(older.score(PROMPTS, images), expected)
 
 
@@ -146,7 +146,7 @@ def test_each_release_has_its_own_checkpoint(
         HpsV2.check_options(path=str(published), release="2.0", base=str(base))
     older = {**tensors, "visual.proj": -tensors["visual.proj"]}
     torch.save({"state_dict": older}, published / "HPS_v2_compressed.pt")
-    both = [HpsV2(str(published), release=release, base=str(base)) for release in ("2.0", "2.1")]
+    both = [HpsV2(path=str(published), release=release, base=str(base)) for release in ("2.0", "2.1")]
     scores = [scorer.score(PROMPTS, pictures(1, 4)) for scorer in both]
     np.testing.assert_allclose(scores[0], -scores[1], atol=1e-6)
     assert both[0].digest != both[1].digest
@@ -186,14 +186,14 @@ def test_read_only_pictures_of_any_shape_are_taken() -> None:
 def test_digest_names_weights_base_and_options_not_the_place(
     published: Path, base: Path, tmp_path: Path
 ) -> None:
-    digest = HpsV2(str(published), base=str(base)).digest
+    digest = HpsV2(path=str(published), base=str(base)).digest
     shutil.copytree(published, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("notes")
-    assert HpsV2(str(tmp_path / "copy"), base=str(base)).digest == digest
-    assert HpsV2(str(published), base=str(base), antialias=False).digest != digest
+    assert HpsV2(path=str(tmp_path / "copy"), base=str(base)).digest == digest
+    assert HpsV2(path=str(published), base=str(base), antialias=False).digest != digest
     config = base / "config.json"
     config.write_text(config.read_text() + " ")
-    assert HpsV2(str(published), base=str(base)).digest != digest
+    assert HpsV2(path=str(published), base=str(base)).digest != digest
 
 
 @pytest.mark.parametrize(
@@ -216,15 +216,15 @@ def test_wrong_folders_are_refused_early(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"release": "3"}, r"must be one of \['2.0', '2.1'\], got '3'"),
-        ({"antialias": "no"}, "antialias must be true or false"),
+        ({"release": "3"}, "release"),
+        ({"antialias": "no"}, "antialias"),
         ({"path": "/no/such/folder"}, "hpsv2 option path is .*neither a folder nor a hub id"),
-        ({"base": 3}, "hpsv2 option base must be text"),
+        ({"base": 3}, "hpsv2 options: .*base"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], reason: str) -> None:
-    with pytest.raises(RewardError, match=reason):
-        HpsV2.check_options(**options)  # type: ignore[arg-type]
+    with pytest.raises(RewardError, match=f"(?s){reason}"):
+        HpsV2.check_options(**options)
 
 
 def test_the_defaults_are_possible() -> None:
@@ -245,4 +245,4 @@ def test_a_checkpoint_of_another_model_is_refused(
     changed = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
     torch.save({"state_dict": changed}, published / CHECKPOINT)
     with pytest.raises(RewardError, match=reason):
-        HpsV2(str(published), base=str(base)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+        HpsV2(path=str(published), base=str(base)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))

@@ -37,10 +37,12 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pointwise_reward_keeps_its_differences_and_its_numbers() -> None:
     def ask(url: str, _: Engine) -> None:
-        matrix = RemoteReward(url, "REMOTE_TOKEN").compare("calm", PIXELS)
+        matrix = RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("calm", PIXELS)
         np.testing.assert_allclose(matrix, RED[:, None] - RED[None, :], atol=1e-15)
         prompts = ["calm", "calm", "other", "calm"]
-        np.testing.assert_array_equal(RemoteScore(url, "REMOTE_TOKEN").score(prompts, PIXELS), RED)
+        np.testing.assert_array_equal(
+            RemoteScore(url=url, token_env="REMOTE_TOKEN").score(prompts, PIXELS), RED
+        )
 
     _with_a_server(ask, "Redness")
 
@@ -48,10 +50,10 @@ def test_a_pointwise_reward_keeps_its_differences_and_its_numbers() -> None:
 def test_a_judge_passes_its_matrix_on_and_has_no_numbers() -> None:
     def ask(url: str, _: Engine) -> None:
         green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
-        matrix = RemoteReward(url, "REMOTE_TOKEN").compare("calm", PIXELS)
+        matrix = RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("calm", PIXELS)
         np.testing.assert_allclose(matrix, np.tanh(green[:, None] - green[None, :]))
         with pytest.raises(RewardError, match="Use the scorer remote"):
-            RemoteScore(url, "REMOTE_TOKEN").score(["calm"] * 4, PIXELS)
+            RemoteScore(url=url, token_env="REMOTE_TOKEN").score(["calm"] * 4, PIXELS)
 
     _with_a_server(ask, "GreenDuel")
 
@@ -74,7 +76,7 @@ def test_a_swap_at_the_server_is_a_failure_that_says_what_to_do() -> None:
     async def swap() -> None:
         async with engine("Redness") as backend:
             with served(backend, TOKEN) as url:
-                scorer = RemoteReward(url, "REMOTE_TOKEN")
+                scorer = RemoteReward(url=url, token_env="REMOTE_TOKEN")
                 await asyncio.to_thread(scorer.compare, "calm", PIXELS)
                 settings = {"scorer": "tests.reward_service.scorers:Redness", "version": "b"}
                 assert await backend.change(settings) == ""
@@ -87,7 +89,7 @@ def test_a_swap_at_the_server_is_a_failure_that_says_what_to_do() -> None:
 def test_a_failure_of_the_far_scorer_is_a_failure_here() -> None:
     def ask(url: str, _: Engine) -> None:
         with pytest.raises(RewardError, match="the judge is out"):
-            RemoteReward(url, "REMOTE_TOKEN").compare("raise always", PIXELS)
+            RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("raise always", PIXELS)
 
     _with_a_server(ask, "Moody")
 

@@ -106,7 +106,7 @@ def test_options_reach_the_constructor() -> None:
         (f"{SCORERS}:PromptLength", {"scael": 1.0}, r"'scael'.*Accepted: scale: .*float.* = 1.0"),
         (f"{SCORERS}:Redness", {"scale": 1.0}, "Accepted: none"),
         (f"{__name__}:Picky", {"temperature": 0.0}, "must be above 0"),
-        ("clip", {}, "missing a required argument: 'path'"),
+        ("clip", {}, "path: missing"),
         ("clip", {"path": "/no/such/folder"}, "neither a folder nor a hub id"),
     ],
 )

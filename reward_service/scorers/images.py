@@ -1,4 +1,4 @@
-"""Pictures as models want them: float32, resized to a square, normalised with OpenAI's mean and deviation."""
+"""Images as models want them: float32, resized to a square, normalised with OpenAI's mean and deviation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""OpenAI CLIP's, of each colour channel of pictures in 0..1."""
+"""OpenAI CLIP's, of each colour channel of images in 0..1."""
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """The whole picture in a square: longer side to `size`, black bars on both sides of the shorter one.
+    """The whole image in a square: longer side to `size`, black bars on both sides of the shorter one.
 
     As ToTensor, ResizeMaxSize, MaskAwareNormalize in hpsv2/src/open_clip/transform.py of the hpsv2 package:
-    the picture is resized (bicubic) as float tensor, so values may leave 0..1, and the bars are black before
+    the image is resized (bicubic) as float tensor, so values may leave 0..1, and the bars are black before
     normalising.
     antialias: as torchvision's Resize has it since 0.17; older versions did not smooth tensors when
         shrinking.
@@ -45,9 +45,9 @@ class Letterbox:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The middle square of the picture: shorter side to `size` by PIL (bicubic), then cut.
+    """The middle square of the image: shorter side to `size` by PIL (bicubic), then cut.
 
-    As torchvision's Resize(size), CenterCrop(size), ToTensor on a PIL picture.
+    As torchvision's Resize(size), CenterCrop(size), ToTensor on a PIL image.
     """
 
     size: int
