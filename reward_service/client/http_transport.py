@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from queue import SimpleQueue
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +14,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, http_reward, token_of, until
+from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, token_of, until
 from reward_service.client.transport import (
     FailedError,
     FinalError,
@@ -25,7 +24,7 @@ from reward_service.client.transport import (
     RequestError,
 )
 from reward_service.contract.results import Description, Reply
-from reward_service.http.client import HttpReward, LostGroupError, Retrying, UnansweredError
+from reward_service.http.client import AsyncHttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.token import Token
 
 ASKED_AT_ONCE = 8
@@ -37,36 +36,33 @@ BRIEFLY = Retrying(tries=4, first_wait_s=FIRST_WAIT_S)
 
 
 class HttpAsker:
-    """Asks one address, ASKED_AT_ONCE groups at a time at most, each over a connection of its own.
+    """Asks one address, ASKED_AT_ONCE groups at a time at most. Runs as an asynchronous Ray actor.
 
-    Runs as a Ray actor of so many threads. deadline_s: longest for one group.
+    deadline_s: longest for one group.
     """
 
     def __init__(self, entry: UrlReward, token: Token, deadline_s: float) -> None:
-        self._entry = entry
-        self._token = token
-        self._free: SimpleQueue[HttpReward] = SimpleQueue()
-        for _ in range(ASKED_AT_ONCE):
-            self._free.put(http_reward(entry, token, deadline_s, BRIEFLY))
+        self._patient = _client(entry, token, CHECK_LIMIT_S, until(CHECK_LIMIT_S))
+        self._reward = _client(entry, token, deadline_s, BRIEFLY)
 
-    def describe(self) -> Description:
+    async def describe(self) -> Description:
         """What answers there. Raises RewardError."""
-        return http_reward(self._entry, self._token, CHECK_LIMIT_S, until(CHECK_LIMIT_S)).describe()
+        return await self._patient.describe()
 
-    def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply | RequestError:
+    async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply | RequestError:
         """Score one group, or say what the transport has to raise. images: passed as an object reference."""
-        # There are as many as threads, so nobody waits here.
-        reward = self._free.get()
         try:
-            return reward.score(prompt, images)
+            return await self._reward.score(prompt, images)
         except UnansweredError as error:
             return RefusedError(str(error))
         except LostGroupError as error:
             return LostError(str(error))
         except RewardError as error:
             return FailedError(str(error))
-        finally:
-            self._free.put(reward)
+
+
+def _client(entry: UrlReward, token: Token, deadline_s: float, retrying: Retrying) -> AsyncHttpReward:
+    return AsyncHttpReward(entry.url, token, deadline_s, retrying=retrying, insecure=entry.insecure)
 
 
 class HttpTransport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from typing import Any
 
@@ -21,7 +22,8 @@ IMAGES = np.zeros((3, 8, 8, 3), dtype=np.uint8)
 def asked(*says: Say) -> Reply | RequestError:
     """What the asker gives for one group."""
     with scripted(Script(*says)) as url:
-        return HttpAsker(UrlReward(url=url), NO_TOKEN, deadline_s=1.0).score("a", IMAGES)
+        asker = HttpAsker(UrlReward(url=url), NO_TOKEN, deadline_s=1.0)
+        return asyncio.run(asker.score("a", IMAGES))
 
 
 def test_a_score_is_passed_on() -> None:
