@@ -35,7 +35,7 @@ def test_the_scorers_of_the_text_keep_the_contract(pictures: Callable[[int, int]
     names: dict[str, Any] = {
         "votes": lambda prompt, images: np.tri(len(images)) * 0.0,
         "asked": lambda prompt, first, second: float(first.mean() - second.mean()),
-        "pictures": pictures(0, 3),
+        "images": pictures(0, 3),
     }
     for source in (pointwise, pairwise, pairs, usage):
         exec(source, names)
