@@ -21,7 +21,9 @@ from common.model.policy import Policy
 from common.model.steps import Steps
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.run.prompts import PromptStream, open_prompts
-from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient
+from learner.build import build_engine
+from learner.gradient import Wave
+from learner.parallel import Single
 
 TARGET = 0.95
 LORA = LoraPolicy()
@@ -42,26 +44,26 @@ class Learning:
     by_step_cost: float
 
 
-def sampled_tensors(config: Config, policy: Policy, distribution: Steps) -> TrajectoryTensors:
+def sampled_wave(config: Config, policy: Policy, distribution: Steps) -> Wave:
     """One prompt's trajectories as the learner holds them."""
     prompt = PromptStream(open_prompts(config.prompts.train), config.run.seed).at(0)
     stamp = PolicyStamp(version=0, digest="", run_id="benchmark")
     noise = NoiseKey(config.run.seed, "train", 0, 0)
     task = PromptTask(prompt, config.sampling.images_per_prompt, noise, stamp, with_reference=False)
     group, _ = sample_group(task, policy, policy, distribution)
-    return TrajectoryTensors.of(group, policy.family.device)
+    return Wave.of([group], policy.family.device)
 
 
 def bare_gradient(
-    config: Config, policy: Policy, distribution: Steps, tensors: TrajectoryTensors
+    config: Config, policy: Policy, distribution: Steps, wave: Wave
 ) -> BareGradient:
     """The same pairs, step by step, as plain tensors."""
-    steps = torch.tensor(distribution.stochastic_steps, device=tensors.latents.device)
+    rows, _, _, steps = wave.items
     return BareGradient(
         unet=policy.guided.unet,
-        latents=tensors.latents[tensors.nodes[:, steps].T.flatten()],
-        timesteps=distribution.time(steps, len(steps)).repeat_interleave(tensors.images),
-        condition=tensors.condition["encoder_hidden_states"][:1],
+        latents=wave.latents[rows],
+        timesteps=distribution.time(steps, len(steps)),
+        condition=wave.condition["encoder_hidden_states"][0],
         micro_batch=config.learner.micro_batch_size,
         autocast=config.model.precision == "bfloat16",
     )
@@ -70,22 +72,22 @@ def bare_gradient(
 def measure_policy(config: Config, repeats: int, warm_ups: int) -> Learning:
     """Compare for the configuration's kind of policy."""
     policy, distribution = load_policy(config)
-    tensors = sampled_tensors(config, policy, distribution)
-    bare = bare_gradient(config, policy, distribution, tensors)
-    micro_batch = config.learner.micro_batch_size
-    shape = (config.sampling.images_per_prompt, len(distribution.stochastic_steps))
-    coefficients = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    everything = torch.ones(shape, dtype=torch.bool)
+    wave = sampled_wave(config, policy, distribution)
+    bare = bare_gradient(config, policy, distribution, wave)
+    engine = build_engine(policy, distribution, Single(), config.learner.micro_batch_size)
+    everything = torch.arange(wave.size)
+    generator = torch.Generator().manual_seed(0)
+    coefficients = torch.randn(wave.size, dtype=torch.float64, generator=generator)
     parameters = list(policy.trainable.parameters().values())
     sides = [
-        lambda _: accumulate_gradient(policy, distribution, tensors, coefficients, everything, micro_batch),
+        lambda _: engine.accumulate(wave, coefficients, everything),
         lambda _: bare.accumulate(),
-        lambda _: accumulate_by_step(policy, distribution, tensors, coefficients, micro_batch, parameters),
+        lambda _: engine.accumulate_by_step(wave, coefficients, everything, parameters),
     ]
     ours, bare_times, by_step = alternate(sides, repeats, warm_ups, policy.family.device)
     comparison = Comparison(
         what=f"gradient pass over bare forward and backward, {config.policy.kind}",
-        items=shape[0] * shape[1],
+        items=wave.size,
         unit="(image, step) pairs",
         ours=ours,
         bare=bare_times,

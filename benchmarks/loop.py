@@ -31,7 +31,7 @@ from driver.loop.tasks import training_batch
 from driver.run.prompts import PromptStream, open_prompts
 from learner.build import build_learner
 from learner.learner import Learner
-from learner.parallel import SingleRank
+from learner.parallel import Single
 from reward_service.client.entries import check_entries
 from reward_service.client.local import LocalRewards, local_rewards
 
@@ -60,7 +60,7 @@ class OneProcess:
     @staticmethod
     def build(config: Config, stream: PromptStream) -> OneProcess:
         """Load the models."""
-        learner = build_learner(config, RUN_ID, SingleRank())
+        learner = build_learner(config, RUN_ID, Single())
         rewards = local_rewards(config.rewards, {}, config.reward_service)
         return OneProcess(config, stream, build_actor(config), rewards, learner, learner.publish())
 
@@ -71,7 +71,7 @@ class OneProcess:
         for task in batch.tasks:
             trajectory, images, _ = self.actor.sample(task, self.weights)
             score = self.rewards.score_group(task.prompt, images)
-            self.learner.accumulate(ScoredGroup(trajectory, score))
+            self.learner.accumulate([ScoredGroup(trajectory, score)])
         self.learner.finish_update()
         for _ in range(1, self.config.objective.updates_per_epoch):
             self.learner.repeat_update()

@@ -29,7 +29,7 @@ from common.model.loading import load_policy
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
 from learner.build import build_learner
 from learner.learner import Learner
-from learner.parallel import SingleRank
+from learner.parallel import Single
 
 STATUS = Path("/proc/self/status")
 RESET_PEAK = Path("/proc/self/clear_refs")
@@ -119,7 +119,7 @@ def probe(config: Config, groups: int, count_activations: bool) -> Peak:
     policy, distribution = load_policy(config)
     condition = {name: rows.cpu().numpy() for name, rows in policy.embed("a prompt").items()}
     schedule, shape = policy.schedule(distribution), policy.family.latent_shape
-    learner = build_learner(config, "benchmark", SingleRank())
+    learner = build_learner(config, "benchmark", Single())
     cuda = policy.family.device.type == "cuda"
     del policy
     stamp = learner.publish().stamp
@@ -143,7 +143,7 @@ def _learn(
     condition: Mapping[str, NDArray[Any]],
 ) -> None:
     for _ in range(groups):
-        learner.accumulate(made_up_group(config, schedule, shape, stamp, condition))
+        learner.accumulate([made_up_group(config, schedule, shape, stamp, condition)])
     report = learner.finish_update()
     if not (report.applied and math.isfinite(report.gradient_norm)):
         raise RuntimeError(f"the update was not applied: {report}")

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from numpy.typing import NDArray
 
 from actors.actor import Sample, SampleReport
@@ -24,8 +23,7 @@ from actors.process import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
 from common.trajectory import GroupScore, PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
-from learner.learner import LearnerFacts
-from learner.report import Outcome, Tally, UpdateReport, summarise
+from learner.report import LearnerFacts, Outcome, UpdateReport
 from learner.state import Files, Snapshot
 
 RUN_ID = "simulated"
@@ -128,17 +126,20 @@ class LearnerHost:
         """One update more."""
         started = Stopwatch.now()
         self._versions[rank] += 1
-        totals = torch.zeros_like(Tally.zero().totals, dtype=torch.float64)
-        latent = 4 * self._sizes.latent**2
-        return summarise(
-            Tally.zero(),
-            totals,
-            norm=0.0,
-            outcome=Outcome.APPLIED,
+        return UpdateReport(
             version=self._versions[rank],
-            latent_elements=latent,
+            outcome=Outcome.APPLIED,
+            bad_groups=(),
+            loss=0.0,
+            stats={},
+            gradient_norm=0.0,
+            groups=1,
+            log_ratio_mean=0.0,
+            latent_elements=4 * self._sizes.latent**2,
+            log_ratio_mismatch=0.0,
+            step_gradient_norms={},
             process=f"simulated:{rank}",
-            busy=started.until_now(),
+            busy=(started.until_now(),),
         )
 
     async def end_epoch(self, rank: int) -> None:

@@ -27,7 +27,9 @@ from common.model.schedules import ddim_steps
 from common.model.steps import Chosen, Steps
 from common.model.weights import Weights
 from common.trajectory import NoiseKey, PromptTask
-from learner.gradient import TrajectoryTensors, accumulate_gradient
+from learner.build import build_engine
+from learner.gradient import Wave
+from learner.parallel import Single
 
 PROMPT = "a photo of an astronaut riding a horse on mars"
 ABOUT = (
@@ -110,31 +112,30 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
         autocast=True,
     )
     group, _, _ = actor.sample(task(0), weights)
-    tensors = TrajectoryTensors.of(group, setting.device)
-    coefficients = torch.randn(group.log_prob.shape, dtype=torch.float64)
-    everything = torch.ones_like(coefficients, dtype=torch.bool)
-    least = _bare_gradient(setting, policy, distribution, tensors)
+    wave = Wave.of([group], setting.device)
+    coefficients = torch.randn(wave.size, dtype=torch.float64)
+    everything = torch.arange(wave.size)
+    engine = build_engine(policy, distribution, Single(), setting.micro_batch)
+    least = _bare_gradient(setting, policy, distribution, wave)
     return Work(
         sample=lambda turn: actor.sample(task(turn), weights),
         sample_bare=lambda turn: bare.images(PROMPT, turn),
-        learn=lambda _: accumulate_gradient(
-            policy, distribution, tensors, coefficients, everything, setting.micro_batch
-        ),
+        learn=lambda _: engine.accumulate(wave, coefficients, everything),
         learn_bare=lambda _: least.accumulate(),
     )
 
 
 def _bare_gradient(
-    setting: Setting, policy: Policy, distribution: Steps, tensors: TrajectoryTensors
+    setting: Setting, policy: Policy, distribution: Steps, wave: Wave
 ) -> BareGradient:
     """Guidance predicts twice for each pair: the bare side has twice as many, in passes of twice the size."""
     passes = 1 if setting.guidance_scale == 1.0 else 2
-    steps = torch.tensor(distribution.stochastic_steps, device=setting.device)
+    rows, _, _, steps = wave.items
     return BareGradient(
         unet=policy.guided.unet,
-        latents=tensors.latents[tensors.nodes[:, steps].T.flatten()].repeat_interleave(passes, 0),
-        timesteps=distribution.time(steps, len(steps)).repeat_interleave(setting.images * passes),
-        condition=tensors.condition["encoder_hidden_states"][:1],
+        latents=wave.latents[rows].repeat_interleave(passes, 0),
+        timesteps=distribution.time(steps, len(steps)).repeat_interleave(passes),
+        condition=wave.condition["encoder_hidden_states"][0],
         micro_batch=setting.micro_batch * passes,
         autocast=True,
     )

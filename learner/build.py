@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from common.config.schema import Config
-from common.config.training import ObjectiveSection, OptimizerSection
+from common.config.training import OptimizerSection
 from common.model.loading import digest_base, load_policy
-from common.model.probe import Probe
-from learner.learner import Learner
-from learner.objectives import Objective
-from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
-from learner.old_policy import Experience, Offline, Online
-from learner.optimizer import CheckedOptimizer
-from learner.parallel import Ranks
-from learner.records import LearnerSettings
-from learner.schedule import LearningRate
-
-
-def build_objective(section: ObjectiveSection, latent_elements: int) -> Objective:
-    """The objective of the configuration. latent_elements: C * H * W."""
-    return Prdp(
-        kl_weight=section.kl_weight,
-        clip_range=section.clip_range if section.clip else math.inf,
-        latent_scale={"mean": 1.0, "sum": float(latent_elements)}[section.latent_reduction],
-        step_reduction=STEP_REDUCTIONS[section.step_reduction],
-        counted=PAIR_WEIGHTINGS[section.pair_weighting],
-    )
+from common.model.policy import Policy
+from common.model.probe import PROMPT, Probe
+from common.model.steps import Steps
+from learner.gradient import GradientEngine, Wave, to_device
+from learner.learner import Learner, LearnerSettings
+from learner.objectives.registry import build_objective
+from learner.old_policy import Offline, OldPolicy, Online
+from learner.optimizer import CheckedOptimizer, LearningRate
+from learner.parallel import Parallel
 
 
 def build_rate(section: OptimizerSection) -> LearningRate:
@@ -41,20 +31,39 @@ def build_rate(section: OptimizerSection) -> LearningRate:
     )
 
 
-def build_experience(config: Config) -> Experience:
+def build_old_policy(config: Config) -> OldPolicy:
     """Online or offline. An online learner remembers the versions that tasks in flight can name.
 
     There is one version an epoch, and epoch e is sampled with that of epoch e - max_staleness or later.
     """
-    modes: dict[str, Experience] = {"online": Online(config.data.max_staleness + 1), "offline": Offline()}
+    modes: dict[str, OldPolicy] = {"online": Online(config.data.max_staleness + 1), "offline": Offline()}
     return modes[config.data.mode]
 
 
-def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
+def build_engine(policy: Policy, distribution: Steps, parallel: Parallel, micro_batch: int) -> GradientEngine:
+    """What passes trajectories through the policy."""
+    return GradientEngine(policy, distribution, parallel, micro_batch, idle_wave(policy, distribution))
+
+
+def idle_wave(policy: Policy, distribution: Steps) -> Wave:
+    """One item of finite numbers, for passes that only keep ranks in step."""
+    family = policy.family
+    step = distribution.stochastic_steps[0]
+    condition = {name: rows[:, None] for name, rows in policy.embed(PROMPT).items()}
+    kind = next(policy.guided.unet.parameters()).dtype
+    latents = torch.zeros(1, *family.latent_shape, device=family.device, dtype=kind)
+    items = to_device(np.array([[0], [0], [0], [step]]), family.device)
+    return Wave(latents, condition, items, places=())
+
+
+def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
     """Load the model and make it ready to learn. Raises ModelError."""
     policy, distribution = load_policy(config)
+    network = policy.guided.unet
     if config.learner.gradient_checkpointing:
-        policy.guided.unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
+    base = digest_base(policy)
+    parallel.place(network)
     settings = config.optimizer
     optimizer = torch.optim.AdamW(
         policy.trainable.parameters().values(),
@@ -63,20 +72,18 @@ def build_learner(config: Config, run_id: str, ranks: Ranks) -> Learner:
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
     )
+    probe, rate = Probe.of(policy, distribution), build_rate(settings)
     return Learner(
-        policy=policy,
-        distribution=distribution,
+        engine=build_engine(policy, distribution, parallel, config.learner.micro_batch_size),
         objective=build_objective(config.objective, math.prod(policy.family.latent_shape)),
-        step=CheckedOptimizer(policy, optimizer, Probe.of(policy, distribution)),
-        experience=build_experience(config),
-        ranks=ranks,
+        optimizer=CheckedOptimizer(policy, optimizer, probe, rate, parallel),
+        old_policy=build_old_policy(config),
         settings=LearnerSettings(
             run_id=run_id,
-            rate=build_rate(settings),
-            micro_batch=config.learner.micro_batch_size,
             max_gradient_norm=settings.max_gradient_norm,
             ema_decay=settings.ema_decay,
-            keep_groups=config.objective.updates_per_epoch > 1,
-            base=digest_base(policy),
+            updates_per_epoch=config.objective.updates_per_epoch,
+            step_norms_every=config.learner.step_norms_every,
+            base=base,
         ),
     )

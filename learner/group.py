@@ -24,9 +24,8 @@ from common.model.loading import choose_device
 from common.model.weights import Weights
 from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.build import build_learner
-from learner.parallel import Ranks, SingleRank, TorchRanks, connect, listen
-from learner.records import LearnerFacts
-from learner.report import UpdateReport
+from learner.parallel import Parallel, Replicated, Single, connect, listen
+from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
 
 DEATH_LIMIT_S = 20.0
@@ -48,11 +47,11 @@ class Rendezvous:
         return await asyncio.shield(self._offered)
 
 
-def join_ranks(config: Config, rank: int, rendezvous: Any) -> Ranks:
+def join_ranks(config: Config, rank: int, rendezvous: Any) -> Parallel:
     """Meet the other ranks. Waits at most learner.timeout_s."""
     count, limit = config.learner.workers, config.learner.timeout_s
     if count == 1:
-        return SingleRank()
+        return Single()
     if rank == 0:
         own = ray.util.get_node_ip_address()
         store = listen(own, limit)
@@ -60,7 +59,7 @@ def join_ranks(config: Config, rank: int, rendezvous: Any) -> Ranks:
     else:
         address, port = ray.get(rendezvous.address.remote(), timeout=limit)
         store = connect(address, port, limit)
-    return TorchRanks.join(rank, count, store, choose_device(config.model.device), limit)
+    return Replicated.join(rank, count, store, choose_device(config.model.device), limit)
 
 
 class LearnerRank:
@@ -78,7 +77,7 @@ class LearnerRank:
     def accumulate(self, trajectory: TrajectoryGroup, score: GroupScore) -> None:
         """See Learner.accumulate."""
         with self._meter.working(trajectory.num_images):
-            self._learner.accumulate(ScoredGroup(trajectory, score))
+            self._learner.accumulate([ScoredGroup(trajectory, score)])
 
     def finish_update(self) -> UpdateReport:
         """See Learner.finish_update."""

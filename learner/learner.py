@@ -1,14 +1,15 @@
 """The learner: a plain class that turns scored groups into the next version of the weights.
 
-consumes: ScoredGroup. produces: UpdateReport, Weights. waits for: its peers, inside
-finish_update. unblocked by: the driver, which hands over groups in prompt order so that sums have one order
-of addition.
+consumes: ScoredGroup. produces: UpdateReport, published weights. waits for: its peers, by way of Parallel.
+unblocked by: the driver, which hands over waves of groups in prompt order so that sums have one order of
+addition.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,52 +17,86 @@ from torch import Tensor, nn
 
 from common.cluster.process_name import process_name
 from common.errors import WeightsError
-from common.model.policy import Policy
-from common.model.steps import Steps
 from common.model.weights import Tensors, Weights, digest_tensors
 from common.stopwatch import Stopwatch
-from common.trajectory import Float32, PolicyStamp, ScoredGroup, TrajectoryGroup
-from learner.finite import find_nonfinite_gradient, find_nonfinite_loss
-from learner.gradient import TrajectoryTensors, accumulate_by_step, accumulate_gradient, evaluate_log_prob
-from learner.objectives import Objective, ObjectiveResult
-from learner.old_policy import Experience
-from learner.optimizer import CheckedOptimizer
-from learner.parallel import Ranks
-from learner.records import KeptGroup, LearnerFacts, LearnerSettings
-from learner.report import BadGroup, Outcome, Tally, UpdateReport, summarise
+from common.trajectory import PolicyStamp, ScoredGroup
+from learner.gradient import GradientEngine, Wave
+from learner.objectives import LogProbs, Loss, Objective, statistic_names
+from learner.old_policy import OldPolicy
+from learner.optimizer import CheckedOptimizer, find_nonfinite_loss
+from learner.report import BadGroup, LearnerFacts, Outcome, Tally, Totals, UpdateReport
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Plain numbers.
+
+    max_gradient_norm: L2. ema_decay: 0 = off. updates_per_epoch: K. step_norms_every: epochs between those
+    whose gradient is also measured step by step; 0 = never. base: digest of the pretrained model, see
+    digest_base.
+    """
+
+    run_id: str
+    max_gradient_norm: float
+    ema_decay: float
+    updates_per_epoch: int
+    step_norms_every: int
+    base: str
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A group of a wave. Its trajectories stay on the host.
+
+    old, ref: log-probs (B, T_s), see LogProbs. is_bad: left out of the epoch's updates; it keeps its place in
+    the wave, so that the passes of the others stay the same.
+    """
+
+    group: ScoredGroup
+    old: Tensor
+    ref: Tensor | None
+    is_bad: bool = False
+
+
+_Term = tuple[LogProbs, Loss, Tensor]
+"""What a group's loss was taken of, the loss, and its derivatives (B, T_s) with respect to log pi_theta."""
+
+LEFT_OUT = "left out since an earlier update"
 
 
 class Learner:
-    """Applies proximal reward difference updates to the policy (Algorithm 1, lines of the inner loop)."""
+    """Updates the policy (Algorithm 1, lines of the inner loop) by any objective.
+
+    All ranks call the same methods in the same order, each `accumulate` with its own part of a wave.
+    """
 
     def __init__(
         self,
-        policy: Policy,
-        distribution: Steps,
+        engine: GradientEngine,
         objective: Objective,
-        step: CheckedOptimizer,
-        experience: Experience,
-        ranks: Ranks,
+        optimizer: CheckedOptimizer,
+        old_policy: OldPolicy,
         settings: LearnerSettings,
     ) -> None:
-        self._policy = policy
-        self._distribution = distribution
+        self._policy = optimizer.policy
+        self._engine = engine
+        self._parallel = engine.parallel
         self._objective = objective
-        self._step = step
-        self._experience = experience
-        self._ranks = ranks
+        self._step = optimizer
+        self._old_policy = old_policy
         self._settings = settings
-        self._parameters = policy.trainable.parameters()
+        self._parameters = self._policy.trainable.parameters()
         self._ema = (
             {name: value.detach().clone() for name, value in self._parameters.items()}
             if settings.ema_decay
             else {}
         )
-        self._schedule = policy.schedule(distribution)
+        self._schedule = self._policy.schedule(engine.steps)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
-        self._kept: list[KeptGroup] = []
-        self._tally = Tally.zero()
+        self._kept: list[list[_Member]] = []
+        self._nothing = Tally(Totals.zero(statistic_names(objective)))
+        self._tally = self._nothing
 
     @property
     def facts(self) -> LearnerFacts:
@@ -92,9 +127,9 @@ class Learner:
         return self._ema
 
     @property
-    def experience(self) -> Experience:
+    def old_policy(self) -> OldPolicy:
         """Whose trajectories are accepted."""
-        return self._experience
+        return self._old_policy
 
     @property
     def run_id(self) -> str:
@@ -123,113 +158,89 @@ class Learner:
 
     def _accept(self, stamp: PolicyStamp) -> None:
         self._stamp = stamp
-        self._experience.published(stamp)
+        self._old_policy.published(stamp)
 
-    def accumulate(self, group: ScoredGroup) -> None:
-        """Add one prompt's gradient for the epoch's first update.
+    def accumulate(self, groups: Sequence[ScoredGroup]) -> None:
+        """Add the gradient of this rank's groups of a wave, for the epoch's first update. There may be none.
 
         A group with a number that is not finite is left out of all the epoch's updates, and the first of them
         is skipped. Raises WeightsError on a foreign group.
         """
+        for group in groups:
+            self._check(group)
         started = Stopwatch.now()
-        trajectory, device = group.trajectory, self._policy.family.device
-        self._check(group)
-        tensors = TrajectoryTensors.of(trajectory, device)
-        differences = torch.from_numpy(group.score.differences.copy())
-        behaviour = (
-            torch.from_numpy(trajectory.log_prob.copy()),
-            torch.from_numpy(_log_ratio(trajectory).copy()).double(),
-        )
-        on_policy = trajectory.stamp == self._stamp
-        log_prob, log_ratio = behaviour if on_policy else self._off_policy(tensors, behaviour)
-        log_prob_old, log_ratio_old = self._experience.anchor(behaviour, (log_prob, log_ratio))
-        coefficients, result = self._differentiate(log_ratio, log_ratio_old, differences)
-        reason = find_nonfinite_loss(log_ratio, result, coefficients)
-        own, norms = self._first_gradient(tensors, coefficients) if not reason else (log_prob, torch.zeros(0))
-        reason = reason or find_nonfinite_gradient(own, self._parameters.values())
-        if reason:
-            self._leave_out(BadGroup(trajectory.prompt, trajectory.noise, reason), started)
-            return
-        before = own if on_policy else log_prob_old
-        kept = KeptGroup(trajectory.prompt, trajectory.noise, tensors, differences, before, log_ratio_old)
-        self._kept.extend([kept] if self._settings.keep_groups else [])
-        mismatch = float((own - behaviour[0]).abs().max()) if on_policy else 0.0
-        self._tally = self._tally.with_group(result, log_ratio, mismatch, norms, started.until_now())
+        wave = self._wave(groups)
+        on_policy = [group.trajectory.stamp == self._stamp for group in groups]
+        sampled = [torch.tensor(group.trajectory.log_prob) for group in groups]
+        # At unchanged weights the actors' log-probs are the learner's, so one update needs no further pass.
+        # With more of them, what later updates are clipped around comes from the same passes as they do.
+        needs_pass = self._settings.updates_per_epoch > 1 or not all(on_policy)
+        evaluated = self._engine.evaluate(wave if needs_pass else None)
+        now = evaluated or sampled
+        members = []
+        for group, current, theirs, is_on in zip(groups, now, sampled, on_policy, strict=True):
+            old = current if is_on else self._old_policy.log_prob(theirs, current)
+            members.append(_Member(group, old, _reference(group, current if is_on else theirs)))
+        due = self._step_norms_are_due()
+        members, found = self._learn(wave, members, now, bool(evaluated), due)
+        ours = evaluated or found
+        for member, log_prob, theirs, is_on in zip(members, ours, sampled, on_policy, strict=True):
+            if is_on and not member.is_bad:
+                self._tally = self._tally.with_mismatch(float((log_prob - theirs).abs().max()))
+        if self._settings.updates_per_epoch > 1:
+            self._kept.append(members)
+        self._tally = self._tally.with_work(started.until_now())
 
     def repeat_update(self) -> UpdateReport:
-        """Update 2..K of an epoch: the same groups under the weights as they are now. Needs keep_groups."""
-        groups, self._kept = self._kept, []
-        for kept in groups:
-            self._repeat(kept)
+        """Update 2..K of an epoch: the same waves under the weights as they are now."""
+        for number, members in enumerate(self._kept):
+            started = Stopwatch.now()
+            wave = self._wave([member.group for member in members])
+            now = self._engine.evaluate(wave)
+            self._kept[number], _ = self._learn(wave, members, now, is_known=True, by_step=False)
+            self._tally = self._tally.with_work(started.until_now())
         return self.finish_update()
 
-    def _repeat(self, kept: KeptGroup) -> None:
-        """Add the gradient of a group seen before, and keep it, unless a number of it is not finite."""
-        started, limit = Stopwatch.now(), self._settings.micro_batch
-        log_prob = evaluate_log_prob(self._policy, self._distribution, kept.tensors, limit)
-        log_ratio = kept.log_ratio_old + (log_prob - kept.log_prob_old)
-        coefficients, result = self._differentiate(log_ratio, kept.log_ratio_old, kept.differences)
-        reason = find_nonfinite_loss(log_ratio, result, coefficients)
-        if not reason:
-            # The clip leaves many pairs without a gradient: their items need no backward pass.
-            accumulate_gradient(
-                self._policy, self._distribution, kept.tensors, coefficients, coefficients != 0, limit
-            )
-            reason = find_nonfinite_gradient(log_prob, self._parameters.values())
-        if reason:
-            self._leave_out(BadGroup(kept.prompt, kept.noise, reason), started)
-            return
-        self._kept.append(kept)
-        self._tally = self._tally.with_group(result, log_ratio, 0.0, torch.zeros(0), started.until_now())
-
-    def _leave_out(self, group: BadGroup, started: Stopwatch) -> None:
-        """The update is skipped, so what has accumulated is of no use; without it, later groups are judged by
-        themselves."""
-        self._step.optimizer.zero_grad(set_to_none=True)
-        self._tally = self._tally.with_bad_group(group, started.until_now())
-
     def finish_update(self) -> UpdateReport:
-        """Sum over ranks, divide by the number of pairs, clip, step.
+        """Sum over ranks, divide by the loss's weight, clip, step.
 
         An update with nothing to learn or with a number that is not finite is skipped: weights and optimizer
-        stay as they were. Raises WeightsError where the trained weights act on nothing.
+        stay as they were. Raises WeightsError where the step made weights that are not finite, or weights
+        that act on nothing.
         """
         started = Stopwatch.now()
-        for value in self._parameters.values():
+        parameters = list(self._parameters.values())
+        for value in parameters:
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
-        gradients = [value.grad for value in self._parameters.values() if value.grad is not None]
-        totals = self._tally.totals.to(gradients[0].device)
-        self._ranks.sum_([*gradients, totals])
-        norm = self._scale_and_clip(gradients, float(totals[1]))
-        for group in self._step.optimizer.param_groups:
-            group["lr"] = self._settings.rate.at(self._version)
-        outcome = self._step_if_sound(totals, float(norm))
+        self._parallel.sum_gradients(parameters)
+        vector = self._tally.totals.vector.to(parameters[0].device)
+        self._parallel.sum_(vector)
+        totals = replace(self._tally.totals, vector=vector.cpu())
+        for value in parameters:
+            value.grad.div_(max(totals.weight, 1.0))  # type: ignore[union-attr]
+        norm = float(self._parallel.clip(parameters, self._settings.max_gradient_norm))
+        outcome = _outcome(totals, norm)
         if outcome is Outcome.APPLIED:
+            self._step.step(self._version, norm)
             self._version += 1
             self._average()
-        self._step.optimizer.zero_grad(set_to_none=True)
-        report = summarise(
-            self._tally,
-            totals.cpu(),
-            float(norm),
-            outcome,
-            self._version,
-            math.prod(self._policy.family.latent_shape),
-            process_name(),
-            started.until_now(),
+        self._step.forget_gradients()
+        tally, self._tally = self._tally.with_work(started.until_now()), self._nothing
+        return UpdateReport(
+            version=self._version,
+            outcome=outcome,
+            bad_groups=tally.bad_groups,
+            loss=totals.loss / max(totals.weight, 1.0),
+            stats=totals.stats,
+            gradient_norm=norm,
+            groups=tally.groups,
+            log_ratio_mean=totals.log_ratio_mean,
+            latent_elements=math.prod(self._policy.family.latent_shape),
+            log_ratio_mismatch=tally.mismatch,
+            step_gradient_norms=tally.step_norms,
+            process=process_name(),
+            busy=tally.busy,
         )
-        self._tally = Tally.zero()
-        return report
-
-    def _step_if_sound(self, totals: Tensor, norm: float) -> Outcome:
-        """totals: summed over ranks, so that every rank decides alike."""
-        if totals[-1] > 0 or not torch.isfinite(totals[0]):
-            return Outcome.BAD_GROUP
-        if not totals[1] > 0:
-            return Outcome.NOTHING_TO_LEARN
-        if not math.isfinite(norm):
-            return Outcome.BAD_GRADIENT
-        return Outcome.APPLIED if self._step.take(norm) else Outcome.BAD_WEIGHTS
 
     def end_epoch(self) -> None:
         """Forget the epoch's groups."""
@@ -237,9 +248,9 @@ class Learner:
 
     def reset_epoch(self) -> None:
         """Forget what was accumulated since the last update: the epoch's groups come again from the first."""
-        self._step.optimizer.zero_grad(set_to_none=True)
+        self._step.forget_gradients()
         self._kept = []
-        self._tally = Tally.zero()
+        self._tally = self._nothing
 
     def restore(self, parameters: Tensors, averages: Tensors, version: int) -> None:
         """Take over the weights of a checkpoint, and averages by the names of `averages`.
@@ -256,50 +267,115 @@ class Learner:
         self._policy.trainable.save(folder)
 
     def _check(self, group: ScoredGroup) -> None:
-        self._experience.check(group.trajectory.stamp)
-        if group.trajectory.schedule != self._schedule:
+        trajectory = group.trajectory
+        self._old_policy.check(trajectory.stamp)
+        if trajectory.schedule != self._schedule:
             raise WeightsError(
-                f"A trajectory of prompt {group.trajectory.prompt!r} was sampled from another step "
-                "distribution or guidance than the learner's: steps, eta, stochastic steps, guidance scale "
-                "and scheduler must agree."
+                f"A trajectory of prompt {trajectory.prompt!r} was sampled from another step distribution or "
+                "guidance than the learner's: steps, eta, stochastic steps, guidance scale and scheduler "
+                "must agree."
+            )
+        if trajectory.log_ratio is None and self._objective.needs.reference:
+            raise WeightsError(
+                f"A trajectory of prompt {trajectory.prompt!r} has no log ratios to the reference, which the "
+                "objective needs: it was sampled for another objective.kind."
             )
 
-    def _off_policy(
-        self, tensors: TrajectoryTensors, behaviour: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        log_prob = evaluate_log_prob(self._policy, self._distribution, tensors, self._settings.micro_batch)
-        return log_prob, behaviour[1] + (log_prob - behaviour[0])
+    def _wave(self, groups: Sequence[ScoredGroup]) -> Wave | None:
+        trajectories = [group.trajectory for group in groups]
+        return Wave.of(trajectories, self._policy.family.device) if trajectories else None
 
-    def _differentiate(
-        self, log_ratio: Tensor, old: Tensor, differences: Tensor
-    ) -> tuple[Tensor, ObjectiveResult]:
-        """c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
-        leaf = log_ratio.detach().clone().requires_grad_(True)
-        result = self._objective(leaf, old, differences)
-        (coefficients,) = torch.autograd.grad(result.loss_sum, leaf)
-        return coefficients, result
+    def _step_norms_are_due(self) -> bool:
+        """For the first wave of every so many epochs. A function of the version: ranks and restarts agree."""
+        settings = self._settings
+        if not settings.step_norms_every or self._tally.busy:
+            return False
+        return self._version // settings.updates_per_epoch % settings.step_norms_every == 0
 
-    def _first_gradient(self, tensors: TrajectoryTensors, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of all items; of the update's first group step by step, which also gives their norms."""
-        if self._tally.is_empty:
-            return accumulate_by_step(
-                self._policy,
-                self._distribution,
-                tensors,
-                coefficients,
-                self._settings.micro_batch,
-                list(self._parameters.values()),
+    def _learn(
+        self, wave: Wave | None, members: list[_Member], now: list[Tensor], is_known: bool, by_step: bool
+    ) -> tuple[list[_Member], list[Tensor]]:
+        """Add a wave's gradient. Returns its members, bad ones marked, and log pi_theta of each, (B, T_s).
+
+        now: log-probs that the loss is taken at. is_known: they are the learner's own, so that only items
+        with a coefficient need to pass; log-probs of the others are 0 then. by_step: measure each step.
+        """
+        terms = [self._differentiate(member, values) for member, values in zip(members, now, strict=True)]
+        reasons = [
+            LEFT_OUT if member.is_bad else find_nonfinite_loss(*term)
+            for member, term in zip(members, terms, strict=True)
+        ]
+        coefficients = [None if why else term[2] for term, why in zip(terms, reasons, strict=True)]
+        found, norms = self._add_gradient(wave, coefficients, is_known, by_step)
+        is_finite = self._parallel.all_finite(self._gradients())
+        finite = [bool(torch.isfinite(values).all()) for values in found]
+        if not all(finite):
+            told = "the learner's log-probs not finite"
+            reasons = [why or ("" if fine else told) for why, fine in zip(reasons, finite, strict=True)]
+        elif not is_finite:
+            reasons = [why or "the gradient not finite" for why in reasons]
+        after = [self._count(*entry) for entry in zip(members, terms, reasons, strict=True)]
+        if any(now_bad.is_bad and not member.is_bad for now_bad, member in zip(after, members, strict=True)):
+            # The update is skipped, so what has accumulated is of no use; without it, later waves are judged
+            # by themselves.
+            self._step.forget_gradients()
+        if by_step:
+            weight = sum(
+                term[1].weight for term, member in zip(terms, after, strict=True) if not member.is_bad
             )
-        everything = torch.ones_like(coefficients, dtype=torch.bool)
-        own = accumulate_gradient(
-            self._policy, self._distribution, tensors, coefficients, everything, self._settings.micro_batch
-        )
-        return own, torch.zeros(0)
+            norms = norms / max(weight, 1.0)
+            by_position = dict(zip(self._engine.steps.stochastic_steps, norms.tolist(), strict=True))
+            self._tally = replace(self._tally, step_norms=by_position)
+        return after, found
 
-    def _scale_and_clip(self, gradients: Sequence[Tensor], pairs: float) -> Tensor:
-        for gradient in gradients:
-            gradient.div_(max(pairs, 1.0))
-        return nn.utils.clip_grad_norm_(list(self._parameters.values()), self._settings.max_gradient_norm)
+    def _count(self, member: _Member, term: _Term, reason: str) -> _Member:
+        """Add a group to the tally. reason: why it is bad, if it is."""
+        if not reason:
+            self._tally = self._tally.with_group(term[1], term[0])
+            return member
+        if not member.is_bad:
+            trajectory = member.group.trajectory
+            bad = BadGroup(trajectory.prompt, trajectory.noise, reason)
+            self._tally = self._tally.with_bad_group(bad)
+        return replace(member, is_bad=True)
+
+    def _add_gradient(
+        self, wave: Wave | None, coefficients: list[Tensor | None], is_known: bool, by_step: bool
+    ) -> tuple[list[Tensor], Tensor]:
+        """Pass the items of groups that have coefficients. Returns log pi_theta by group, and step norms."""
+        if wave is None:
+            nothing = torch.zeros(0, dtype=torch.float64)
+            _, norms = self._pass(None, nothing, torch.zeros(0, dtype=torch.int64), by_step)
+            return [], norms
+        given = list(zip(wave.places, coefficients, strict=True))
+        sums = wave.item_sums([torch.zeros(place.shape).double() if c is None else c for place, c in given])
+        passing = torch.zeros(wave.size, dtype=torch.bool)
+        for place, c in given:
+            passing[place.reshape(-1)] |= c is not None
+        if is_known:
+            passing &= sums != 0
+        (chosen,) = torch.nonzero(passing, as_tuple=True)
+        values = torch.zeros_like(sums)
+        values[chosen], norms = self._pass(wave, sums, chosen, by_step)
+        return wave.by_group(values), norms
+
+    def _pass(self, wave: Wave | None, sums: Tensor, chosen: Tensor, by_step: bool) -> tuple[Tensor, Tensor]:
+        if by_step:
+            return self._engine.accumulate_by_step(wave, sums, chosen, list(self._parameters.values()))
+        return self._engine.accumulate(wave, sums, chosen), torch.zeros(0)
+
+    def _differentiate(self, member: _Member, now: Tensor) -> _Term:
+        """The loss and c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
+        leaf = now.detach().clone().requires_grad_(True)
+        log_probs = LogProbs(leaf, member.old, member.ref)
+        given = member.group.advantages
+        advantages = None if given is None else torch.tensor(given)
+        loss = self._objective.loss(log_probs, member.group.score, advantages)
+        (coefficients,) = torch.autograd.grad(loss.sum, leaf)
+        return log_probs, loss, coefficients
+
+    def _gradients(self) -> list[Tensor]:
+        return [value.grad for value in self._parameters.values() if value.grad is not None]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -307,9 +383,19 @@ class Learner:
             average.lerp_(self._parameters[name], 1 - self._settings.ema_decay)
 
 
-def _log_ratio(trajectory: TrajectoryGroup) -> Float32:
-    if trajectory.log_ratio is None:
-        raise WeightsError(
-            f"A trajectory of prompt {trajectory.prompt!r} has no log ratios to the reference."
-        )
-    return trajectory.log_ratio
+def _reference(group: ScoredGroup, log_prob: Tensor) -> Tensor | None:
+    """log pi_ref = log pi - log ratio in float64, so that a log ratio of 0 gives a difference of 0.
+
+    log_prob: of the policy that sampled, in the numerics that it will be compared with.
+    """
+    ratio = group.trajectory.log_ratio
+    return None if ratio is None else log_prob - torch.tensor(ratio).double()
+
+
+def _outcome(totals: Totals, norm: float) -> Outcome:
+    """totals, norm: of all ranks, so that every rank decides alike."""
+    if totals.bad_groups or not math.isfinite(totals.loss):
+        return Outcome.BAD_GROUP
+    if not totals.weight > 0:
+        return Outcome.NOTHING_TO_LEARN
+    return Outcome.APPLIED if math.isfinite(norm) else Outcome.BAD_GRADIENT

@@ -1,4 +1,4 @@
-"""Whose trajectories the learner accepts, and which policy is `old` in the clipped loss."""
+"""Whose trajectories the learner accepts, and which policy is `old` in a clipped loss."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from torch import Tensor
 from common.errors import WeightsError
 from common.trajectory import PolicyStamp
 
-Anchor = tuple[Tensor, Tensor]
 
-
-class Experience(Protocol):
+class OldPolicy(Protocol):
     """Online or offline."""
 
     @property
@@ -28,17 +26,16 @@ class Experience(Protocol):
         """Raise WeightsError where a trajectory's stamp cannot be trained on."""
         ...
 
-    def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
-        """(log pi_old, log pi_old - log pi_ref), each (B, T_s), of the policy that the clip holds on to.
+    def log_prob(self, sampled: Tensor, current: Tensor) -> Tensor:
+        """log pi_old (B, T_s), of trajectories that were not sampled with the learner's weights of now.
 
-        behaviour: of the policy that sampled; current: of the learner's policy at the first update of the
-        epoch.
+        sampled: of the policy that sampled. current: of the learner's policy at the epoch's first update.
         """
         ...
 
 
 class Online:
-    """Trajectories of this run's own recent policies; old is the policy that sampled."""
+    """Trajectories of this run's recent policies; old is the policy that sampled."""
 
     def __init__(self, remembered: int) -> None:
         self._remembered = remembered
@@ -51,21 +48,21 @@ class Online:
 
     def published(self, stamp: PolicyStamp) -> None:
         """Keep the last `remembered` different stamps."""
-        others = tuple(own for own in self._stamps if own != stamp)
+        others = tuple(known for known in self._stamps if known != stamp)
         self._stamps = (*others, stamp)[-self._remembered :]
 
     def check(self, stamp: PolicyStamp) -> None:
         """Raise WeightsError unless the learner published exactly these weights, recently enough."""
         if stamp not in self._stamps:
-            known = "; ".join(str(own) for own in self._stamps)
+            known = "; ".join(str(one) for one in self._stamps)
             raise WeightsError(
                 f"A trajectory was sampled with {stamp}, which the learner did not publish. "
                 f"It knows: {known}."
             )
 
-    def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
-        """The behaviour policy."""
-        return behaviour
+    def log_prob(self, sampled: Tensor, current: Tensor) -> Tensor:
+        """Of the policy that sampled."""
+        return sampled
 
 
 class Offline:
@@ -79,8 +76,8 @@ class Offline:
     def check(self, stamp: PolicyStamp) -> None:
         """Every recorded stamp is accepted; the recording's reader has checked the file."""
 
-    def anchor(self, behaviour: Anchor, current: Anchor) -> Anchor:
-        """The policy as the epoch starts.
+    def log_prob(self, sampled: Tensor, current: Tensor) -> Tensor:
+        """Of the policy as the epoch starts.
 
         The recorded one falls behind for good, and a clip around it would stop the training.
         """

@@ -1,82 +1,85 @@
-"""One optimizer step that either leaves sound weights which act, or leaves everything as it was."""
+"""The optimizer and what is checked around it: the step size of an update, and that numbers are finite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import WeightsError
 from common.model.policy import Policy
 from common.model.probe import Probe
-from learner.finite import all_finite
-
-State = dict[str, Tensor]
+from learner.objectives import LogProbs, Loss
+from learner.parallel import Parallel
 
 
 @dataclass(frozen=True)
-class StepBackup:
-    """Copies of weights and optimizer state, by parameter name. They live for one step, in the host's memory:
-    a GPU that just holds the policy and its optimizer has no room for them twice."""
+class LearningRate:
+    """Linear warm-up to the peak, half a cosine down to a share of it, constant from there on.
 
-    weights: State
-    state: dict[str, State]
+    peak: AdamW's step size. warmup: updates until the peak is reached, 0 = at once. decay: updates of the
+    half cosine, counted from the first update; 0 = the peak throughout. final_share: of the peak, at its end.
+    """
 
-    @staticmethod
-    def take(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> StepBackup:
-        """Copy what a step changes."""
-        return StepBackup(
-            {name: value.detach().to("cpu", copy=True) for name, value in parameters.items()},
-            {
-                name: {key: kept.to("cpu", copy=True) for key, kept in optimizer.state.get(value, {}).items()}
-                for name, value in parameters.items()
-            },
-        )
+    peak: float
+    warmup: int
+    decay: int
+    final_share: float
 
-    @torch.no_grad()
-    def put_back(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-        """Undo the step, to the bit."""
-        for name, value in parameters.items():
-            value.copy_(self.weights[name])
-            if not self.state[name]:
-                optimizer.state.pop(value, None)
-            for key, kept in self.state[name].items():
-                optimizer.state[value][key].copy_(kept)
+    def at(self, update: int) -> float:
+        """The step size of update number `update`, counted from 0: a resumed run has no state of it."""
+        rising = min(1.0, (update + 1) / (self.warmup + 1))
+        if not self.decay:
+            return self.peak * rising
+        through = min(1.0, update / self.decay)
+        falling = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * through))
+        return self.peak * rising * falling
 
 
 @dataclass(frozen=True)
 class CheckedOptimizer:
-    """The optimizer of a policy, and what is looked at around each of its steps."""
+    """AdamW over a policy's trained tensors, in the order of its parameters, checked around each step."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
     probe: Probe
+    rate: LearningRate
+    parallel: Parallel
 
-    def take(self, gradient_norm: float) -> bool:
-        """Step with the gradients as they are. Returns False where that made a weight or the optimizer's
-        state non-finite; everything is then as it was.
+    def step(self, update: int, gradient_norm: float) -> None:
+        """Step with the gradients as they are, which are finite and clipped.
 
-        gradient_norm: L2, of these gradients. Raises WeightsError where the optimizer holds other tensors
-        than the policy, or where the weights act on nothing.
+        update: its number, from 0. gradient_norm: L2, of these gradients. Raises WeightsError where the
+        optimizer holds other tensors than the policy, where a weight became non-finite, or where the weights
+        act on nothing.
         """
-        parameters = self.policy.trainable.parameters()
-        self._check_tensors(parameters)
-        backup = StepBackup.take(parameters, self.optimizer)
+        self._check_tensors()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate.at(update)
         self.optimizer.step()
-        if not all_finite([*parameters.values(), *_state_tensors(self.optimizer)]):
-            backup.put_back(parameters, self.optimizer)
-            return False
+        if not self.parallel.all_finite(self.policy.trainable.parameters().values()):
+            raise WeightsError(
+                f"Update {update + 1}, with a gradient of norm {gradient_norm:.3g}, made weights not finite. "
+                "Go on from the last checkpoint with a smaller optimizer.learning_rate."
+            )
         if gradient_norm > 0:
             change = f"An update with a gradient of norm {gradient_norm:.3g} was made"
             self.probe.check_influence(self.policy, change)
-        return True
 
-    def _check_tensors(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        stepped = {id(value) for group in self.optimizer.param_groups for value in group["params"]}
-        strangers = [name for name, value in parameters.items() if id(value) not in stepped]
+    def forget_gradients(self) -> None:
+        """As if nothing had been accumulated."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @cached_property
+    def _stepped(self) -> frozenset[int]:
+        return frozenset(id(value) for group in self.optimizer.param_groups for value in group["params"])
+
+    def _check_tensors(self) -> None:
+        parameters = self.policy.trainable.parameters()
+        strangers = [name for name, value in parameters.items() if id(value) not in self._stepped]
         if strangers:
             raise WeightsError(
                 f"The optimizer does not hold {len(strangers)} of the policy's {len(parameters)} trained "
@@ -84,5 +87,14 @@ class CheckedOptimizer:
             )
 
 
-def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Any]:
-    return [value for state in optimizer.state.values() for value in state.values()]
+def find_nonfinite_loss(log_probs: LogProbs, loss: Loss, coefficients: Tensor) -> str:
+    """What is not finite before the backward pass, in words; "" where all is. coefficients: (B, T_s)."""
+    ref = log_probs.now if log_probs.ref is None else log_probs.ref
+    for name, value in {
+        "log-probs": torch.stack([log_probs.now.detach(), log_probs.old, ref.detach()]),
+        "the loss": loss.sum.detach(),
+        "the loss's derivatives": coefficients,
+    }.items():
+        if not bool(torch.isfinite(value).all()):
+            return f"{name} not finite"
+    return ""

@@ -1,9 +1,10 @@
-"""What an update did: sums that every rank can add up, and the report made of them."""
+"""What a learner is and what an update did: sums that every rank can add up, and the report made of them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -12,22 +13,38 @@ from torch import Tensor
 
 from common.stopwatch import Busy
 from common.trajectory import NoiseKey
-from learner.objectives import ObjectiveResult
+from learner.objectives import LogProbs, Loss
+
+
+@dataclass(frozen=True)
+class LearnerFacts:
+    """What a learner is, and what trajectories must fit.
+
+    schedule: fingerprint of the step distribution. latent_shape: of one image's latent.
+    is_exact: whether the same groups give the same bits each time. CPUs do; backward passes on GPUs add up in
+    an order that changes. base: digest of its pretrained model; process: host:pid. nbytes: of its weights.
+    """
+
+    schedule: str
+    latent_shape: tuple[int, ...]
+    is_exact: bool
+    base: str
+    process: str
+    nbytes: int
 
 
 class Outcome(Enum):
     """What became of an update. The weights changed by APPLIED alone."""
 
     APPLIED = "made"
-    NOTHING_TO_LEARN = "no two pictures of any prompt had different rewards"
-    BAD_GROUP = "a group's loss, log ratios or gradient were not finite"
+    NOTHING_TO_LEARN = "no group had anything to learn from, such as images of different rewards"
+    BAD_GROUP = "a group's loss, log-probs or gradient were not finite"
     BAD_GRADIENT = "the gradient was not finite"
-    BAD_WEIGHTS = "the step made weights or the optimizer's state non-finite, and was undone"
 
     @property
     def is_bad(self) -> bool:
         """Whether a number was not finite."""
-        return self in (Outcome.BAD_GROUP, Outcome.BAD_GRADIENT, Outcome.BAD_WEIGHTS)
+        return self in (Outcome.BAD_GROUP, Outcome.BAD_GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -47,29 +64,27 @@ class UpdateReport:
     """One optimizer update.
 
     version: after it. outcome: whether it was made, or why not. bad_groups: this rank's own; they are left
-    out of the epoch's later updates too.
-    loss: mean over counted pairs. gradient_norm: L2, before clipping. clip_share, tie_share: of counted and
-    of all pairs. tied_groups: prompts whose images all had the same reward. log_ratio_mean: mean over
-    trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over C H W, before the update.
-    latent_elements: C * H * W. log_ratio_mismatch: largest deviation of the learner's log-probs from the
-    actors' at unchanged weights. step_gradient_norms: of the first group's own mean-over-pairs gradient, one
-    a stochastic step (empty for updates 2..K). process: of this rank, host:pid; busy: its work, a piece for
-    each group and one for the update.
+    out of the epoch's later updates too. groups: of this rank, bad ones not counted.
+    loss: sum over weight, see learner.objectives.Loss; stats: the objective's statistics by name, the means
+    over what each counts; one that counted nothing is 0. gradient_norm: L2, before clipping.
+    log_ratio_mean: mean over trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over a
+    latent's elements, before the update; None without a reference. latent_elements: of one image's latent.
+    log_ratio_mismatch: largest deviation of the learner's log-probs from the actors' at unchanged weights.
+    step_gradient_norms: of the first wave's own mean gradient, by position of the step; empty where they are
+    not taken. process: of this rank, host:pid; busy: its work, a piece for each wave and one for the update.
     """
 
     version: int
     outcome: Outcome
     bad_groups: tuple[BadGroup, ...]
     loss: float
+    stats: Mapping[str, float]
     gradient_norm: float
-    clip_share: float
-    tie_share: float
-    tied_groups: int
     groups: int
-    log_ratio_mean: float
+    log_ratio_mean: float | None
     latent_elements: int
     log_ratio_mismatch: float
-    step_gradient_norms: tuple[float, ...]
+    step_gradient_norms: Mapping[int, float]
     process: str
     busy: tuple[Busy, ...]
 
@@ -85,89 +100,88 @@ class UpdateReport:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Sums of one rank since the last update.
+class Totals:
+    """Sums over groups, which ranks add up: a vector of float64.
 
-    totals: float64 (9,): loss sum, counted pairs, clipped, tied, pairs, tied groups, trajectories, sum of log
-    ratios, bad groups. groups: those that are not bad.
+    loss, weight: see Loss. bad_groups: their number. trajectories, log_ratio: images that have a reference,
+    and the sum of their log ratios. stats: (sum, count) of each of the objective's statistics.
     """
 
-    totals: Tensor
-    bad_groups: tuple[BadGroup, ...]
-    groups: int
-    mismatch: float
-    step_norms: Tensor
-    busy: tuple[Busy, ...]
+    vector: Tensor
+    names: tuple[str, ...]
 
     @staticmethod
-    def zero() -> Tally:
-        """Nothing yet."""
-        return Tally(torch.zeros(9, dtype=torch.float64), (), 0, 0.0, torch.zeros(0), ())
+    def zero(names: tuple[str, ...]) -> Totals:
+        """Nothing yet. names: of the objective's statistics."""
+        return Totals(torch.zeros(5 + 2 * len(names), dtype=torch.float64), names)
+
+    def with_group(self, loss: Loss, log_probs: LogProbs) -> Totals:
+        """One more group."""
+        ref, now = log_probs.ref, log_probs.now.detach()
+        ratios = (0.0, 0.0) if ref is None else (float(len(now)), float((now - ref).sum()))
+        stats = [value for name in self.names for value in loss.stats[name]]
+        own = [float(loss.sum.detach()), loss.weight, 0.0, *ratios, *stats]
+        return replace(self, vector=self.vector + torch.tensor(own, dtype=torch.float64))
+
+    def with_bad_group(self) -> Totals:
+        """A group that is left out."""
+        vector = self.vector.clone()
+        vector[2] += 1
+        return replace(self, vector=vector)
 
     @property
-    def is_empty(self) -> bool:
-        """True before the first group."""
-        return self.groups == 0
+    def loss(self) -> float:
+        """Sum of the losses."""
+        return float(self.vector[0])
 
-    def with_group(
-        self, result: ObjectiveResult, log_ratio: Tensor, mismatch: float, step_norms: Tensor, busy: Busy
-    ) -> Tally:
-        """One more group. log_ratio: (B, T_s), MEAN over C H W."""
-        own = [
-            float(result.loss_sum.detach()),
-            result.weight,
-            float(result.clipped),
-            float(result.tied),
-            float(result.pairs),
-            float(result.tied == result.pairs),
-            float(log_ratio.shape[0]),
-            float(log_ratio.sum()),
-            0.0,
-        ]
-        return replace(
-            self,
-            totals=self.totals + torch.tensor(own, dtype=torch.float64),
-            groups=self.groups + 1,
-            # numpy's maximum keeps a NaN, which max() may drop.
-            mismatch=float(np.maximum(self.mismatch, mismatch)),
-            step_norms=step_norms / max(result.weight, 1.0) if self.is_empty else self.step_norms,
-            busy=(*self.busy, busy),
-        )
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return float(self.vector[1])
 
-    def with_bad_group(self, group: BadGroup, busy: Busy) -> Tally:
+    @property
+    def bad_groups(self) -> int:
+        """How many."""
+        return int(self.vector[2])
+
+    @property
+    def log_ratio_mean(self) -> float | None:
+        """Mean over trajectories; None without a reference."""
+        trajectories, log_ratio = self.vector[3:5].tolist()
+        return log_ratio / trajectories if trajectories else None
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """Means by name."""
+        pairs = self.vector[5:].view(-1, 2).tolist()
+        return {name: total / max(count, 1.0) for name, (total, count) in zip(self.names, pairs, strict=True)}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one rank has done since the last update. groups: those that are not bad."""
+
+    totals: Totals
+    bad_groups: tuple[BadGroup, ...] = ()
+    groups: int = 0
+    mismatch: float = 0.0
+    step_norms: Mapping[int, float] = field(default_factory=dict)
+    busy: tuple[Busy, ...] = ()
+
+    def with_group(self, loss: Loss, log_probs: LogProbs) -> Tally:
+        """One more group."""
+        return replace(self, totals=self.totals.with_group(loss, log_probs), groups=self.groups + 1)
+
+    def with_bad_group(self, group: BadGroup) -> Tally:
         """A group that is left out."""
-        totals = self.totals.clone()
-        totals[-1] += 1
         bad_groups = (*self.bad_groups, group)
-        return replace(self, totals=totals, bad_groups=bad_groups, busy=(*self.busy, busy))
+        return replace(self, totals=self.totals.with_bad_group(), bad_groups=bad_groups)
 
+    def with_mismatch(self, mismatch: float) -> Tally:
+        """A deviation of log-probs, see UpdateReport.log_ratio_mismatch."""
+        # numpy's maximum keeps a NaN, which max() may drop.
+        return replace(self, mismatch=float(np.maximum(self.mismatch, mismatch)))
 
-def summarise(
-    tally: Tally,
-    totals: Tensor,
-    norm: float,
-    outcome: Outcome,
-    version: int,
-    latent_elements: int,
-    process: str,
-    busy: Busy,
-) -> UpdateReport:
-    """The report of an update. totals: summed over ranks; tally: this rank's own."""
-    loss, counted, clipped, tied, pairs, tied_groups, trajectories, log_ratio, _ = totals.tolist()
-    return UpdateReport(
-        version=version,
-        outcome=outcome,
-        bad_groups=tally.bad_groups,
-        loss=loss / max(counted, 1.0),
-        gradient_norm=norm,
-        clip_share=clipped / max(counted, 1.0),
-        tie_share=tied / max(pairs, 1.0),
-        tied_groups=int(tied_groups),
-        groups=tally.groups,
-        log_ratio_mean=log_ratio / max(trajectories, 1.0),
-        latent_elements=latent_elements,
-        log_ratio_mismatch=tally.mismatch,
-        step_gradient_norms=tuple(tally.step_norms.tolist()),
-        process=process,
-        busy=(*tally.busy, busy),
-    )
+    def with_work(self, busy: Busy) -> Tally:
+        """A piece of work."""
+        return replace(self, busy=(*self.busy, busy))

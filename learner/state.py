@@ -62,7 +62,7 @@ def export_snapshot(learner: Learner) -> Snapshot:
     }
     return Snapshot(
         version=learner.version,
-        published=tuple((stamp.version, stamp.digest) for stamp in learner.experience.stamps),
+        published=tuple((stamp.version, stamp.digest) for stamp in learner.old_policy.stamps),
         trainable=_arrays(learner.parameters),
         optimizer=_arrays(optimizer),
         averages=_arrays(learner.averages),
@@ -93,7 +93,7 @@ def restore_state(learner: Learner, state: Snapshot | Mapping[str, bytes | NDArr
     _check_names(learner, snapshot)
     learner.restore(_tensors(snapshot.trainable), _tensors(snapshot.averages), snapshot.version)
     for version, digest in snapshot.published:
-        learner.experience.published(PolicyStamp(version, digest, learner.run_id))
+        learner.old_policy.published(PolicyStamp(version, digest, learner.run_id))
     steps = {
         index: {key: torch.tensor(optimizer[f"{name}|{key}"]) for key in ADAM_STATE}
         for index, name in enumerate(learner.parameters if optimizer else ())

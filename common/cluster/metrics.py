@@ -109,17 +109,18 @@ METRICS: tuple[MetricDefinition, ...] = (
         "Mean over the evaluated prompts (images averaged first); reward = trained sum.",
     ),
     _gauge("eval/width95/<set>/<score>", "raw score", "Half-width of its 95 % interval, over prompts."),
-    _gauge("objective/<statistic>", "", "A statistic that the objective names and describes."),
     _gauge(
-        "policy/log_ratio_mean",
-        "nats",
-        "Mean over trajectories of rhat = log pi / pi_ref, with the chosen reductions.",
+        "objective/<statistic>",
+        "",
+        "loss: at the epoch's first update. Others: named by the objective (docs/algorithm.md), mean over "
+        "the epoch's updates.",
     ),
     _gauge(
         "policy/kl_to_reference",
         "nats per trajectory",
         "Unbiased estimate of KL(behaviour || reference) of whole trajectories: the mean over sampled "
-        "trajectories of log pi_old - log pi_ref, summed over stochastic steps and C H W.",
+        "trajectories of log pi_old - log pi_ref, summed over stochastic steps and elements. Only where the "
+        "objective needs the reference.",
     ),
     _gauge(
         "policy/log_ratio_mismatch_max",
@@ -138,12 +139,12 @@ METRICS: tuple[MetricDefinition, ...] = (
     _counter(
         "optimizer/skipped_updates",
         "updates",
-        "Updates not made, because all groups tied or a number was not finite.",
+        "Updates not made, because there was nothing to learn or a number was not finite.",
     ),
     _counter(
         "optimizer/bad_updates",
         "updates",
-        "Updates not made because a loss, log ratio, gradient or weight was not finite.",
+        "Updates not made because a loss, log-prob or gradient was not finite.",
     ),
     _gauge("time/epoch_s", "s", "Wall time from the epoch's first task to its published weights."),
     _gauge("time/evaluation_s", "s", "Wall time of an evaluation of all prompt sets."),

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import field_validator, model_validator
 
 from common.config.fields import Section, setting
+from common.config.objectives import ObjectiveSection, PrdpSection
 from common.config.safety import CheckpointSection, GuardsSection
 from common.config.services import (
     ActorsSection,
@@ -25,7 +26,6 @@ from common.config.training import (
     DataSection,
     LoraPolicy,
     ModelSection,
-    ObjectiveSection,
     OptimizerSection,
     PolicySection,
     PromptsSection,
@@ -43,7 +43,7 @@ class Config(Section):
     policy: PolicySection = setting(LoraPolicy(), "", "What is trained: kind lora or full.")
     run: RunSection = RunSection()
     sampling: SamplingSection = SamplingSection()
-    objective: ObjectiveSection = ObjectiveSection()
+    objective: ObjectiveSection = setting(PrdpSection(), "", "What is minimised: kind prdp, ddpo or grpo.")
     optimizer: OptimizerSection = OptimizerSection()
     data: DataSection = DataSection()
     actors: ActorsSection = ActorsSection()

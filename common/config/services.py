@@ -93,6 +93,9 @@ class LearnerSection(PlacementSection):
     micro_batch_size: int = setting(
         32, "image-steps", "(image, step) pairs in one forward and backward pass: bounds its memory.", ge=1
     )
+    step_norms_every: int = setting(
+        10, "epochs", "Epochs between those whose gradient is also measured step by step; 0 = never.", ge=0
+    )
     gradient_checkpointing: bool = setting(False, "", "Recompute UNet activations in the backward pass.")
     snapshots: bool = setting(
         True,

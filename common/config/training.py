@@ -1,4 +1,4 @@
-"""Settings of the algorithm: model, policy, prompts, sampling, objective, optimizer."""
+"""Settings of the algorithm: model, policy, prompts, sampling, optimizer (objectives: objectives.py)."""
 
 from __future__ import annotations
 
@@ -150,29 +150,6 @@ class SamplingSection(Section):
         named = {"auto": None, "all_but_last": tuple(range(self.steps - 1)), "all": tuple(range(self.steps))}
         chosen = self.stochastic_steps
         return named[chosen] if isinstance(chosen, str) else chosen
-
-
-class ObjectiveSection(Section):
-    """The PRDP loss (paper eqs. 10-21) with its open points as settings."""
-
-    kl_weight: float = setting(
-        3e-5,
-        "reward per nat",
-        "beta: weight of the KL to the reference, on the reductions chosen below.",
-        gt=0.0,
-    )
-    clip: bool = setting(True, "", "Clip (eqs. 17-21). Cannot act at the first update of an epoch.")
-    clip_range: float = setting(
-        1e-4, "nats", "eps: clip range of a step's log ratio, on latent_reduction's scale.", gt=0.0
-    )
-    latent_reduction: Literal["mean", "sum"] = setting("mean", "", "Reduction of log-probs over C H W.")
-    step_reduction: Literal["mean", "sum"] = setting(
-        "mean", "", "Reduction of log ratios over the stochastic steps (authors' code: mean; equations: sum)."
-    )
-    pair_weighting: Literal["untied", "all"] = setting(
-        "untied", "", "untied = mean over pairs of different rewards (authors' code); all = over all pairs."
-    )
-    updates_per_epoch: int = setting(1, "updates", "K: gradient steps on each epoch's trajectories.", ge=1)
 
 
 class OptimizerSection(Section):

@@ -34,8 +34,8 @@ class Denoiser(Protocol):
     def predict(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """Guided model output.
 
-        latents (M, C, H, W), timesteps float32 (M,), one prompt's condition (see TrajectoryGroup) ->
-        (M, C, H, W).
+        latents (M, C, H, W), timesteps float32 (M,) -> (M, C, H, W). condition: one prompt's (see
+        TrajectoryGroup), or that of M items: M rows of the prompts', then M of those moved away from.
         """
         ...
 
@@ -74,12 +74,17 @@ class GuidedUnet:
         items = latents.shape[0]
         with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             if self.guidance_scale == 1.0:
-                prompt = {name: rows[:1].repeat_interleave(items, 0) for name, rows in condition.items()}
+                prompt = {name: _each(rows, 1, items)[:items] for name, rows in condition.items()}
                 return self.family.predict(self.unet, latents, timesteps, prompt)
-            both = {name: rows.flip(0).repeat_interleave(items, 0) for name, rows in condition.items()}
+            both = {name: _each(rows, 2, items).roll(items, 0) for name, rows in condition.items()}
             output = self.family.predict(self.unet, latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both)
         empty, guided = output.chunk(2)
         return empty + self.guidance_scale * (guided - empty)
+
+
+def _each(rows: Tensor, prompts: int, items: int) -> Tensor:
+    """A condition's rows for each of the items. prompts: rows of a condition that all items share."""
+    return rows.repeat_interleave(items, 0) if len(rows) == prompts else rows
 
 
 @dataclass(frozen=True)

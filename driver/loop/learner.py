@@ -30,8 +30,7 @@ from driver.loop.source import Group
 from driver.observe.display import Phase
 from driver.observe.observer import Observer
 from learner.group import LearnerGroup
-from learner.records import LearnerFacts
-from learner.report import UpdateReport
+from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files
 
 Result = TypeVar("Result")

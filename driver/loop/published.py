@@ -10,7 +10,7 @@ import ray
 from common.errors import WeightsError
 from common.model.loading import check_base
 from common.trajectory import PolicyStamp
-from learner.records import LearnerFacts
+from learner.report import LearnerFacts
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from driver.loop.learner_calls import LearnerLost, first_line
 from driver.loop.learner_deaths import LearnerDeaths
 from driver.loop.stalls import StallReporter
 from learner.group import DEATH_LIMIT_S, LearnerGroup
-from learner.records import LearnerFacts
+from learner.report import LearnerFacts
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
 

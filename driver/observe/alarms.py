@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from common.config.safety import GuardsSection
 
-ALARMS = ("bad_numbers", "gradient_norm", "reward_spread")
+ALARMS = ("bad_numbers", "gradient_norm", "log_prob_mismatch", "reward_spread")
 RECENT_EPOCHS = 20
 FIRST_EPOCHS = 5
 """Epochs that give a spread to compare with; and as many before a gradient norm is judged."""
@@ -20,6 +20,8 @@ class EpochSigns:
     """What is remembered of an epoch.
 
     bad_updates: of the epoch. row: updates skipped for a bad number since the last one that was made.
+    mismatch: largest deviation of the learner's log-probs from the actors' in nats per latent element, and
+    clip_range: the objective's, on the same scale; infinite = no clip.
     alarms: those that the epoch raised, in words by name.
     """
 
@@ -27,6 +29,8 @@ class EpochSigns:
     reward_spread: float
     bad_updates: int
     row: int
+    mismatch: float = 0.0
+    clip_range: float = math.inf
     alarms: dict[str, str] = field(default_factory=dict)
 
 
@@ -59,6 +63,17 @@ def bad_numbers_alarm(bad_updates: int) -> str:
     return f"{bad_updates} updates skipped, because a number was not finite" if bad_updates else ""
 
 
+def mismatch_alarm(mismatch: float, clip_range: float) -> str:
+    """Why a clip would act on rounding alone; "" where it would not."""
+    if not mismatch > clip_range:
+        return ""
+    return (
+        f"the learner's log-probs differ from the actors' by up to {mismatch:.3g} nats per element at "
+        f"unchanged weights, more than the clip range of {clip_range:.3g}: use a higher model.precision or a "
+        "larger objective.clip_range"
+    )
+
+
 def judge(
     signs: EpochSigns, history: Mapping[int, EpochSigns], epoch: int, section: GuardsSection
 ) -> dict[str, str]:
@@ -69,6 +84,7 @@ def judge(
     found = {
         "bad_numbers": bad_numbers_alarm(signs.bad_updates),
         "gradient_norm": gradient_norm_alarm(signs.gradient_norm, norms, section.gradient_norm_factor),
+        "log_prob_mismatch": mismatch_alarm(signs.mismatch, signs.clip_range),
         "reward_spread": spread_alarm(signs.reward_spread, first, section.spread_share)
         if epoch > FIRST_EPOCHS
         else "",

@@ -62,11 +62,6 @@ class EpochTally:
         its wall time."""
         first = list(reports[0])
         every = [update[0] for update in reports]
-        steps = len(self._steps(first))
-        log_ratio, elements = first[0].log_ratio_mean, first[0].latent_elements
-        section = self.config.objective
-        scale = {"mean": 1.0, "sum": float(elements)}[section.latent_reduction]
-        reduce = {"mean": 1.0 / steps, "sum": 1.0}[section.step_reduction]
         age = float(np.mean(self.ages)) if self.config.data.mode == "online" else 0.0
         return {
             "reward/mean": float(np.mean(self.means)),
@@ -76,32 +71,27 @@ class EpochTally:
                 for name in self.config.rewards
             },
             "objective/loss": every[0].loss,
-            "objective/clip_share": float(np.mean([report.clip_share for report in every])),
-            "objective/tie_share": every[0].tie_share,
-            "objective/tied_groups": float(every[0].tied_groups),
-            "policy/log_ratio_mean": log_ratio * scale * reduce,
-            "policy/kl_to_reference": log_ratio * elements,
+            **{
+                f"objective/{name}": float(np.mean([report.stats[name] for report in every]))
+                for name in every[0].stats
+            },
+            **_kl_to_reference(every[0]),
             "policy/log_ratio_mismatch_max": float(np.max([report.log_ratio_mismatch for report in first])),
-            "policy/age_epochs": age / section.updates_per_epoch,
+            "policy/age_epochs": age / self.config.objective.updates_per_epoch,
             "policy/version": float(every[-1].version),
             "optimizer/gradient_norm": float(np.mean([report.gradient_norm for report in every])),
             "optimizer/skipped_updates": float(sum(not report.applied for report in every)),
             "optimizer/bad_updates": float(sum(report.outcome.is_bad for report in every)),
-            **self._step_norms(first),
+            **{
+                f"optimizer/gradient_norm_step_{step}": norm
+                for step, norm in first[0].step_gradient_norms.items()
+            },
             **self._times(reports, rewards, faults, seconds),
             **reward_metrics(rewards, self.config.rewards),
             "throughput/images_per_s": self.trajectories / seconds,
             "transport/bytes_moved": float(self.nbytes),
             **faults,
         }
-
-    def _step_norms(self, first: Sequence[UpdateReport]) -> dict[str, float]:
-        norms = zip(self._steps(first), first[0].step_gradient_norms, strict=False)
-        return {f"optimizer/gradient_norm_step_{step}": norm for step, norm in norms}
-
-    def _steps(self, first: Sequence[UpdateReport]) -> Sequence[int]:
-        named = self.config.sampling.named_stochastic_steps
-        return range(len(first[0].step_gradient_norms)) if named is None else named
 
     def _times(
         self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
@@ -124,6 +114,12 @@ class EpochTally:
         """Mean over the trained rewards' processes; those that run elsewhere count like embedded ones."""
         busy = math.fsum(rewards[name].busy_s for name in self.config.rewards if name in rewards)
         return busy / (len(self.config.rewards) * self.config.reward_service.replicas)
+
+
+def _kl_to_reference(report: UpdateReport) -> dict[str, float]:
+    """Nothing where the trajectories have no reference."""
+    ratio = report.log_ratio_mean
+    return {} if ratio is None else {"policy/kl_to_reference": ratio * report.latent_elements}
 
 
 def reward_metrics(rewards: Rewards, names: Iterable[str]) -> dict[str, float]:

@@ -115,6 +115,8 @@ class Guards:
             reward_spread=metrics["reward/within_group_std"],
             bad_updates=sum(outcome.is_bad for outcome in outcomes),
             row=row,
+            mismatch=metrics["policy/log_ratio_mismatch_max"],
+            clip_range=self._config.objective.clip_per_element(reports[0][0].latent_elements),
         )
         raised = judge(signs, self._history, epoch, self._section)
         before = self._history[epoch - 1].alarms if epoch - 1 in self._history else {}

@@ -1,32 +1,96 @@
-"""Objectives: pure functions from log ratios and reward differences to a loss. One file each."""
+"""Objectives: pure functions from log-probs and rewards to a loss. One file each, chosen by `objective.kind`.
+
+The driver asks for `advantages`, because it sees all groups in prompt order; each learner rank asks for the
+`loss` of its groups, and differentiates it with respect to the log-probs of now.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+from common.cluster.metrics import MetricDefinition
+from common.trajectory import GroupScore
+from learner.objectives.history import RewardHistory
+
+Float64 = NDArray[np.float64]
+Advantages = list[Float64 | None]
 
 
 @dataclass(frozen=True)
-class ObjectiveResult:
-    """One prompt's part of the loss. The loss of an update is sum(loss_sum) / sum(weight) over its prompts.
+class Needs:
+    """What an objective makes others do.
 
-    loss_sum: scalar tensor with a graph to log_ratio, a sum over the prompt's pairs. weight: pairs counted.
-    clipped, tied: pairs where the clipped loss was the larger; pairs with equal rewards. pairs: B (B-1) / 2.
+    reference: LogProbs.ref, so that actors make reference passes. whole_epoch: `advantages` of all groups of
+    an epoch at once, before any of them is learned.
     """
 
-    loss_sum: Tensor
+    reference: bool
+    whole_epoch: bool
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """log p(x_{t-1} | x_t, c) of one group, each float64 (B, T_s), MEAN over a latent's elements.
+
+    now: of the policy that is trained; a loss is differentiated with respect to it. old: of the policy that
+    ratios are held close to. ref: of the pretrained policy; None where the objective does not need it.
+    """
+
+    now: Tensor
+    old: Tensor
+    ref: Tensor | None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One group's part of the loss. The loss of an update is sum(sum) / sum(weight) over its groups.
+
+    sum: scalar with a graph to LogProbs.now. weight: how many terms were added up, 0 where there is nothing
+    to learn. stats: by the names of Objective.statistics, each as (sum, count); reported as sum(sum) /
+    sum(count) over an update's groups.
+    """
+
+    sum: Tensor
     weight: float
-    clipped: int
-    tied: int
-    pairs: int
+    stats: Mapping[str, tuple[float, float]]
 
 
 class Objective(Protocol):
-    """Anything the learner can minimise over one prompt's group."""
+    """Anything the learner can minimise over groups of one prompt's trajectories."""
 
-    def __call__(self, log_ratio: Tensor, log_ratio_old: Tensor, differences: Tensor) -> ObjectiveResult:
-        """log_ratio: log pi_theta - log pi_ref (B, T_s), MEAN over C H W; log_ratio_old: the same of pi_old;
-        differences: rewards r_i - r_j, antisymmetric (B, B). All float64."""
+    @property
+    def needs(self) -> Needs:
+        """What others must do for it."""
         ...
+
+    @property
+    def statistics(self) -> tuple[MetricDefinition, ...]:
+        """What Loss.stats holds, as metrics objective/<name>."""
+        ...
+
+    def advantages(
+        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
+    ) -> tuple[Advantages, RewardHistory]:
+        """Of groups in prompt order, each (prompt, rewards (B,)): advantages (B,), or None where the loss
+        takes none; and the history that knows these groups too."""
+        ...
+
+    def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
+        """One group's loss. advantages: float64 (B,), as given by `advantages`."""
+        ...
+
+
+def statistic(name: str, unit: str, description: str) -> MetricDefinition:
+    """A statistic of an objective: the metric objective/<name>."""
+    return MetricDefinition(f"objective/{name}", unit, description)
+
+
+def statistic_names(objective: Objective) -> tuple[str, ...]:
+    """The keys of Loss.stats, in the order of Objective.statistics."""
+    return tuple(metric.name.removeprefix("objective/") for metric in objective.statistics)

@@ -6,13 +6,18 @@ of rhat predicts the difference of the rewards: (rhat_i - rhat_j - (r_i - r_j) /
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from learner.objectives import ObjectiveResult
+from common.cluster.metrics import MetricDefinition
+from common.config.objectives import PrdpSection
+from common.trajectory import GroupScore
+from learner.objectives import Advantages, Float64, LogProbs, Loss, Needs, statistic
+from learner.objectives.history import RewardHistory
 
 STEP_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda log_ratio: log_ratio.sum(1),
@@ -47,8 +52,9 @@ PAIR_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"untied": untied_pairs
 class Prdp:
     """The PRDP loss of one prompt's group.
 
-    kl_weight: beta. clip_range: eps, math.inf = no clipping. latent_scale: 1 for the mean over C H W, C*H*W
-    for the sum. step_reduction: sum or mean over the stochastic steps. counted: which pairs enter the mean.
+    kl_weight: beta. clip_range: eps, math.inf = no clipping. latent_scale: 1 for the mean over a latent's
+    elements, their number for the sum. step_reduction: sum or mean over the stochastic steps. counted: which
+    pairs enter the mean.
     """
 
     kl_weight: float
@@ -57,19 +63,57 @@ class Prdp:
     step_reduction: Callable[[Tensor], Tensor]
     counted: Callable[[Tensor], Tensor]
 
-    def __call__(self, log_ratio: Tensor, log_ratio_old: Tensor, differences: Tensor) -> ObjectiveResult:
+    needs = Needs(reference=True, whole_epoch=False)
+    statistics: tuple[MetricDefinition, ...] = (
+        statistic("clip_share", "share", "Share of counted pairs where the clipped loss is the larger."),
+        statistic("tie_share", "share", "Share of pairs of the same prompt whose rewards are equal."),
+        statistic("tied_groups", "share", "Share of prompts whose images all got the same reward."),
+        statistic(
+            "log_ratio_mean",
+            "nats",
+            "Mean over trajectories of rhat = log pi / pi_ref before the update, with the chosen reductions.",
+        ),
+    )
+
+    @staticmethod
+    def build(section: PrdpSection, latent_elements: int) -> Prdp:
+        """From its settings. latent_elements: of one image's latent."""
+        return Prdp(
+            kl_weight=section.kl_weight,
+            clip_range=section.clip_range if section.clip else math.inf,
+            latent_scale={"mean": 1.0, "sum": float(latent_elements)}[section.latent_reduction],
+            step_reduction=STEP_REDUCTIONS[section.step_reduction],
+            counted=PAIR_WEIGHTINGS[section.pair_weighting],
+        )
+
+    def advantages(
+        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
+    ) -> tuple[Advantages, RewardHistory]:
+        """None: the differences of rewards enter the loss as they are."""
+        return [None for _ in scores], history
+
+    def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
         """Sum over unordered pairs of max(l, l_clipped), eq. 18: chosen per pair, after the steps."""
-        now, old = self.latent_scale * log_ratio, self.latent_scale * log_ratio_old
-        free = pair_losses(self.step_reduction(now), differences, self.kl_weight)
+        if log_probs.ref is None:
+            raise ValueError("PRDP needs the log-probs of the reference, and the trajectories have none")
+        differences = torch.tensor(score.differences)
+        now = self.latent_scale * (log_probs.now - log_probs.ref)
+        old = self.latent_scale * (log_probs.old - log_probs.ref)
+        predicted = self.step_reduction(now)
+        free = pair_losses(predicted, differences, self.kl_weight)
         held_ratio = clipped_log_ratio(now, old, self.clip_range)
-        held = pair_losses(self.step_reduction(held_ratio), differences, self.kl_weight)
+        clipped = pair_losses(self.step_reduction(held_ratio), differences, self.kl_weight)
         once = torch.ones_like(differences, dtype=torch.bool).triu(1)
         counted = once & self.counted(differences)
-        losses = torch.maximum(free, held)[counted]
-        return ObjectiveResult(
-            loss_sum=losses.sum(),
-            weight=float(counted.sum()),
-            clipped=int(((held > free) & counted).sum()),
-            tied=int(((differences == 0) & once).sum()),
-            pairs=int(once.sum()),
+        weight, pairs = float(counted.sum()), float(once.sum())
+        tied = float(((differences == 0) & once).sum())
+        return Loss(
+            sum=torch.maximum(free, clipped)[counted].sum(),
+            weight=weight,
+            stats={
+                "clip_share": (float(((clipped > free) & counted).sum()), weight),
+                "tie_share": (tied, pairs),
+                "tied_groups": (float(tied == pairs), 1.0),
+                "log_ratio_mean": (float(predicted.detach().sum()), float(len(predicted))),
+            },
         )

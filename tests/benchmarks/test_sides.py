@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from benchmarks.bare import BareSampler
-from benchmarks.learning import bare_gradient, measure_policy, sampled_tensors
+from benchmarks.learning import bare_gradient, measure_policy, sampled_wave
 from benchmarks.sampling import at_guidance, bare_sampler, measure_guidance
 from common.config.schema import Config
 from common.config.training import FullPolicy
@@ -86,9 +86,9 @@ def test_sampling_measures_a_ratio_and_the_reference_pass(config: Config) -> Non
 
 def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Config) -> None:
     policy, distribution = load_policy(config)
-    tensors = sampled_tensors(config, policy, distribution)
-    bare = bare_gradient(config, policy, distribution, tensors)
-    assert torch.equal(bare.latents[4 * 2 + 1], tensors.latents[1, 2])
+    wave = sampled_wave(config, policy, distribution)
+    bare = bare_gradient(config, policy, distribution, wave)
+    assert torch.equal(bare.latents[4 * 2 + 1], wave.latents[1 * 5 + 2])  # image 1 at step 2
     assert bare.timesteps[4 * 2 + 1] == distribution.times[2]
     counted = _CountedCalls(policy.guided.unet)
     bare.accumulate()

@@ -10,7 +10,7 @@ from typing import Any
 from common.trajectory import GroupScore, PolicyStamp
 from driver.observe.display import Phase
 from learner.group import PublishedReferences
-from learner.records import LearnerFacts
+from learner.report import LearnerFacts
 
 
 class Reference:

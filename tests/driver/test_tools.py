@@ -17,7 +17,7 @@ from common.trajectory import NoiseKey
 from driver.pretrained import load_checkpoint, load_pretrained
 from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
 from learner.build import build_learner
-from learner.parallel import SingleRank
+from learner.parallel import Single
 from learner.state import export_state
 from tests.tiny_config import make_config
 
@@ -27,7 +27,7 @@ def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     """A checkpoint of a LoRA policy that is not the pretrained one."""
     folder = tmp_path_factory.mktemp("tools")
     config = make_config(tiny_pipeline, folder)
-    learner = build_learner(config, "run", SingleRank())
+    learner = build_learner(config, "run", Single())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in learner.parameters.values():

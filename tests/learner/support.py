@@ -19,14 +19,14 @@ from common.model.policy import Denoiser, Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
-from learner.gradient import TrajectoryTensors, evaluate_log_prob
-from learner.learner import Learner
+from learner.build import build_engine
+from learner.gradient import GradientEngine
+from learner.learner import Learner, LearnerSettings
+from learner.objectives import Objective
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
-from learner.old_policy import Experience, Online
-from learner.optimizer import CheckedOptimizer
-from learner.parallel import Ranks, SingleRank
-from learner.records import LearnerSettings
-from learner.schedule import LearningRate
+from learner.old_policy import OldPolicy, Online
+from learner.optimizer import CheckedOptimizer, LearningRate
+from learner.parallel import Parallel, Single
 from tests.tiny_config import make_config
 
 ETA = 1.0
@@ -91,17 +91,15 @@ def sample_double(
     noise = torch.randn(images, draws, *policy.family.latent_shape, dtype=dtype, generator=generator)
     condition = policy.embed(prompt)
     latents, means = denoise(policy, distribution, noise, condition)
-    stacked = torch.stack(latents, dim=1)
     own = log_probs(distribution, latents, means)
-    nodes = separate_nodes(images, distribution.num_steps)
-    tensors = TrajectoryTensors(stacked.flatten(0, 1), torch.from_numpy(nodes).long(), condition)
-    other = evaluate_log_prob(reference, distribution, tensors, 64)
-    arrays: dict[str, Any] = {"latents": tensors.latents.numpy(), "log_ratio": (own - other).numpy()}
+    other = reference_log_probs(reference, distribution, latents, condition)
+    stacked = torch.stack(latents, dim=1).flatten(0, 1)
+    arrays: dict[str, Any] = {"latents": stacked.numpy(), "log_ratio": (own - other).numpy()}
     return TrajectoryGroup(
         prompt=prompt,
         noise=NoiseKey(0, "train", 0, seed),
         stamp=stamp,
-        nodes=nodes,
+        nodes=separate_nodes(images, distribution.num_steps),
         times=np.array(distribution.times),
         stochastic_steps=np.array(distribution.stochastic_steps),
         log_prob=own.numpy(),
@@ -109,6 +107,24 @@ def sample_double(
         schedule=policy.schedule(distribution),
         **arrays,
     )
+
+
+@torch.no_grad()
+def reference_log_probs(
+    reference: Denoiser, distribution: Steps, latents: Sequence[Tensor], condition: Any
+) -> Tensor:
+    """log pi_ref of the stochastic steps, float64 (B, T_s)."""
+    columns = []
+    for step in distribution.stochastic_steps:
+        output = reference.predict(latents[step], distribution.time(step, len(latents[step])), condition)
+        mean = distribution.mean(latents[step], output, step)
+        columns.append(distribution.log_prob(latents[step + 1], mean, step))
+    return torch.stack(columns, dim=1)
+
+
+def whole(group: TrajectoryGroup) -> Tensor:
+    """The latents of every image at every position, (B, T+1, ...)."""
+    return torch.from_numpy(group.latents[group.nodes])
 
 
 def scored(group: TrajectoryGroup, rewards: Sequence[float]) -> ScoredGroup:
@@ -166,33 +182,48 @@ def slow_update(
     return norm
 
 
+def prdp(beta: float = 0.01, clip_range: float = math.inf) -> Prdp:
+    """PRDP on means over C H W and steps and untied pairs."""
+    return Prdp(beta, clip_range, 1.0, STEP_REDUCTIONS["mean"], PAIR_WEIGHTINGS["untied"])
+
+
+def make_engine(
+    policy: Policy, distribution: Steps, micro_batch: int = 5, parallel: Parallel | None = None
+) -> GradientEngine:
+    """With a micro-batch that divides nothing."""
+    return build_engine(policy, distribution, parallel or Single(), micro_batch)
+
+
 def make_learner(
     policy: Policy,
     distribution: Steps,
     *,
+    objective: Objective | None = None,
     beta: float = 0.01,
     clip_range: float = math.inf,
     updates: int = 1,
     max_norm: float = 1.0,
     ema_decay: float = 0.0,
-    experience: Experience | None = None,
-    ranks: Ranks | None = None,
+    rate: float = 1e-2,
+    step_norms_every: int = 1,
+    old_policy: OldPolicy | None = None,
+    parallel: Parallel | None = None,
 ) -> Learner:
-    """A learner on means over C H W and steps and untied pairs, with a micro-batch that divides nothing."""
+    """A learner of PRDP, unless another objective is given."""
+    parallel = parallel or Single()
+    optimizer = make_optimizer(policy)
+    probe = Probe.of(policy, distribution)
     return Learner(
-        policy=policy,
-        distribution=distribution,
-        objective=Prdp(beta, clip_range, 1.0, STEP_REDUCTIONS["mean"], PAIR_WEIGHTINGS["untied"]),
-        step=CheckedOptimizer(policy, make_optimizer(policy), Probe.of(policy, distribution)),
-        experience=experience or Online(remembered=2),
-        ranks=ranks or SingleRank(),
+        engine=make_engine(policy, distribution, parallel=parallel),
+        objective=objective or prdp(beta, clip_range),
+        optimizer=CheckedOptimizer(policy, optimizer, probe, LearningRate(rate, 0, 0, 1.0), parallel),
+        old_policy=old_policy or Online(remembered=2),
         settings=LearnerSettings(
             run_id="run",
-            rate=LearningRate(1e-2, 0, 0, 1.0),
-            micro_batch=5,
             max_gradient_norm=max_norm,
             ema_decay=ema_decay,
-            keep_groups=updates > 1,
+            updates_per_epoch=updates,
+            step_norms_every=step_norms_every,
             base="",
         ),
     )

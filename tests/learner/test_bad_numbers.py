@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.model.policy import Denoiser, Policy
 from common.model.steps import Steps
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.learner import Learner
+from learner.parallel import Single
 from learner.report import Outcome
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
@@ -64,7 +65,7 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
         setup = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
         learner = make_learner(setup[0], setup[2], ema_decay=0.5)
         stamp = learner.publish().stamp
-        learner.accumulate(group(setup, stamp, 5))
+        learner.accumulate([group(setup, stamp, 5)])
         learner.finish_update()
         stamp = learner.publish().stamp
         good = [group(setup, stamp, 0), group(setup, stamp, 1)]
@@ -72,7 +73,7 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
             before = state(learner)
             bad = [spoilt(one, where, value) if index == position else one for index, one in enumerate(good)]
             for one in bad:
-                learner.accumulate(one)
+                learner.accumulate([one])
             report = learner.finish_update()
             assert (report.outcome, report.version, report.groups) == (Outcome.BAD_GROUP, 1, 1)
             (named,) = report.bad_groups
@@ -81,7 +82,7 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
             assert same(state(learner), before)
             learner.end_epoch()
         for one in good:
-            learner.accumulate(one)
+            learner.accumulate([one])
         assert learner.finish_update().outcome is Outcome.APPLIED
         ends.append(state(learner))
     assert same(*ends)
@@ -90,8 +91,8 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
 def test_later_updates_of_the_epoch_go_on_without_the_group(setup: Setup) -> None:
     learner = make_learner(setup[0], setup[2], updates=3)
     stamp = learner.publish().stamp
-    learner.accumulate(spoilt(group(setup, stamp, 0), "latents", math.nan))
-    learner.accumulate(group(setup, stamp, 1))
+    learner.accumulate([spoilt(group(setup, stamp, 0), "latents", math.nan)])
+    learner.accumulate([group(setup, stamp, 1)])
     reports = [learner.finish_update(), learner.repeat_update(), learner.repeat_update()]
     assert [report.outcome for report in reports] == [Outcome.BAD_GROUP, Outcome.APPLIED, Outcome.APPLIED]
     assert [len(report.bad_groups) for report in reports] == [1, 0, 0]
@@ -103,7 +104,7 @@ def test_two_bad_groups_are_both_named_and_good_ones_among_them_are_not(setup: S
     stamp = learner.publish().stamp
     for seed in range(5):
         one = group(setup, stamp, seed)
-        learner.accumulate(spoilt(one, "latents", math.nan) if seed in (1, 3) else one)
+        learner.accumulate([spoilt(one, "latents", math.nan) if seed in (1, 3) else one])
     report = learner.finish_update()
     assert [named.prompt for named in report.bad_groups] == ["a cat 1", "a cat 3"]
 
@@ -111,7 +112,7 @@ def test_two_bad_groups_are_both_named_and_good_ones_among_them_are_not(setup: S
 def test_a_policy_that_breaks_between_updates_is_noticed(setup: Setup) -> None:
     policy, _, distribution = setup
     learner = make_learner(policy, distribution, updates=2)
-    learner.accumulate(group(setup, learner.publish().stamp, 0))
+    learner.accumulate([group(setup, learner.publish().stamp, 0)])
     assert learner.finish_update().outcome is Outcome.APPLIED
     with torch.no_grad():
         next(iter(learner.parameters.values())).fill_(math.nan)
@@ -120,31 +121,22 @@ def test_a_policy_that_breaks_between_updates_is_noticed(setup: Setup) -> None:
     assert report.bad_groups[0].prompt == "a cat 0"
 
 
-def test_a_step_to_weights_that_are_not_finite_is_undone_and_counted(setup: Setup) -> None:
-    learner = make_learner(setup[0], setup[2], ema_decay=0.5)
-    before = state(learner)
-    learner.optimizer.param_groups[0]["weight_decay"] = math.inf
-    learner.accumulate(group(setup, learner.publish().stamp, 0))
-    report = learner.finish_update()
-    assert (report.outcome, report.version, report.bad_groups) == (Outcome.BAD_WEIGHTS, 0, ())
-    assert same(state(learner), before)
-
-
-class TwoRanks:
+class TwoRanks(Single):
     """This rank beside one whose sums are given: what a collective sum of two ranks leaves here."""
-
-    rank = 0
 
     def __init__(self, bad_groups: float, gradient: float) -> None:
         self._bad_groups = bad_groups
         self._gradient = gradient
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Add the other rank's: gradients first, then the totals, whose last number is that of bad groups."""
-        *gradients, totals = tensors
-        for gradient in gradients:
-            gradient.add_(self._gradient)
-        totals[-1] += self._bad_groups
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Add the other rank's."""
+        for value in parameters:
+            assert value.grad is not None
+            value.grad.add_(self._gradient)
+
+    def sum_(self, values: Tensor) -> None:
+        """Add the other rank's totals: its third number counts bad groups."""
+        values[2] += self._bad_groups
 
 
 @pytest.mark.parametrize(
@@ -157,10 +149,34 @@ class TwoRanks:
     ],
 )
 def test_every_rank_decides_alike(setup: Setup, bad_groups: float, gradient: float, outcome: Outcome) -> None:
-    learner = make_learner(setup[0], setup[2], ranks=TwoRanks(bad_groups, gradient))
+    learner = make_learner(setup[0], setup[2], parallel=TwoRanks(bad_groups, gradient))
     before = state(learner)
-    learner.accumulate(group(setup, learner.publish().stamp, 0))
+    learner.accumulate([group(setup, learner.publish().stamp, 0)])
     report = learner.finish_update()
     assert (report.outcome, report.bad_groups) == (outcome, ())
     assert same(state(learner), before) == outcome.is_bad
     assert np.isfinite(report.loss)
+
+
+def test_in_a_wave_the_others_stay_what_they_are(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Of K = 2 updates the first is skipped; the second is that of the good groups, in their own place."""
+    ends = []
+    for disturbed in (False, True):
+        setup = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
+        learner = make_learner(setup[0], setup[2], updates=2)
+        stamp = learner.publish().stamp
+        groups = [group(setup, stamp, seed) for seed in range(3)]
+        if disturbed:
+            groups[1] = spoilt(groups[1], "latents", math.nan)
+        learner.accumulate(groups if disturbed else groups[::2])
+        report = learner.finish_update() if disturbed else None
+        if report:
+            assert (report.outcome, report.groups) == (Outcome.BAD_GROUP, 2)
+            assert [named.prompt for named in report.bad_groups] == ["a cat 1"]
+            report = learner.repeat_update()
+            assert (report.outcome, report.groups, report.bad_groups) == (Outcome.APPLIED, 2, ())
+        else:
+            assert learner.finish_update().applied
+        ends.append(state(learner)[: len(learner.parameters)])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)

@@ -11,9 +11,10 @@ import torch
 
 from common.errors import WeightsError
 from common.trajectory import PolicyStamp
-from learner.build import build_experience, build_learner, build_objective
+from learner.build import build_learner, build_old_policy
 from learner.objectives.prdp import Prdp
-from learner.parallel import SingleRank
+from learner.objectives.registry import build_objective
+from learner.parallel import Single
 from tests.learner.support import sample_double, scored
 from tests.tiny_config import make_config
 
@@ -49,20 +50,20 @@ def test_online_remembers_every_version_that_tasks_in_flight_can_name_and_no_old
     tiny_pipeline: Path, tmp_path: Path, staleness: int, updates: int
 ) -> None:
     settings = {"data.max_staleness": staleness, "objective.updates_per_epoch": updates}
-    experience = build_experience(make_config(tiny_pipeline, tmp_path, settings))
+    old_policy = build_old_policy(make_config(tiny_pipeline, tmp_path, settings))
     # One an epoch, whatever the number of updates.
     stamps = [PolicyStamp(updates * epoch, "", "run") for epoch in range(staleness + 2)]
     for stamp in stamps:
-        experience.published(stamp)
+        old_policy.published(stamp)
     for stamp in stamps[1:]:
-        experience.check(stamp)
+        old_policy.check(stamp)
     with pytest.raises(WeightsError, match="did not publish"):
-        experience.check(stamps[0])
+        old_policy.check(stamps[0])
 
 
 def test_offline_accepts_foreign_stamps(tiny_pipeline: Path, tmp_path: Path) -> None:
     config = make_config(tiny_pipeline, tmp_path, {"data": {"mode": "offline", "folder": str(tmp_path)}})
-    build_experience(config).check(PolicyStamp(3, "", "another run"))
+    build_old_policy(config).check(PolicyStamp(3, "", "another run"))
 
 
 def test_the_optimizer_is_configured(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -74,9 +75,7 @@ def test_the_optimizer_is_configured(tiny_pipeline: Path, tmp_path: Path) -> Non
         "weight_decay": 0.25,
         "ema_decay": 0.9,
     }
-    learner = build_learner(
-        make_config(tiny_pipeline, tmp_path, {"optimizer": settings}), "run", SingleRank()
-    )
+    learner = build_learner(make_config(tiny_pipeline, tmp_path, {"optimizer": settings}), "run", Single())
     assert isinstance(learner.optimizer, torch.optim.AdamW)
     (group,) = learner.optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
@@ -92,8 +91,8 @@ def test_gradient_checkpointing_changes_memory_and_not_the_update(
     digests, kept = [], []
     for checkpointing in (False, True):
         config = make_config(tiny_pipeline, tmp_path, {"learner.gradient_checkpointing": checkpointing})
-        learner = build_learner(config, "run", SingleRank())
-        policy, distribution = learner._policy, learner._distribution
+        learner = build_learner(config, "run", Single())
+        policy, distribution = learner._policy, learner._engine.steps
         group = sample_double(
             policy, policy.reference(), distribution, learner.publish().stamp, "a cat", dtype=torch.float32
         )
@@ -104,7 +103,7 @@ def test_gradient_checkpointing_changes_memory_and_not_the_update(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            learner.accumulate(scored(group, [0.1, 0.3, 0.2]))
+            learner.accumulate([scored(group, [0.1, 0.3, 0.2])])
         assert learner.finish_update().applied
         digests.append(learner.publish().stamp.digest)
         kept.append(saved[0])

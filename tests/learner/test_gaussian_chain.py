@@ -38,13 +38,12 @@ from common.model.policy import FullTrainable, GuidedUnet, Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
-from learner.learner import Learner
+from learner.build import build_engine
+from learner.learner import Learner, LearnerSettings
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.old_policy import Online
-from learner.optimizer import CheckedOptimizer
-from learner.parallel import SingleRank
-from learner.records import LearnerSettings
-from learner.schedule import LearningRate
+from learner.optimizer import CheckedOptimizer, LearningRate
+from learner.parallel import Single
 
 A = (0.0, 0.9, 0.8, 1.1)
 B = (0.5, 0.7, -0.4, 0.3)
@@ -112,24 +111,23 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
     elements = math.prod(SHAPE)
     rate = LearningRate(0.1, warmup=0, decay=epochs * updates, final_share=1e-3)
+    parallel = Single()
     learner = Learner(
-        policy,
-        distribution,
+        build_engine(policy, distribution, parallel, 32),
         Prdp(BETA, clip_range, elements, STEP_REDUCTIONS["sum"], PAIR_WEIGHTINGS["untied"]),
-        CheckedOptimizer(policy, optimizer, Probe.of(policy, distribution)),
+        CheckedOptimizer(policy, optimizer, Probe.of(policy, distribution), rate, parallel),
         Online(2),
-        SingleRank(),
-        LearnerSettings("run", rate, 64, 1e9, 0.0, keep_groups=updates > 1, base=""),
+        LearnerSettings("run", 1e9, 0.0, updates, step_norms_every=0, base=""),
     )
     losses, clipped = [], [0.0]
     for epoch in range(epochs):
         task = PromptTask("", 32, NoiseKey(0, "train", epoch, 0), learner.publish().stamp, True)
         group, _ = sample_group(task, policy, reference, distribution)
         rewards = (group.at(-1) * WEIGHT.numpy()).sum((1, 2, 3))
-        learner.accumulate(ScoredGroup(group, GroupScore.pointwise(rewards, {}, ())))
+        learner.accumulate([ScoredGroup(group, GroupScore.pointwise(rewards, {}, ()))])
         losses.append(learner.finish_update().loss)
         for _ in range(updates - 1):
-            clipped.append(learner.repeat_update().clip_share)
+            clipped.append(learner.repeat_update().stats["clip_share"])
         learner.end_epoch()
     moved = float((_best_shift(start) - start[:3]).abs().max())
     assert moved > 0.5

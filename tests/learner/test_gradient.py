@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from actors.sampler import denoise
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
-from common.trajectory import separate_nodes
-from learner.gradient import (
-    TrajectoryTensors,
-    accumulate_by_step,
-    accumulate_gradient,
-    evaluate_log_prob,
-)
-from tests.learner.support import double_policy, perturb, slow_log_prob
+from common.trajectory import PolicyStamp, TrajectoryGroup
+from learner.gradient import GradientEngine, Wave
+from learner.parallel import Single
+from tests.learner.support import double_policy, make_engine, perturb, sample_double, slow_log_prob, whole
 from tests.tiny_config import make_config
 
 LORA = {"kind": "lora", "rank": 2, "alpha": 4}
@@ -30,39 +28,59 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("tiny_pipeline_v", {"policy": {"kind": "full"}}),
     ("tiny_pipeline", {"policy": {"kind": "full"}, "sampling.guidance_scale": 3.0}),
 ]
+every_setting = pytest.mark.parametrize(("model", "overrides"), SETTINGS)
+STAMP = PolicyStamp(0, "", "run")
 
 
 class Case:
-    """A double policy away from its reference, trajectories, and coefficients of both signs."""
+    """A double policy away from its reference, a wave of unequal groups, coefficients of both signs."""
 
-    def __init__(self, policy: Policy, distribution: Steps, images: int = 3) -> None:
+    def __init__(self, policy: Policy, distribution: Steps) -> None:
         self.policy, self.distribution = policy, distribution
         perturb(policy, 0.05)
-        generator = torch.Generator().manual_seed(1)
-        draws = len(distribution.stochastic_steps) + 1
-        noise = torch.randn(images, draws, 4, 8, 8, dtype=torch.float64, generator=generator)
-        condition = policy.embed("a red cat")
-        self.latents = torch.stack(denoise(policy, distribution, noise, condition)[0], dim=1)
-        nodes = torch.from_numpy(separate_nodes(images, distribution.num_steps)).long()
-        self.group = TrajectoryTensors(self.latents.flatten(0, 1), nodes, condition)
-        self.coefficients = torch.randn(images, draws - 1, dtype=torch.float64, generator=generator)
-        self.chosen = torch.rand(images, draws - 1, generator=generator) < 0.6
+        self.groups = [
+            sample_double(policy, policy, distribution, STAMP, prompt, images, seed=seed)
+            for seed, (prompt, images) in enumerate((("a red cat", 3), ("the sea", 2)))
+        ]
         perturb(policy, 0.02, seed=3)
+        generator = torch.Generator().manual_seed(1)
+        self.coefficients = [
+            torch.randn(group.log_prob.shape, dtype=torch.float64, generator=generator)
+            for group in self.groups
+        ]
+        self.wave = Wave.of(self.groups, torch.device("cpu"))
+        self.sums = self.wave.item_sums(self.coefficients)
+        self.chosen = torch.nonzero(torch.rand(self.wave.size, generator=generator) < 0.6)[:, 0]
+        self.everything = torch.arange(self.wave.size)
 
-    def whole_graph(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of sum c log p as one vector, and log p."""
-        parameters = list(self.policy.trainable.parameters().values())
-        values = slow_log_prob(
-            self.policy, self.policy.family, self.distribution, self.latents, self.group.condition
-        )
-        gradients = torch.autograd.grad((coefficients * values).sum(), parameters)
-        return torch.cat([gradient.flatten() for gradient in gradients]), values.detach()
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return list(self.policy.trainable.parameters().values())
+
+    def engine(self, micro_batch: int) -> GradientEngine:
+        return make_engine(self.policy, self.distribution, micro_batch)
+
+    def whole_graph(self, coefficients: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Gradient of sum c log p over all groups as one vector, and log p by group."""
+        values = [self._slow(group) for group in self.groups]
+        total = torch.stack([(c * value).sum() for c, value in zip(coefficients, values, strict=True)]).sum()
+        gradients = torch.autograd.grad(total, self.parameters)
+        return torch.cat([gradient.flatten() for gradient in gradients]), [value.detach() for value in values]
+
+    def _slow(self, group: TrajectoryGroup) -> Tensor:
+        condition = self.policy.embed(group.prompt)
+        return slow_log_prob(self.policy, self.policy.family, self.distribution, whole(group), condition)
+
+    def masked(self, chosen: Tensor) -> list[Tensor]:
+        """The coefficients of the chosen items, 0 elsewhere."""
+        mask = torch.zeros(self.wave.size, dtype=torch.bool)
+        mask[chosen] = True
+        return [c * mask[place] for c, place in zip(self.coefficients, self.wave.places, strict=True)]
 
     def accumulated(self) -> Tensor:
         """The parameters' .grad as one vector, which is then cleared."""
-        parameters = self.policy.trainable.parameters().values()
-        gradients = [value.grad.flatten() for value in parameters if value.grad is not None]
-        for value in parameters:
+        gradients = [value.grad.flatten() for value in self.parameters if value.grad is not None]
+        for value in self.parameters:
             value.grad = None
         return torch.cat(gradients)
 
@@ -77,40 +95,43 @@ def _assert_equal(result: Tensor, expected: Tensor) -> None:
     assert float((result - expected).norm() / expected.norm()) < 1e-10
 
 
-@pytest.mark.parametrize(("model", "overrides"), SETTINGS)
+@every_setting
 def test_gradient_equals_the_whole_graphs_for_any_micro_batch(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
 ) -> None:
     case = _case(request, tmp_path, model, overrides)
-    expected, log_prob = case.whole_graph(case.coefficients)
-    everything = torch.ones_like(case.chosen)
-    for micro_batch in (1, 4, 1000):
-        values = accumulate_gradient(
-            case.policy, case.distribution, case.group, case.coefficients, everything, micro_batch
-        )
+    expected, log_probs = case.whole_graph(case.coefficients)
+    for micro_batch in (1, 4, 100):
+        engine = case.engine(micro_batch)
+        values = engine.accumulate(case.wave, case.sums, case.everything)
         _assert_equal(case.accumulated(), expected)
-        torch.testing.assert_close(values, log_prob, rtol=1e-10, atol=1e-12)
         assert not values.requires_grad
+        without_graph = engine.evaluate(case.wave)
+        for by_group in (case.wave.by_group(values), without_graph):
+            for value, slow in zip(by_group, log_probs, strict=True):
+                torch.testing.assert_close(value, slow, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("model", "overrides"), SETTINGS[1:2])
-def test_only_the_chosen_items_pass(
+def test_chosen_items_pass_in_micro_batches_of_one_size(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
 ) -> None:
     case = _case(request, tmp_path, model, overrides)
-    expected, log_prob = case.whole_graph(case.coefficients * case.chosen)
+    expected, log_probs = case.whole_graph(case.masked(case.chosen))
     seen: list[int] = []
     case.policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
-    values = accumulate_gradient(
-        case.policy, case.distribution, case.group, case.coefficients, case.chosen, 3
-    )
+    engine = case.engine(4)
+    values = engine.accumulate(case.wave, case.sums, case.chosen)
     _assert_equal(case.accumulated(), expected)
-    torch.testing.assert_close(values, log_prob * case.chosen, rtol=1e-10, atol=1e-12)
-    assert sum(seen) == 2 * int(case.chosen.sum())
-    assert max(seen) == 6
-    nothing = torch.zeros_like(case.chosen)
-    accumulate_gradient(case.policy, case.distribution, case.group, case.coefficients, nothing, 3)
-    assert all(value.grad is None for value in case.policy.trainable.parameters().values())
+    slow = torch.zeros(case.wave.size, dtype=torch.float64)
+    for place, value in zip(case.wave.places, log_probs, strict=True):
+        slow[place] = value
+    torch.testing.assert_close(values, slow[case.chosen], rtol=1e-10, atol=1e-12)
+    assert len(case.chosen) % 4
+    assert seen == [8] * -(-len(case.chosen) // 4)  # guidance passes each item twice
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert len(engine.accumulate(case.wave, case.sums, nothing)) == 0
+    assert all(value.grad is None for value in case.parameters)
 
 
 @pytest.mark.parametrize(("model", "overrides"), SETTINGS[2:3])
@@ -119,84 +140,119 @@ def test_gradients_add_up(
 ) -> None:
     case = _case(request, tmp_path, model, overrides)
     expected, _ = case.whole_graph(case.coefficients)
-    parts = (case.chosen, ~case.chosen)
-    for part in parts:
-        accumulate_gradient(case.policy, case.distribution, case.group, case.coefficients, part, 2)
+    for number, group in enumerate(case.groups):
+        wave = Wave.of([group], torch.device("cpu"))
+        sums = wave.item_sums(case.coefficients[number : number + 1])
+        case.engine(2).accumulate(wave, sums, torch.arange(wave.size))
     _assert_equal(case.accumulated(), expected)
 
 
-@pytest.mark.parametrize(("model", "overrides"), SETTINGS)
+@pytest.mark.parametrize(("model", "overrides"), SETTINGS[1:3])
 def test_step_by_step_is_the_same_gradient_with_each_steps_norm(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
 ) -> None:
     case = _case(request, tmp_path, model, overrides)
-    parameters = list(case.policy.trainable.parameters().values())
-    for value in parameters:
+    for value in case.parameters:
         value.grad = torch.ones_like(value)
-    values, norms = accumulate_by_step(
-        case.policy, case.distribution, case.group, case.coefficients, 2, parameters
-    )
-    expected, log_prob = case.whole_graph(case.coefficients)
+    values, norms = case.engine(2).accumulate_by_step(case.wave, case.sums, case.everything, case.parameters)
+    expected, _ = case.whole_graph(case.coefficients)
     _assert_equal(case.accumulated(), expected + 1)
-    torch.testing.assert_close(values, log_prob, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([value.flatten() for value in case.wave.by_group(values)]),
+        torch.cat([value.flatten() for value in case.engine(2).evaluate(case.wave)]),
+        rtol=1e-10,
+        atol=1e-12,
+    )
     for column in range(3):
-        only = torch.zeros_like(case.coefficients)
-        only[:, column] = case.coefficients[:, column]
+        only = [torch.zeros_like(c) for c in case.coefficients]
+        for part, c in zip(only, case.coefficients, strict=True):
+            part[:, column] = c[:, column]
         torch.testing.assert_close(norms[column], case.whole_graph(only)[0].norm(), rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize(("model", "overrides"), SETTINGS[1:2])
-def test_log_probs_without_a_graph(
-    request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
-) -> None:
-    case = _case(request, tmp_path, model, overrides)
-    _, expected = case.whole_graph(case.coefficients)
-    values = evaluate_log_prob(case.policy, case.distribution, case.group, 2)
-    torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
-    assert not values.requires_grad
+def _tree(group: TrajectoryGroup) -> TrajectoryGroup:
+    """The group with its second image equal to the first up to position 2, then on its own: shared rows."""
+    nodes = group.nodes.copy()
+    nodes[1, :3] = nodes[0, :3]
+    return replace(group, nodes=nodes)
 
 
-class LiveBytes:
-    """Counts the bytes that autograd holds for backward passes: what activations cost, without noise."""
-
-    def __init__(self) -> None:
-        self.now = self.peak = 0
-
-    def __enter__(self) -> LiveBytes:
-        counter = self
-
-        class Held:
-            def __init__(self, tensor: Tensor) -> None:
-                self.tensor = tensor
-                counter.now += tensor.numel() * tensor.element_size()
-                counter.peak = max(counter.peak, counter.now)
-
-            def __del__(self) -> None:
-                counter.now -= self.tensor.numel() * self.tensor.element_size()
-
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor)
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._hooks.__exit__(*error)
+def test_shared_steps_pass_once_with_the_sum_of_their_leaves(tiny_pipeline: Path, tmp_path: Path) -> None:
+    policy, _, distribution = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 4})
+    case = Case(policy, distribution)
+    case.groups = [_tree(case.groups[0]), case.groups[1]]
+    wave = Wave.of(case.groups, torch.device("cpu"))
+    assert wave.size == case.wave.size - 2  # two of three stochastic steps are shared by two images
+    engine = case.engine(5)
+    values = wave.by_group(
+        engine.accumulate(wave, wave.item_sums(case.coefficients), torch.arange(wave.size))
+    )
+    expected, log_probs = case.whole_graph(case.coefficients)
+    _assert_equal(case.accumulated(), expected)
+    for value, slow in zip(values, log_probs, strict=True):
+        torch.testing.assert_close(value, slow, rtol=1e-10, atol=1e-12)
 
 
-def _peak(pipeline: Path, tmp_path: Path, steps: int, images: int, micro_batch: int = 12) -> int:
-    policy, distribution = load_policy(make_config(pipeline, tmp_path, {"sampling.steps": steps}))
-    latents = torch.randn(images * (steps + 1), 4, 8, 8)
-    nodes = torch.from_numpy(separate_nodes(images, steps)).long()
-    group = TrajectoryTensors(latents, nodes, policy.embed("a cat"))
-    coefficients = torch.ones(images, steps - 1, dtype=torch.float64)
-    with LiveBytes() as live:
-        accumulate_gradient(policy, distribution, group, coefficients, coefficients > 0, micro_batch)
-    assert live.now == 0
-    return live.peak
+class Lockstep(Single):
+    """Other ranks have more work: `spare` passes more."""
+
+    def __init__(self, spare: int) -> None:
+        self.spare = spare
+        self.last: list[bool] = []
+
+    def most(self, passes: int) -> int:
+        return passes + self.spare
+
+    def micro_batch(self, is_last: bool) -> Any:
+        self.last.append(is_last)
+        return nullcontext()
 
 
-def test_peak_memory_is_flat_in_steps_and_images(tiny_pipeline: Path, tmp_path: Path) -> None:
-    base = _peak(tiny_pipeline, tmp_path, steps=10, images=4)
-    assert _peak(tiny_pipeline, tmp_path, steps=50, images=4) < 1.05 * base
-    assert _peak(tiny_pipeline, tmp_path, steps=10, images=16) < 1.05 * base
-    # The counter sees what it should: in one pass the same items hold three times as much.
-    assert _peak(tiny_pipeline, tmp_path, steps=10, images=4, micro_batch=36) > 2.5 * base
+def test_passes_for_other_ranks_add_nothing(tiny_pipeline_v: Path, tmp_path: Path) -> None:
+    overrides = {"policy": LORA, "sampling.guidance_scale": 3.0}
+    policy, _, distribution = double_policy(tiny_pipeline_v, tmp_path, overrides)
+    case = Case(policy, distribution)
+    expected, _ = case.whole_graph(case.coefficients)
+    seen: list[int] = []
+    policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+    lockstep = Lockstep(2)
+    engine = make_engine(policy, distribution, 4, lockstep)
+    engine.accumulate(case.wave, case.sums, case.everything)
+    _assert_equal(case.accumulated(), expected)
+    own = -(-case.wave.size // 4)
+    assert seen == [8] * (own + 2)
+    assert lockstep.last == [False] * (own + 1) + [True]
+    assert engine.evaluate(None) == []
+    assert len(engine.accumulate(None, torch.zeros(0), torch.zeros(0, dtype=torch.int64))) == 0
+    assert seen == [8] * (own + 6)
+    assert not case.accumulated().any()
+
+
+def _kept_for_backward(pipeline: Path, folder: Path, steps: int, images: int) -> int:
+    """Most tensor elements that a backward pass of the learner holds at once."""
+    policy, distribution = load_policy(make_config(pipeline, folder, {"sampling.steps": steps}))
+    group = sample_double(policy, policy, distribution, STAMP, "a cat", images, dtype=torch.float32)
+    wave = Wave.of([group], torch.device("cpu"))
+    sums = torch.ones(wave.size, dtype=torch.float64)
+    held, most = 0, 0
+
+    class Held:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal held, most
+            self.tensor = tensor
+            held += tensor.numel()
+            most = max(most, held)
+
+        def __del__(self) -> None:
+            nonlocal held
+            held -= self.tensor.numel()
+
+    with torch.autograd.graph.saved_tensors_hooks(Held, lambda kept: kept.tensor):
+        make_engine(policy, distribution, 4).accumulate(wave, sums, torch.arange(wave.size))
+    return most
+
+
+def test_memory_does_not_grow_with_steps_or_images(tiny_pipeline: Path, tmp_path: Path) -> None:
+    few = _kept_for_backward(tiny_pipeline, tmp_path, steps=3, images=2)
+    assert _kept_for_backward(tiny_pipeline, tmp_path, steps=9, images=4) == few
+    assert np.isfinite(few)

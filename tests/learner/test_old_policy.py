@@ -7,13 +7,9 @@ import torch
 
 from common.errors import WeightsError
 from common.trajectory import PolicyStamp
-from learner.old_policy import Anchor, Offline, Online
+from learner.old_policy import Offline, Online
 
 STAMPS = [PolicyStamp(version, f"{version}" * 64, "run") for version in range(4)]
-
-
-def _anchors() -> tuple[Anchor, Anchor]:
-    return (torch.zeros(2, 3), torch.zeros(2, 3)), (torch.ones(2, 3), torch.ones(2, 3))
 
 
 def test_online_remembers_the_last_versions_only() -> None:
@@ -36,14 +32,10 @@ def test_publishing_unchanged_weights_again_forgets_nothing() -> None:
     experience.check(STAMPS[0])
 
 
-def test_online_holds_on_to_the_policy_that_sampled() -> None:
-    behaviour, current = _anchors()
-    assert Online(1).anchor(behaviour, current) is behaviour
-
-
-def test_offline_takes_any_stamp_and_holds_on_to_the_current_policy() -> None:
-    behaviour, current = _anchors()
-    experience = Offline()
-    experience.published(STAMPS[0])
-    experience.check(PolicyStamp(99, "", "another run"))
-    assert experience.anchor(behaviour, current) is current
+def test_which_policy_is_old() -> None:
+    sampled, current = torch.zeros(2, 3), torch.ones(2, 3)
+    assert Online(1).log_prob(sampled, current) is sampled
+    offline = Offline()
+    offline.published(STAMPS[0])
+    offline.check(PolicyStamp(99, "", "another run"))
+    assert offline.log_prob(sampled, current) is current

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
+from torch import nn
 
 from common.model.weights import Tensors
-from learner.parallel import Ranks, SingleRank, TorchRanks, connect, listen
+from learner.parallel import Parallel, Replicated, Single, connect, listen
 from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
@@ -21,40 +23,54 @@ EPOCHS = (("a cat", "two red birds", "the sea"), ("an old tree",))
 OVERRIDES = {"sampling.steps": 3, "policy": {"kind": "full"}}
 
 
-def _train(ranks: Ranks, count: int, pipeline: Path, folder: Path) -> None:
+def _train(parallel: Parallel, count: int, pipeline: Path, folder: Path) -> None:
     """Two epochs of two updates, the second with a group for one rank only; writes weights and reports."""
     policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
-    learner = make_learner(policy, distribution, clip_range=0.02, updates=2, ranks=ranks)
+    learner = make_learner(policy, distribution, clip_range=0.02, updates=2, parallel=parallel)
     reports = []
     for epoch, prompts in enumerate(EPOCHS):
         stamp = learner.publish().stamp
-        for position, prompt in enumerate(prompts):
-            group = sample_double(policy, reference, distribution, stamp, prompt, 3, 10 * epoch + position)
-            if position % count == ranks.rank:
-                learner.accumulate(scored(group, [0.1, 0.3, 0.1 * position]))
+        groups = [
+            scored(
+                sample_double(policy, reference, distribution, stamp, prompt, 3, 10 * epoch + position),
+                [0.1, 0.3, 0.1 * position],
+            )
+            for position, prompt in enumerate(prompts)
+        ]
+        for start in range(0, len(groups), count):
+            learner.accumulate(groups[start : start + count][parallel.rank :][:1])
         reports += [learner.finish_update(), learner.repeat_update()]
         learner.end_epoch()
-    safetensors.torch.save_file(dict(learner.parameters), folder / f"rank{ranks.rank}.safetensors")
+    safetensors.torch.save_file(dict(learner.parameters), folder / f"rank{parallel.rank}.safetensors")
     for name, data in export_state(learner).items():
-        path = folder / f"state{ranks.rank}" / name
+        path = folder / f"state{parallel.rank}" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    numbers = [(r.loss, r.gradient_norm, r.clip_share, r.tie_share, r.log_ratio_mean) for r in reports]
-    (folder / f"rank{ranks.rank}.json").write_text(
+    numbers = [(r.loss, r.gradient_norm, *r.stats.values(), r.log_ratio_mean) for r in reports]
+    (folder / f"rank{parallel.rank}.json").write_text(
         json.dumps({"numbers": numbers, "versions": [r.version for r in reports]})
     )
+
+
+def _sum_gradients(parallel: Parallel) -> None:
+    """Types are mixed, and buckets so small that there are several."""
+    kinds = (torch.float32, torch.float64, torch.float64, torch.float32)
+    parameters = [nn.Parameter(torch.zeros(3, 5, dtype=kind)) for kind in kinds]
+    for number, value in enumerate(parameters):
+        value.grad = torch.full_like(value, number + 10.0 * parallel.rank)
+    with patch("learner.parallel.BUCKET_BYTES", 150):
+        parallel.sum_gradients(parameters)
+    for number, value in enumerate(parameters):
+        assert value.grad is not None
+        assert torch.equal(value.grad, torch.full_like(value, 2 * number + 10.0))
 
 
 def _work(rank: int, port: int, pipeline: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     store = connect("127.0.0.1", port, TIMEOUT_S)
-    ranks = TorchRanks.join(rank, 2, store, torch.device("cpu"), TIMEOUT_S)
-    mixed = [torch.full((2, 2), float(rank + 1)), torch.tensor(1.5, dtype=torch.float64), torch.ones(3)]
-    ranks.sum_(mixed)
-    assert torch.equal(mixed[0], torch.full((2, 2), 3.0))
-    assert torch.equal(mixed[1], torch.tensor(3.0, dtype=torch.float64))
-    assert torch.equal(mixed[2], torch.full((3,), 2.0))
-    _train(ranks, 2, pipeline, folder)
+    parallel = Replicated.join(rank, 2, store, torch.device("cpu"), TIMEOUT_S)
+    _sum_gradients(parallel)
+    _train(parallel, 2, pipeline, folder)
     dist.destroy_process_group()
 
 
@@ -68,7 +84,7 @@ def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
     stamp = learner.publish().stamp
     for position, prompt in enumerate(EPOCHS[0]):
         group = sample_double(policy, reference, distribution, stamp, prompt, 3, 50 + position)
-        learner.accumulate(scored(group, [0.1, 0.3, 0.1 * position]))
+        learner.accumulate([scored(group, [0.1, 0.3, 0.1 * position])])
     assert learner.finish_update().version == 5
     return {name: value.detach() for name, value in learner.parameters.items()}
 
@@ -79,7 +95,7 @@ def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) ->
     store = listen("127.0.0.1", TIMEOUT_S)
     work = (store.port, tiny_pipeline, tmp_path / "two")
     context = processes.spawn(_work, args=work, nprocs=2, join=False)
-    _train(SingleRank(), 1, tiny_pipeline, tmp_path / "one")
+    _train(Single(), 1, tiny_pipeline, tmp_path / "one")
     assert context is not None
     while not context.join(timeout=TIMEOUT_S):
         pass
@@ -109,10 +125,3 @@ def test_ranks_of_two_runs_on_one_machine_meet_at_different_ports() -> None:
     first.set("who", "first")
     second.set("who", "second")
     assert connect("127.0.0.1", first.port, TIMEOUT_S).get("who") == b"first"
-
-
-def test_a_single_rank_leaves_sums_as_they_are() -> None:
-    values = [torch.ones(2), torch.zeros(3, dtype=torch.float64)]
-    SingleRank().sum_(values)
-    assert torch.equal(values[0], torch.ones(2))
-    assert SingleRank().rank == 0

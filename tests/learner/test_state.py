@@ -42,7 +42,7 @@ class Run:
     def epoch(self, number: int) -> None:
         """Two prompts, one update."""
         for group in self.groups(number):
-            self.learner.accumulate(group)
+            self.learner.accumulate([group])
         assert self.learner.finish_update().applied
 
     def groups(self, number: int) -> list[ScoredGroup]:
@@ -104,18 +104,18 @@ def test_a_restored_learner_accepts_what_is_still_in_flight(tiny_pipeline: Path,
     restored.learner.publish()
     for run in (undisturbed, restored):
         for group in late:
-            run.learner.accumulate(group)
+            run.learner.accumulate([group])
         assert run.learner.finish_update().applied
     assert restored.learner.publish().stamp == undisturbed.learner.publish().stamp
     with pytest.raises(WeightsError, match="did not publish"):
-        Run(tiny_pipeline, tmp_path, "lora").learner.accumulate(late[0])
+        Run(tiny_pipeline, tmp_path, "lora").learner.accumulate([late[0]])
 
 
 def test_an_epoch_that_is_begun_again_adds_up_to_the_same_bits(tiny_pipeline: Path, tmp_path: Path) -> None:
     once, again = (Run(tiny_pipeline, tmp_path, "lora") for _ in range(2))
     once.epoch(1)
     for group in again.groups(1)[:1]:
-        again.learner.accumulate(group)
+        again.learner.accumulate([group])
     again.learner.reset_epoch()
     again.epoch(1)
     assert _contents(again.learner) == _contents(once.learner)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from common.config.help import help_text
+from common.config.objectives import DdpoSection, GrpoSection, PrdpSection
 from common.config.schema import Config
 from common.config.services import REWARD_FORMS
 from common.config.training import DdimSampler, FullPolicy, LoraPolicy
@@ -21,7 +22,7 @@ TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint":
 
 def _settings(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     """Fields by dotted key, found without the code under test; the sections that nest are spelt out."""
-    nested = {"policy", "rewards", "gold", "sampler"}
+    nested = {"policy", "objective", "rewards", "gold", "sampler"}
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -35,6 +36,9 @@ EVERY = {
     **_settings(Config, ""),
     **_settings(LoraPolicy, "policy."),
     **_settings(FullPolicy, "policy."),
+    **_settings(PrdpSection, "objective."),
+    **_settings(DdpoSection, "objective."),
+    **_settings(GrpoSection, "objective."),
     **_settings(DdimSampler, "sampling.sampler."),
     **{
         key: info
@@ -55,7 +59,7 @@ def test_every_setting_is_there_with_default_unit_limits_and_meaning(key: str) -
     info = EVERY[key]
     name = f"{key}.NAME" if "dict" in str(info.annotation) else key
     lines = TEXT.splitlines()
-    (place,) = [number for number, line in enumerate(lines) if line.startswith(f"  {name} ")]
+    place, *_ = [number for number, line in enumerate(lines) if line.startswith(f"  {name} ")]
     shown = " ".join(line.strip() for line in lines[place : place + 4])
     if info.is_required():
         assert f"{name} required" in shown

@@ -47,8 +47,8 @@ def test_a_spread_is_judged_by_the_median_of_the_first_five(
     assert not spread_alarm(spread, [0.0] * 5, share)
 
 
-def signs(norm: float = 1.0, spread: float = 1.0, bad: int = 0) -> EpochSigns:
-    return EpochSigns(norm, spread, bad, row=0)
+def signs(norm: float = 1.0, spread: float = 1.0, bad: int = 0, mismatch: float = 0.0) -> EpochSigns:
+    return EpochSigns(norm, spread, bad, row=0, mismatch=mismatch, clip_range=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,9 @@ def signs(norm: float = 1.0, spread: float = 1.0, bad: int = 0) -> EpochSigns:
         (signs(norm=11.0), {"gradient_norm"}),
         (signs(spread=0.19), {"reward_spread"}),
         (signs(bad=2, norm=math.nan), {"bad_numbers"}),
-        (signs(bad=1, norm=11.0, spread=0.0), set(ALARMS)),
+        (signs(mismatch=9e-5), set()),
+        (signs(mismatch=2e-4), {"log_prob_mismatch"}),
+        (signs(bad=1, norm=11.0, spread=0.0, mismatch=1.0), set(ALARMS)),
     ],
 )
 def test_an_epoch_is_judged_by_those_before_it_alone(now: EpochSigns, expected: set[str]) -> None:

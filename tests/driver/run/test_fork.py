@@ -17,7 +17,7 @@ from driver.run.folder import claim, find_beginning, fixed_settings_digest
 from driver.run.fork import begin_fork, check_fits
 from driver.run.journal import Journal, write_journal
 from learner.build import build_learner
-from learner.parallel import SingleRank
+from learner.parallel import Single
 from learner.state import export_state, restore_state
 from tests.tiny_config import make_config
 
@@ -168,7 +168,7 @@ def test_the_learner_takes_over_weights_optimizer_averages_and_version(
 ) -> None:
     """The version says whether the policy is still the reference, so it goes on counting."""
     old = make_config(tiny_pipeline, tmp_path, {"run.name": "old", "optimizer.ema_decay": 0.5})
-    learner = build_learner(old, "abc", SingleRank())
+    learner = build_learner(old, "abc", Single())
     for value in learner.parameters.values():
         value.grad = torch.ones_like(value)
     learner.optimizer.step()
@@ -178,11 +178,11 @@ def test_the_learner_takes_over_weights_optimizer_averages_and_version(
     new = make_config(tiny_pipeline, tmp_path, {"run.name": "new", "optimizer.ema_decay": 0.5})
     fork(new, place)
     beginning = find_beginning(new)
-    forked = build_learner(new, beginning.run_id, SingleRank())
+    forked = build_learner(new, beginning.run_id, Single())
     restore_state(forked, beginning.checkpoint[0].files)
     stamp = forked.publish().stamp
     assert (stamp.version, stamp.run_id) == (5, beginning.run_id)
-    assert forked.experience.stamps == (stamp,)
+    assert forked.old_policy.stamps == (stamp,)
     assert stamp.digest == learner.publish().stamp.digest
     after = export_state(forked)
     for name in ("optimizer.safetensors", "ema.safetensors"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from common.trajectory import GroupScore
+from learner.objectives import LogProbs
+from learner.objectives.history import RewardHistory
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 
 
@@ -35,6 +37,29 @@ def _group(seed: int, images: int, steps: int, spread: float = 0.02) -> tuple[Te
     rewards = 0.02 * torch.randn(images, dtype=torch.float64, generator=generator)
     rewards[images - 1] = rewards[0]
     return now, old, rewards
+
+
+@dataclass(frozen=True)
+class Result:
+    """The loss of a group, and counts."""
+
+    loss_sum: Tensor
+    weight: float
+    clipped: float
+    tied: float
+    pairs: float
+
+
+def _apply(objective: Prdp, now: Tensor, old: Tensor, differences: Tensor) -> Result:
+    """now, old: log ratios to a reference of log-prob 0."""
+    score = GroupScore(np.zeros(len(now)), differences.numpy(), {}, ())
+    loss = objective.loss(LogProbs(now, old, torch.zeros_like(old)), score, None)
+    (clipped, counted), (tied, pairs) = loss.stats["clip_share"], loss.stats["tie_share"]
+    assert counted == loss.weight
+    assert loss.stats["tied_groups"] == (float(tied == pairs), 1.0)
+    predicted = objective.step_reduction(objective.latent_scale * now.detach())
+    assert loss.stats["log_ratio_mean"] == pytest.approx((float(predicted.sum()), len(now)))
+    return Result(loss.sum, loss.weight, clipped, tied, pairs)
 
 
 def _differences(rewards: Tensor) -> Tensor:
@@ -91,7 +116,7 @@ def test_loss_and_gradient_are_those_of_the_equations(
     now, old, rewards = _group(seed, images, count)
     objective = _objective(0.1, clip_range * scale, scale, steps, pairs)
     fast, slow = now.clone().requires_grad_(True), now.clone().requires_grad_(True)
-    result = objective(fast, old, _differences(rewards))
+    result = _apply(objective, fast, old, _differences(rewards))
     expected, counted, clipped = _slow(slow, old, rewards, objective, steps, pairs)
     torch.testing.assert_close(result.loss_sum, expected, rtol=1e-10, atol=1e-12)
     assert (result.weight, result.clipped) == (counted, clipped)
@@ -107,7 +132,7 @@ def test_loss_and_gradient_are_those_of_the_equations(
 def test_untied_mean_is_the_authors_printed_loss(seed: int, images: int, clip_range: float) -> None:
     """Appendix G: the mean over steps, and the mean over ordered pairs with r_i > r_j."""
     now, old, rewards = _group(seed, images, 4)
-    result = _objective(0.1, clip_range, 1.0, "mean", "untied")(now, old, _differences(rewards))
+    result = _apply(_objective(0.1, clip_range, 1.0, "mean", "untied"), now, old, _differences(rewards))
 
     def errors(log_ratio: Tensor) -> Tensor:
         predicted = log_ratio.mean(1)
@@ -129,7 +154,7 @@ def test_identity_1_the_clip_cannot_act_on_the_policy_that_sampled(
     gradients = []
     for clip_range in (1e-6, math.inf):
         now = old.clone().requires_grad_(True)
-        result = _objective(clip_range=clip_range, steps=steps)(now, old, _differences(rewards))
+        result = _apply(_objective(clip_range=clip_range, steps=steps), now, old, _differences(rewards))
         result.loss_sum.backward()
         assert result.clipped == 0
         gradients.append((result.loss_sum.detach(), now.grad))
@@ -141,7 +166,7 @@ def test_identity_1_the_clip_cannot_act_on_the_policy_that_sampled(
 @given(st.integers(0, 10**6), st.integers(2, 8))
 def test_identity_2_the_loss_is_twice_the_unbiased_variance(seed: int, images: int) -> None:
     now, old, rewards = _group(seed, images, 3)
-    result = _objective()(now, old, _differences(rewards))
+    result = _apply(_objective(), now, old, _differences(rewards))
     unexplained = now.sum(1) - rewards / 0.1
     torch.testing.assert_close(result.loss_sum / result.weight, 2 * unexplained.var(unbiased=True))
 
@@ -151,7 +176,7 @@ def test_identity_2_the_loss_is_twice_the_unbiased_variance(seed: int, images: i
 def test_identity_3_the_first_gradient_is_leave_one_out_reinforce(seed: int, images: int) -> None:
     _, old, rewards = _group(seed, images, 3)
     now = old.clone().requires_grad_(True)
-    result = _objective()(now, old, _differences(rewards))
+    result = _apply(_objective(), now, old, _differences(rewards))
     (result.loss_sum / result.weight).backward()
     regularised = rewards - 0.1 * old.sum(1)
     for i in range(images):
@@ -170,7 +195,9 @@ def test_identity_5_a_reward_shifted_for_the_whole_prompt_changes_nothing(seed: 
     losses = []
     for values in (rewards, rewards + shift):
         score = GroupScore.pointwise(values.numpy(), {}, ())
-        losses.append(_objective(clip_range=0.02)(now, old, torch.from_numpy(score.differences)).loss_sum)
+        losses.append(
+            _apply(_objective(clip_range=0.02), now, old, torch.from_numpy(score.differences)).loss_sum
+        )
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-7, atol=1e-8)
 
 
@@ -185,7 +212,7 @@ def test_identity_6_unclipped_prdp_is_rebel_on_the_regularised_reward(seed: int,
     for i, j in combinations(range(images), 2):
         moved = float((now[i] - old[i]).sum() - (now[j] - old[j]).sum())
         total += (beta * moved - float(regularised[i] - regularised[j])) ** 2
-    result = _objective(beta)(now, old, _differences(rewards))
+    result = _apply(_objective(beta), now, old, _differences(rewards))
     assert float(result.loss_sum) * beta**2 == pytest.approx(total, rel=1e-9)
 
 
@@ -193,8 +220,8 @@ def test_identity_6_unclipped_prdp_is_rebel_on_the_regularised_reward(seed: int,
 def test_a_group_of_equal_rewards_has_no_weight_and_no_gradient(clip_range: float) -> None:
     now, old, _ = _group(0, 4, 3)
     now.requires_grad_(True)
-    result = _objective(clip_range=clip_range, pairs="untied")(
-        now, old, torch.zeros(4, 4, dtype=torch.float64)
+    result = _apply(
+        _objective(clip_range=clip_range, pairs="untied"), now, old, torch.zeros(4, 4, dtype=torch.float64)
     )
     result.loss_sum.backward()
     assert (result.weight, result.tied, result.pairs, result.clipped) == (0.0, 6, 6, 0)
@@ -205,7 +232,7 @@ def test_a_group_of_equal_rewards_has_no_weight_and_no_gradient(clip_range: floa
 
 def test_ties_still_count_where_every_pair_does() -> None:
     now, old, _ = _group(0, 4, 3)
-    result = _objective(pairs="all")(now, old, torch.zeros(4, 4, dtype=torch.float64))
+    result = _apply(_objective(pairs="all"), now, old, torch.zeros(4, 4, dtype=torch.float64))
     assert (result.weight, result.tied) == (6.0, 6)
     assert float(result.loss_sum) > 0
 
@@ -217,12 +244,12 @@ def test_the_clip_is_chosen_per_pair_after_the_sum_over_steps() -> None:
     differences = torch.tensor([[0.0, 0.1], [-0.1, 0.0]], dtype=torch.float64)
     objective = _objective(kl_weight=1.0, clip_range=0.3)
     # Free: 0.5 - 0.2 = 0.3, error 0.2. Clipped: 0.3 - 0.2 = 0.1, error 0. The pair takes the larger.
-    result = objective(now, old, differences)
+    result = _apply(objective, now, old, differences)
     assert float(result.loss_sum) == pytest.approx(0.2**2)
     assert result.clipped == 0
     # For a larger difference the clipped one is the larger; the step inside the range still has a gradient.
     leaf = now.clone().requires_grad_(True)
-    result = objective(leaf, old, 3 * differences)
+    result = _apply(objective, leaf, old, 3 * differences)
     assert float(result.loss_sum.detach()) == pytest.approx((0.1 - 0.3) ** 2)
     assert result.clipped == 1
     result.loss_sum.backward()
@@ -235,8 +262,8 @@ def test_the_clip_is_chosen_per_pair_after_the_sum_over_steps() -> None:
 def test_a_clip_on_the_summed_scale_is_the_same_clip() -> None:
     """With sums over the latent everywhere (ratio, range and beta) only the unit changes."""
     now, old, rewards = _group(3, 5, 3)
-    small = _objective(0.1, 0.02)(now, old, _differences(rewards))
-    large = _objective(0.1 / 256, 0.02 * 256, scale=256.0)(now, old, _differences(rewards))
+    small = _apply(_objective(0.1, 0.02), now, old, _differences(rewards))
+    large = _apply(_objective(0.1 / 256, 0.02 * 256, scale=256.0), now, old, _differences(rewards))
     assert float(large.loss_sum) == pytest.approx(256**2 * float(small.loss_sum), rel=1e-10)
     assert large.clipped == small.clipped > 0
 
@@ -250,5 +277,21 @@ def test_any_antisymmetric_matrix_of_differences_is_taken() -> None:
     total = 0.0
     for i, j in combinations(range(3), 2):
         total += (float(now[i].sum() - now[j].sum()) - float((differences + cycle)[i, j])) ** 2
-    assert float(objective(now, old, differences + cycle).loss_sum) == pytest.approx(total)
+    assert float(_apply(objective, now, old, differences + cycle).loss_sum) == pytest.approx(total)
     assert np.isfinite(total)
+
+
+def test_at_version_0_every_rhat_is_0() -> None:
+    """The reference's log-probs are the old policy's less a log ratio of 0: identity 4, to the bit."""
+    generator = torch.Generator().manual_seed(0)
+    old = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    ratio = torch.zeros(4, 3).numpy()
+    score = GroupScore.pointwise(np.arange(4.0), {}, ())
+    loss = _objective().loss(LogProbs(old, old, old - torch.from_numpy(ratio).double()), score, None)
+    assert loss.stats["log_ratio_mean"] == (0.0, 4.0)
+
+
+def test_it_takes_differences_and_remembers_nothing() -> None:
+    history = RewardHistory({"a cat": (1.0,)})
+    assert _objective().advantages([("a cat", np.ones(2))], history) == ([None], history)
+    assert _objective().needs.reference

@@ -1,0 +1,104 @@
+"""Settings of the objectives, one section each, chosen by `objective.kind`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from common.config.fields import Section, setting
+
+DEFAULT_OBJECTIVE = "prdp"
+
+
+class UpdatesSection(Section):
+    """What every objective has."""
+
+    updates_per_epoch: int = setting(1, "updates", "K: gradient steps on each epoch's trajectories.", ge=1)
+    clip: bool = setting(True, "", "Clip around the old policy. Cannot act at an epoch's first update.")
+    clip_range: float = setting(
+        1e-4,
+        "nats",
+        "eps: clip range of a step's log ratio (prdp: on latent_reduction's scale) or ratio to pi_old.",
+        gt=0.0,
+    )
+
+    def clip_per_element(self, latent_elements: int) -> float:
+        """The clip range on the scale of log-probs as means over a latent; math.inf = no clip."""
+        return self.clip_range if self.clip else math.inf
+
+
+class PrdpSection(UpdatesSection):
+    """Proximal Reward Difference Prediction (paper eqs. 10-21), its open points as settings."""
+
+    kind: Literal["prdp"] = "prdp"
+    kl_weight: float = setting(
+        3e-5,
+        "reward per nat",
+        "beta: weight of the KL to the reference, on the reductions chosen below.",
+        gt=0.0,
+    )
+    latent_reduction: Literal["mean", "sum"] = setting("mean", "", "Reduction of log-probs over C H W.")
+    step_reduction: Literal["mean", "sum"] = setting(
+        "mean", "", "Reduction of log ratios over the stochastic steps (authors' code: mean; equations: sum)."
+    )
+    pair_weighting: Literal["untied", "all"] = setting(
+        "untied", "", "untied = mean over pairs of different rewards (authors' code); all = over all pairs."
+    )
+
+    def clip_per_element(self, latent_elements: int) -> float:
+        """See UpdatesSection."""
+        return super().clip_per_element(1) / (latent_elements if self.latent_reduction == "sum" else 1)
+
+
+class PolicyGradientSection(UpdatesSection):
+    """What the objectives with advantages and a clipped ratio have in common."""
+
+    advantage_limit: float = setting(5.0, "", "Advantages are held within +- this.", gt=0.0)
+    divide_by_std: bool = setting(True, "", "Advantages are divided by a standard deviation of rewards.")
+
+
+class DdpoSection(PolicyGradientSection):
+    """Denoising Diffusion Policy Optimization (Black et al. 2023), importance-sampled."""
+
+    kind: Literal["ddpo"] = "ddpo"
+    baseline: Literal["batch", "prompt", "group"] = setting(
+        "prompt",
+        "",
+        "Rewards are centred by the mean of: batch = the epoch; prompt = the prompt's own last rewards, the "
+        "epoch where it has too few; group = its images of this epoch.",
+    )
+    history: int = setting(32, "rewards", "Rewards remembered of a prompt (baseline prompt).", ge=2)
+    history_minimum: int = setting(
+        16, "rewards", "Fewest remembered rewards that a prompt's own baseline is taken from.", ge=2
+    )
+    history_prompts: int = setting(
+        10_000, "prompts", "Prompts remembered; those seen longest ago are forgotten.", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _minimum_within_history(self) -> DdpoSection:
+        if self.history_minimum > self.history:
+            raise ValueError(
+                f"history_minimum ({self.history_minimum}) cannot exceed history ({self.history})"
+            )
+        return self
+
+
+class GrpoSection(PolicyGradientSection):
+    """Group Relative Policy Optimization (Shao et al. 2024) on denoising steps, without a KL penalty."""
+
+    kind: Literal["grpo"] = "grpo"
+
+
+def _kind_by_default(value: Any) -> Any:
+    """An objective without a kind is PRDP, so that configurations need not name it."""
+    return {"kind": DEFAULT_OBJECTIVE, **value} if isinstance(value, dict) else value
+
+
+ObjectiveSection = Annotated[
+    PrdpSection | DdpoSection | GrpoSection,
+    Field(discriminator="kind"),
+    BeforeValidator(_kind_by_default),
+]

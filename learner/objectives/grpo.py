@@ -1,0 +1,50 @@
+"""Group Relative Policy Optimization on denoising steps (Shao et al. 2024, arXiv 2402.03300, eq. 3, outcome
+supervision; for flow models Flow-GRPO, arXiv 2505.05470).
+
+Without their KL penalty: its closed form needs the reference's mean at the trained policy's steps, of which
+a trajectory holds the log-prob alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from common.config.objectives import GrpoSection
+from common.trajectory import GroupScore
+from learner.objectives import Advantages, Float64, LogProbs, Loss, Needs
+from learner.objectives.history import RewardHistory
+from learner.objectives.ratio import STATISTICS, centred, clipped_surrogate
+
+
+@dataclass(frozen=True)
+class Grpo:
+    """The GRPO loss of one prompt's group."""
+
+    section: GrpoSection
+
+    needs = Needs(reference=False, whole_epoch=False)
+    statistics = STATISTICS
+
+    @staticmethod
+    def build(section: GrpoSection, latent_elements: int) -> Grpo:
+        """From its settings. Ratios are of means over a latent, however many elements it has."""
+        return Grpo(section)
+
+    def advantages(
+        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
+    ) -> tuple[Advantages, RewardHistory]:
+        """Rewards less the mean of the prompt's images, over their standard deviation, within the limit."""
+        limit = self.section.advantage_limit
+        return [
+            np.clip(centred(rewards, rewards, self.section.divide_by_std), -limit, limit)
+            for _, rewards in scores
+        ], history
+
+    def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
+        """See learner.objectives.ratio."""
+        section = self.section
+        return clipped_surrogate(log_probs, advantages, section.clip_per_element(1), section.advantage_limit)
