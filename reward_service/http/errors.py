@@ -24,24 +24,27 @@ TOO_LATE = "too_late"
 TOO_SLOW = "too_slow"
 INTERNAL = "internal"
 
-STATUS_OF: dict[str, int] = {
-    BAD_REQUEST: 400,
-    UNAUTHORIZED: 401,
-    NOT_FOUND: 404,
-    NOT_ALLOWED: 405,
-    TOO_SLOW: 408,
-    TOO_LARGE: 413,
-    WRONG_TYPE: 415,
-    WRONG_CONTENT: 422,
-    SCORER_FAILED: 424,
-    BUSY: 429,
-    INTERNAL: 500,
-    NOT_READY: 503,
-    LOST: 503,
-    OVERLOADED: 503,
-    TOO_LATE: 504,
+ERRORS: dict[str, tuple[int, str]] = {
+    BAD_REQUEST: (400, "The body is damaged: no JSON, or no safetensors file."),
+    UNAUTHORIZED: (401, "No token or a wrong one; or, without a token, a caller from another machine."),
+    NOT_FOUND: (404, "No such path."),
+    NOT_ALLOWED: (405, "The path has another method, which the header Allow names."),
+    TOO_SLOW: (408, "The body did not arrive in time."),
+    TOO_LARGE: (413, "A limit is exceeded: body, images, pixels or prompt."),
+    WRONG_TYPE: (415, "The content type is neither of the two."),
+    WRONG_CONTENT: (422, "The body can be read, but is no group of images of one size."),
+    SCORER_FAILED: (
+        424,
+        "The scorer failed on this group. There is no score, and a failure is never a number.",
+    ),
+    BUSY: (429, "The queue is full. Ask again after Retry-After seconds."),
+    INTERNAL: (500, "A fault of the server; its log says more."),
+    NOT_READY: (503, "No scorer answers now. Ask again after Retry-After seconds."),
+    LOST: (503, "The scorer's process died while it had this group, which may be what killed it."),
+    OVERLOADED: (503, "Other requests fill the server's memory. Ask again after Retry-After seconds."),
+    TOO_LATE: (504, "No score in time."),
 }
-"""HTTP status by error code."""
+"""HTTP status and meaning by error code."""
 
 _TRACEBACK = "Traceback (most recent call last)"
 _LONGEST_REASON = 1000
@@ -86,7 +89,7 @@ def refusal_response(refusal: Refusal, headers: Mapping[str, str] | None = None)
         "reason": one_line(refusal.reason),
         "retry_after_s": refusal.retry_after_s if waits else None,
     }
-    return JSONResponse({"error": error}, STATUS_OF[refusal.code], {**(headers or {}), **extra})
+    return JSONResponse({"error": error}, ERRORS[refusal.code][0], {**(headers or {}), **extra})
 
 
 def one_line(reason: str) -> str:

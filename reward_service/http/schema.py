@@ -6,27 +6,23 @@ from typing import Any
 
 from fastapi.security import HTTPBearer
 
-from reward_service.http.errors import STATUS_OF, ErrorBody
+from reward_service.http.errors import (
+    BUSY,
+    ERRORS,
+    INTERNAL,
+    NOT_ALLOWED,
+    NOT_FOUND,
+    NOT_READY,
+    TOO_LATE,
+    UNAUTHORIZED,
+    ErrorBody,
+)
 from reward_service.http.limits import HttpLimits
 from reward_service.http.replies import DescriptionBody, ScoreReply
 from reward_service.http.wire import JSON_TYPE, SAFETENSORS_TYPE
 
-_ERRORS: dict[str, str] = {
-    "bad_request": "The body is damaged: no JSON, or no safetensors file.",
-    "unauthorized": "No token or a wrong one; or, without a token, a caller from another machine.",
-    "too_slow": "The body did not arrive in time.",
-    "too_large": "A limit is exceeded: body, images, pixels or prompt.",
-    "wrong_type": "The content type is neither of the two.",
-    "wrong_content": "The body can be read, but is no group of images of one size.",
-    "scorer_failed": "The scorer failed on this group. There is no score, and a failure is never a number.",
-    "busy": "The queue is full. Ask again after Retry-After seconds.",
-    "not_ready": "No scorer answers now. Ask again after Retry-After seconds.",
-    "lost": "The scorer's process died while it had this group, which may be what killed it.",
-    "overloaded": "Other requests fill the server's memory. Ask again after Retry-After seconds.",
-    "too_late": "No score in time.",
-    "internal": "A fault of the server; its log says more.",
-}
-_READING = ("unauthorized", "busy", "not_ready", "too_late", "internal")
+_READING = (UNAUTHORIZED, BUSY, NOT_READY, TOO_LATE, INTERNAL)
+_SCORING = tuple(code for code in ERRORS if code not in (NOT_FOUND, NOT_ALLOWED))
 
 DESCRIPTION = """
 Scores the images of one prompt by one reward. Errors are JSON,
@@ -69,7 +65,7 @@ def score_body(limits: HttpLimits) -> dict[str, Any]:
 
 def score_responses() -> dict[int | str, dict[str, Any]]:
     """Every answer of POST /v1/score."""
-    return {200: {"description": "The score.", "model": ScoreReply}, **_errors(tuple(_ERRORS))}
+    return {200: {"description": "The score.", "model": ScoreReply}, **_errors(_SCORING)}
 
 
 def describe_responses() -> dict[int | str, dict[str, Any]]:
@@ -83,9 +79,10 @@ def plain_responses(meaning: str) -> dict[int | str, dict[str, Any]]:
 
 
 def _errors(codes: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
-    found: dict[int | str, dict[str, Any]] = {}
+    meanings: dict[int, list[str]] = {}
     for code in codes:
-        status = STATUS_OF[code]
-        before = found[status]["description"] + " " if status in found else ""
-        found[status] = {"model": ErrorBody, "description": f"{before}{code}: {_ERRORS[code]}"}
-    return found
+        status, meaning = ERRORS[code]
+        meanings.setdefault(status, []).append(f"{code}: {meaning}")
+    return {
+        status: {"model": ErrorBody, "description": " ".join(texts)} for status, texts in meanings.items()
+    }

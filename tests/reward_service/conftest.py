@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -18,6 +16,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIPModel of two layers a tower, random weights, a letter-level tokenizer, 32x32 preprocessing."""
+    # Here, because most tests of this folder need none of it, and it takes seconds to import.
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
     folder = tmp_path_factory.mktemp("clip")
     letters = string.ascii_lowercase + string.digits + ".,"
     words = [letter + end for letter in letters for end in ("", "</w>")] + [START, END]

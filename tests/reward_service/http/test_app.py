@@ -16,7 +16,7 @@ from common.errors import RewardError
 from reward_service.contract.results import Description, Reply, RewardScores
 from reward_service.http.app import build_http_app
 from reward_service.http.body import Room
-from reward_service.http.errors import STATUS_OF, Refusal
+from reward_service.http.errors import ERRORS, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.replies import decode_reply
 from reward_service.http.token import NO_TOKEN, Token
@@ -171,7 +171,7 @@ def test_each_error_has_its_status_and_code(request_: Any, status: int, code: st
     answer = run(lambda app: call(app, request_))
     assert (answer.status, answer.code) == (status, code)
     assert answer.json["error"]["reason"]
-    assert STATUS_OF[code] == status
+    assert ERRORS[code][0] == status
 
 
 @pytest.mark.parametrize(("request_", "allowed"), [(get("/v1/score"), "POST"), (post("", b""), "GET")])

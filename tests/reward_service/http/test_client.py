@@ -13,7 +13,6 @@ import pytest
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
 from reward_service.contract.results import NoShadow, Reply, RewardFailure, RewardScores
-from reward_service.http.address import check_address
 from reward_service.http.client import AsyncHttpReward, HttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.replies import encode_reply
 from reward_service.http.token import NO_TOKEN, Token
@@ -229,40 +228,6 @@ def test_the_token_is_sent_and_nothing_replaces_it(tmp_path: object, monkeypatch
     script = Script(Say())
     asked(script, token=TOKEN)
     assert script.seen == [f"Bearer {TOKEN.get_secret_value()}"]
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("pickscore", "no address of a reward"),
-        ("ftp://127.0.0.1/", "no address of a reward"),
-        ("http:///v1", "no address of a reward"),
-        ("http://127.0.0.1:99999/", "no address"),
-        ("http://127.0.0.1/?token=x", "no address of a reward"),
-        ("http://user:pass@127.0.0.1/", "must not hold a user or password"),
-        ("http://rewards.example.org/x", "unencrypted to rewards.example.org.*insecure: true"),
-        ("http://127.0.0.1.example.org/x", "unencrypted"),
-    ],
-)
-def test_an_address_that_cannot_work_or_leaks_the_token_is_refused(url: str, reason: str) -> None:
-    with pytest.raises(RewardError, match=reason):
-        check_address(url, TOKEN, insecure=False)
-    with pytest.raises(RewardError, match=reason):
-        HttpReward(url, TOKEN, 1.0).describe()
-
-
-@pytest.mark.parametrize(
-    ("url", "token", "insecure"),
-    [
-        ("https://rewards.example.org/x", TOKEN, False),
-        ("http://localhost:8000", TOKEN, False),
-        ("http://[::1]:8000/x", TOKEN, False),
-        ("http://rewards.example.org/x", NO_TOKEN, False),
-        ("http://rewards.example.org/x", TOKEN, True),
-    ],
-)
-def test_an_address_that_can_work_is_taken(url: str, token: Token, insecure: bool) -> None:
-    check_address(url, token, insecure)
 
 
 def test_images_of_another_form_are_not_sent() -> None:
