@@ -76,8 +76,8 @@ def training_figure(
     for epoch, label in swaps:
         axes.axvline(epoch, color=GREY, linestyle="--", linewidth=1.0, zorder=0.5)
         place = axes.get_xaxis_transform()
-        style = {"rotation": 90, "va": "top", "ha": "left", "fontsize": 8, "color": GREY}
-        axes.text(epoch, 0.98, label, transform=place, parse_math=False, **style)
+        text = axes.text(epoch, 0.98, label, transform=place, parse_math=False, rotation=90, va="top")
+        text.set(fontsize=8, color=GREY)
     return figure
 
 
