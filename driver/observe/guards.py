@@ -6,35 +6,124 @@ groups; BadNumbersError. waits for: object store reads of groups that are saved.
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from common.config.safety import GuardsSection
 from common.config.schema import Config
-from common.errors import BadNumbersError, RecordingError
+from common.errors import BadNumbersError, RecordingError, RunFolderError
+from common.storage import replace_file
 from common.trajectory import ScoredGroup
-from driver.observe.alarms import ALARMS, EpochSigns, judge
 from driver.observe.epoch_metrics import Reports
-from driver.observe.guard_history import load_history, save_history, shortened
 from driver.run.recordings import INSPECTION, TrajectoryWriter
 from learner.report import BadGroup, Outcome
 
 FOLDER = "inspection"
+HISTORY_FILE = "guards.json"
 SAVED_FILES = 10
 SAVED_GROUPS = 16
+KEPT_EPOCHS = 500
+RECENT_EPOCHS = 20
+FIRST_EPOCHS = 5
+"""Epochs that give a spread to compare with; and as many before a gradient norm is judged."""
+ALARMS = ("bad_numbers", "gradient_norm", "log_prob_mismatch", "reward_spread")
 
 
-class Witness(Protocol):
-    """Whoever shows and keeps what the guards say: the run's Observer."""
+@dataclass(frozen=True)
+class EpochSigns:
+    """What is remembered of an epoch.
 
-    def note(self, text: str) -> None:
-        """Something a person should read."""
-        ...
+    bad_updates: of the epoch. row: updates skipped for a bad number since the last one that was made.
+    alarms: those that the epoch raised, in words by name.
+    """
 
-    def alarmed(self, epoch: int, raised: Mapping[str, str], new: Sequence[str]) -> None:
-        """The alarms that an epoch raised, in words by name; new: those that the one before did not raise."""
-        ...
+    gradient_norm: float
+    reward_spread: float
+    bad_updates: int
+    row: int
+    alarms: dict[str, str] = field(default_factory=dict)
+
+
+History = Mapping[int, EpochSigns]
+"""By number of the epoch, from 1."""
+
+
+def bad_numbers_alarm(signs: EpochSigns) -> str | None:
+    """Why an epoch with skipped updates is one to look at."""
+    count = signs.bad_updates
+    return f"{count} updates skipped, because a number was not finite" if count else None
+
+
+def gradient_norm_alarm(norm: float, earlier: Sequence[float], factor: float) -> str | None:
+    """Why the norm is too large against those of earlier epochs, the last one last; None where it is not."""
+    known = [value for value in earlier if math.isfinite(value)][-RECENT_EPOCHS:]
+    if len(known) < FIRST_EPOCHS or not math.isfinite(norm):
+        return None
+    usual = statistics.median(known)
+    if not usual > 0 or norm <= factor * usual:
+        return None
+    return f"gradient norm {norm:.3g}, {norm / usual:.3g} times the median of the last {len(known)} epochs"
+
+
+def mismatch_alarm(mismatch: float, clip_range: float) -> str | None:
+    """Why a clip would act on rounding alone; None where it would not. Both in nats per latent element."""
+    if not mismatch > clip_range:
+        return None
+    return (
+        f"the learner's log-probs differ from the actors' by up to {mismatch:.3g} nats per element at "
+        f"unchanged weights, more than the clip range of {clip_range:.3g}: use a higher model.precision or a "
+        "larger objective.clip_range"
+    )
+
+
+def spread_alarm(spread: float, first: Sequence[float], share: float) -> str | None:
+    """Why rewards spread too little against the run's first epochs; None where they do not."""
+    if len(first) < FIRST_EPOCHS:
+        return None
+    usual = statistics.median(first[:FIRST_EPOCHS])
+    if not usual > 0 or not spread < share * usual:
+        return None
+    return (
+        f"rewards of a prompt's images spread by {spread:.3g}, {spread / usual:.2g} of the median of the "
+        f"first {FIRST_EPOCHS} epochs"
+    )
+
+
+def judge(signs: EpochSigns, history: History, epoch: int, section: GuardsSection) -> dict[str, str]:
+    """The alarms that an epoch raises by itself and against those before it, in words by name."""
+    norms = [history[number].gradient_norm for number in sorted(history) if number < epoch]
+    spreads = [history[number].reward_spread for number in range(1, FIRST_EPOCHS + 1) if number in history]
+    first = spreads if epoch > FIRST_EPOCHS else []
+    found = {
+        "bad_numbers": bad_numbers_alarm(signs),
+        "gradient_norm": gradient_norm_alarm(signs.gradient_norm, norms, section.gradient_norm_factor),
+        "reward_spread": spread_alarm(signs.reward_spread, first, section.spread_share),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def save_history(run_folder: Path, history: History) -> None:
+    """Write it, whole or not at all. Raises RunFolderError where the folder cannot be written."""
+    text = json.dumps({epoch: asdict(signs) for epoch, signs in history.items()}, indent=1)
+    replace_file(run_folder / HISTORY_FILE, text.encode())
+
+
+def load_history(run_folder: Path, epochs: int) -> dict[int, EpochSigns]:
+    """What was known after so many epochs of the run in a folder. Raises RunFolderError."""
+    path = run_folder / HISTORY_FILE
+    if not epochs or not path.exists():
+        return {}
+    try:
+        known = {int(epoch): EpochSigns(**fields) for epoch, fields in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}). Delete it to go on without it.") from error
+    return {epoch: signs for epoch, signs in known.items() if epoch <= epochs}
 
 
 def bad_groups(reports: Reports) -> list[BadGroup]:
@@ -54,19 +143,29 @@ def longest_row(before: int, outcomes: Iterable[Outcome]) -> tuple[int, int]:
     return row, longest
 
 
+class Witness(Protocol):
+    """Shows and keeps what the guards say: the run's Observer."""
+
+    def note(self, text: str) -> None:
+        """Something a person should read."""
+        ...
+
+    def alarmed(self, epoch: int, raised: Mapping[str, str], new: Sequence[str]) -> None:
+        """The alarms that an epoch raised, in words by name; new: those that the one before did not raise."""
+        ...
+
+
 class Guards:
-    """Told of each epoch; raises alarms, and stops a run that has no sound numbers any more."""
+    """Looks at each epoch; raises alarms, and stops a run that has no sound numbers any more.
+
+    newest_checkpoint: where the newest one is that is of at most so many epochs, in words.
+    """
 
     def __init__(
-        self,
-        config: Config,
-        witness: Witness,
-        newest_checkpoint: Callable[[int], str],
-        history: Mapping[int, EpochSigns],
+        self, config: Config, witness: Witness, newest_checkpoint: Callable[[int], str], history: History
     ) -> None:
         self._config = config
-        self._section = config.guards
-        self._folder: Path = config.run_folder / FOLDER
+        self._folder = config.run_folder / FOLDER
         self._witness = witness
         self._newest_checkpoint = newest_checkpoint
         self._history = dict(history)
@@ -75,11 +174,7 @@ class Guards:
     def open(
         config: Config, witness: Witness, newest_checkpoint: Callable[[int], str], finished: int
     ) -> Guards:
-        """The guards of a run of which so many epochs are finished.
-
-        newest_checkpoint: where the newest one is that is of at most so many epochs, in words. Raises
-        RunFolderError.
-        """
+        """The guards of a run of which so many epochs are finished. Raises RunFolderError."""
         return Guards(config, witness, newest_checkpoint, load_history(config.run_folder, finished))
 
     def check_updates(self, epoch: int, reports: Reports, groups: Iterable[ScoredGroup]) -> None:
@@ -98,11 +193,12 @@ class Guards:
         listed = "".join(f"\n  {group}" for group in named[:SAVED_GROUPS])
         where = self._save(epoch, named, groups)
         self._witness.note(f"epoch {epoch}: {what}.{listed}\n  {where}")
-        if longest >= self._section.skipped_updates_in_a_row:
+        most = self._config.guards.skipped_updates_in_a_row
+        if longest >= most:
             sound = self._newest_checkpoint(self.sound_epochs(epoch - 1))
             raise BadNumbersError(
                 f"{longest} updates in a row were skipped, as many as guards.skipped_updates_in_a_row = "
-                f"{self._section.skipped_updates_in_a_row} allows: {bad[-1].value}.{listed}\n{where}\n"
+                f"{most} allows: {bad[-1].value}.{listed}\n{where}\n"
                 f"The last checkpoint from before them: {sound}. docs/operations.md says what to look at."
             )
 
@@ -115,20 +211,18 @@ class Guards:
             reward_spread=metrics["reward/within_group_std"],
             bad_updates=sum(outcome.is_bad for outcome in outcomes),
             row=row,
-            mismatch=metrics["policy/log_ratio_mismatch_max"],
-            clip_range=self._config.objective.clip_per_element(reports[0][0].latent_elements),
         )
-        raised = judge(signs, self._history, epoch, self._section)
+        raised = judge(signs, self._history, epoch, self._config.guards)
+        clip_range = self._config.objective.clip_per_element(reports[0][0].latent_elements)
+        if mismatch := mismatch_alarm(metrics["policy/log_ratio_mismatch_max"], clip_range):
+            raised["log_prob_mismatch"] = mismatch
         before = self._history[epoch - 1].alarms if epoch - 1 in self._history else {}
         self._witness.alarmed(epoch, raised, new=[name for name in raised if name not in before])
-        self._history = shortened(
-            {**self._history, epoch: EpochSigns(**{**vars(signs), "alarms": raised})}, epoch
-        )
+        self._history[epoch] = replace(signs, alarms=raised)
+        for forgotten in range(FIRST_EPOCHS + 1, epoch - KEPT_EPOCHS + 1):
+            self._history.pop(forgotten, None)
         save_history(self._config.run_folder, self._history)
         return {f"alarms/{name}": float(name in raised) for name in ALARMS}
-
-    def _row_before(self, epoch: int) -> int:
-        return self._history[epoch - 1].row if epoch - 1 in self._history else 0
 
     def sound_epochs(self, finished: int) -> int:
         """How many of the finished epochs come before those with skipped updates that they end with."""
@@ -136,6 +230,9 @@ class Guards:
         while sound in self._history and (self._history[sound].bad_updates or self._history[sound].row):
             sound -= 1
         return sound
+
+    def _row_before(self, epoch: int) -> int:
+        return self._history[epoch - 1].row if epoch - 1 in self._history else 0
 
     def _save(self, epoch: int, named: Sequence[BadGroup], groups: Iterable[ScoredGroup]) -> str:
         """Write the groups that are to blame, or where none is, the epoch's first. Returns what was done."""

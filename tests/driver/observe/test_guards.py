@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.cluster.metrics import check_metrics
+from common.config.safety import GuardsSection
 from common.config.schema import Config
 from common.errors import BadNumbersError, RecordingError
 from common.trajectory import ScoredGroup
-from driver.observe.guards import SAVED_FILES, SAVED_GROUPS, Guards, longest_row
+from driver.observe.guards import (
+    ALARMS,
+    FIRST_EPOCHS,
+    SAVED_FILES,
+    SAVED_GROUPS,
+    EpochSigns,
+    Guards,
+    gradient_norm_alarm,
+    judge,
+    longest_row,
+    spread_alarm,
+)
 from driver.run.recordings import INSPECTION, TrajectoryWriter, open_recording
 from learner.report import BadGroup, Outcome, UpdateReport
 from tests.driver.observe.test_epoch_metrics import report
@@ -207,3 +221,72 @@ def test_groups_to_train_on_must_still_be_finite(tmp_path: Path) -> None:
     assert recorded.epochs == [3]
     kept = [one.trajectory.prompt for one in recorded.read_epoch(3)]
     assert kept == [one.trajectory.prompt for one in groups() if one.trajectory.prompt != "ein Bär, № 1"]
+
+
+positive = st.floats(1e-6, 1e6)
+
+
+@given(st.lists(positive, min_size=0, max_size=40), positive, st.floats(1.5, 100))
+def test_a_gradient_norm_is_judged_by_the_median_of_the_last_twenty(
+    earlier: list[float], norm: float, factor: float
+) -> None:
+    recent = sorted(earlier[-20:])
+    expected = len(recent) >= 5 and norm > factor * (
+        (recent[(len(recent) - 1) // 2] + recent[len(recent) // 2]) / 2
+    )
+    assert bool(gradient_norm_alarm(norm, earlier, factor)) == expected
+
+
+def test_norms_that_are_not_finite_are_left_out_of_the_median() -> None:
+    earlier = [1.0, math.nan, 1.0, math.inf, 1.0, 1.0, 1.0]
+    assert gradient_norm_alarm(10.5, earlier, 10.0)
+    assert not gradient_norm_alarm(10.5, earlier[:-1], 10.0)
+    assert not gradient_norm_alarm(math.nan, earlier, 10.0)
+    assert not gradient_norm_alarm(1.0, [0.0] * 6, 10.0)
+
+
+@given(st.lists(positive, min_size=5, max_size=9), positive, st.floats(0.0, 0.99))
+def test_a_spread_is_judged_by_the_median_of_the_first_five(
+    first: list[float], spread: float, share: float
+) -> None:
+    assert bool(spread_alarm(spread, first, share)) == (spread < share * statistics.median(first[:5]))
+    assert not spread_alarm(spread, first[:4], share)
+    assert not spread_alarm(spread, [0.0] * 5, share)
+
+
+def signs(norm: float = 1.0, spread: float = 1.0, bad: int = 0) -> EpochSigns:
+    return EpochSigns(norm, spread, bad, row=0)
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (signs(), set()),
+        (signs(norm=11.0), {"gradient_norm"}),
+        (signs(spread=0.19), {"reward_spread"}),
+        (signs(bad=2, norm=math.nan), {"bad_numbers"}),
+    ],
+)
+def test_an_epoch_is_judged_by_those_before_it_alone(now: EpochSigns, expected: set[str]) -> None:
+    history = {number: signs() for number in range(1, 8)}
+    later = {8: signs(norm=1e9, spread=1e9), 9: signs(norm=1e9)}
+    assert set(judge(now, history, 8, GuardsSection())) == expected
+    assert set(judge(now, {**history, **later}, 8, GuardsSection())) == expected
+
+
+def test_the_first_epochs_are_not_judged_by_each_other() -> None:
+    history = {number: signs(spread=0.001 if number == 3 else 1.0) for number in range(1, FIRST_EPOCHS + 1)}
+    for epoch in history:
+        assert not judge(history[epoch], history, epoch, GuardsSection())
+
+
+def test_a_mismatch_beyond_the_clip_range_is_an_alarm(config: Config) -> None:
+    guards, notebook = guards_of(config)
+    limit = config.objective.clip_per_element(report().latent_elements)
+    for epoch, mismatch in enumerate((0.9 * limit, 1.1 * limit), start=1):
+        metrics = {**METRICS, "policy/log_ratio_mismatch_max": mismatch}
+        found = guards.after_epoch(epoch, [[report()]], metrics)
+        check_metrics(found)
+        assert set(found) == {f"alarms/{name}" for name in ALARMS}
+        assert found["alarms/log_prob_mismatch"] == float(mismatch > limit)
+    assert [new for _, _, new in notebook.alarms] == [[], ["log_prob_mismatch"]]
