@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.reward_cluster import ROOT, free_port, ray_environment, wait_until
 from common.config.services import RewardServiceSection, RewardSpec
-from reward_service.client.entries import served_settings
+from reward_service.contract.settings import served_settings
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
 from reward_service.on_ray.app import embedded_app

@@ -109,15 +109,20 @@ class LearnerSection(PlacementSection):
     timeout_s: float = setting(1800.0, "s", "Longest wait for one learner call.", gt=0.0)
 
 
-class RewardSpec(Section):
-    """Embedded: the run starts an application of its own for it, and ends it."""
+class ScorerSection(Section):
+    """A scorer and what it is built from."""
 
     scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
-    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
     options: dict[str, str | int | float | bool] = setting(
         {}, "", "Keyword arguments of the scorer, e.g. {path: folder}."
     )
     pairs: int = setting(0, "pairs", "Pairs a group that a judge of single pairs is asked; 0 = all.", ge=0)
+
+
+class RewardSpec(ScorerSection):
+    """Embedded: the run starts an application of its own for it, and ends it."""
+
+    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
 
 
 class AppReward(Section):
@@ -178,16 +183,21 @@ RewardEntry = Annotated[
 ]
 
 
-class RewardServiceSection(PlacementSection):
-    """How rewards are asked; and the application of each embedded one."""
+class BatchSection(Section):
+    """How a scorer is given groups."""
 
-    replicas: int = setting(1, "processes", "Replicas of the application.", ge=1)
     max_batch_groups: int = setting(
         1, "groups", "Groups scored in one call. Above 1, scores depend on their company by rounding.", ge=1
     )
     batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0, le=60.0)
-    queue_groups: int = setting(64, "groups", "Groups sent and not yet answered, at most.", ge=1)
     timeout_s: float = setting(120.0, "s", "Longest that a scorer may work on one batch of groups.", gt=0.0)
+
+
+class RewardServiceSection(BatchSection, PlacementSection):
+    """How rewards are asked; and the application of each embedded one."""
+
+    replicas: int = setting(1, "processes", "Replicas of the application.", ge=1)
+    queue_groups: int = setting(64, "groups", "Groups sent and not yet answered, at most.", ge=1)
     outage_s: float = setting(
         300.0, "s", "Longest that a reward may answer nothing at all before its groups are dropped.", gt=0.0
     )

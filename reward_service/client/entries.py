@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
+from common.config.services import AppReward, RewardEntry, RewardSpec, UrlReward
 from common.errors import RewardError
 from reward_service.contract.registry import check_spec
 from reward_service.contract.results import Description
-from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.token import Token, TokenSource
 
@@ -24,20 +23,6 @@ def check_entries(entries: Mapping[str, RewardEntry]) -> None:
             _CHECKS[type(entry)](entry)
         except RewardError as error:
             raise RewardError(f"Reward {name!r}: {error}") from error
-
-
-def served_settings(spec: RewardSpec, section: RewardServiceSection) -> ServedReward:
-    """The settings of the application that a run starts for an embedded reward."""
-    return ServedReward(
-        scorer=spec.scorer,
-        options=spec.options,
-        pairs=spec.pairs,
-        threads=section.threads,
-        max_batch_groups=section.max_batch_groups,
-        batch_wait_s=section.batch_wait_s,
-        timeout_s=section.timeout_s,
-        queue_groups=section.queue_groups,
-    )
 
 
 def until(deadline_s: float) -> Retrying:

@@ -12,8 +12,9 @@ from common.config.services import AppReward, RewardEntry, RewardServiceSection,
 from common.errors import RewardError
 from common.trajectory import GroupScore
 from reward_service.client.combine import usable_scores, weighted_sum
-from reward_service.client.entries import ask_address, http_reward, served_settings, token_of, until
+from reward_service.client.entries import ask_address, http_reward, token_of, until
 from reward_service.contract.results import Outcome, RewardFailure
+from reward_service.contract.settings import served_settings
 from reward_service.engine.service import RewardService, build_service
 from reward_service.http.client import HttpReward, LostGroupError
 
@@ -26,7 +27,7 @@ class LocalReward(Protocol):
         """The name in its stamps."""
         ...
 
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
+    def score(self, prompt: str, images: NDArray[np.uint8]) -> Outcome:
         """One group, uint8 (B, height, width, 3). Raises RewardError where it does not answer."""
         ...
 
@@ -38,9 +39,9 @@ class _Here:
         self.answers_as = name
         self._service = service
 
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
+    def score(self, prompt: str, images: NDArray[np.uint8]) -> Outcome:
         """See LocalReward."""
-        (outcome,) = self._service.score_groups([(prompt, pixels)])
+        (outcome,) = self._service.score_groups([(prompt, images)])
         return outcome
 
 
@@ -52,14 +53,14 @@ class _There:
         self._reward = reward
         self._retries = retries
 
-    def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
+    def score(self, prompt: str, images: NDArray[np.uint8]) -> Outcome:
         """See LocalReward."""
         for _ in range(self._retries):
             try:
-                return self._reward.score(prompt, pixels).outcome
+                return self._reward.score(prompt, images).outcome
             except LostGroupError:
                 continue
-        return self._reward.score(prompt, pixels).outcome
+        return self._reward.score(prompt, images).outcome
 
 
 class LocalRewards:
@@ -72,25 +73,25 @@ class LocalRewards:
         self._rewards = dict(rewards)
         self._weights = dict(weights)
 
-    def score_group(self, prompt: str, pixels: NDArray[np.uint8], with_gold: bool = False) -> GroupScore:
+    def score_group(self, prompt: str, images: NDArray[np.uint8], with_gold: bool = False) -> GroupScore:
         """Score one group, uint8 (B, height, width, 3). with_gold: ask the rewards that only evaluate, too.
 
         Raises RewardError where any of them fails.
         """
         asked = list(self._rewards) if with_gold else list(self._weights)
-        outcomes = {name: self._ask(name, prompt, pixels) for name in asked}
+        outcomes = {name: self._ask(name, prompt, images) for name in asked}
         score = weighted_sum(self._weights, outcomes)
         if isinstance(score, RewardFailure):
             raise RewardError(f"The images of {prompt!r} could not be scored: {score.reason}")
         return score
 
-    def _ask(self, name: str, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
+    def _ask(self, name: str, prompt: str, images: NDArray[np.uint8]) -> Outcome:
         reward = self._rewards[name]
         try:
-            outcome = reward.score(prompt, pixels)
+            outcome = reward.score(prompt, images)
         except RewardError as error:
             return RewardFailure(str(error))
-        return usable_scores(outcome, len(pixels), reward.answers_as, name)
+        return usable_scores(outcome, len(images), reward.answers_as, name)
 
 
 def local_rewards(

@@ -11,9 +11,9 @@ from reward_service.contract.results import NoShadow, Reply, RewardFailure, Rewa
 
 @dataclass(frozen=True)
 class Agreement:
-    """Sums over pictures of a shadow's rewards x and the used ones y, from which their correlation follows.
+    """Sums over images of a shadow's rewards x and the used ones y, from which their correlation follows.
 
-    images: pictures; mean_x, mean_y: means; xx, yy, xy: sums of products of deviations from the means.
+    images: how many; mean_x, mean_y: means; xx, yy, xy: sums of products of deviations from the means.
     """
 
     images: int = 0

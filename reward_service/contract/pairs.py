@@ -1,4 +1,4 @@
-"""Which pairs of a group a judge is asked about, and what its answers say about every picture."""
+"""Which pairs of a group a judge is asked about, and what its answers say about every image."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from common.errors import RewardError
 from common.trajectory import Float64
 
 Pairs = NDArray[np.int64]
-"""(P, 2), each row two different pictures; the first is shown first."""
+"""(P, 2), each row two different images; the first is shown first."""
 
 
 def all_pairs_count(count: int) -> int:
-    """How many pairs `count` pictures have."""
+    """How many pairs `count` images have."""
     return count * (count - 1) // 2
 
 
 def plan_pairs(count: int, budget: int, seed: int) -> Pairs:
-    """The pairs to ask about for `count` pictures, int64 (P, 2); each pair at most once, in one orientation.
+    """The pairs to ask about for `count` images, int64 (P, 2); each pair at most once, in one orientation.
 
     budget: how many pairs, at least count - 1; 0, or as many as there are, means all. The pairs connect all
-    pictures. Any two pictures are in equally many pairs, give or take 2, and each picture comes first as
-    often as second, give or take 1, so that a judge who prefers the first place favours no picture. Few pairs
-    are spread so that the differences between far pictures are known as well as possible.
+    images. Any two images are in equally many pairs, give or take 2, and each image comes first as
+    often as second, give or take 1, so that a judge who prefers the first place favours no image. Few pairs
+    are spread so that the differences between far images are known as well as possible.
 
-    Raises RewardError for a budget too small to connect the pictures.
+    Raises RewardError for a budget too small to connect the images.
     """
     if count < 1:
-        raise RewardError(f"A group to compare has {count} pictures; it needs at least 1.")
+        raise RewardError(f"A group to compare has {count} images; it needs at least 1.")
     if budget < 0 or 0 < budget < count - 1:
         raise RewardError(
-            f"A budget of {budget} pairs cannot connect {count} pictures. Give at least {count - 1}, or 0 "
+            f"A budget of {budget} pairs cannot connect {count} images. Give at least {count - 1}, or 0 "
             f"for all {all_pairs_count(count)} pairs."
         )
     wanted = min(budget or all_pairs_count(count), all_pairs_count(count))
@@ -47,8 +47,8 @@ def plan_pairs(count: int, budget: int, seed: int) -> Pairs:
 def solve_pairs(count: int, pairs: Pairs, answers: Float64) -> tuple[Float64, Float64, float]:
     """Rewards, differences and residual from a judge's answers.
 
-    pairs: int (P, 2), connected, each pair once; answers: float64 (P,), by how much picture pairs[p, 0] beats
-    picture pairs[p, 1].
+    pairs: int (P, 2), connected, each pair once; answers: float64 (P,), by how much image pairs[p, 0] beats
+    image pairs[p, 1].
 
     Returns the least-squares rewards float64 (count,) with mean 0; the differences float64 (count, count),
     which are the answers where all pairs were asked and otherwise those of the rewards; and the residual: the
@@ -117,11 +117,11 @@ def _checked(count: int, pairs: Pairs, answers: Float64) -> tuple[Pairs, Float64
     if answers.shape != (len(pairs),) or not np.isfinite(answers).all():
         raise RewardError(f"Wanted {len(pairs)} finite answers, one a pair; got {answers.tolist()}.")
     if len(pairs) and (pairs.min() < 0 or pairs.max() >= count or (pairs[:, 0] == pairs[:, 1]).any()):
-        raise RewardError(f"Each pair must name two different pictures of 0..{count - 1}: {pairs.tolist()}.")
+        raise RewardError(f"Each pair must name two different images of 0..{count - 1}: {pairs.tolist()}.")
     if len({frozenset(pair) for pair in pairs.tolist()}) < len(pairs):
         raise RewardError(f"A pair is asked twice: {pairs.tolist()}.")
     if not _connected(count, pairs):
-        raise RewardError(f"These pairs do not connect all {count} pictures: {pairs.tolist()}.")
+        raise RewardError(f"These pairs do not connect all {count} images: {pairs.tolist()}.")
     return pairs.astype(np.int64), answers
 
 

@@ -5,27 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from common.config.services import ScorerSection
 from common.errors import RewardError
 from reward_service.contract.hidden import error_without_secrets, without_secrets
 from reward_service.contract.scorer import NEEDED, AnyScorer, methods_of
 from reward_service.scorers import SHIPPED
-
-
-class Spec(Protocol):
-    """What names a scorer: a reward of the configuration, or the settings of a served one."""
-
-    @property
-    def scorer(self) -> str:
-        """A shipped scorer's name, or my_package.my_module:MyScorer."""
-        ...
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Keyword arguments of the scorer."""
-        ...
 
 
 @runtime_checkable
@@ -37,7 +23,7 @@ class ChecksOptions(Protocol):
         """Raises RewardError where the options cannot work. Must not load weights."""
 
 
-def check_spec(spec: Spec) -> type[AnyScorer]:
+def check_spec(spec: ScorerSection) -> type[AnyScorer]:
     """The scorer's class, once its name, interface and options are checked without loading weights.
 
     Raises RewardError saying what was given, what is allowed and how to mend it; no secret among the options.
@@ -53,7 +39,7 @@ def check_spec(spec: Spec) -> type[AnyScorer]:
     return scorer
 
 
-def build_scorer(spec: Spec) -> AnyScorer:
+def build_scorer(spec: ScorerSection) -> AnyScorer:
     """A scorer as configured. Shipped scorers read their weights at first use.
 
     Raises RewardError where check_spec refuses, the constructor raises, version or digest is no text, or
@@ -119,7 +105,7 @@ def _check_interface(scorer: type, name: str) -> None:
         raise RewardError(f"{name} lacks {' and '.join(missing)}: texts that name its code and its weights.")
 
 
-def _check_arguments(scorer: type, spec: Spec) -> None:
+def _check_arguments(scorer: type, spec: ScorerSection) -> None:
     signature = inspect.signature(scorer)
     try:
         signature.bind(**spec.options)
@@ -131,10 +117,10 @@ def _check_arguments(scorer: type, spec: Spec) -> None:
         ) from error
 
 
-def _shown(error: str, spec: Spec) -> str:
+def _shown(error: str, spec: ScorerSection) -> str:
     return error_without_secrets(error, spec.options)
 
 
-def _cause(error: BaseException, spec: Spec) -> BaseException | None:
+def _cause(error: BaseException, spec: ScorerSection) -> BaseException | None:
     """The error that a traceback shows as the cause; None where it would show a secret."""
     return error if _shown(repr(error), spec) == repr(error) else None

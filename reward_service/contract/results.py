@@ -89,8 +89,8 @@ class BusyError(Exception):
 class Backend(Protocol):
     """What an HTTP front needs of the reward behind it: a Serve replica, or an engine in the same process."""
 
-    async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
-        """Score one group. pixels: uint8 (B, height, width, 3) RGB. Raises BusyError."""
+    async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
+        """Score one group. images: uint8 (B, height, width, 3) RGB. Raises BusyError."""
         ...
 
     async def describe(self) -> Description:

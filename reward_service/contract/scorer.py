@@ -1,15 +1,17 @@
 """What a scorer must keep, and the check that it does. Three kinds of scorers become one `Reward` here.
 
-The kind is decided by which one of three methods a class has: `score` (a number a picture), `compare` (a
+The kind is decided by which one of three methods a class has: `score` (a number an image), `compare` (a
 matrix of differences) or `compare_pairs` (a judge of single pairs).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -17,19 +19,48 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import Float64, ScorerStamp
-from reward_service.contract.answers import antisymmetric, ask, numbers
-from reward_service.contract.interfaces import Scorer
 from reward_service.contract.pairs import plan_pairs, solve_pairs
-from reward_service.contract.results import RewardScores
+from reward_service.contract.results import RewardScores, antisymmetric
 
 PromptImages = tuple[str, NDArray[np.uint8]]
-"""A prompt and its pictures, uint8 (B, height, width, 3) RGB."""
+"""A prompt and its images, uint8 (B, height, width, 3) RGB."""
+
+Settings = Mapping[str, str | int | float | bool]
 
 _RELATIVE = 1e-3
 
 
+class Scorer(Protocol):
+    """A pointwise reward: one finite number an image. Runs without Ray; a user writes one class like this.
+
+    Example::
+
+        class Redness:
+            version = "1"
+            digest = ""          # no weights
+
+            def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+                return images[..., 0].mean(axis=(1, 2)) / 255.0
+    """
+
+    @property
+    def version(self) -> str:
+        """Of the scorer's code or settings; part of every score's stamp."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of weights and settings; empty where there are none."""
+        ...
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """images: uint8 (M, height, width, 3) RGB; prompts: M of them, one an image -> float64 (M,),
+        finite."""
+        ...
+
+
 class PairwiseScorer(Protocol):
-    """A judge that compares all pictures of a prompt at once. Runs without Ray; a user writes one class.
+    """A judge that compares all images of a prompt at once. Runs without Ray; a user writes one class.
 
     Example::
 
@@ -58,7 +89,7 @@ class PairwiseScorer(Protocol):
 
 
 class PairsScorer(Protocol):
-    """A judge that looks at two pictures at a time. The service chooses the pairs: all, or a stated budget.
+    """A judge that looks at two images at a time. The service chooses the pairs: all, or a stated budget.
 
     Example::
 
@@ -123,7 +154,7 @@ class Kind(ABC, Generic[S]):
 
 
 class Pointwise(Kind[Scorer]):
-    """A number a picture: one call of the scorer for each picture size among the groups."""
+    """A number an image: one call of the scorer for each image size among the groups."""
 
     def measure(self, groups: Sequence[PromptImages]) -> list[Measured]:
         """Ask about groups together."""
@@ -141,7 +172,7 @@ class Pointwise(Kind[Scorer]):
 
     def _score(self, prompts: list[str], images: NDArray[np.uint8]) -> Float64:
         answer = ask(self._name, lambda: self._scorer.score(prompts, images))
-        return numbers(self._name, answer, (len(prompts),), "one finite number a picture")
+        return numbers(self._name, answer, (len(prompts),), "one finite number an image")
 
 
 class Pairwise(Kind[PairwiseScorer]):
@@ -155,7 +186,7 @@ class Pairwise(Kind[PairwiseScorer]):
         count = len(images)
         answer = ask(self._name, lambda: self._scorer.compare(prompt, images))
         matrix = numbers(self._name, answer, (count, count), "a finite matrix of differences")
-        matrix = antisymmetric(self._name, matrix)
+        matrix = antisymmetric(matrix, f"Scorer {self._name!r}: its")
         rewards = matrix.mean(axis=1)
         misses = (matrix - (rewards[:, None] - rewards[None, :]))[np.triu_indices(count, k=1)]
         residual = float(np.sqrt(np.mean(misses**2))) if len(misses) else 0.0
@@ -170,7 +201,7 @@ class Pairs(Kind[PairsScorer]):
         return [self._duel(prompt, images, self._plan(prompt, images)) for prompt, images in groups]
 
     def turned(self, prompt: str, images: NDArray[np.uint8]) -> Measured:
-        """The same group, with the pictures of each pair in the other place."""
+        """The same group, with the images of each pair in the other place."""
         return self._duel(prompt, images, self._plan(prompt, images)[:, ::-1])
 
     def _plan(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -181,8 +212,8 @@ class Pairs(Kind[PairsScorer]):
     def _duel(self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> Measured:
         if not len(pairs):
             return Measured(np.zeros(len(images)), np.zeros((len(images),) * 2), 0.0)
-        pictures = images.copy()
-        answer = ask(self._name, lambda: self._scorer.compare_pairs(prompt, pictures, pairs.copy()))
+        images = images.copy()
+        answer = ask(self._name, lambda: self._scorer.compare_pairs(prompt, images, pairs.copy()))
         answers = numbers(self._name, answer, (len(pairs),), "one finite number a pair")
         return Measured(*solve_pairs(len(images), pairs, answers))
 
@@ -214,8 +245,8 @@ class Reward:
         self.kind = kind
         self._how = how
 
-    def parts(self, groups: Sequence[PromptImages]) -> list[RewardScores]:
-        """Score groups together, one part a group. Raises RewardError naming the scorer and what it did."""
+    def score(self, groups: Sequence[PromptImages]) -> list[RewardScores]:
+        """Score groups together. Raises RewardError naming the scorer and what it did."""
         return [
             RewardScores(measured.rewards, measured.differences, measured.residual, self.stamp)
             for measured in self._how.measure(groups)
@@ -231,17 +262,17 @@ def as_reward(stamp: ScorerStamp, scorer: AnyScorer, pairs: int = 0) -> Reward:
 def check_scorer(
     scorer: AnyScorer, prompts: Sequence[str], images: NDArray[np.uint8], name: str = ""
 ) -> None:
-    """Check that a scorer keeps its contract on M >= 2 pictures, uint8 (M, height, width, 3), a prompt each.
+    """Check that a scorer keeps its contract on M >= 2 images, uint8 (M, height, width, 3), a prompt each.
 
     All kinds: finite, of the right count, independent of what else is in the call. Unless the scorer declares
-    `deterministic = False`: the same when asked again, alone, and with the pictures turned round. A judge of
+    `deterministic = False`: the same when asked again, alone, and with the images turned round. A judge of
     pairs is asked about all of them. name: what errors call it; its class where empty.
 
     Raises RewardError saying which is broken and by how much.
     """
     name = name or type(scorer).__name__
     how = KINDS[_one_method(name, scorer)][1](name, scorer, 0)
-    # Groups of 1, 2 .. M pictures: one alone, and others in several company.
+    # Groups of 1, 2 .. M images: one alone, and others in several company.
     groups = [(prompt, images[: row + 1]) for row, prompt in enumerate(prompts)]
     first = how.measure(_copied(groups))
     if not is_deterministic(scorer):
@@ -249,10 +280,10 @@ def check_scorer(
     again = how.measure(_copied(groups))
     alone = [measured for group in groups for measured in how.measure(_copied([group]))]
     for here, there, lonely in zip(first, again, alone, strict=True):
-        _same(name, here, there, "gives other scores for the same pictures when asked again")
-        _same(name, here, lonely, "scores a picture otherwise when it is alone")
+        _same(name, here, there, "gives other scores for the same images when asked again")
+        _same(name, here, lonely, "scores an image otherwise when it is alone")
     turned = how.turned(*_copied(groups[-1:])[0])
-    _same(name, first[-1], turned, "gives differences that depend on the pictures' order")
+    _same(name, first[-1], turned, "gives differences that depend on the images' order")
 
 
 def is_deterministic(scorer: AnyScorer) -> bool:
@@ -287,3 +318,49 @@ def _same(name: str, first: Measured, second: Measured, complaint: str) -> None:
     allowed = _RELATIVE * max(float(np.abs(values).max()) for pair in pairs for values in pair)
     if excess > allowed:
         raise RewardError(f"Scorer {name!r} {complaint}: they differ by {excess:g}, more than {allowed:g}.")
+
+
+def ask(name: str, call: Callable[[], object]) -> object:
+    """The scorer's own answer. Raises RewardError naming it where it raises anything."""
+    try:
+        return call()
+    except Exception as error:
+        raise RewardError(f"Scorer {name!r} raised {type(error).__name__}: {error}") from error
+
+
+def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> Float64:
+    """The answer as finite float64 of that shape. Raises RewardError saying what it is instead."""
+    try:
+        array = np.asarray(answer)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RewardError(
+            f"Scorer {name!r} returned a {type(answer).__name__} that is no array ({error}); "
+            f"wanted {wanted}, a numpy array of shape {shape}."
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise RewardError(f"Scorer {name!r} returned type {array.dtype}; wanted {wanted}, of type float64.")
+    if array.shape != shape:
+        raise RewardError(f"Scorer {name!r} returned shape {array.shape}; wanted {wanted}: {shape}.")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        where = tuple(int(index) for index in bad[0])
+        raise RewardError(
+            f"Scorer {name!r} returned {len(bad)} of {array.size} numbers that are not finite, the first "
+            f"({array[where]}) at {list(where)}."
+        )
+    return array.astype(np.float64)
+
+
+def digest_settings(settings: Settings) -> str:
+    """SHA-256 (hex) of settings, independent of their order."""
+    return digest_files((), settings)
+
+
+def digest_files(files: Sequence[Path], settings: Settings) -> str:
+    """SHA-256 (hex) over the settings and over name and content of each file, independent of their order."""
+    total = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
+    for file in sorted(files, key=lambda file: file.name):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"|{file.name}|{content}".encode())
+    return total.hexdigest()

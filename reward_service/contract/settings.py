@@ -10,6 +10,7 @@ from pydantic import field_validator
 
 from common.config.fields import Section, setting
 from common.config.problems import validate
+from common.config.services import BatchSection, RewardServiceSection, RewardSpec, ScorerSection
 from common.config.tree import show
 from common.errors import ConfigError
 from reward_service.contract.hidden import without_secrets
@@ -17,23 +18,13 @@ from reward_service.contract.hidden import without_secrets
 S = TypeVar("S", bound=Section)
 
 
-class ServedReward(Section):
+class ServedReward(BatchSection, ScorerSection):
     """One reward of the service. As a Serve deployment's `user_config` it changes without a restart."""
 
-    scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
-    options: dict[str, str | int | float | bool] = setting(
-        {}, "", "Keyword arguments of the scorer, e.g. {path: folder}."
-    )
     version: str = setting(
         "", "", "A label of your own, joined to the scorer's version; change it to load changed files."
     )
-    pairs: int = setting(0, "pairs", "Pairs a group that a judge of single pairs is asked; 0 = all.", ge=0)
     threads: int = setting(1, "threads", "CPU threads of the scorer (torch).", ge=1)
-    max_batch_groups: int = setting(
-        1, "groups", "Groups scored in one call. Above 1, scores depend on their company by rounding.", ge=1
-    )
-    batch_wait_s: float = setting(0.005, "s", "Longest wait for a batch to fill.", ge=0.0, le=60.0)
-    timeout_s: float = setting(120.0, "s", "Longest that the scorer may work on one batch.", gt=0.0)
     probe_idle_s: float = setting(
         30.0, "s", "Idle time after which the health check makes a forward pass; 0 = never.", ge=0.0
     )
@@ -55,6 +46,13 @@ class ServedReward(Section):
     def without_secrets(self) -> dict[str, Any]:
         """All settings as plain values; options that are named like secrets are hidden, nested ones too."""
         return self.model_dump(mode="json") | {"options": without_secrets(self.options)}
+
+
+def served_settings(spec: RewardSpec, section: RewardServiceSection) -> ServedReward:
+    """The settings of the application that a run starts for an embedded reward."""
+    scorer = spec.model_dump(include=set(ScorerSection.model_fields))
+    shared = section.model_dump(include={"threads", "queue_groups", *BatchSection.model_fields})
+    return ServedReward.model_validate({**scorer, **shared})
 
 
 def read_settings(given: Mapping[str, Any], origin: str) -> ServedReward:

@@ -1,6 +1,6 @@
 """One reward in one process, without Ray: a queue, a scoring thread with a clock, settings that change live.
 
-consumes: groups, from any event loop. produces: Replies. waits for: the scorer. unblocked by: its answer, or
+consumes: groups, from an event loop. produces: Replies. waits for: the scorer. unblocked by: its answer, or
 by the end of the process where it works longer than `timeout_s`.
 """
 
@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +23,13 @@ from numpy.typing import NDArray
 from common.errors import ConfigError, RewardError
 from reward_service.contract.results import BusyError, Description, NoShadow, Reply, RewardFailure
 from reward_service.contract.settings import ServedReward, read_settings
-from reward_service.engine.builds import Builder
-from reward_service.engine.group_queue import Batch, BatchLimits, Call, Closed, GroupQueue, WaitingGroup
+from reward_service.engine.health import Watchdog
 from reward_service.engine.meter import Meter
-from reward_service.engine.proof import Proof
-from reward_service.engine.service import RewardService
-from reward_service.engine.torch_threads import use_threads
-from reward_service.engine.watchdog import Watchdog
+from reward_service.engine.queue import BatchLimits, Check, GroupQueue, WaitingGroup
+from reward_service.engine.service import RewardService, build_checked, use_threads
 
 LOGGER = logging.getLogger("ray.serve")
+BUILD_LIMIT_S = 600.0
 PROBE_WAIT_S = 5.0
 PROOF_LASTS_S = 1.0
 RETRY_AFTER_S = (0.05, 30.0)
@@ -49,28 +48,25 @@ class Running:
 
 
 class Engine:
-    """Answers groups by one reward; a part.Backend.
+    """Answers groups by one reward; a results.Backend.
 
     Scorer code runs in one thread of its own. A thread that hangs cannot be stopped, so where the scorer
     works longer than `timeout_s` on a batch, or ends its thread, `end_process` is called. A batch is scored
     by one scorer, so a group has one version always.
     """
 
-    def __init__(
-        self, name: str, running: Running, builder: Builder, end_process: EndProcess, meter: Meter
-    ) -> None:
+    def __init__(self, name: str, running: Running, end_process: EndProcess, meter: Meter) -> None:
         self._name = name
         self._running = running
-        self._builder = builder
         self._end_process = end_process
         self._meter = meter
         self._queue = GroupQueue(_limits(running.settings))
         self._thread = threading.Thread(target=self._work, name=f"scores {name}", daemon=True)
         self._watchdog = Watchdog(name, end_process)
-        self._proof = Proof(self._queue)
-        self._change: asyncio.Future[str] = asyncio.Future()
+        self._change: asyncio.Task[str] | None = None
         self._refused = ""
         self._at_work = False
+        self._worked_at = time.monotonic()
         self._group_s = 0.0
 
     @classmethod
@@ -79,9 +75,7 @@ class Engine:
 
         Raises RewardError where it cannot be built, breaks its contract, or is not ready in time.
         """
-        builder = Builder(name)
-        service = await builder.build(settings)
-        engine = cls(name, Running(service, settings), builder, end_process, meter)
+        engine = cls(name, Running(await _built(name, settings), settings), end_process, meter)
         engine._watchdog.start()
         engine._thread.start()
         return engine
@@ -91,9 +85,9 @@ class Engine:
         """Those that answer now."""
         return self._running.settings
 
-    async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+    async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
         """Score one group, uint8 (B, height, width, 3). Raises BusyError where the queue is full."""
-        group = WaitingGroup(prompt, pixels)
+        group = WaitingGroup(prompt, images)
         if not self._queue.put(group):
             self._meter.turned_away()
             raise BusyError(self._retry_after_s())
@@ -121,10 +115,10 @@ class Engine:
         Asks for a warm forward pass, unless the scorer has worked in the last PROOF_LASTS_S, or is paid.
         """
         self._check_thread()
-        if not self._running.service.paid and self._proof.age_s >= PROOF_LASTS_S:
+        if not self._running.service.paid and self._idle_s >= PROOF_LASTS_S:
             # Shielded, because others may wait for the same pass.
-            await asyncio.shield(asyncio.wrap_future(self._proof.ask(self._pass)))
-        return self._proof.age_s
+            await asyncio.shield(asyncio.wrap_future(self._queue.check()))
+        return self._idle_s
 
     async def check_health(self) -> None:
         """Does the scorer work? Raises RewardError where it does not.
@@ -134,12 +128,13 @@ class Engine:
         """
         self._check_thread()
         running = self._running
-        idle_s = running.settings.probe_idle_s
-        if self._at_work or not idle_s or running.service.paid or self._proof.age_s < idle_s:
+        longest_idle_s = running.settings.probe_idle_s
+        if self._at_work or not longest_idle_s or running.service.paid or self._idle_s < longest_idle_s:
             return
-        passed = asyncio.wrap_future(self._proof.ask(self._pass))
-        for done in (await asyncio.wait([passed], timeout=PROBE_WAIT_S))[0]:
-            done.result()
+        passed = asyncio.wrap_future(self._queue.check())
+        await asyncio.wait([passed], timeout=PROBE_WAIT_S)
+        if passed.done():
+            passed.result()
 
     async def change(self, given: Mapping[str, Any]) -> str:
         """Answer by other settings from the next batch on, while the present ones answer until then.
@@ -150,101 +145,95 @@ class Engine:
         The newest settings win: those before them that are not taken yet never answer, even where the newest
         are refused, and WITHDRAWN is returned for them.
         """
-        self._change.cancel()
-        change = self._change = asyncio.ensure_future(self._take(given))
+        if self._change is not None:
+            self._change.cancel()
+        change = self._change = asyncio.create_task(self._take(given))
         await asyncio.wait([change])
         return WITHDRAWN if change.cancelled() else change.result()
 
     def close(self) -> None:
         """Take no more groups, cancel those that wait, and let the threads end."""
-        self._change.cancel()
+        if self._change is not None:
+            self._change.cancel()
         self._queue.close()
         self._watchdog.close()
+
+    @property
+    def _idle_s(self) -> float:
+        """Seconds since the scorer was last seen to work."""
+        return time.monotonic() - self._worked_at
 
     def _check_thread(self) -> None:
         if not self._thread.is_alive():
             raise RewardError(f"Reward {self._name!r}: its scoring thread has ended.")
 
     async def _take(self, given: Mapping[str, Any]) -> str:
+        running = self._running
         try:
             settings = read_settings(given, f"Settings of reward {self._name!r}")
-            service = await self._service_for(settings)
-            # Also where the scorer is the one that answers: an earlier swap may be under way in its thread.
-            await self._in_scoring_thread(lambda: self._swap(Running(service, settings)))
+            is_same = settings.same_scorer(running.settings)
+            service = running.service if is_same else await _built(self._name, settings)
         except (ConfigError, RewardError) as error:
+            LOGGER.error("Settings refused, the old ones stay: %s", error)
             self._meter.refused()
-            return self._refuse(str(error))
+            self._refused = str(error)
+            return self._refused
+        self._queue.limit(_limits(settings))
+        # The scoring thread reads this once a batch.
+        self._running = Running(service, settings)
+        self._meter.swapped()
         self._refused = ""
         return ""
 
-    async def _service_for(self, settings: ServedReward) -> RewardService:
-        running = self._running
-        if settings.same_scorer(running.settings):
-            return running.service
-        return await self._builder.build_patiently(settings, self._refuse)
-
-    def _refuse(self, reason: str) -> str:
-        LOGGER.error("Settings refused, the old ones stay: %s", reason)
-        self._refused = reason
-        return reason
-
-    def _swap(self, running: Running) -> None:
-        use_threads(running.settings.threads)
-        self._queue.limit(_limits(running.settings))
-        self._running = running
-        self._meter.swapped()
-
-    async def _in_scoring_thread(self, run: Callable[[], None]) -> None:
-        call = Call(run)
-        if not self._queue.call(call):
-            raise RewardError(f"Reward {self._name!r} takes no calls: it ends, or too many wait.")
-        await asyncio.wrap_future(call.done)
-
     def _work(self) -> None:
-        use_threads(self._running.settings.threads)
         try:
-            while not isinstance(work := self._queue.take(), Closed):
-                _WORKERS[type(work)](self, work)
+            while (work := self._queue.take()) is not None:
+                running = self._running
+                use_threads(running.settings.threads)
+                if isinstance(work, Check):
+                    self._make_pass(work, running)
+                else:
+                    self._score_batch(work, running)
         except BaseException:
             # Nothing of ours survives without this thread, whatever a user's code did to it.
             LOGGER.exception("The scoring thread of reward %r ended.", self._name)
             self._queue.close()
             self._end_process(f"The scoring thread of reward {self._name!r} ended; the process ends.")
 
-    def _run_call(self, call: Call) -> None:
-        if not call.done.set_running_or_notify_cancel():
-            return
+    def _make_pass(self, check: Check, running: Running) -> None:
         try:
-            with self._clock():
-                call.run()
+            # A group that was scored meanwhile is proof enough.
+            if self._worked_at < check.asked_at:
+                with self._clock(running):
+                    running.service.probe()
+                self._worked_at = time.monotonic()
         except RewardError as error:
-            call.done.set_exception(error)
+            check.done.set_exception(error)
         else:
-            call.done.set_result(None)
+            check.done.set_result(None)
 
-    def _score_batch(self, batch: Batch) -> None:
-        groups = [group for group in batch.groups if group.reply.set_running_or_notify_cancel()]
+    def _score_batch(self, batch: list[WaitingGroup], running: Running) -> None:
+        groups = [group for group in batch if group.reply.set_running_or_notify_cancel()]
         if not groups:
             return
-        service, started = self._running.service, time.monotonic()
-        outcomes = service.score_groups([(group.prompt, group.pixels) for group in groups], self._clock)
+        started = time.monotonic()
+        outcomes = running.service.score_groups(
+            [(group.prompt, group.images) for group in groups], lambda: self._clock(running)
+        )
         seconds = time.monotonic() - started
         failed = sum(isinstance(outcome, RewardFailure) for outcome in outcomes)
         if failed < len(groups):
-            self._proof.works()
+            self._worked_at = time.monotonic()
         self._group_s = seconds / len(groups)
         self._meter.batch(len(groups), failed, seconds)
         self._meter.waiting(len(self._queue))
         for group, outcome in zip(groups, outcomes, strict=True):
             group.reply.set_result(Reply(outcome, self._group_s, NoShadow()))
 
-    def _pass(self) -> None:
-        self._running.service.probe()
-
     @contextmanager
-    def _clock(self) -> Iterator[None]:
+    def _clock(self, running: Running) -> Iterator[None]:
         # A clock beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
-        limit_s = self._running.settings.timeout_s
+        limit_s = running.settings.timeout_s
         reason = f"Reward {self._name!r} has worked for more than {limit_s:g} s on a batch; the process ends."
         self._at_work = True
         try:
@@ -258,10 +247,29 @@ class Engine:
         return min(max(shortest, self._group_s * len(self._queue) / 2), longest)
 
 
-_WORKERS: Mapping[type, Callable[[Engine, Any], None]] = {
-    Batch: Engine._score_batch,
-    Call: Engine._run_call,
-}
+async def _built(name: str, settings: ServedReward) -> RewardService:
+    """A checked scorer, built in a thread of its own, which lives on where it hangs or nobody waits any more.
+
+    Raises RewardError where it cannot be built, breaks its contract, or is not ready in BUILD_LIMIT_S.
+    """
+    built: Future[RewardService] = Future()
+
+    def build() -> None:
+        try:
+            service = build_checked(name, settings)
+        except RewardError as error:
+            built.set_exception(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything
+            built.set_exception(RewardError(f"Reward {name!r} could not be built: {error!r}"))
+        else:
+            built.set_result(service)
+
+    threading.Thread(target=build, name=f"builds {name}", daemon=True).start()
+    try:
+        # Shielded, because the thread sets it whoever still waits.
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(built)), BUILD_LIMIT_S)
+    except TimeoutError as error:
+        raise RewardError(f"Reward {name!r} was not ready after {BUILD_LIMIT_S:g} s.") from error
 
 
 def end_process(reason: str) -> None:

@@ -1,9 +1,10 @@
-"""One reward without Ray: groups of pictures in, rewards and differences out, with the scorer's stamp."""
+"""One reward without Ray: groups of images in, rewards and differences out, with the scorer's stamp."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -25,9 +26,9 @@ from reward_service.contract.scorer import (
 )
 from reward_service.contract.settings import ServedReward
 
-# Each names a text in quotes, which a scorer of text in pictures asks for.
+# Each names a text in quotes, which a scorer of text in images asks for.
 CHECK_PROMPTS = ('a sign that says "OPEN"', 'a blue house named "Home"', 'a sign that says "OPEN"')
-_CHECK_PICTURES = len(CHECK_PROMPTS)
+_CHECK_IMAGES = len(CHECK_PROMPTS)
 
 Span = Callable[[], AbstractContextManager[object]]
 """Opened around each batch that the scorer is given."""
@@ -56,32 +57,32 @@ class RewardService:
         return is_paid(self._scorer)
 
     def score_groups(self, groups: Sequence[PromptImages], span: Span = nullcontext) -> list[Outcome]:
-        """Score groups, each a prompt with its pictures uint8 (B, height, width, 3), together.
+        """Score groups, each a prompt with its images uint8 (B, height, width, 3), together.
 
         Where the scorer fails on them together, it is asked one by one, so only the groups that it fails on
         alone have a RewardFailure. span: opened once for all together, and once for each that is asked alone.
         """
         outcomes: dict[int, Outcome] = {
-            row: failure for row, group in enumerate(groups) for failure in _bad_images(group)
+            row: failure for row, group in enumerate(groups) if (failure := _bad_images(group))
         }
         good = [row for row in range(len(groups)) if row not in outcomes]
         outcomes.update(zip(good, _isolated(self._reward, [groups[row] for row in good], span), strict=True))
         return [outcomes[row] for row in range(len(groups))]
 
     def check(self) -> None:
-        """Load the scorer and check its contract (contract.check_scorer) on a few made-up pictures.
+        """Load the scorer and check its contract (contract.check_scorer) on a few made-up images.
 
         The prompts are the scorer's own `check_prompts`, where it has some. Raises RewardError.
         """
         known = prompts_of(self._scorer, CHECK_PROMPTS)
-        prompts = [known[row % len(known)] for row in range(_CHECK_PICTURES)]
-        check_scorer(self._scorer, prompts, _made_up_pictures(_CHECK_PICTURES), self.stamp.name)
+        prompts = [known[row % len(known)] for row in range(_CHECK_IMAGES)]
+        check_scorer(self._scorer, prompts, _made_up_images(_CHECK_IMAGES), self.stamp.name)
         self.probe()
 
     def probe(self) -> None:
-        """Score two made-up pictures as a group is scored. Raises RewardError."""
+        """Score two made-up images as a group is scored. Raises RewardError."""
         prompt, *_ = prompts_of(self._scorer, CHECK_PROMPTS)
-        self._reward.parts([(prompt, _made_up_pictures(2))])
+        self._reward.score([(prompt, _made_up_images(2))])
 
 
 def build_service(name: str, served: ServedReward) -> RewardService:
@@ -93,6 +94,27 @@ def build_service(name: str, served: ServedReward) -> RewardService:
         return RewardService(scorer, as_reward(stamp, scorer, served.pairs))
     except RewardError as error:
         raise RewardError(f"Reward {name!r}: {error}") from error
+
+
+def build_checked(name: str, served: ServedReward) -> RewardService:
+    """The same, with its weights loaded and its contract checked. Raises RewardError."""
+    use_threads(served.threads)
+    service = build_service(name, served)
+    # It may have loaded torch.
+    use_threads(served.threads)
+    service.check()
+    return service
+
+
+def use_threads(count: int) -> None:
+    """Give torch, where this process has loaded it, so many threads for calls from this thread.
+
+    Loading torch for this alone would cost each replica of a small scorer a second and 200 MB.
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(count)
 
 
 def stamp_digest(served: ServedReward, scorer_digest: str) -> str:
@@ -112,24 +134,21 @@ def _isolated(reward: Reward, groups: Sequence[PromptImages], span: Span) -> lis
         return []
     try:
         with span():
-            return list(reward.parts(groups))
+            return list(reward.score(groups))
     except RewardError as error:
         if len(groups) == 1:
             return [RewardFailure(str(error))]
         return [outcome for group in groups for outcome in _isolated(reward, [group], span)]
 
 
-def _bad_images(group: PromptImages) -> list[RewardFailure]:
-    images = group[1]
+def _bad_images(group: PromptImages) -> RewardFailure | None:
+    prompt, images = group
     if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and images.size:
-        return []
-    return [
-        RewardFailure(
-            f"Pictures must be uint8 (B, height, width, 3), got {images.dtype} {images.shape} for "
-            f"prompt {group[0]!r}."
-        )
-    ]
+        return None
+    return RewardFailure(
+        f"Images must be uint8 (B, height, width, 3), got {images.dtype} {images.shape} for {prompt!r}."
+    )
 
 
-def _made_up_pictures(count: int) -> NDArray[np.uint8]:
+def _made_up_images(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)

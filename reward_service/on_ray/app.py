@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,6 @@ QUEUED_GROUPS = 256
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
-@dataclass(frozen=True)
-class Unloaded:
-    """Stands where the engine of a replica will be: Serve has not given the settings yet."""
-
-
 class RewardReplica:
     """A replica of one reward. Serve gives it its settings (`user_config`) before it sends groups.
 
@@ -51,13 +46,13 @@ class RewardReplica:
     def __init__(self, name: str, owner: str) -> None:
         self._name = name
         self._owner = owner
-        self._engine: Engine | Unloaded = Unloaded()
+        self._engine: Engine | None = None
         self._shadow = Shadow()
         self._changes: set[asyncio.Task[str]] = set()
 
     async def reconfigure(self, given: Mapping[str, Any]) -> None:
         """Serve's call for new settings. Raises ConfigError or RewardError only where there were none yet."""
-        if isinstance(self._engine, Unloaded):
+        if self._engine is None:
             settings = read_settings(given, f"user_config of reward {self._name!r}")
             self._engine = await Engine.start(self._name, settings, end_process, RayMeter.start(self._name))
             return
@@ -79,9 +74,9 @@ class RewardReplica:
             reply = await engine.score(prompt, images)
             return replace(reply, shadow=await self._shadow.say(asked, settings.shadow_wait_s))
 
-    async def score_alone(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+    async def score_alone(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
         """Score one group as a shadow: without a shadow of its own, so that no two can ask each other."""
-        return await self._loaded().score(prompt, pixels)
+        return await self._loaded().score(prompt, images)
 
     async def describe(self) -> Description:
         """Which reward this is, and how it is set."""
@@ -100,7 +95,7 @@ class RewardReplica:
         await self._loaded().check_health()
 
     def _loaded(self) -> Engine:
-        if isinstance(self._engine, Unloaded):
+        if self._engine is None:
             raise RewardError(
                 f"Reward {self._name!r} has no settings; give its deployment {DEPLOYMENT!r} a user_config, "
                 "at least {scorer: NAME}."

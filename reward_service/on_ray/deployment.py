@@ -15,13 +15,11 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
-from reward_service.engine.builds import HopelessError
 from reward_service.on_ray.handles import applications, ask_replica, serve_controller
 
 _POLL_S = 0.1
 _OWNER_WAIT_S = 10.0
-_OUR_MODULES = "|".join(re.escape(kind.__module__) for kind in (RewardError, HopelessError))
-_OUR_ERROR = re.compile(rf"(?:{_OUR_MODULES})\.\w+: ")
+_OUR_ERROR = re.compile(rf"{re.escape(RewardError.__module__)}\.\w+: ")
 
 
 @dataclass(frozen=True)

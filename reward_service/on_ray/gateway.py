@@ -71,14 +71,14 @@ class ReplicaBackend:
     def __init__(self, replicas: DeploymentHandle) -> None:
         self._replicas = replicas
 
-    async def score(self, prompt: str, pixels: NDArray[np.uint8]) -> Reply:
+    async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
         """Score one group.
 
         Raises BusyError where queues are full, RewardError where no replica answers, and the Refusal LOST
         where the replica that had taken the group died: the group may be what killed it.
         """
         try:
-            reply: Reply = await _answer(self._replicas.score.remote(prompt, pixels))
+            reply: Reply = await _answer(self._replicas.score.remote(prompt, images))
         except _DiedError as error:
             raise Refusal(LOST, str(error), _RETRY_S) from error
         return reply

@@ -32,10 +32,10 @@ class Shadow:
 
     @asynccontextmanager
     async def asked(
-        self, app: str, prompt: str, pixels: NDArray[np.uint8]
+        self, app: str, prompt: str, images: NDArray[np.uint8]
     ) -> AsyncIterator[asyncio.Task[Outcome]]:
         """Ask now; the task ends with what the shadow says. It is cancelled where nobody waits for it."""
-        task = asyncio.create_task(self._ask(app, prompt, pixels))
+        task = asyncio.create_task(self._ask(app, prompt, images))
         try:
             yield task
         finally:
@@ -50,10 +50,10 @@ class Shadow:
         error = task.exception()
         return task.result() if error is None else self._rest(f"{type(error).__name__}: {error}")
 
-    async def _ask(self, app: str, prompt: str, pixels: NDArray[np.uint8]) -> Outcome:
+    async def _ask(self, app: str, prompt: str, images: NDArray[np.uint8]) -> Outcome:
         if time.monotonic() < self._rests_until:
             return RewardFailure(f"Not asked for {PAUSE_S:g} s after a failure: {self._reason}")
-        response = (await self._handle(app)).score_alone.remote(prompt, pixels)
+        response = (await self._handle(app)).score_alone.remote(prompt, images)
         try:
             reply: Reply = await response
         except asyncio.CancelledError:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.config.fields import Section, setting
-from reward_service.contract.digest import digest_files
+from reward_service.contract.scorer import digest_files
 from reward_service.scorers.clip_model import ClipModel, check_clip_source, clip_source, load_clip
 from reward_service.scorers.linear_head import LinearHead, linear_head
 from reward_service.scorers.model_files import FileSource, ModelSource, read_tensors

@@ -13,7 +13,7 @@ from transformers import CLIPModel
 
 from common.config.fields import Section, setting
 from common.errors import RewardError
-from reward_service.contract.digest import Settings, digest_files
+from reward_service.contract.scorer import Settings, digest_files
 from reward_service.scorers.clip_model import (
     TOKENIZER_FILES,
     WEIGHT_FILES,

@@ -12,7 +12,7 @@ from transformers import BertTokenizer
 
 from common.config.fields import Section, setting
 from common.errors import RewardError
-from reward_service.contract.digest import digest_files
+from reward_service.contract.scorer import digest_files
 from reward_service.scorers.blip_model import BlipReward, build_blip
 from reward_service.scorers.images import CentreCrop
 from reward_service.scorers.model_files import ModelSource, read_json, read_tensors

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reward_service.contract.digest import digest_settings
+from reward_service.contract.scorer import digest_settings
 
 QUALITY = 95
 

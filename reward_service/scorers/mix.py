@@ -14,33 +14,26 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from common.config.fields import Section, setting
+from common.config.services import RewardSpec
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from common.trajectory import ScorerStamp
-from reward_service.contract.answers import ask, numbers
 from reward_service.contract.registry import build_scorer, check_spec
 from reward_service.contract.scorer import (
     KINDS,
     AnyScorer,
     as_reward,
+    ask,
     is_deterministic,
     is_paid,
     methods_of,
+    numbers,
     prompts_of,
 )
 from reward_service.contract.settings import read_section
 from reward_service.scorers.options import Configured
 
 _EXAMPLE = "sharp: {scorer: jpeg_incompressibility, weight: 0.1}"
-
-
-class MixPart(Section):
-    """One scorer of a mix."""
-
-    scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
-    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
-    options: dict[str, str | int | float | bool] = setting({}, "", "Keyword arguments of the scorer.")
-    pairs: int = setting(0, "pairs", "Pairs a group that a judge of single pairs is asked; 0 = all.", ge=0)
 
 
 class MixOptions(Section):
@@ -65,7 +58,7 @@ class _Part:
     """A part of a mix with its scorer built."""
 
     name: str
-    spec: MixPart
+    spec: RewardSpec
     scorer: AnyScorer
 
 
@@ -177,12 +170,12 @@ class MixPairwise(_Mixed):
 
     def _weighted(self, part: _Part, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         reward = as_reward(ScorerStamp(part.name, "", ""), part.scorer, part.spec.pairs)
-        return part.spec.weight * reward.parts([(prompt, images.copy())])[0].differences
+        return part.spec.weight * reward.score([(prompt, images.copy())])[0].differences
 
 
-def _read_parts(text: str) -> dict[str, MixPart]:
+def _read_parts(text: str) -> dict[str, RewardSpec]:
     """The parts by name. Raises ConfigError for text that is no such mapping; no secret in it."""
     read = read_yaml(text, "option parts")
     if not isinstance(read, dict) or not read:
         raise ConfigError(f"the option parts must name scorers, such as '{_EXAMPLE}'")
-    return {str(name): read_section(MixPart, given, f"part {name}") for name, given in read.items()}
+    return {str(name): read_section(RewardSpec, given, f"part {name}") for name, given in read.items()}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from common.config.fields import Section, setting
 from common.errors import RewardError
-from reward_service.contract.digest import digest_files
+from reward_service.contract.scorer import digest_files
 from reward_service.scorers.options import Configured
 
 _MODELS = ("PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from common.config.fields import setting
-from reward_service.contract.digest import digest_settings
+from reward_service.contract.scorer import digest_settings
 from reward_service.http.address import check_address
 from reward_service.http.token import NO_TOKEN
 from reward_service.scorers.chat_client import ChatClient, ChatOptions

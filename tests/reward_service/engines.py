@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,11 @@ async def running(
         engine.close()
 
 
-def in_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run an async test."""
 
-    def run() -> None:
-        asyncio.run(asyncio.wait_for(test(), 60.0))
+    @wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(**fixtures), 60.0))
 
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run

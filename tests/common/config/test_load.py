@@ -205,8 +205,8 @@ class TestDifferences:
             'policy.target_modules: ["to_q", "to_k", "to_v", "to_out.0"] against not set',
             "sampling.steps: 50 against 7",
             'rewards.b.scorer: not set against "jpeg"',
-            "rewards.b.weight: not set against 1.0",
             "rewards.b.pairs: not set against 0",
+            "rewards.b.weight: not set against 1.0",
         ]
 
     def test_long_texts_that_differ_at_their_end(self) -> None:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError
-from reward_service.client.entries import check_entries, served_settings, token_of
+from reward_service.client.entries import check_entries, token_of
 from reward_service.client.local import local_rewards
+from reward_service.contract.settings import served_settings
 from tests.reward_service.scorers import GreenDuel, PromptLength, Redness
 
 SCORERS = "tests.reward_service.scorers"

@@ -85,7 +85,7 @@ def test_few_pairs_tell_more_than_a_random_choice() -> None:
 
 @pytest.mark.parametrize(("count", "budget"), [(5, 3), (5, -1), (40, 1)])
 def test_a_budget_that_cannot_connect_is_refused(count: int, budget: int) -> None:
-    with pytest.raises(RewardError, match=rf"{budget} pairs cannot connect {count} pictures.*{count - 1}"):
+    with pytest.raises(RewardError, match=rf"{budget} pairs cannot connect {count} images.*{count - 1}"):
         plan_pairs(count, budget, 0)
 
 
@@ -162,8 +162,8 @@ def test_a_picture_alone() -> None:
     [
         ([[0, 1], [2, 3]], [1.0, 1.0], "do not connect"),
         ([[0, 1], [1, 2], [1, 0], [2, 3]], [1.0] * 4, "twice"),
-        ([[0, 1], [1, 2], [2, 4]], [1.0] * 3, "different pictures of 0..3"),
-        ([[0, 1], [1, 1], [2, 3]], [1.0] * 3, "different pictures"),
+        ([[0, 1], [1, 2], [2, 4]], [1.0] * 3, "different images of 0..3"),
+        ([[0, 1], [1, 1], [2, 3]], [1.0] * 3, "different images"),
         ([[0, 1], [1, 2], [2, 3]], [1.0, np.nan, 1.0], "finite"),
         ([[0, 1], [1, 2], [2, 3]], [1.0, 1.0], "3 finite answers"),
         ([[0.0, 1.0]], [1.0], "whole numbers"),

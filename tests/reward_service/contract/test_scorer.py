@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.contract.scorer import AnyScorer, as_reward, check_scorer
+from reward_service.contract.scorer import AnyScorer, as_reward, check_scorer, digest_files, digest_settings
 from tests.reward_service.scorers import Careless, Duel, GreenDuel, PromptLength, Redness
 
 Pictures = Callable[[int, int], NDArray[np.uint8]]
@@ -51,7 +52,7 @@ class Judge:
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (np.zeros(2), r"shape \(2,\); wanted one finite number a picture: \(3,\)"),
+        (np.zeros(2), r"shape \(2,\); wanted one finite number an image: \(3,\)"),
         (np.zeros((3, 1)), r"shape \(3, 1\)"),
         (0.5, r"shape \(\)"),
         (None, "type object"),
@@ -67,14 +68,14 @@ def test_an_answer_that_is_not_a_finite_number_a_picture_is_refused(
     answer: object, complaint: str, pictures: Pictures
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("mine"), Returns(answer)).parts([("a", pictures(0, 3))])  # type: ignore[arg-type]
+        as_reward(stamp("mine"), Returns(answer)).score([("a", pictures(0, 3))])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "answer", [[1, 2, 3], np.array([1, 2, 3], np.int16), np.array([1.0, 2.0, 3.0], np.float32)]
 )
 def test_any_real_numbers_become_float64(answer: object, pictures: Pictures) -> None:
-    (part,) = as_reward(stamp("mine"), Returns(answer)).parts([("a", pictures(0, 3))])  # type: ignore[arg-type]
+    (part,) = as_reward(stamp("mine"), Returns(answer)).score([("a", pictures(0, 3))])  # type: ignore[arg-type]
     assert part.rewards.dtype == np.float64
     np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
 
@@ -92,12 +93,12 @@ def test_a_judge_must_answer_an_antisymmetric_matrix(
     answer: object, complaint: str, pictures: Pictures
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("judge"), Judge(answer)).parts([("a", pictures(0, 3))])  # type: ignore[arg-type]
+        as_reward(stamp("judge"), Judge(answer)).score([("a", pictures(0, 3))])  # type: ignore[arg-type]
 
 
 def test_a_judges_rewards_are_the_least_squares_ones(pictures: Pictures) -> None:
     images = pictures(1, 5)
-    (part,) = as_reward(stamp("duel"), GreenDuel()).parts([("a", images)])
+    (part,) = as_reward(stamp("duel"), GreenDuel()).score([("a", images)])
     rows, columns = np.triu_indices(5, k=1)
     design = np.zeros((len(rows) + 1, 5))
     design[np.arange(len(rows)), rows], design[np.arange(len(rows)), columns] = 1.0, -1.0
@@ -114,7 +115,7 @@ def test_good_scorers_pass_the_check(pictures: Pictures) -> None:
 
 
 def test_a_score_that_depends_on_the_other_pictures_fails_the_check(pictures: Pictures) -> None:
-    with pytest.raises(RewardError, match="scores a picture otherwise when it is alone"):
+    with pytest.raises(RewardError, match="scores an image otherwise when it is alone"):
         check_scorer(Careless(), PROMPTS, pictures(3, 3))
 
 
@@ -169,8 +170,8 @@ def test_dice_that_are_declared_pass_the_check_but_must_be_numbers(pictures: Pic
 
 def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(pictures: Pictures) -> None:
     images = pictures(7, 5)
-    (part,) = as_reward(stamp("duel"), Duel()).parts([("a", images)])
-    (whole,) = as_reward(stamp("duel"), GreenDuel()).parts([("a", images)])
+    (part,) = as_reward(stamp("duel"), Duel()).score([("a", images)])
+    (whole,) = as_reward(stamp("duel"), GreenDuel()).score([("a", images)])
     np.testing.assert_allclose(part.differences, whole.differences, atol=1e-12)
     np.testing.assert_allclose(part.rewards, whole.rewards, atol=1e-12)
     misses = [
@@ -185,7 +186,7 @@ def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(picture
 def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(pictures: Pictures) -> None:
     duel = Duel()
     judge = as_reward(stamp("duel"), duel, pairs=6)
-    first, second, again = judge.parts([("a", pictures(1, 5)), ("b", pictures(1, 5)), ("a", pictures(1, 5))])
+    first, second, again = judge.score([("a", pictures(1, 5)), ("b", pictures(1, 5)), ("a", pictures(1, 5))])
     asked = [sorted(map(sorted, pairs.tolist())) for pairs in duel.asked]
     assert [len(pairs) for pairs in asked] == [6, 6, 6]
     assert asked[0] == asked[2] != asked[1]
@@ -196,7 +197,7 @@ def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(pictures: Pict
 
 def test_a_single_picture_costs_a_judge_of_pairs_nothing(pictures: Pictures) -> None:
     duel = Duel()
-    (part,) = as_reward(stamp("duel"), duel).parts([("a", pictures(1, 1))])
+    (part,) = as_reward(stamp("duel"), duel).score([("a", pictures(1, 1))])
     assert duel.asked == []
     np.testing.assert_array_equal(part.rewards, [0.0])
 
@@ -217,5 +218,25 @@ def test_a_scorer_cannot_change_the_callers_pictures(pictures: Pictures) -> None
     images = pictures(6, 2)
     before = images.copy()
     images.setflags(write=False)
-    as_reward(stamp("eraser"), Eraser()).parts([("a", images)])
+    as_reward(stamp("eraser"), Eraser()).score([("a", images)])
     np.testing.assert_array_equal(images, before)
+
+
+def test_settings_count_whatever_their_order() -> None:
+    assert digest_settings({"a": 1, "b": 2.0}) == digest_settings({"b": 2.0, "a": 1})
+    assert digest_settings({"a": 1}) != digest_settings({"a": 2})
+    assert len(digest_settings({})) == 64
+
+
+def test_content_and_name_of_files_count_their_folder_and_order_do_not(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a").write_bytes(b"1")
+        (tmp_path / folder / "b").write_bytes(b"2")
+    one = [tmp_path / "one" / name for name in "ab"]
+    two = [tmp_path / "two" / name for name in "ba"]
+    assert digest_files(one, {}) == digest_files(two, {})
+    assert digest_files(one, {}) != digest_files(one, {"prefix": "x"})
+    two[0].write_bytes(b"3")
+    assert digest_files(one, {}) != digest_files(two, {})
+    assert digest_files(one, {}) != digest_files(one[:1], {})

@@ -132,7 +132,7 @@ def test_check_and_probe_run_the_scorer(clip_folder: Path) -> None:
     service.check()
     service.probe()
     assert service.kind == "pointwise"
-    with pytest.raises(RewardError, match="'careless' scores a picture otherwise"):
+    with pytest.raises(RewardError, match="'careless' scores an image otherwise"):
         build_service("careless", ServedReward(scorer=f"{SCORERS}:Careless")).check()
 
 

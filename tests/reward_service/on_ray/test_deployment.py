@@ -7,11 +7,10 @@ import traceback
 import pytest
 
 from common.errors import ConfigError, RewardError
-from reward_service.engine.builds import HopelessError
 from reward_service.on_ray.deployment import _last_words
 
 
-@pytest.mark.parametrize("kind", [RewardError, ConfigError, HopelessError])
+@pytest.mark.parametrize("kind", [RewardError, ConfigError])
 def test_our_own_errors_are_cut_out_of_a_traceback_as_a_whole(kind: type[Exception]) -> None:
     try:
         raise kind("settings: 2 problems\n  first\n  second")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from reward_service.engine.watchdog import Watchdog
+from reward_service.engine.health import Watchdog
 
 
 class Alarm:
