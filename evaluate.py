@@ -35,14 +35,14 @@ def main(arguments: Sequence[str]) -> int:
 def evaluate(given: Arguments) -> None:
     """Measure, print the table, write table and grid."""
     output = Path(given.flags.get("--output", "evaluation"))
-    overrides = [*given.overrides, *(f"prompts.unseen={path}" for path in _given(given, "--prompts"))]
+    prompts, overrides = given.flags.get("--prompts"), list(given.overrides)
+    if prompts is not None:
+        overrides.append(f"prompts.unseen={prompts}")
     # Ray is never imported; torch only after the arguments have been found to be sound.
     from rich.console import Console
     from rich.progress import Progress
 
     from driver.loop.evaluation import choose_prompts
-    from driver.measuring import measure
-    from driver.pretrained import choose, load_pretrained
     from driver.report.images import before_after_grid, sample_grid
     from driver.report.intervals import (
         change_markdown,
@@ -52,6 +52,7 @@ def evaluate(given: Arguments) -> None:
         evaluation_table,
     )
     from driver.run.prompts import PromptStream, open_prompts
+    from driver.standalone import choose, load_pretrained, measure
     from reward_service.client.local import local_rewards
 
     chosen = choose(given.flags, overrides)
@@ -59,32 +60,24 @@ def evaluate(given: Arguments) -> None:
     rewards, console = local_rewards(config.rewards, config.gold, config.reward_service), Console()
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
-    wanted = prompt_sets
-    for path in _given(given, "--prompts"):
-        wanted = {Path(path).stem: prompt_sets["unseen"]}
+    if prompts is not None:
+        prompt_sets = {Path(prompts).stem: prompt_sets["unseen"]}
     output.mkdir(parents=True, exist_ok=True)
     with Progress(console=console) as progress:
-        before = measure(config, load_pretrained(config), rewards, wanted, progress, "Pretrained")
-        after = [
-            measure(config, chosen.load(), rewards, wanted, progress, "Checkpoint")
-            for _ in chosen.checkpoints
-        ]
+        before = measure(config, load_pretrained(config), rewards, prompt_sets, progress)
+        after = measure(config, chosen.load(), rewards, prompt_sets, progress) if chosen.checkpoint else None
     shown = before.sets[-1]
-    if after:
-        changes = compare(before, after[0])
-        console.print(change_table(changes, chosen.checkpoints[0]))
+    if after is not None:
+        changes = compare(before, after)
+        console.print(change_table(changes, chosen.checkpoint or ""))
         (output / "table.md").write_text(change_markdown(changes))
-        grid = before_after_grid(shown, after[0].sets[-1])
+        grid = before_after_grid(shown, after.sets[-1])
     else:
         console.print(evaluation_table(before, config.model.path))
         (output / "table.md").write_text(evaluation_markdown(before))
         grid = sample_grid(list(shown.pixels), list(shown.prompts[: len(shown.pixels)]))
     grid.save(output / "grid.png")
     console.print(f"Written: {output / 'table.md'}, {output / 'grid.png'}")
-
-
-def _given(given: Arguments, flag: str) -> list[str]:
-    return [given.flags[flag]] if flag in given.flags else []
 
 
 if __name__ == "__main__":

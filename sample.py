@@ -43,7 +43,7 @@ def sample(prompt: str, given: Arguments) -> None:
     from PIL import Image
 
     from common.trajectory import NoiseKey
-    from driver.pretrained import choose
+    from driver.standalone import choose
 
     policy = choose(given.flags, given.overrides).load()
     pixels = policy.images(prompt, images, NoiseKey(seed, "sample", 0, 0))

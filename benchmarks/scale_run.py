@@ -211,7 +211,7 @@ def run_row(row: Row) -> dict[str, Any]:
                 status=StatusFile(config, beginning.run_id),
                 timelines=TimelineLog(config.run_folder, config.display.timelines),
             )
-            keeping = CheckpointManager.open(config, [], [], observer.note)
+            keeping = CheckpointManager(config, None, [], observer.note)
             with simulated(config, row) as (started, learner), keeping as keeper:
                 watch = QueueGauges(instruments, started.learner.waiting)
                 run_epochs(config, inputs, beginning, started, observer, stop, keeper, 0, watch)

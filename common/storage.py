@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import fs
 
 from common.errors import CheckpointError, RunFolderError
@@ -28,6 +30,8 @@ COMMIT_FILE = "run.json"
 """A folder without it is an unfinished one."""
 WAITS_S = (0.0, 5.0, 30.0)
 """Pauses before each try of a write to a remote store: a run of days outlives a minute without network."""
+Content = bytes | NDArray[np.uint8]
+"""Of a file. Arrays come out of the object store without a copy."""
 _ASIDE = re.compile(r"\.(.+)(?:\.partial|\.replaced)")
 
 
@@ -78,7 +82,7 @@ class Storage:
         with self.filesystem.open_input_file(f"{self.root}/{name}/{file}") as stream:
             return stream.read()
 
-    def write(self, name: str, files: Mapping[str, bytes]) -> None:
+    def write(self, name: str, files: Mapping[str, Content]) -> None:
         """Contents by relative name, COMMIT_FILE among them. Replaces a folder of that name."""
         *earlier, last = self.waits_s
         for wait in earlier:
@@ -142,7 +146,7 @@ class Storage:
         commits = self.filesystem.get_file_info([f"{self.root}/{name}/{COMMIT_FILE}" for name in names])
         return {name: commit.type == fs.FileType.File for name, commit in zip(names, commits, strict=True)}
 
-    def _write_once(self, name: str, files: Mapping[str, bytes]) -> None:
+    def _write_once(self, name: str, files: Mapping[str, Content]) -> None:
         target = f".{name}.partial" if self.local else name
         self.delete(target)
         try:
@@ -174,7 +178,7 @@ class Storage:
             os.replace(f"{self.root}/{name}", f"{self.root}/{old}")
         return f"{self.root}/{old}"
 
-    def _put(self, file: str, data: bytes) -> None:
+    def _put(self, file: str, data: Content) -> None:
         path = f"{self.root}/{file}"
         # An object store has no folders: markers of empty ones would only ask for more rights.
         if not isinstance(self.filesystem, fs.S3FileSystem | fs.GcsFileSystem):

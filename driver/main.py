@@ -38,9 +38,15 @@ from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoints
 from driver.run.evaluations import load_evaluations
-from driver.run.folder import ResumePoint, claim, find_beginning, fixed_settings_digest
+from driver.run.folder import (
+    Journal,
+    ResumePoint,
+    claim,
+    find_beginning,
+    fixed_settings_digest,
+    write_journal,
+)
 from driver.run.fork import begin_fork
-from driver.run.journal import Journal, write_journal
 from driver.run.prompts import PromptSet, PromptStream, open_prompts
 from driver.run.recordings import Recording, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
@@ -124,7 +130,8 @@ def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
                         config, display, tracker, gauges, state, earlier, versions, status, timelines
                     )
                     observer.phase(Phase.STARTING, 0)
-                    keeper = CheckpointManager.open(config, earlier, beginning.states, observer.note)
+                    begun_with = beginning.checkpoint.state if beginning.checkpoint else None
+                    keeper = CheckpointManager(config, begun_with, earlier, observer.note)
                     with services(config, beginning.run_id, observer.note) as started, keeper:
                         watch = QueueGauges(instruments, started.learner.waiting)
                         run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)
@@ -189,10 +196,9 @@ def keep_journal(config: Config, beginning: ResumePoint, tracker: Tracker, finis
 
 def going_on(config: Config, beginning: ResumePoint, reached: int) -> list[str]:
     """Where a continued run goes on, and what it does again. reached: epochs that had been finished."""
-    lines = [
-        f"Going on after epoch {beginning.epoch} from {checkpoint.place}."
-        for checkpoint in beginning.checkpoint
-    ]
+    lines = []
+    if beginning.checkpoint is not None:
+        lines.append(f"Going on after epoch {beginning.epoch} from {beginning.checkpoint.place}.")
     if reached > beginning.epoch:
         lines.append(f"Epochs {beginning.epoch + 1} to {reached} had been finished, and are done again.")
     return [*lines, *lost_samples(config, beginning.epoch)]

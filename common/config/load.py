@@ -55,7 +55,7 @@ def config_to_yaml(config: Config) -> str:
 
 def config_differences(a: Config, b: Config) -> list[str]:
     """One line a setting that differs, "key: value in a against value in b", in the order of the schema."""
-    in_a, in_b = _leaves(a.model_dump(mode="json")), _leaves(b.model_dump(mode="json"))
+    in_a, in_b = flat_settings(a), flat_settings(b)
 
     def shown(leaves: Mapping[str, Any], key: str) -> str:
         return show(leaves[key], longest=200) if key in leaves else "not set"
@@ -65,6 +65,11 @@ def config_differences(a: Config, b: Config) -> list[str]:
         for key in dict.fromkeys((*in_a, *in_b))
         if in_a.get(key) != in_b.get(key)
     ]
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted key."""
+    return _leaves(config.model_dump(mode="json"))
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Training:
         self._parts = parts
         self._config_yaml = config_to_yaml(config)
         self._finished = 0
-        self._saved: frozenset[int] = frozenset()
+        self._saved: int | None = None
 
     def run(self, beginning: ResumePoint) -> None:
         """Train the epochs that are left. Stops with a checkpoint where a stop is asked for.
@@ -94,7 +94,7 @@ class Training:
     def _begin(self, beginning: ResumePoint) -> Published:
         """Stand where the beginning is."""
         self._finished = epoch = beginning.epoch
-        self._saved = frozenset(checkpoint.state.epoch for checkpoint in beginning.checkpoint)
+        self._saved = beginning.checkpoint.state.epoch if beginning.checkpoint else None
         published = self._parts.learner.begin(epoch, beginning.files)
         if self._evaluation_is_due() and not self._parts.observer.has_evaluated(epoch):
             self._evaluate(published)
@@ -104,10 +104,10 @@ class Training:
         """Go back to the newest checkpoint, or the beginning: the epochs since come again."""
         parts, reached = self._parts, self._finished
         parts.keeper.wait()
-        checkpoints = Checkpoints.of(self._config).newest().checkpoints
-        for checkpoint in checkpoints:
-            beginning = replace(beginning, epoch=checkpoint.state.epoch, checkpoint=(checkpoint,))
-        where = f"the checkpoint after epoch {beginning.epoch}" if checkpoints else "the beginning"
+        checkpoint = Checkpoints.of(self._config).newest().checkpoint
+        if checkpoint is not None:
+            beginning = replace(beginning, epoch=checkpoint.state.epoch, checkpoint=checkpoint)
+        where = f"the checkpoint after epoch {beginning.epoch}" if checkpoint else "the beginning"
         again = f"epochs {beginning.epoch + 1} to {reached + 1} are done again"
         why = [f"Back to {where}, because {loss}: {again}.", *lost_samples(self._config, beginning.epoch)]
         parts.observer.rewound(beginning.epoch, " ".join(why))
@@ -197,13 +197,13 @@ class Training:
     def _save(self, export: Callable[[], Files]) -> None:
         """Have the checkpoint after the epochs finished so far written, unless it is there."""
         finished = self._finished
-        if finished in self._saved:
+        if finished == self._saved:
             return
         self._parts.observer.phase(Phase.CHECKPOINTING, 0)
         state = RunState(self._run_id, finished, self._parts.source.cursor(finished), self._tracker_run)
         sound = self._parts.guards.sound_epochs(finished)
         self._parts.keeper.save(state, self._config_yaml, export(), sound)
-        self._saved = frozenset({finished})
+        self._saved = finished
 
     def _save_at_stop(self) -> None:
         """Keep the last finished epoch of a run that is asked to stop.

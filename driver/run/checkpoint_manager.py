@@ -7,6 +7,8 @@ writes.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,11 +16,13 @@ import numpy as np
 
 from common.config.schema import Config
 from common.errors import CheckpointError, StuckError
+from common.storage import Content
 from driver.loop.signals import StopRequested
 from driver.loop.stalls import StallReporter
 from driver.report.evaluation import Evaluation
-from driver.run.background_write import BackgroundWrite
 from driver.run.checkpoints import Checkpoints, RunState
+
+WAIT_SLICE_S = 1.0
 
 
 def best_epochs(golds: Mapping[int, float], count: int) -> list[int]:
@@ -44,49 +48,36 @@ def kept_epochs(
 
 def gold_score(evaluation: Evaluation, golds: Collection[str]) -> float:
     """Mean over the gold rewards of their means on unseen prompts. golds: their names, at least one."""
-    (unseen,) = (own for own in evaluation.sets if own.name == "unseen")
+    unseen = next(measured for measured in evaluation.sets if measured.name == "unseen")
     return float(np.mean([unseen.scores[name].mean() for name in golds]))
 
 
 class CheckpointManager:
     """Writes a run's checkpoints. Owned by one thread. A context: at its end all is written.
 
-    forked_from: the checkpoint that the run began with, see RunState. note: shows a person a line.
+    begun_with: state of the checkpoint that the run goes on from. evaluations: those before a continuation
+    that the run folder has. note: shows a person a line.
     """
 
     def __init__(
-        self, config: Config, checkpoints: Checkpoints, forked_from: str, note: Callable[[str], None]
+        self,
+        config: Config,
+        begun_with: RunState | None,
+        evaluations: Sequence[Evaluation],
+        note: Callable[[str], None],
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._section = config.checkpoint
         self._gold_names = tuple(config.gold)
-        self._forked_from = forked_from
-        self._checkpoints = checkpoints
+        self._forked_from = begun_with.forked_from if begun_with else ""
+        self._checkpoints = checkpoints or Checkpoints.of(config)
         self._note = note
-        self._golds: dict[int, float] = {}
-        self._in_work: tuple[BackgroundWrite, ...] = ()
+        self._golds = dict(begun_with.golds) if begun_with else {}
+        self._in_work: BackgroundWrite | None = None
         # Of the last checkpoint: its epoch, and the epochs that were sound then.
-        self._written: tuple[tuple[int, int], ...] = ()
-
-    @staticmethod
-    def open(
-        config: Config,
-        evaluations: Sequence[Evaluation],
-        states: Sequence[RunState],
-        note: Callable[[str], None],
-    ) -> CheckpointManager:
-        """The keeper of the configured run.
-
-        evaluations: those before a continuation that the run folder has. states: of the checkpoint that the
-        run goes on from, which knows their gold scores too; none for a new run.
-        """
-        keeper = CheckpointManager(
-            config, Checkpoints.of(config), "".join(own.forked_from for own in states), note
-        )
-        for state in states:
-            keeper._golds.update(state.golds)
+        self._written: tuple[int, int] | None = None
         for evaluation in evaluations:
-            keeper.after_evaluation(evaluation)
-        return keeper
+            self.after_evaluation(evaluation)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -103,7 +94,7 @@ class CheckpointManager:
             # It must not take the place of the error that ends the run.
             self._note(str(error))
 
-    def save(self, state: RunState, config_yaml: str, files: Mapping[str, bytes], sound: int) -> None:
+    def save(self, state: RunState, config_yaml: str, files: Mapping[str, Content], sound: int) -> None:
         """Begin to write a checkpoint, and return; waits first where an earlier one is still being written.
 
         sound: the newest checkpoint of at most so many epochs stays, whatever the others are. Raises
@@ -119,21 +110,23 @@ class CheckpointManager:
             self._prune(whole.epoch, sound, golds)
 
         what = f"the checkpoint {self._checkpoints.where(state.epoch)} to be written"
-        self._in_work = (BackgroundWrite(write, what, self._section.timeout_s).start(),)
-        self._written = ((state.epoch, sound),)
+        self._in_work = BackgroundWrite(write, what, self._section.timeout_s)
+        self._written = (state.epoch, sound)
 
     def check(self) -> None:
         """Raise CheckpointError where the checkpoint in work has failed meanwhile. Does not wait."""
-        if not any(writing.running for writing in self._in_work):
+        if self._in_work is None or not self._in_work.running:
             self.wait()
 
     def wait(self) -> None:
         """Until nothing is being written. Raises CheckpointError, once; StuckError, as long as it is so."""
-        patience = StallReporter(self._note)
-        for writing in self._in_work:
-            writing.wait(lambda: patience.look(self._in_words))
-            self._in_work = ()
-            writing.check()
+        writing = self._in_work
+        if writing is None:
+            return
+        stalls = StallReporter(self._note)
+        writing.wait(lambda: stalls.look(lambda: [f"the run waits for {writing.what}"]))
+        self._in_work = None
+        writing.check()
 
     def after_evaluation(self, evaluation: Evaluation) -> bool:
         """Note an evaluation; whether its policy belongs to the best, and so should be saved.
@@ -148,12 +141,58 @@ class CheckpointManager:
     def finish(self) -> None:
         """Wait, and delete what the evaluations since the last write made superfluous."""
         self.wait()
-        for last, sound in self._written:
-            self._prune(last, sound, self._golds)
-
-    def _in_words(self) -> list[str]:
-        return [f"the run waits for {writing.what}" for writing in self._in_work]
+        if self._written is not None:
+            self._prune(*self._written, self._golds)
 
     def _prune(self, last: int, sound: int, golds: Mapping[int, float]) -> None:
         section, written = self._section, self._checkpoints.epochs()
         self._checkpoints.prune(kept_epochs(written, last, section.keep, section.keep_best, golds, sound))
+
+
+class BackgroundWrite:
+    """Work in a thread of its own, begun at once. what: names it in errors. limit_s: of all waits together.
+
+    The work may raise CheckpointError. The thread ends with the process, finished or not.
+    """
+
+    def __init__(self, work: Callable[[], None], what: str, limit_s: float) -> None:
+        self._work = work
+        self.what = what
+        self._limit_s = limit_s
+        self._waited_s = 0.0
+        self._failure: CheckpointError | None = None
+        self._through = False
+        self._thread = threading.Thread(target=self._run, name=what, daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still at work."""
+        return self._thread.is_alive()
+
+    def wait(self, look: Callable[[], None]) -> None:
+        """Until it is through, or has failed; `look` is called about each second. Raises StuckError."""
+        while self.running and self._waited_s < self._limit_s:
+            began = time.monotonic()
+            self._thread.join(min(WAIT_SLICE_S, self._limit_s - self._waited_s))
+            self._waited_s += time.monotonic() - began
+            look()
+        if self.running:
+            raise StuckError(
+                f"Waited {self._limit_s:.0f} s for {self.what}, in vain. Raise checkpoint.timeout_s, or "
+                "look at the disk or the store."
+            )
+
+    def check(self) -> None:
+        """Raise the CheckpointError of work that has failed. Only after `wait`."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._through:
+            raise CheckpointError(f"{self.what} ended by an error of the program, which is printed above.")
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except CheckpointError as error:
+            self._failure = error
+        self._through = True

@@ -21,9 +21,11 @@ from typing import Any
 
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
-from common.storage import COMMIT_FILE, Storage, join_place, split_place
+from common.storage import COMMIT_FILE, Content, Storage, join_place, split_place
 
-FORMAT = 1
+FORMAT = 2
+WRITERS = {1: "0.1"}
+"""Which version of this project wrote the formats that are no longer read."""
 CONFIG_FILE = "config.yaml"
 FOLDER = "checkpoints"
 _NAME = re.compile(r"epoch_(\d{6,})")
@@ -67,18 +69,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Found:
-    """The newest whole checkpoint, or none; notes: what was left out on the way, and why."""
+    """The newest whole checkpoint, if there is one. notes: what was left out on the way, and why."""
 
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoint: Checkpoint | None
     notes: tuple[str, ...]
-
-
-Wanted = Callable[[str], bool]
-"""Whether a file, by its relative name, is to be read."""
-
-
-def _everything(_file: str) -> bool:
-    return True
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -93,14 +87,15 @@ def checkpoint_folder(run_folder: Path, epoch: int) -> Path:
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
     """Finished checkpoints of a run folder, oldest first, if checkpoint.folder is empty."""
-    found = Checkpoints(Storage.open(run_folder / FOLDER))
-    return [checkpoint_folder(run_folder, epoch) for epoch in found.epochs()]
+    checkpoints = Checkpoints(Storage.open(run_folder / FOLDER))
+    return [checkpoint_folder(run_folder, epoch) for epoch in checkpoints.epochs()]
 
 
-def read_checkpoint(place: str | Path, wanted: Wanted = _everything) -> Checkpoint:
+def read_checkpoint(place: str | Path, wanted: Callable[[str], bool] | None = None) -> Checkpoint:
     """Read and verify the checkpoint at a path or URI.
 
-    Raises CheckpointError where there is none or it cannot be read, DamagedError where it is torn or altered.
+    wanted: whether a file, by its relative name, is to be read; None = all of them. Raises CheckpointError
+    where there is no checkpoint or it cannot be read, DamagedError where it is torn or altered.
     """
     folder, name = split_place(str(place))
     return _read(Storage.open(folder), name, wanted)
@@ -115,9 +110,9 @@ class Checkpoints:
     @staticmethod
     def of(config: Config) -> Checkpoints:
         """Those of the configured run. Raises CheckpointError where checkpoint.folder cannot be opened."""
-        own = str(config.run_folder / FOLDER)
         elsewhere = config.checkpoint.folder
-        return Checkpoints(Storage.open(join_place(elsewhere, config.run.name) if elsewhere else own))
+        place = join_place(elsewhere, config.run.name) if elsewhere else config.run_folder / FOLDER
+        return Checkpoints(Storage.open(place))
 
     @property
     def place(self) -> str:
@@ -138,7 +133,7 @@ class Checkpoints:
         with self._reaching("listed"):
             return _epochs(self._storage.names())
 
-    def write(self, state: RunState, config_yaml: str, files: Mapping[str, bytes]) -> str:
+    def write(self, state: RunState, config_yaml: str, files: Mapping[str, Content]) -> str:
         """Write one, replacing that of the same epoch; a reader sees all of it or nothing. Returns its place.
 
         Raises CheckpointError where it cannot be written, or where a checkpoint of another run lies there;
@@ -170,7 +165,7 @@ class Checkpoints:
         problems = []
         for epoch in reversed(self.epochs()):
             try:
-                return Found((_read(self._storage, checkpoint_name(epoch), _everything),), tuple(notes))
+                return Found(_read(self._storage, checkpoint_name(epoch), None), tuple(notes))
             except DamagedError as error:
                 problems.append(str(error))
                 notes.append(f"{error} The one before it is used.")
@@ -179,7 +174,7 @@ class Checkpoints:
                 "No checkpoint can be used:\n  " + "\n  ".join(problems) + "\nBring one back from a copy, or "
                 f"delete {self.place} to begin anew."
             )
-        return Found((), tuple(notes))
+        return Found(None, tuple(notes))
 
     def prune(self, kept: Collection[int]) -> None:
         """Delete all but those of these epochs, and what was left unfinished. Raises CheckpointError."""
@@ -243,18 +238,15 @@ def _digest(header: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _read(storage: Storage, name: str, wanted: Wanted) -> Checkpoint:
+def _read(storage: Storage, name: str, wanted: Callable[[str], bool] | None) -> Checkpoint:
     place = join_place(storage.place, name)
     try:
         header = _header(storage, name)
         if header["format"] != FORMAT:
-            raise CheckpointError(
-                f"{place} has format {header['format']}; this version reads format {FORMAT}."
-            )
-        digests = {file: digest for file, digest in header["files"].items() if wanted(file)}
+            raise CheckpointError(_other_format(place, header["format"]))
+        digests = {file: digest for file, digest in header["files"].items() if wanted is None or wanted(file)}
         state = RunState.of(header["state"])
-        # Checkpoints of format 1 may lack it.
-        if header.get("digest", _digest(header)) != _digest(header):
+        if header["digest"] != _digest(header):
             raise DamagedError(f"{place} is damaged: {COMMIT_FILE} changed since it was written.")
         if _epochs([name]) not in ([], [state.epoch]):
             raise DamagedError(f"{place} is the checkpoint after epoch {state.epoch}, under another's name.")
@@ -264,6 +256,15 @@ def _read(storage: Storage, name: str, wanted: Wanted) -> Checkpoint:
         raise DamagedError(f"{place} is no checkpoint, or a torn one: {error!r}.") from error
     except OSError as error:
         raise CheckpointError(f"{place} cannot be read: {error}. {MEND}") from error
+
+
+def _other_format(place: str, number: int) -> str:
+    writer = WRITERS.get(number, "of another version")
+    return (
+        f"{place} was written by prdp-on-ray {writer} (checkpoint format {number}; this version reads "
+        f"{FORMAT}). Go on with it by that version, or choose another run.name to begin anew. Its policy "
+        "folder is what diffusers loads, whatever the version."
+    )
 
 
 def _read_file(storage: Storage, name: str, file: str, digest: str) -> bytes:

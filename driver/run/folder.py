@@ -1,73 +1,104 @@
-"""The run's folder: who may write into it, and whether there is a run to go on with."""
+"""The run's folder: who may write into it, and whether there is a run to go on with.
+
+The journal is what the same command needs to go on with a run that was killed, checkpoint or not.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.config.load import config_differences, config_from_yaml_text
+from common.config.load import config_differences, config_from_yaml_text, flat_settings
 from common.config.schema import Config
 from common.errors import RunFolderError
-from driver.report.tracker import flat_params
-from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, list_checkpoints
-from driver.run.journal import read_journal, settings_digest
+from common.storage import replace_file
+from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, list_checkpoints
 
 LOCK_FILE = ".lock"
+JOURNAL_FILE = "journal.json"
 
 # Settings that may differ when a run goes on: they change neither the data nor the updates of an epoch.
-FREE_SECTIONS = (
+FREE_SETTINGS = (
     "actors.",
     "checkpoint.",
+    "data.record",
     "display.",
     "evaluation.every_epochs",
     "guards.",
+    "learner.",
+    "model.device",
     "ray.",
     "reward_service.",
+    "run.epochs",
+    "run.folder",
     "tracker.",
 )
-FREE_SETTINGS = ("run.epochs", "run.folder", "learner.", "model.device", "data.record")
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Written when the tracker's run is opened, and at the end.
+
+    config_digest: of the settings that must not differ when the run goes on. finished: the epochs of a run
+    whose result has been shown; 0 before. forked_from: the checkpoint that the run began with, empty where it
+    began with the pretrained model.
+    """
+
+    run_id: str
+    tracker_run: str
+    config_digest: str
+    finished: int
+    forked_from: str = ""
+
+
+def write_journal(run_folder: Path, journal: Journal) -> None:
+    """Write it, whole or not at all. Raises RunFolderError where that fails."""
+    replace_file(run_folder / JOURNAL_FILE, f"{json.dumps(asdict(journal), indent=1)}\n".encode())
+
+
+def read_journal(run_folder: Path) -> Journal | None:
+    """The journal of the run in a folder, if there is a run. Raises RunFolderError."""
+    path = run_folder / JOURNAL_FILE
+    try:
+        return Journal(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error}). Delete it: a run with checkpoints goes on without it."
+        ) from error
 
 
 @dataclass(frozen=True)
 class ResumePoint:
     """Where a run begins.
 
-    checkpoint: none for a new run, one to go on from. notes: what a person should know of it.
-    open_tracker_run: of a run that was killed before it wrote a checkpoint.
+    checkpoint: to go on from; None for a new run. notes: what a person should know of it. tracker_run: the
+    tracker's run to go on with; empty for a new one.
     """
 
     run_id: str
     epoch: int
-    checkpoint: tuple[Checkpoint, ...]
+    checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
-    open_tracker_run: str = ""
-
-    @property
-    def states(self) -> tuple[RunState, ...]:
-        """Where the checkpoint says that the run stands; none for a new run."""
-        return tuple(checkpoint.state for checkpoint in self.checkpoint)
+    tracker_run: str = ""
 
     @property
     def files(self) -> dict[str, bytes]:
         """The learner's files to go on from; none for a new run."""
-        return self.checkpoint[0].files if self.checkpoint else {}
-
-    @property
-    def tracker_run(self) -> str:
-        """The tracker's run to go on with; empty for a new one."""
-        known = self.checkpoint[0].state.tracker_run if self.checkpoint else ""
-        return known or self.open_tracker_run
+        return self.checkpoint.files if self.checkpoint else {}
 
     @property
     def forked_from(self) -> str:
         """The checkpoint of another run that this one began with; empty for a run of its own."""
-        return self.checkpoint[0].state.forked_from if self.checkpoint else ""
+        return self.checkpoint.state.forked_from if self.checkpoint else ""
 
 
 @contextmanager
@@ -105,69 +136,67 @@ def find_beginning(config: Config) -> ResumePoint:
     """
     checkpoints = Checkpoints.of(config)
     checkpoints.check_writable()
-    found = checkpoints.newest()
-    if not found.checkpoints:
+    newest, journal = checkpoints.newest(), read_journal(config.run_folder)
+    if newest.checkpoint is None:
         check_none_elsewhere(config, checkpoints)
-        return _without_checkpoint(config, found.notes)
-    (checkpoint,) = found.checkpoints
+        return _without_checkpoint(config, journal, newest.notes)
+    state, notes = newest.checkpoint.state, newest.notes
+    _check_same_settings(config, newest.checkpoint)
+    shown = journal is None or journal.finished >= config.run.epochs
+    if state.epoch > config.run.epochs or (state.epoch == config.run.epochs and shown):
+        raise RunFolderError(
+            f"{config.run_folder} holds a finished run of {state.epoch} epochs. To go on, raise run.epochs "
+            f"(run.epochs={2 * state.epoch}); to start anew, choose another run.name or delete the folder."
+        )
+    if state.forked_from and state.epoch == 0:
+        notes = (*notes, f"This run begins with {state.forked_from}.")
+    # Of a run that was killed before it wrote a checkpoint of its own, only the journal knows it.
+    opened = journal.tracker_run if journal and journal.run_id == state.run_id else ""
+    return ResumePoint(state.run_id, state.epoch, newest.checkpoint, notes, state.tracker_run or opened)
+
+
+def _check_same_settings(config: Config, checkpoint: Checkpoint) -> None:
     earlier = config_from_yaml_text(checkpoint.config_yaml, f"the configuration of {checkpoint.place}")
-    differences = [
-        line
-        for line in config_differences(earlier, config)
-        if not line.startswith((*FREE_SECTIONS, *FREE_SETTINGS))
-    ]
+    differences = config_differences(earlier, config)
+    differences = [line for line in differences if not line.startswith(FREE_SETTINGS)]
     if differences:
         raise RunFolderError(
             f"{config.run_folder} holds a run of another configuration (its value against yours):\n  "
             + "\n  ".join(differences)
             + "\nChoose another run.name, or set these as they were to go on with that run."
         )
-    epoch = checkpoint.state.epoch
-    shown = all(journal.finished >= config.run.epochs for journal in read_journal(config.run_folder))
-    if epoch > config.run.epochs or (epoch == config.run.epochs and shown):
-        raise RunFolderError(
-            f"{config.run_folder} holds a finished run of {epoch} epochs. To go on, raise run.epochs "
-            f"(run.epochs={2 * epoch}); to start anew, choose another run.name or delete the folder."
-        )
-    notes = found.notes
-    if checkpoint.state.forked_from and epoch == 0:
-        notes = (*notes, f"This run begins with {checkpoint.state.forked_from}.")
-    run_id = checkpoint.state.run_id
-    opened = [own.tracker_run for own in read_journal(config.run_folder) if own.run_id == run_id]
-    return ResumePoint(run_id, epoch, (checkpoint,), notes, "".join(opened))
 
 
-def _without_checkpoint(config: Config, notes: tuple[str, ...]) -> ResumePoint:
+def _without_checkpoint(config: Config, journal: Journal | None, notes: tuple[str, ...]) -> ResumePoint:
     """A new run, or the one in the folder that was ended before its first checkpoint.
 
     Raises RunFolderError for a fork: it would begin with the pretrained model in place of its checkpoint.
     """
-    for journal in read_journal(config.run_folder):
-        if journal.forked_from:
-            raise RunFolderError(
-                f"{config.run_folder} holds a run that was forked from {journal.forked_from}, and no "
-                f"checkpoint of it is in {Checkpoints.of(config).place}. Bring one back from a copy; or "
-                "begin another fork: choose another run.name, or delete the folder, and give --fork."
-            )
-        if journal.config_digest == fixed_settings_digest(config):
-            note = "This run has no checkpoint yet: it begins again, as the same run."
-            return ResumePoint(journal.run_id, 0, (), (*notes, note), journal.tracker_run)
-    return ResumePoint(run_id=secrets.token_hex(6), epoch=0, checkpoint=(), notes=notes)
+    if journal is not None and journal.forked_from:
+        raise RunFolderError(
+            f"{config.run_folder} holds a run that was forked from {journal.forked_from}, and no "
+            f"checkpoint of it is in {Checkpoints.of(config).place}. Bring one back from a copy; or "
+            "begin another fork: choose another run.name, or delete the folder, and give --fork."
+        )
+    if journal is not None and journal.config_digest == fixed_settings_digest(config):
+        note = "This run has no checkpoint yet: it begins again, as the same run."
+        return ResumePoint(journal.run_id, 0, None, (*notes, note), journal.tracker_run)
+    return ResumePoint(run_id=secrets.token_hex(6), epoch=0, checkpoint=None, notes=notes)
 
 
 def fixed_settings_digest(config: Config) -> str:
-    """Digest of the settings that must be as they were when a run goes on."""
-    tree = flat_params(config.model_dump(mode="json"))
-    fixed = {key: text for key, text in tree.items() if not key.startswith((*FREE_SECTIONS, *FREE_SETTINGS))}
-    return settings_digest(json.dumps(fixed, sort_keys=True))
+    """SHA-256 (hex) of the settings that must be as they were when a run goes on."""
+    settings = flat_settings(config)
+    fixed = {key: value for key, value in settings.items() if not key.startswith(FREE_SETTINGS)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def check_none_elsewhere(config: Config, checkpoints: Checkpoints) -> None:
     """Raise RunFolderError where checkpoints lie in the run folder, but checkpoint.folder is another."""
     if config.checkpoint.folder and list_checkpoints(config.run_folder):
-        own = config.run_folder / FOLDER
+        inside = config.run_folder / FOLDER
         raise RunFolderError(
-            f"checkpoint.folder has no checkpoint of this run, but {own} has. To go on with it, leave "
-            f"checkpoint.folder empty, or copy what is in {own} to {checkpoints.place}; to begin anew, "
+            f"checkpoint.folder has no checkpoint of this run, but {inside} has. To go on with it, leave "
+            f"checkpoint.folder empty, or copy what is in {inside} to {checkpoints.place}; to begin anew, "
             "choose another run.name."
         )

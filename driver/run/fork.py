@@ -32,10 +32,11 @@ def begin_fork(config: Config, place: str) -> None:
     """
     checkpoints = Checkpoints.of(config)
     checkpoints.check_writable()
-    for own in checkpoints.newest().checkpoints:
-        if _is_fork_of(own, place):
+    there = checkpoints.newest().checkpoint
+    if there is not None:
+        if _is_fork_of(there, place):
             return
-        raise RunFolderError(f"{config.run_folder} {_described(own)} {_MEND}")
+        raise RunFolderError(f"{config.run_folder} {_described(there)} {_MEND}")
     source = read_checkpoint(place)
     forked_from = f"{_as_recorded(place)}{_OF_RUN}{source.state.run_id}"
     foreign = sorted({path.name for path in config.run_folder.iterdir()} - {LOCK_FILE, FOLDER})
@@ -69,9 +70,9 @@ _OF_RUN = " of run "
 _MEND = "--fork begins a new run: choose another run.name, or leave out --fork to go on with that one."
 
 
-def _is_fork_of(own: Checkpoint, place: str) -> bool:
-    """Whether a run began with the checkpoint there, as far as that can still be read."""
-    origin, _, run_id = own.state.forked_from.rpartition(_OF_RUN)
+def _is_fork_of(checkpoint: Checkpoint, place: str) -> bool:
+    """Whether its run began with the checkpoint there, as far as that can still be read."""
+    origin, _, run_id = checkpoint.state.forked_from.rpartition(_OF_RUN)
     if origin != _as_recorded(place):
         return False
     with suppress(CheckpointError):
@@ -89,13 +90,14 @@ def _as_recorded(place: str) -> str:
 def _without_what_is_in_flight(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files, but for the weights that the other run's trajectories in flight were sampled with."""
     header = json.loads(files["learner.json"])
-    own = {key: value for key, value in header.items() if key != "published"}
-    return {**files, "learner.json": json.dumps(own).encode()}
+    header.pop("published", None)
+    return {**files, "learner.json": json.dumps(header).encode()}
 
 
-def _described(own: Checkpoint) -> str:
-    origin = f", forked from {own.state.forked_from}" if own.state.forked_from else ""
-    return f"holds run {own.state.run_id} after epoch {own.state.epoch}{origin}."
+def _described(checkpoint: Checkpoint) -> str:
+    state = checkpoint.state
+    origin = f", forked from {state.forked_from}" if state.forked_from else ""
+    return f"holds run {state.run_id} after epoch {state.epoch}{origin}."
 
 
 def _with_whole_path(config: Config) -> Config:

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from common.errors import RunFolderError
 from driver.main import train
-from driver.pretrained import load_checkpoint, load_pretrained
 from driver.run.checkpoints import Checkpoints, checkpoint_folder, read_checkpoint
 from driver.run.evaluations import load_evaluations
 from driver.run.recordings import open_recording
+from driver.standalone import load_checkpoint, load_pretrained
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.integration

@@ -41,7 +41,7 @@ def test_nothing_is_lost_without_staleness_before_the_first_epoch_and_after_the_
 
 def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
     checkpoint = Checkpoint("PLACE", RunState("run", 3, 6, ""), "", {})
-    lines = going_on(make(tmp_path, 1), ResumePoint("run", 3, (checkpoint,)), reached=5)
+    lines = going_on(make(tmp_path, 1), ResumePoint("run", 3, checkpoint), reached=5)
     assert [line[:30] for line in lines] == [
         "Going on after epoch 3 from PL",
         "Epochs 4 to 5 had been finishe",

@@ -140,14 +140,14 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return made
 
 
-def train(config: Config, script: Script, checkpoint: tuple[Checkpoint, ...] = ()) -> None:
+def train(config: Config, script: Script, checkpoint: Checkpoint | None = None) -> None:
     """Train to the end, or until a trouble of the script stops it."""
     run: Any = FakeRun(script)
-    with CheckpointManager.open(config, [], [], script.notes.append) as keeper:
+    with CheckpointManager(config, None, [], script.notes.append) as keeper:
         guards = Guards.open(config, run, partial(newest_checkpoint, config), 0)
         learner = cast(Any, FakeLearner(script))
         parts = Parts(learner, run, run, {}, run, run, run, keeper, guards)
-        epoch = checkpoint[0].state.epoch if checkpoint else 0
+        epoch = checkpoint.state.epoch if checkpoint else 0
         Training(config, "run", "tracked", parts).run(ResumePoint("run", epoch, checkpoint))
 
 
@@ -219,7 +219,7 @@ def test_what_a_run_goes_on_from_is_never_written_again(config: Config) -> None:
     checkpoints, files = Checkpoints.of(config), {"learner.json": b"base"}
     checkpoints.write(RunState("run", 0, 0, "t", "elsewhere"), config_to_yaml(config), files)
     with pytest.raises(StopRequested):
-        train(config, Script({("group", 0): StopRequested()}), checkpoints.newest().checkpoints)
+        train(config, Script({("group", 0): StopRequested()}), checkpoints.newest().checkpoint)
     assert kept(config) == [(0, b"base")]
 
 

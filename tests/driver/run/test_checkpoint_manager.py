@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import driver.loop.stalls
-import driver.run.background_write
+import driver.run.checkpoint_manager
 from common.config.schema import Config
 from common.errors import CheckpointError, StuckError
 from common.storage import Storage
@@ -59,7 +60,7 @@ def test_the_gold_score_is_the_mean_of_the_rewards_means() -> None:
 
 
 def test_saved_checkpoints_are_whole_and_say_what_the_run_was_forked_from(config: Config) -> None:
-    with CheckpointManager(config, Checkpoints.of(config), "elsewhere", print) as keeper:
+    with CheckpointManager(config, replace(state(0), forked_from="elsewhere"), [], print) as keeper:
         keeper.save(state(1), "config", FILES, 1)
     read = read_checkpoint(config.run_folder / "checkpoints" / "epoch_000001")
     assert read.state == RunState("run", 1, 2, "tracked", forked_from="elsewhere")
@@ -70,7 +71,7 @@ def test_the_best_are_asked_for_and_outlive_the_others(config: Config) -> None:
     checkpoints = Checkpoints.of(config)
     golds = {1: 0.2, 2: 0.9, 3: 0.4, 4: 0.9, 5: 0.5, 6: 0.1}
     asked = []
-    with CheckpointManager.open(config, [evaluation(0, 5.0, 5.0)], [], print) as keeper:
+    with CheckpointManager(config, None, [evaluation(0, 5.0, 5.0)], print) as keeper:
         for epoch, gold in golds.items():
             keeper.save(state(epoch), "config", FILES, epoch)
             if keeper.after_evaluation(evaluation(epoch, gold, gold)):
@@ -78,7 +79,7 @@ def test_the_best_are_asked_for_and_outlive_the_others(config: Config) -> None:
     assert asked == [1, 2]
     assert checkpoints.epochs() == [2, 5, 6]
     known = [evaluation(epoch, gold, gold) for epoch, gold in golds.items()]
-    continued = CheckpointManager.open(config, known, [], print)
+    continued = CheckpointManager(config, None, known, print)
     assert not continued.after_evaluation(evaluation(7, 0.8, 0.8))
     with continued:
         continued.save(state(7), "config", FILES, 7)
@@ -88,7 +89,7 @@ def test_the_best_are_asked_for_and_outlive_the_others(config: Config) -> None:
 
 
 def test_what_became_superfluous_by_the_last_evaluation_goes_at_the_end(config: Config) -> None:
-    with CheckpointManager.open(config, [], [], print) as keeper:
+    with CheckpointManager(config, None, [], print) as keeper:
         for epoch in (1, 2, 3):
             keeper.save(state(epoch), "config", FILES, epoch)
             keeper.after_evaluation(evaluation(epoch, epoch, epoch))
@@ -96,7 +97,7 @@ def test_what_became_superfluous_by_the_last_evaluation_goes_at_the_end(config: 
 
 
 def test_without_gold_rewards_nothing_is_best(tmp_path: Path) -> None:
-    keeper = CheckpointManager.open(make_config(Path("no/model"), tmp_path), [], [], print)
+    keeper = CheckpointManager(make_config(Path("no/model"), tmp_path), None, [], print)
     assert not keeper.after_evaluation(evaluation(1))
 
 
@@ -123,7 +124,7 @@ def held(config: Config) -> Iterator[HeldStorage]:
 
 def test_saving_does_not_wait_but_a_second_one_and_the_end_do(config: Config, held: HeldStorage) -> None:
     checkpoints = Checkpoints(held)
-    keeper = CheckpointManager(config, checkpoints, "", print)
+    keeper = CheckpointManager(config, None, [], print, checkpoints)
     keeper.save(state(1), "config", FILES, 1)
     assert held.begun.wait(LIMIT_S)
     keeper.check()
@@ -141,7 +142,7 @@ def test_saving_does_not_wait_but_a_second_one_and_the_end_do(config: Config, he
 def test_the_wait_has_a_limit_that_names_the_checkpoint(config: Config, held: HeldStorage) -> None:
     section = config.checkpoint.model_copy(update={"timeout_s": 0.05})
     keeper = CheckpointManager(
-        config.model_copy(update={"checkpoint": section}), Checkpoints(held), "", print
+        config.model_copy(update={"checkpoint": section}), None, [], print, Checkpoints(held)
     )
     keeper.save(state(1), "config", FILES, 1)
     with pytest.raises(StuckError, match=r"epoch_000001 to be written.*checkpoint\.timeout_s"):
@@ -153,7 +154,7 @@ def test_one_that_took_too_long_and_another_are_never_written_at_a_time(
 ) -> None:
     section = config.checkpoint.model_copy(update={"timeout_s": 0.05})
     keeper = CheckpointManager(
-        config.model_copy(update={"checkpoint": section}), Checkpoints(held), "", print
+        config.model_copy(update={"checkpoint": section}), None, [], print, Checkpoints(held)
     )
     keeper.save(state(1), "config", FILES, 1)
     for _ in range(2):
@@ -169,14 +170,14 @@ def test_a_long_wait_says_what_it_waits_for(
     config: Config, held: HeldStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver.loop.stalls, "FIRST_NOTE_S", 0.1)
-    monkeypatch.setattr(driver.run.background_write, "WAIT_SLICE_S", 0.05)
+    monkeypatch.setattr(driver.run.checkpoint_manager, "WAIT_SLICE_S", 0.05)
     notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text)
         held.go_on.set()
 
-    keeper = CheckpointManager(config, Checkpoints(held), "", note)
+    keeper = CheckpointManager(config, None, [], note, Checkpoints(held))
     keeper.save(state(1), "config", FILES, 1)
     keeper.wait()
     (line,) = notes
@@ -186,7 +187,7 @@ def test_a_long_wait_says_what_it_waits_for(
 
 def test_a_write_that_fails_at_the_end_hides_no_error_that_ended_the_run(config: Config) -> None:
     notes: list[str] = []
-    keeper = CheckpointManager.open(config, [], [], notes.append)
+    keeper = CheckpointManager(config, None, [], notes.append)
     keeper.save(state(2), "config", {"x" * 300: b""}, 2)
     with pytest.raises(ValueError, match="the real one"), keeper:
         raise ValueError("the real one")
@@ -198,14 +199,15 @@ def test_the_best_stay_where_the_evaluations_are_lost(config: Config) -> None:
     """checkpoint.folder outlives the run folder: the scores lie with the checkpoints."""
     golds = {1: 0.25, 2: 0.875, 3: 0.375, 4: 0.5}
     checkpoints = Checkpoints.of(config)
-    with CheckpointManager.open(config, [], [], print) as keeper:
+    with CheckpointManager(config, None, [], print) as keeper:
         for epoch, gold in golds.items():
             keeper.after_evaluation(evaluation(epoch, gold, gold))
             keeper.save(state(epoch), "config", FILES, epoch)
-    (newest,) = checkpoints.newest().checkpoints
+    newest = checkpoints.newest().checkpoint
+    assert newest is not None
     assert newest.state.golds == tuple(golds.items())
     assert checkpoints.epochs() == [2, 3, 4]
-    with CheckpointManager.open(config, [], [newest.state], print) as continued:
+    with CheckpointManager(config, newest.state, [], print) as continued:
         assert not continued.after_evaluation(evaluation(5, 0.8, 0.8))
         continued.save(state(5), "config", FILES, 5)
     assert checkpoints.epochs() == [2, 4, 5]
@@ -213,17 +215,17 @@ def test_the_best_stay_where_the_evaluations_are_lost(config: Config) -> None:
 
 def test_the_newest_sound_one_stays_while_bad_ones_follow(config: Config) -> None:
     checkpoints = Checkpoints.of(config)
-    with CheckpointManager.open(config, [], [], print) as keeper:
+    with CheckpointManager(config, None, [], print) as keeper:
         for epoch, sound in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
             keeper.save(state(epoch), "config", FILES, sound)
     assert checkpoints.epochs() == [2, 4, 5]
-    with CheckpointManager.open(config, [], [], print) as keeper:
+    with CheckpointManager(config, None, [], print) as keeper:
         keeper.save(state(6), "config", FILES, 6)
     assert checkpoints.epochs() == [5, 6]
 
 
 def test_a_second_ctrl_c_waits_for_nothing(config: Config, held: HeldStorage) -> None:
-    keeper = CheckpointManager(config, Checkpoints(held), "", print)
+    keeper = CheckpointManager(config, None, [], print, Checkpoints(held))
     keeper.save(state(1), "config", FILES, 1)
     with pytest.raises(KeyboardInterrupt), keeper:
         raise KeyboardInterrupt
@@ -232,7 +234,7 @@ def test_a_second_ctrl_c_waits_for_nothing(config: Config, held: HeldStorage) ->
 
 @pytest.mark.parametrize("how", ["check", "wait", "finish", "save"])
 def test_a_write_that_failed_is_told_at_the_next_occasion_and_once(config: Config, how: str) -> None:
-    keeper = CheckpointManager.open(config, [], [], print)
+    keeper = CheckpointManager(config, None, [], print)
     keeper.save(state(1), "config", FILES, 1)
     keeper.wait()
     keeper.save(state(2), "config", {"x" * 300: b""}, 2)
@@ -271,7 +273,7 @@ def until_told(keeper: CheckpointManager) -> None:
 def test_an_error_of_the_program_is_no_checkpoint(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda raised: told.append(raised.exc_type.__name__))
-    keeper, wrong = CheckpointManager.open(config, [], [], print), {"a.bin": "no bytes"}
+    keeper, wrong = CheckpointManager(config, None, [], print), {"a.bin": "no bytes"}
     keeper.save(state(1), "config", cast(Any, wrong), 1)
     with pytest.raises(CheckpointError, match="an error of the program"):
         keeper.finish()

@@ -13,7 +13,15 @@ from pyarrow import fs
 
 from common.errors import CheckpointError, DamagedError
 from common.storage import Storage
-from driver.run.checkpoints import Checkpoints, RunState, checkpoint_name, list_checkpoints, read_checkpoint
+from driver.run.checkpoints import (
+    FORMAT,
+    Checkpoint,
+    Checkpoints,
+    RunState,
+    checkpoint_name,
+    list_checkpoints,
+    read_checkpoint,
+)
 
 FILES = {"a.bin": b"\x00\x01" * 1000, "policy/weights.safetensors": b"w" * 77}
 
@@ -31,6 +39,12 @@ def state(epoch: int, run_id: str = "run") -> RunState:
     return RunState(run_id=run_id, epoch=epoch, cursor=16 * epoch, tracker_run="t", history=history)
 
 
+def newest(checkpoints: Checkpoints) -> Checkpoint:
+    checkpoint = checkpoints.newest().checkpoint
+    assert checkpoint is not None
+    return checkpoint
+
+
 @pytest.fixture(params=sorted(STORAGES))
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return STORAGES[request.param](tmp_path / "run" / "checkpoints")
@@ -44,7 +58,7 @@ def checkpoints(storage: Storage) -> Checkpoints:
 def test_round_trip(checkpoints: Checkpoints) -> None:
     place = checkpoints.write(state(3), "run: {}\n", FILES)
     assert place == checkpoints.where(3)
-    for read in (read_checkpoint(place), *checkpoints.newest().checkpoints):
+    for read in (read_checkpoint(place), newest(checkpoints)):
         assert (read.place, read.state, read.config_yaml) == (place, state(3), "run: {}\n")
         assert read.files == FILES
 
@@ -73,7 +87,7 @@ def test_any_damage_is_found_and_the_one_before_is_used(
     with pytest.raises(DamagedError, match=name):
         read_checkpoint(place)
     found = checkpoints.newest()
-    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert newest(checkpoints).state.epoch == 1
     (note,) = found.notes
     assert checkpoints.where(2) in note
 
@@ -102,7 +116,7 @@ def test_an_unfinished_one_is_left_out_and_swept_away(checkpoints: Checkpoints, 
         begin(storage, epoch)
     expected = [1, 2] if storage.local else [2]
     found = checkpoints.newest()
-    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert newest(checkpoints).state.epoch == 1
     assert [note.split("epoch_")[1][:6] for note in found.notes] == [f"{epoch:06d}" for epoch in expected]
     checkpoints.prune({1})
     assert checkpoints.newest().notes == ()
@@ -127,10 +141,10 @@ def test_what_a_killed_pruning_leaves_is_no_checkpoint_and_swept_away(tmp_path: 
 
 
 def test_no_checkpoint_is_no_error(checkpoints: Checkpoints, storage: Storage) -> None:
-    assert checkpoints.newest().checkpoints == ()
+    assert checkpoints.newest().checkpoint is None
     begin(storage, 1)
     found = checkpoints.newest()
-    assert (found.checkpoints, len(found.notes)) == ((), 1)
+    assert (found.checkpoint, len(found.notes)) == (None, 1)
     assert checkpoints.epochs() == []
 
 
@@ -139,7 +153,7 @@ def test_pruning_deletes_the_others(checkpoints: Checkpoints) -> None:
         checkpoints.write(state(epoch), "config", FILES)
     checkpoints.prune({1, 1000000})
     assert checkpoints.epochs() == [1, 1000000]
-    assert [one.state.epoch for one in checkpoints.newest().checkpoints] == [1000000]
+    assert newest(checkpoints).state.epoch == 1000000
 
 
 def test_writing_an_epoch_again_replaces_all_of_it(checkpoints: Checkpoints) -> None:
@@ -163,7 +177,7 @@ def test_an_unwritable_disk_is_an_error_and_leaves_the_earlier_one(checkpoints: 
     checkpoints.write(state(1), "config", FILES)
     with pytest.raises(CheckpointError, match=r"Could not write the checkpoint.*Free space"):
         checkpoints.write(state(2), "config", {"x" * 300: b""})
-    assert [found.state.epoch for found in checkpoints.newest().checkpoints] == [1]
+    assert newest(checkpoints).state.epoch == 1
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_run(checkpoints: Checkpoints) -> None:
@@ -185,7 +199,7 @@ def test_another_state_than_was_written_is_damage(checkpoints: Checkpoints, fiel
     header["state"][field] = {"epoch": 3, "cursor": 3}.get(field, "other")
     path.write_text(json.dumps(header))
     found = checkpoints.newest()
-    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert newest(checkpoints).state.epoch == 1
     assert "run.json changed since it was written" in found.notes[0]
 
 
@@ -194,7 +208,7 @@ def test_a_checkpoint_under_the_name_of_another_is_damage(checkpoints: Checkpoin
     shutil.copytree(place, place.with_name("epoch_000007"))
     shutil.copytree(place, place.with_name("kept for later"))
     found = checkpoints.newest()
-    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert newest(checkpoints).state.epoch == 1
     assert "epoch_000007 is the checkpoint after epoch 1" in found.notes[0]
     assert read_checkpoint(place.with_name("kept for later")).state.epoch == 1
 
@@ -217,20 +231,23 @@ def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints: Checkpoints
 
 @pytest.mark.parametrize(
     "header",
-    ["[]", "{}", json.dumps({"format": 1, "state": {}, "files": {}}), json.dumps({"format": 1, "files": 3})],
+    [[], {}, {"format": FORMAT, "state": {}, "files": {}}, {"format": FORMAT, "files": 3}],
 )
-def test_a_foreign_header_is_no_checkpoint(checkpoints: Checkpoints, header: str) -> None:
+def test_a_foreign_header_is_no_checkpoint(checkpoints: Checkpoints, header: object) -> None:
     place = checkpoints.write(state(1), "config", FILES)
-    (Path(place) / "run.json").write_text(header)
+    (Path(place) / "run.json").write_text(json.dumps(header))
     with pytest.raises(DamagedError, match="no checkpoint"):
         read_checkpoint(place)
 
 
-def test_another_format_is_refused_and_not_taken_for_damage(checkpoints: Checkpoints) -> None:
+@pytest.mark.parametrize(("number", "writer"), [(1, "prdp-on-ray 0.1"), (FORMAT + 1, "another version")])
+def test_another_format_is_refused_with_what_to_do_and_not_taken_for_damage(
+    checkpoints: Checkpoints, number: int, writer: str
+) -> None:
     place = checkpoints.write(state(1), "config", FILES)
     header = json.loads((Path(place) / "run.json").read_text())
-    (Path(place) / "run.json").write_text(json.dumps({**header, "format": 2}))
-    with pytest.raises(CheckpointError, match="format 2; this version reads format 1") as caught:
+    (Path(place) / "run.json").write_text(json.dumps({**header, "format": number}))
+    with pytest.raises(CheckpointError, match=rf"{writer}.*format {number}.*run\.name") as caught:
         checkpoints.newest()
     assert not isinstance(caught.value, DamagedError)
 

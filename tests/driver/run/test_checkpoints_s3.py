@@ -11,7 +11,7 @@ from pyarrow import fs
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
 from common.storage import Storage, join_place
-from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
+from driver.run.checkpoints import Checkpoints, Found, RunState, read_checkpoint
 from tests.tiny_config import make_config
 
 # More than one part of an upload.
@@ -42,12 +42,12 @@ def objects(checkpoints: Checkpoints) -> tuple[fs.FileSystem, dict[str, str]]:
 
 def test_round_trip_by_uri(checkpoints: Checkpoints, config: Config) -> None:
     checkpoints.check_writable()
-    assert checkpoints.newest().checkpoints == ()
+    assert checkpoints.newest().checkpoint is None
     place = checkpoints.write(state(3), "run: {}\n", FILES)
     assert place == join_place(join_place(config.checkpoint.folder, "test"), "epoch_000003")
     read = read_checkpoint(place)
     assert (read.state, read.config_yaml, read.files) == (state(3), "run: {}\n", FILES)
-    assert (checkpoints.epochs(), checkpoints.newest().checkpoints) == ([3], (read,))
+    assert (checkpoints.epochs(), checkpoints.newest().checkpoint) == ([3], read)
     with checkpoints.on_disk(3, "policy") as folder:
         assert (folder / "weights.safetensors").read_bytes() == FILES["policy/weights.safetensors"]
 
@@ -62,7 +62,8 @@ def test_a_writer_that_died_leaves_an_unfinished_one(checkpoints: Checkpoints) -
     with pytest.raises(DamagedError, match=r"run\.json is missing"):
         read_checkpoint(checkpoints.where(3))
     found = checkpoints.newest()
-    assert [one.state.epoch for one in found.checkpoints] == [1]
+    assert found.checkpoint is not None
+    assert found.checkpoint.state.epoch == 1
     unfinished, damaged = found.notes
     assert "epoch_000003" in unfinished
     assert "not finished" in unfinished
@@ -79,13 +80,13 @@ def test_the_commit_comes_last_and_goes_first(checkpoints: Checkpoints) -> None:
     once = replace(storage, waits_s=(0.0,))
     with pytest.raises(TypeError):
         once.write("epoch_000001", {"run.json": b"{}", "z.bin": "no bytes"})  # type: ignore[dict-item]
-    assert (storage.names(), checkpoints.newest().checkpoints) == ([], ())
+    assert (storage.names(), checkpoints.newest().checkpoint) == ([], None)
     checkpoints.write(state(1), "config", FILES)
     assert sorted(objects(checkpoints)[1]) == sorted(
         f"epoch_000001/{name}" for name in (*FILES, "config.yaml", "run.json")
     )
     checkpoints.prune(())
-    assert checkpoints.newest() == replace(checkpoints.newest(), checkpoints=(), notes=())
+    assert checkpoints.newest() == Found(None, ())
 
 
 def test_a_missing_bucket_is_found_before_the_run(config: Config) -> None:

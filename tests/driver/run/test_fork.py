@@ -13,9 +13,8 @@ from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
-from driver.run.folder import claim, find_beginning, fixed_settings_digest
+from driver.run.folder import Journal, claim, find_beginning, fixed_settings_digest, write_journal
 from driver.run.fork import begin_fork, check_fits
-from driver.run.journal import Journal, write_journal
 from learner.build import build_learner
 from learner.parallel import Single
 from learner.state import export_state, restore_state
@@ -50,7 +49,8 @@ def test_a_fork_is_a_new_run_at_epoch_0_with_the_same_files(tmp_path: Path) -> N
     assert beginning.run_id not in ("abc", "")
     assert beginning.forked_from == f"{place} of run abc"
     assert beginning.notes == (f"This run begins with {place} of run abc.",)
-    (checkpoint,) = beginning.checkpoint
+    checkpoint = beginning.checkpoint
+    assert checkpoint is not None
     assert (checkpoint.files, checkpoint.config_yaml) == (FILES, config_to_yaml(config))
     assert checkpoint.state.cursor == 0
     assert read_checkpoint(place).state.run_id == "abc"
@@ -150,7 +150,7 @@ def test_a_place_without_a_checkpoint_is_refused_and_nothing_is_written(tmp_path
     config = make(tmp_path, "new")
     with pytest.raises(CheckpointError, match="nowhere is no checkpoint"):
         fork(config, str(tmp_path / "nowhere"))
-    assert find_beginning(config).checkpoint == ()
+    assert find_beginning(config).checkpoint is None
 
 
 def test_a_fork_by_uri(s3_folder: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_learner_takes_over_weights_optimizer_averages_and_version(
     fork(new, place)
     beginning = find_beginning(new)
     forked = build_learner(new, beginning.run_id, Single())
-    restore_state(forked, beginning.checkpoint[0].files)
+    restore_state(forked, beginning.files)
     stamp = forked.publish().stamp
     assert (stamp.version, stamp.run_id) == (5, beginning.run_id)
     assert forked.old_policy.stamps == (stamp,)

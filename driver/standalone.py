@@ -1,7 +1,8 @@
-"""A policy without Ray: the pretrained model, or one of its checkpoints, for evaluate.py and sample.py."""
+"""Sample and evaluate in this process, without a cluster: the pretrained model, or one of its checkpoints."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import safetensors.torch
 from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
+from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
 from actors.sampler import sample_group
@@ -21,38 +23,43 @@ from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
+from driver.loop.evaluation import TOTAL, PromptSets
+from driver.loop.tasks import evaluation_batch
+from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
+from reward_service.client.local import LocalRewards
 
-WEIGHTS = ("trainable.safetensors", "ema.safetensors")
+WEIGHTS = ("learner.json", "trainable.safetensors", "ema.safetensors")
 PRETRAINED = PolicyStamp(version=0, digest="", run_id="pretrained")
 
 
 @dataclass(frozen=True)
 class LoadedPolicy:
-    """A policy with the weights that `stamp` names, and its step distribution."""
+    """A policy with the weights that `stamp` names, its steps, and the epochs that it was trained for."""
 
     policy: Policy
-    distribution: Steps
+    steps: Steps
     stamp: PolicyStamp
+    epoch: int = 0
 
     def images(self, prompt: str, images: int, noise: NoiseKey) -> NDArray[np.uint8]:
         """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number."""
         task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
-        return sample_group(task, self.policy, self.policy, self.distribution)[1]
+        return sample_group(task, self.policy, self.policy, self.steps)[1]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the command line chose: a configuration, and one checkpoint or none."""
+    """What the command line chose. checkpoint: None for the pretrained model."""
 
     config: Config
-    checkpoints: tuple[str, ...]
+    checkpoint: str | None
 
     def load(self) -> LoadedPolicy:
         """The checkpoint's policy, or the pretrained one."""
-        for place in self.checkpoints:
-            return load_checkpoint(self.config, place)
-        return load_pretrained(self.config)
+        if self.checkpoint is None:
+            return load_pretrained(self.config)
+        return load_checkpoint(self.config, self.checkpoint)
 
 
 def choose(flags: Mapping[str, str], overrides: Sequence[str]) -> Chosen:
@@ -60,11 +67,11 @@ def choose(flags: Mapping[str, str], overrides: Sequence[str]) -> Chosen:
 
     Raises ConfigError where neither is given, CheckpointError where the place is no checkpoint.
     """
-    checkpoints = tuple(flags[name] for name in ("--checkpoint",) if name in flags)
+    checkpoint = flags.get("--checkpoint")
     if "--config" in flags:
-        return Chosen(load_config(Path(flags["--config"]), overrides), checkpoints)
-    for place in checkpoints:
-        return Chosen(checkpoint_config(place, overrides), checkpoints)
+        return Chosen(load_config(Path(flags["--config"]), overrides), checkpoint)
+    if checkpoint is not None:
+        return Chosen(checkpoint_config(checkpoint, overrides), checkpoint)
     raise ConfigError("Name a policy: --checkpoint PLACE, or --config FILE for the pretrained model.")
 
 
@@ -82,9 +89,9 @@ def load_pretrained(config: Config) -> LoadedPolicy:
     """The model as it was before training."""
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
-    policy, distribution = load_policy(config)
+    policy, steps = load_policy(config)
     stamp = replace(PRETRAINED, digest=digest_tensors(policy.trainable.parameters()))
-    return LoadedPolicy(policy, distribution, stamp)
+    return LoadedPolicy(policy, steps, stamp)
 
 
 def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
@@ -95,6 +102,40 @@ def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
     averages = safetensors.torch.load(checkpoint.files["ema.safetensors"])
     tensors = averages or safetensors.torch.load(checkpoint.files["trainable.safetensors"])
     loaded.policy.load(tensors)
-    digest = digest_tensors(loaded.policy.trainable.parameters())
-    stamp = PolicyStamp(version=checkpoint.state.epoch, digest=digest, run_id=checkpoint.state.run_id)
-    return replace(loaded, stamp=stamp)
+    stamp = PolicyStamp(
+        version=int(json.loads(checkpoint.files["learner.json"])["version"]),
+        digest=digest_tensors(loaded.policy.trainable.parameters()),
+        run_id=checkpoint.state.run_id,
+    )
+    return replace(loaded, stamp=stamp, epoch=checkpoint.state.epoch)
+
+
+def measure(
+    config: Config, loaded: LoadedPolicy, rewards: LocalRewards, prompt_sets: PromptSets, progress: Progress
+) -> Evaluation:
+    """Sample and score every prompt set, with the noise that training's own evaluations have. Raises
+    RewardError."""
+    sets = []
+    title = "Pretrained" if loaded.stamp.run_id == PRETRAINED.run_id else "Checkpoint"
+    for name, prompts in prompt_sets.items():
+        tasks = evaluation_batch(config, name, prompts, loaded.stamp).tasks
+        images = [
+            loaded.images(task.prompt, task.images, task.noise)
+            for task in progress.track(tasks, description=f"{title}, {name} prompts")
+        ]
+        scores = [
+            rewards.score_group(task.prompt, group, with_gold=True)
+            for task, group in zip(tasks, images, strict=True)
+        ]
+        sets.append(
+            PromptSetEvaluation(
+                name=name,
+                prompts=tuple(task.prompt for task in tasks),
+                scores={
+                    TOTAL: np.stack([score.rewards for score in scores]),
+                    **{part: np.stack([score.parts[part] for score in scores]) for part in scores[0].parts},
+                },
+                pixels=np.stack([group[0] for group in images[: config.evaluation.grid_prompts]]),
+            )
+        )
+    return Evaluation(epoch=loaded.epoch, stamp=loaded.stamp, sets=tuple(sets))

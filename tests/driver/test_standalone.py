@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import evaluate
 import sample
 from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.storage import Content
 from common.trajectory import NoiseKey
-from driver.pretrained import load_checkpoint, load_pretrained
 from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
+from driver.standalone import load_checkpoint, load_pretrained
 from learner.build import build_learner
 from learner.parallel import Single
 from learner.state import export_state
@@ -33,7 +35,9 @@ def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         for value in learner.parameters.values():
             value += 0.2 * torch.randn(value.shape, generator=generator)
     state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="")
-    place = Checkpoints.of(config).write(state, config_to_yaml(config), export_state(learner))
+    files: dict[str, Content] = dict(export_state(learner))
+    files["learner.json"] = json.dumps({**json.loads(bytes(files["learner.json"])), "version": 7}).encode()
+    place = Checkpoints.of(config).write(state, config_to_yaml(config), files)
     return config, Path(place)
 
 
@@ -57,6 +61,11 @@ def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path
     np.testing.assert_array_equal(np.asarray(Image.open(output)), np.concatenate(list(expected), axis=1))
     untrained = load_pretrained(config).images("a cat", 3, noise)
     assert not np.array_equal(expected, untrained)
+
+
+def test_a_checkpoint_is_stamped_with_its_updates_not_its_epochs(trained: tuple[Config, Path]) -> None:
+    loaded = load_checkpoint(*trained)
+    assert (loaded.epoch, loaded.stamp.version, loaded.stamp.run_id) == (2, 7, "run")
 
 
 def test_sample_takes_a_checkpoint_by_its_uri(
