@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from actors.sampler import sample_group
 from common.cluster.process_name import process_name
 from common.errors import WeightsError
-from common.model.policy import Denoiser, Policy
+from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
+from common.model.trainable import Reference
 from common.model.weights import Weights, digest_tensors
 from common.stopwatch import Busy, Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup
@@ -50,7 +51,7 @@ class Actor:
     Holds one version of the weights at a time; a task of another version loads it first.
     """
 
-    def __init__(self, policy: Policy, reference: Denoiser, distribution: Steps, probe: Probe) -> None:
+    def __init__(self, policy: Policy, reference: Reference, distribution: Steps, probe: Probe) -> None:
         self._policy = policy
         self._reference = reference
         self._distribution = distribution
@@ -65,9 +66,14 @@ class Actor:
         return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
 
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
-        """Do one task. Images are uint8 (B, height, width, 3). Raises WeightsError, see `load`."""
+        """Do one task. Images are uint8 (B, height, width, 3).
+
+        Raises WeightsError where the weights, once loaded, are not what the task names, or where the policy
+        predicts with them what it predicted with others.
+        """
         started = Stopwatch.now()
-        self.load(weights, task.stamp)
+        if task.stamp != self._loaded:
+            self._load(weights, task.stamp)
         trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)
         report = SampleReport(
             stamp=task.stamp,
@@ -78,14 +84,7 @@ class Actor:
         )
         return trajectory, images, report
 
-    def load(self, weights: Weights, stamp: PolicyStamp) -> None:
-        """Make the policy hold the stamped weights, unless it does.
-
-        Raises WeightsError where the weights, once loaded, are not the stamped ones, or where the policy
-        predicts with them what it predicted with others.
-        """
-        if stamp == self._loaded:
-            return
+    def _load(self, weights: Weights, stamp: PolicyStamp) -> None:
         self._loaded = None
         tensors = weights.tensors(stamp)
         self._policy.load(tensors)

@@ -28,7 +28,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a process says once it is ready. base: digest of its pretrained model, see digest_base."""
+    """What a process says once it is ready. base: digest of its pretrained network, see digest_base."""
 
     place: Place
     base: str

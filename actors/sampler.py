@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.model.families.stable_diffusion import Condition
+from common.errors import WeightsError
+from common.model.guidance import Condition
 from common.model.noise import group_noise
-from common.model.policy import Denoiser, Policy
+from common.model.policy import Policy
 from common.model.steps import Steps
+from common.model.trainable import Denoiser, Reference
 from common.trajectory import Float32, PromptTask, TrajectoryGroup, separate_nodes
 
 
@@ -50,7 +52,7 @@ def log_probs(distribution: Steps, latents: Sequence[Tensor], means: Sequence[Te
 
 @torch.no_grad()
 def reference_log_ratios(
-    reference: Denoiser,
+    reference: Reference,
     distribution: Steps,
     latents: Sequence[Tensor],
     means: Sequence[Tensor],
@@ -63,19 +65,20 @@ def reference_log_ratios(
     """
     images, device = latents[0].shape[0], latents[0].device
     result = torch.zeros(images, len(distribution.stochastic_steps), device=device)
-    for column, step in enumerate(distribution.stochastic_steps):
-        output = reference.predict(latents[step], distribution.time(step, images), condition)
-        reference_mean = distribution.mean(latents[step], output, step)
-        result[:, column] = distribution.log_ratio(latents[step + 1], means[step], reference_mean, step)
+    with reference.active() as denoiser:
+        for column, step in enumerate(distribution.stochastic_steps):
+            output = denoiser.predict(latents[step], distribution.time(step, images), condition)
+            reference_mean = distribution.mean(latents[step], output, step)
+            result[:, column] = distribution.log_ratio(latents[step + 1], means[step], reference_mean, step)
     return result
 
 
 def sample_group(
-    task: PromptTask, policy: Policy, reference: Denoiser, distribution: Steps
+    task: PromptTask, policy: Policy, reference: Reference | None, distribution: Steps
 ) -> tuple[TrajectoryGroup, NDArray[np.uint8]]:
     """B trajectories of the task's prompt and their images, uint8 (B, height, width, 3).
 
-    The policy must hold the weights that the task names.
+    The policy must hold the weights that the task names. reference: None where no task asks for log ratios.
     """
     family = policy.family
     draws = len(distribution.stochastic_steps) + 1
@@ -102,7 +105,7 @@ def sample_group(
 
 def _log_ratio(
     task: PromptTask,
-    reference: Denoiser,
+    reference: Reference | None,
     distribution: Steps,
     latents: Sequence[Tensor],
     means: Sequence[Tensor],
@@ -113,4 +116,6 @@ def _log_ratio(
     if task.stamp.version == 0:
         # The policy is the reference (paper.md, identity 4).
         return np.zeros((task.images, len(distribution.stochastic_steps)), dtype=np.float32)
+    if reference is None:
+        raise WeightsError("A task asks for log ratios, but this process has no reference.")
     return reference_log_ratios(reference, distribution, latents, means, condition).cpu().numpy()

@@ -6,10 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+def plain_pipeline(family: Any) -> Any:
+    """diffusers' own pipeline of a loaded Stable Diffusion family's parts."""
+    text = family.text.encoders["text_encoder"]
+    name, config = family.scheduler
+    return StableDiffusionPipeline(
+        vae=family.images.vae,
+        text_encoder=text.encoder,
+        tokenizer=text.tokenizer,
+        unet=family.network,
+        scheduler=getattr(diffusers, name).from_config(dict(config)),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 @dataclass(frozen=True)

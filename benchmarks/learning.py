@@ -60,7 +60,7 @@ def bare_gradient(
     """The same pairs, step by step, as plain tensors."""
     rows, _, _, steps = wave.items
     return BareGradient(
-        unet=policy.guided.unet,
+        unet=policy.guided.network,
         latents=wave.latents[rows],
         timesteps=distribution.time(steps, len(steps)),
         condition=wave.condition["encoder_hidden_states"][0],

@@ -11,8 +11,9 @@ from pathlib import Path
 from benchmarks.report import RESULTS, Result
 from common.config.load import load_config
 from common.config.schema import Config
+from common.config.training import ModelSection, SamplingSection
 from common.errors import PrdpError
-from common.model.families.stable_diffusion import check_model_folder
+from common.model.families import check_model
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -48,7 +49,7 @@ def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str])
         "settings", nargs="*", metavar="key=value", help="settings of the configuration to change"
     )
     given = parser.parse_args(arguments)
-    check_model_folder(given.model)
+    check_model(ModelSection(path=given.model), SamplingSection())
     config = load_config(given.config, [f"model.path={given.model}", *given.settings])
     command = " ".join([f"python -m benchmarks.{name}", *arguments])
     return Options(config, given.repeats, given.warm_ups, given.out, command)

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from actors.actor import Actor
-from benchmarks.bare import BareSampler
+from benchmarks.bare import BareSampler, plain_pipeline
 from benchmarks.machine import Machine
 from benchmarks.options import Options, run
 from benchmarks.report import Result, raw_of, verdict_of
@@ -63,8 +63,8 @@ def bare_sampler(config: Config, policy: Policy) -> BareSampler:
     """A bare loop over the policy's own UNet."""
     family: Any = policy.family
     return BareSampler(
-        pipeline=family.pipeline,
-        scheduler=DDIMScheduler.from_config(family.scheduler_config),
+        pipeline=plain_pipeline(family),
+        scheduler=DDIMScheduler.from_config(dict(family.scheduler[1])),
         batch=config.sampling.images_per_prompt,
         steps=config.sampling.steps,
         guidance_scale=config.sampling.guidance_scale,

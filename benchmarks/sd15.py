@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler
 
 from actors.actor import Actor
-from benchmarks.bare import BareGradient, BareSampler
+from benchmarks.bare import BareGradient, BareSampler, plain_pipeline
 from benchmarks.machine import Machine
 from benchmarks.options import at_least_one
 from benchmarks.report import RESULTS, Result
 from benchmarks.sd15_shape import SD15, TINY, Shape, random_family
 from benchmarks.timing import Seconds, alternate
-from common.config.training import LoraPolicy
+from common.config.training import LoraPolicy, ModelSection
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen, Steps
@@ -103,8 +104,8 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
         )
 
     bare = BareSampler(
-        family.pipeline,
-        family.pipeline.scheduler,
+        plain_pipeline(family),
+        DDIMScheduler.from_config(dict(family.scheduler[1])),
         setting.images,
         setting.steps,
         setting.guidance_scale,
@@ -132,7 +133,7 @@ def _bare_gradient(
     passes = 1 if setting.guidance_scale == 1.0 else 2
     rows, _, _, steps = wave.items
     return BareGradient(
-        unet=policy.guided.unet,
+        unet=policy.guided.network,
         latents=wave.latents[rows].repeat_interleave(passes, 0),
         timesteps=distribution.time(steps, len(steps)).repeat_interleave(passes),
         condition=wave.condition["encoder_hidden_states"][0],
@@ -145,15 +146,16 @@ def measure(setting: Setting, repeats: int, warm_ups: int, command: str) -> Resu
     """Time sampling and learning against their bare sides; then the UNet's share of one sampling."""
     machine = Machine.here()
     family = random_family(setting.shape, setting.device)
-    policy = Policy.build(family, LoraPolicy(), setting.guidance_scale, "bfloat16")
+    model = ModelSection(path="random", precision="bfloat16")
+    policy = Policy.build(family, LoraPolicy(), setting.guidance_scale, model)
     chosen = Chosen(range(setting.steps - 1), math.inf)
-    steps = ddim_steps(family.scheduler_config, setting.steps, 1.0, chosen)
+    steps = ddim_steps(family.scheduler[1], setting.steps, 1.0, chosen)
     distribution = replace(steps, device=family.device)
     work = make_work(setting, policy, distribution)
     sample, bare = alternate([work.sample, work.sample_bare], repeats, warm_ups, setting.device)
     learn, least = alternate([work.learn, work.learn_bare], repeats, warm_ups, setting.device)
     clock = UnetClock(setting.device)
-    handles = clock.attach(policy.guided.unet)
+    handles = clock.attach(policy.guided.network)
     (watched,) = alternate([work.sample], 1, 0, setting.device)
     for handle in handles:
         handle.remove()

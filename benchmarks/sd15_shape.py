@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common.model.families.stable_diffusion import StableDiffusionFamily
+from common.model.families.stable_diffusion import StableDiffusionFamily, one_encoder
+from common.model.parts import ClipText, VaeDecoder
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CLIP_VOCABULARY = 49408
@@ -114,10 +115,12 @@ def random_family(shape: Shape, device: torch.device, seed: int = 0) -> StableDi
         module.requires_grad_(False).eval().to(device)
     size = shape.unet["sample_size"]
     return StableDiffusionFamily(
-        pipeline=pipeline,
-        unet=pipeline.unet,
-        scheduler_config=dict(pipeline.scheduler.config),
+        network=pipeline.unet,
+        text=one_encoder(ClipText(tokenizer, pipeline.text_encoder), device, offload=False),
+        images=VaeDecoder(pipeline.vae, chunk=8),
+        scheduler=("DDIMScheduler", dict(pipeline.scheduler.config)),
         latent_shape=(shape.unet["in_channels"], size, size),
+        size=(8 * size, 8 * size),
         device=device,
     )
 

@@ -45,7 +45,7 @@ class LoadedPolicy:
     def images(self, prompt: str, images: int, noise: NoiseKey) -> NDArray[np.uint8]:
         """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number."""
         task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
-        return sample_group(task, self.policy, self.policy, self.steps)[1]
+        return sample_group(task, self.policy, None, self.steps)[1]
 
 
 @dataclass(frozen=True)

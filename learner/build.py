@@ -9,9 +9,9 @@ import torch
 
 from common.config.schema import Config
 from common.config.training import OptimizerSection
-from common.model.loading import digest_base, load_policy
+from common.model.loading import Parts, digest_base, load_policy
 from common.model.policy import Policy
-from common.model.probe import PROMPT, Probe
+from common.model.probe import Probe
 from common.model.steps import Steps
 from learner.gradient import GradientEngine, Wave, to_device
 from learner.learner import Learner, LearnerSettings
@@ -49,8 +49,8 @@ def idle_wave(policy: Policy, distribution: Steps) -> Wave:
     """One item of finite numbers, for passes that only keep ranks in step."""
     family = policy.family
     step = distribution.stochastic_steps[0]
-    condition = {name: rows[:, None] for name, rows in policy.embed(PROMPT).items()}
-    kind = next(policy.guided.unet.parameters()).dtype
+    condition = {name: rows[:, None] for name, rows in policy.example().items()}
+    kind = torch.promote_types(next(policy.guided.network.parameters()).dtype, torch.float32)
     latents = torch.zeros(1, *family.latent_shape, device=family.device, dtype=kind)
     items = to_device(np.array([[0], [0], [0], [step]]), family.device)
     return Wave(latents, condition, items, places=())
@@ -58,8 +58,8 @@ def idle_wave(policy: Policy, distribution: Steps) -> Wave:
 
 def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
     """Load the model and make it ready to learn. Raises ModelError."""
-    policy, distribution = load_policy(config)
-    network = policy.guided.unet
+    policy, distribution = load_policy(config, Parts.NETWORK)
+    network = policy.guided.network
     if config.learner.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     base = digest_base(policy)

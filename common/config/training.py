@@ -13,7 +13,7 @@ class ModelSection(Section):
     """The pretrained text-to-image pipeline."""
 
     path: str = setting(
-        ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x or 2.x).", min_length=1
+        ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x, 2.x, XL).", min_length=1
     )
     revision: str = setting("main", "", "Hub revision; ignored for a folder.")
     variant: str = setting("", "", "Hub weight variant such as fp16; empty = the default files.")
@@ -21,8 +21,28 @@ class ModelSection(Section):
         "auto", "", "Where actors and learner compute; auto = CUDA where the process has a GPU."
     )
     precision: Literal["float32", "bfloat16"] = setting(
-        "float32", "", "Autocast type of the UNet's forward pass. Latents, log-probs: float32 or better."
+        "float32", "", "Autocast type of the network's forward pass. Latents, log-probs: float32 or better."
     )
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "",
+        "Type of the weights that are not trained: text encoders, VAE (float32 where it overflows) and, for "
+        "LoRA, the network. Trained weights are float32.",
+    )
+    channels_last: bool = setting(
+        True, "", "Keep a UNet's weights channels last on CUDA: faster."
+    )
+    compile: bool = setting(
+        False,
+        "",
+        "Compile the network's repeated blocks at first use (minutes). Actors and learner then run different "
+        "kernels: see policy/log_ratio_mismatch_max.",
+    )
+    offload_text_encoder: bool = setting(
+        False, "", "Keep text encoders on the CPU but while they embed a prompt that is not remembered."
+    )
+    vae_chunk: int = setting(8, "images", "Images that the VAE decodes in one pass.", ge=1)
+    vae_tiling: bool = setting(False, "", "Decode images in tiles: less memory, faint seams.")
 
 
 class LoraPolicy(Section):

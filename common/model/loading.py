@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from enum import Enum
 
 import torch
+from torch import nn
 
 from common.config.schema import Config
-from common.errors import ModelError, WeightsError
-from common.model.families.stable_diffusion import check_model_folder, load_family, read_scheduler_config
+from common.errors import WeightsError
+from common.model import families
+from common.model.parts import Source
 from common.model.policy import Policy
-from common.model.schedules import ddim_steps
-from common.model.steps import Chosen, Steps
+from common.model.steps import Steps
 from common.model.weights import digest_tensors
+
+
+class Parts(Enum):
+    """What of a pipeline a process loads."""
+
+    ALL = "all"
+    NETWORK = "network"
+    """Without text encoders and VAE: for a learner, whose trajectories carry their conditions."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -30,46 +37,55 @@ def check_model(config: Config) -> None:
 
     Reads small JSON files only. What a hub id holds is known when it is loaded.
     """
-    check_model_folder(config.model.path)
-    if Path(config.model.path).is_dir():
-        _steps(config, read_scheduler_config(Path(config.model.path)))
+    families.check_model(config.model, config.sampling)
 
 
-def load_policy(config: Config) -> tuple[Policy, Steps]:
+def load_policy(config: Config, parts: Parts = Parts.ALL) -> tuple[Policy, Steps]:
     """The policy at version 0, that is the pretrained model, and its steps. Raises ModelError."""
-    family = load_family(
-        config.model.path, choose_device(config.model.device), config.model.revision, config.model.variant
+    source = Source(
+        config.model,
+        choose_device(config.model.device),
+        network_only=parts is Parts.NETWORK,
+        trains_all=config.policy.kind == "full",
     )
-    steps = replace(_steps(config, family.scheduler_config), device=family.device)
-    policy = Policy.build(family, config.policy, config.sampling.guidance_scale, config.model.precision)
-    return policy, steps
+    family = families.load_family(source, config.sampling)
+    policy = Policy.build(family, config.policy, config.sampling.guidance_scale, config.model)
+    return policy, family.steps(config.sampling)
 
 
 def digest_base(policy: Policy) -> str:
-    """Digest (hex) of the pretrained model: all that an adapter is added to, and what decodes and embeds.
+    """Digest (hex) of the pretrained network, that is all that an adapter is added to.
 
-    Of a policy just loaded: a fully trained UNet is the pretrained one only until then.
+    Of a policy just loaded: a fully trained network is the pretrained one only until then.
     """
-    tensors = policy.family.tensors()
-    return digest_tensors({name: value for name, value in tensors.items() if "lora_" not in name})
+    return _digest({"network": policy.family.network})
+
+
+def digest_ends(policy: Policy) -> str:
+    """Digest (hex) of text encoders and VAE: what turns prompts into conditions and latents into images."""
+    network = policy.family.network
+    return _digest({part: one for part, one in policy.family.parts().items() if one is not network})
+
+
+def _digest(networks: Mapping[str, nn.Module]) -> str:
+    return digest_tensors(
+        {
+            f"{part}.{name}": value
+            for part, network in networks.items()
+            for name, value in network.state_dict().items()
+            if "lora_" not in name
+        }
+    )
 
 
 def check_base(base: str, wanted: str, who: str) -> None:
-    """Raise WeightsError where a process has loaded another pretrained model than the learner.
+    """Raise WeightsError where a process has loaded another pretrained model than another one.
 
-    base, wanted: its digest and the learner's. who: the process and its node, in words.
+    base, wanted: the digests of the two. who: the process and its node, in words.
     """
     if base != wanted:
         raise WeightsError(
-            f"{who} has loaded another pretrained model (digest {base[:12]}) than the learner "
+            f"{who} has loaded another pretrained model (digest {base[:12]}) than the others "
             f"({wanted[:12]}). Is model.path the same on all nodes, and has the hub's revision changed? Pin "
             "model.revision."
         )
-
-
-def _steps(config: Config, scheduler: Mapping[str, Any]) -> Steps:
-    sampling = config.sampling
-    if sampling.sampler.kind != "ddim":
-        raise ModelError(f"sampling.sampler is {sampling.sampler.kind}, which is for flow models; take ddim.")
-    chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain)
-    return ddim_steps(scheduler, sampling.steps, sampling.sampler.eta, chosen)

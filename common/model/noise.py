@@ -19,8 +19,8 @@ def image_generator(key: NoiseKey, image_index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=bits))
 
 
-def group_noise(key: NoiseKey, images: int, draws: int, shape: tuple[int, int, int]) -> Float32:
-    """Standard normal noise of one group, float32 (images, draws, C, H, W), drawn on the CPU.
+def group_noise(key: NoiseKey, images: int, draws: int, shape: tuple[int, ...]) -> Float32:
+    """Standard normal noise of one group, float32 (images, draws, *shape), drawn on the CPU.
 
     Draw 0 is x_T, draw k >= 1 the noise of the k-th stochastic step. Each image has a generator of its own,
     and the device of the policy has no say, so the bits depend on neither the number of images nor the kind

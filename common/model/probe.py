@@ -8,26 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.errors import WeightsError
-from common.model.families.stable_diffusion import Condition
+from common.model.guidance import Condition
 from common.model.policy import Policy
 from common.model.steps import Steps
 
-PROMPT = "a photograph of an astronaut"
 NUDGE = 0.1
 
 
 class Probe:
     """One item of a network's input, and what the policy predicted on it when it was last looked at."""
 
-    def __init__(self, policy: Policy, latents: Tensor, timesteps: Tensor, condition: Condition) -> None:
+    def __init__(self, policy: Policy, latents: Tensor, times: Tensor, condition: Condition) -> None:
         self._latents = latents
-        self._timesteps = timesteps
+        self._times = times
         self._condition = condition
         self._seen = self.output(policy)
 
@@ -35,20 +33,20 @@ class Probe:
     def of(policy: Policy, distribution: Steps) -> Probe:
         """The same numbers in every process, at the first step that enters the objective."""
         family = policy.family
-        kind = next(family.unet.parameters()).dtype
+        # Double where the network is: tests train such.
+        kind = torch.promote_types(next(policy.guided.network.parameters()).dtype, torch.float32)
         draw = torch.randn(1, *family.latent_shape, generator=torch.Generator().manual_seed(0))
         return Probe(
             policy,
             latents=draw.to(family.device, kind),
-            timesteps=distribution.time(distribution.stochastic_steps[0], 1),
-            condition=policy.embed(PROMPT),
+            times=distribution.time(distribution.stochastic_steps[0], 1),
+            condition=policy.example(),
         )
 
     @torch.no_grad()
     def output(self, policy: Policy) -> Tensor:
         """What the policy predicts, (1, C, H, W): one network pass without autocast, no guidance."""
-        plain = replace(policy.guided, guidance_scale=1.0, autocast=False)
-        return plain.predict(self._latents, self._timesteps, self._condition)
+        return policy.predict_plainly(self._latents, self._times, self._condition)
 
     def check_influence(self, policy: Policy, change: str) -> None:
         """Refuse a policy whose trained weights do not act. Call after they have become others.

@@ -150,7 +150,7 @@ def test_weights_that_act_on_nothing_are_refused(
     policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path))
     actor = Actor.of(policy, distribution)
     actor.sample(_task(published[0].stamp), published[0])
-    unet: Any = policy.guided.unet
+    unet: Any = policy.guided.network
     unet.disable_adapters()
     with pytest.raises(WeightsError, match=r"An actor loaded version 1 .* act on nothing"):
         actor.sample(_task(published[1].stamp), published[1])

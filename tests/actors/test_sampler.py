@@ -16,8 +16,9 @@ from torch import Tensor
 from actors.sampler import sample_group
 from common.model.loading import load_policy
 from common.model.noise import group_noise
-from common.model.policy import Denoiser, Policy
+from common.model.policy import Policy
 from common.model.steps import Steps
+from common.model.trainable import Denoiser, Reference
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 
@@ -41,7 +42,7 @@ def _task(images: int = 3, with_reference: bool = True) -> PromptTask:
 
 def _load(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
-) -> tuple[Policy, Denoiser, Steps]:
+) -> tuple[Policy, Reference, Steps]:
     policy, distribution = load_policy(make_config(request.getfixturevalue(model), tmp_path, overrides))
     return policy, policy.reference(), distribution
 
@@ -57,7 +58,7 @@ def _slow_log_probs(
     denoiser: Denoiser, policy: Policy, group: TrajectoryGroup, eta: float
 ) -> list[list[float]]:
     """log p(x_{t-1} | x_t) of each image and stochastic step, from diffusers' scheduler and the density."""
-    scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
+    scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler[1])
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
     scheduler.set_timesteps(len(group.times))
@@ -115,7 +116,7 @@ def test_latents_are_those_of_diffusers_loop(
     _perturb(policy, 0.05)
     group, images = sample_group(_task(), policy, reference, distribution)
     noise = torch.from_numpy(group_noise(KEY, 3, steps, policy.family.latent_shape))
-    scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler_config)
+    scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler[1])
     scheduler.set_timesteps(steps)
     scale, eta = (
         overrides.get("sampling.guidance_scale", 1.0),
@@ -127,7 +128,7 @@ def test_latents_are_those_of_diffusers_loop(
         assert int(timestep) == group.times[step]
         np.testing.assert_allclose(group.at(step), latents.numpy(), rtol=1e-4, atol=1e-4)
         with torch.no_grad():
-            output = policy.family.unet(torch.cat([latents] * 2), timestep, states).sample
+            output = policy.family.network(torch.cat([latents] * 2), timestep, states).sample
         empty, guided = output.chunk(2)
         last = step == steps - 1
         latents = scheduler.step(
@@ -179,7 +180,7 @@ def test_version_0_needs_no_reference_pass(request: pytest.FixtureRequest, tmp_p
     policy, reference, distribution = _load(request, tmp_path, *SETTINGS[0])
     task = replace(_task(), stamp=replace(STAMP, version=0))
     seen: list[int] = []
-    policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    policy.family.network.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
     group, _ = sample_group(task, policy, reference, distribution)
     assert len(seen) == 4
     assert group.log_ratio is not None

@@ -63,7 +63,7 @@ def test_sampling_sides_take_as_many_unet_items(config: Config) -> None:
 
     guided = at_guidance(config, 3.0)
     policy, distribution = load_policy(guided)
-    counted = _CountedCalls(policy.guided.unet)
+    counted = _CountedCalls(policy.guided.network)
     prompts = PromptStream(open_prompts(config.prompts.train), 0)
     actor = Actor.of(policy, distribution)
     without, _ = actor_calls(guided, policy, actor, prompts)
@@ -90,7 +90,7 @@ def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Co
     bare = bare_gradient(config, policy, distribution, wave)
     assert torch.equal(bare.latents[4 * 2 + 1], wave.latents[1 * 5 + 2])  # image 1 at step 2
     assert bare.timesteps[4 * 2 + 1] == distribution.times[2]
-    counted = _CountedCalls(policy.guided.unet)
+    counted = _CountedCalls(policy.guided.network)
     bare.accumulate()
     assert counted.sizes == [5, 5, 2]
     assert all(value.grad is not None for value in policy.trainable.parameters().values())

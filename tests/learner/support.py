@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from actors.sampler import denoise, log_probs
 from common.model.loading import load_policy
-from common.model.policy import Denoiser, Policy
+from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
+from common.model.trainable import Denoiser, Reference
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
 from learner.build import build_engine
 from learner.gradient import GradientEngine
@@ -34,12 +35,12 @@ ETA = 1.0
 
 def double_policy(
     pipeline: Path, folder: Path, overrides: Mapping[str, Any]
-) -> tuple[Policy, Denoiser, Steps]:
+) -> tuple[Policy, Reference, Steps]:
     """Policy, reference and step distribution of the configuration, all weights float64."""
     policy, distribution = load_policy(make_config(pipeline, folder, overrides))
     family: Any = policy.family
-    family.unet.double()
-    family.pipeline.text_encoder.double()
+    family.network.double()
+    family.text.encoders["text_encoder"].encoder.double()
     return policy, policy.reference(), distribution
 
 
@@ -55,7 +56,7 @@ def slow_log_prob(
     policy: Denoiser, family: Any, distribution: Steps, latents: Tensor, condition: Any
 ) -> Tensor:
     """log p of every image and stochastic step with its graph, (B, T_s), from diffusers' own step."""
-    scheduler: Any = DDIMScheduler.from_config(family.scheduler_config)
+    scheduler: Any = DDIMScheduler.from_config(family.scheduler[1])
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
     scheduler.set_timesteps(distribution.num_steps)
@@ -77,7 +78,7 @@ def slow_log_prob(
 
 def sample_double(
     policy: Policy,
-    reference: Denoiser,
+    reference: Reference,
     distribution: Steps,
     stamp: PolicyStamp,
     prompt: str,

@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.model.policy import Denoiser, Policy
+from common.model.policy import Policy
 from common.model.steps import Steps
+from common.model.trainable import Reference
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.learner import Learner
 from learner.parallel import Single
 from learner.report import Outcome
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
-Setup = tuple[Policy, Denoiser, Steps]
+Setup = tuple[Policy, Reference, Steps]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.errors import WeightsError
+from common.model.loading import load_policy
 from common.trajectory import PolicyStamp
 from learner.build import build_learner, build_old_policy
 from learner.objectives.prdp import Prdp
@@ -92,7 +93,8 @@ def test_gradient_checkpointing_changes_memory_and_not_the_update(
     for checkpointing in (False, True):
         config = make_config(tiny_pipeline, tmp_path, {"learner.gradient_checkpointing": checkpointing})
         learner = build_learner(config, "run", Single())
-        policy, distribution = learner._policy, learner._engine.steps
+        # A learner has no text encoder: its twin, an actor's, samples.
+        policy, distribution = load_policy(config)
         group = sample_double(
             policy, policy.reference(), distribution, learner.publish().stamp, "a cat", dtype=torch.float32
         )

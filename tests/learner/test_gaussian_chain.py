@@ -23,7 +23,8 @@ depend on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actors.sampler import sample_group
-from common.model.families.stable_diffusion import Condition
-from common.model.policy import FullTrainable, GuidedUnet, Policy
+from common.config.training import SamplingSection
+from common.model.guidance import Condition, Guidance, Unguided
+from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
+from common.model.trainable import FullTrainable, GuidedNetwork
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
 from learner.build import build_engine
 from learner.learner import Learner, LearnerSettings
@@ -72,18 +75,40 @@ class LinearFamily:
 
     latent_shape = SHAPE
     device = torch.device("cpu")
-    scheduler_config: dict[str, Any] = {}  # noqa: RUF012 - the protocol's type
 
-    def __init__(self, unet: nn.Module) -> None:
-        self.unet = unet
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The network alone."""
+        return {"network": self.network}
+
+    def guidance(self, scale: float) -> Guidance:
+        """None."""
+        return Unguided()
 
     def embed(self, prompts: Sequence[str]) -> Condition:
         """Nothing to condition on."""
         return {}
 
-    def predict(self, unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+    def negative(self) -> Condition:
+        """Nothing to condition on."""
+        return {}
+
+    example = negative
+
+    def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The linear mean's model output."""
-        return unet(latents, timesteps)
+        output: Tensor = network(latents, times)
+        return output
+
+    def steps(self, sampling: SamplingSection) -> Steps:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def save_adapter(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Not asked for."""
+        raise NotImplementedError
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """No picture."""
@@ -105,7 +130,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
     start = torch.randn(len(A), *SHAPE, generator=torch.Generator().manual_seed(0))
     unet = LinearMean(start.clone())
     family = LinearFamily(unet)
-    policy = Policy(family, FullTrainable(unet), GuidedUnet(family, unet, 1.0, autocast=False))
+    policy = Policy(family, FullTrainable(unet), GuidedNetwork(family, unet, Unguided(), autocast=False))
     distribution = Steps((3.0, 2.0, 1.0, 0.0), A, B, STD, stochastic_steps=(0, 1, 2))
     reference = policy.reference()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)

@@ -119,7 +119,8 @@ def test_chosen_items_pass_in_micro_batches_of_one_size(
     case = _case(request, tmp_path, model, overrides)
     expected, log_probs = case.whole_graph(case.masked(case.chosen))
     seen: list[int] = []
-    case.policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+    network: Any = case.policy.family.network
+    network.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
     engine = case.engine(4)
     values = engine.accumulate(case.wave, case.sums, case.chosen)
     _assert_equal(case.accumulated(), expected)
@@ -214,7 +215,8 @@ def test_passes_for_other_ranks_add_nothing(tiny_pipeline_v: Path, tmp_path: Pat
     case = Case(policy, distribution)
     expected, _ = case.whole_graph(case.coefficients)
     seen: list[int] = []
-    policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+    network: Any = policy.family.network
+    network.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
     lockstep = Lockstep(2)
     engine = make_engine(policy, distribution, 4, lockstep)
     engine.accumulate(case.wave, case.sums, case.everything)

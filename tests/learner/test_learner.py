@@ -154,9 +154,10 @@ def test_an_only_update_takes_no_extra_forward_pass(
     learner = make_learner(twins.policy, twins.distribution, updates=updates, step_norms_every=0)
     groups = twins.groups(learner.publish().stamp)
     seen: list[int] = []
-    twins.policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+    network = twins.policy.family.network
+    network.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
     learner.accumulate(groups)
-    passes = 2 if twins.policy.guided.guidance_scale > 1 else 1
+    passes = 2 if twins.policy.guided.guidance.rows > 1 else 1
     # 2 prompts x 3 images x 2 steps, cut across prompts and filled up to a multiple of 5.
     once = [5 * passes] * 3
     assert seen == once * (1 if updates == 1 else 2)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from common.errors import WeightsError
-from common.model.policy import Denoiser, Policy
+from common.model.policy import Policy
 from common.model.steps import Steps
+from common.model.trainable import Reference
 from common.trajectory import ScoredGroup
 from learner.learner import Learner
 from learner.old_policy import Online
@@ -34,13 +35,13 @@ def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
 
 
 @pytest.fixture
-def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Denoiser, Steps]:
+def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Reference, Steps]:
     """A LoRA policy with its reference, for what does not depend on the kind of policy."""
     return double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
 
 
 def test_the_mismatch_shows_an_actor_with_other_weights(
-    setup: tuple[Policy, Denoiser, Steps],
+    setup: tuple[Policy, Reference, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
@@ -59,7 +60,7 @@ def test_the_mismatch_shows_an_actor_with_other_weights(
 
 
 def test_later_updates_measure_movement_in_the_learners_own_numerics(
-    setup: tuple[Policy, Denoiser, Steps],
+    setup: tuple[Policy, Reference, Steps],
 ) -> None:
     """An actor that rounds otherwise must not look like a policy that has moved."""
     policy, reference, distribution = setup
@@ -79,7 +80,7 @@ def test_later_updates_measure_movement_in_the_learners_own_numerics(
 
 
 def test_step_norms_are_of_the_first_groups_own_gradient(
-    setup: tuple[Policy, Denoiser, Steps],
+    setup: tuple[Policy, Reference, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, updates=2, max_norm=1e9)
@@ -95,7 +96,7 @@ def test_step_norms_are_of_the_first_groups_own_gradient(
 
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"digest": "0" * 64}, {"run_id": "another run"}])
-def test_foreign_stamps_are_refused(setup: tuple[Policy, Denoiser, Steps], change: dict[str, Any]) -> None:
+def test_foreign_stamps_are_refused(setup: tuple[Policy, Reference, Steps], change: dict[str, Any]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     stamp = replace(learner.publish().stamp, **change)
@@ -105,7 +106,7 @@ def test_foreign_stamps_are_refused(setup: tuple[Policy, Denoiser, Steps], chang
     assert learner.finish_update().applied is False
 
 
-def test_versions_too_old_are_refused(setup: tuple[Policy, Denoiser, Steps]) -> None:
+def test_versions_too_old_are_refused(setup: tuple[Policy, Reference, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, old_policy=Online(remembered=2))
     stamps = []
@@ -119,7 +120,7 @@ def test_versions_too_old_are_refused(setup: tuple[Policy, Denoiser, Steps]) -> 
         learner.accumulate([scored(group, [0.1, 0.2, 0.3])])
 
 
-def test_another_step_distribution_is_refused(setup: tuple[Policy, Denoiser, Steps]) -> None:
+def test_another_step_distribution_is_refused(setup: tuple[Policy, Reference, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
@@ -129,7 +130,7 @@ def test_another_step_distribution_is_refused(setup: tuple[Policy, Denoiser, Ste
 
 
 def test_an_update_without_an_untied_pair_is_skipped(
-    setup: tuple[Policy, Denoiser, Steps],
+    setup: tuple[Policy, Reference, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.5)
@@ -157,7 +158,7 @@ def test_an_update_without_an_untied_pair_is_skipped(
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_forgotten(
-    setup: tuple[Policy, Denoiser, Steps],
+    setup: tuple[Policy, Reference, Steps],
 ) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
@@ -172,7 +173,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_forgotten(
     assert all(bool(torch.isfinite(value).all()) for value in policy.trainable.parameters().values())
 
 
-def test_moving_averages_follow_the_weights(setup: tuple[Policy, Denoiser, Steps]) -> None:
+def test_moving_averages_follow_the_weights(setup: tuple[Policy, Reference, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.75)
     expected = _snapshot(policy)
@@ -186,7 +187,7 @@ def test_moving_averages_follow_the_weights(setup: tuple[Policy, Denoiser, Steps
     assert not make_learner(policy, distribution).averages
 
 
-def test_published_weights_are_those_of_the_policy(setup: tuple[Policy, Denoiser, Steps]) -> None:
+def test_published_weights_are_those_of_the_policy(setup: tuple[Policy, Reference, Steps]) -> None:
     policy, _, distribution = setup
     learner = make_learner(policy, distribution)
     first, again = learner.publish(), learner.publish()

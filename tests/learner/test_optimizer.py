@@ -66,14 +66,14 @@ def test_weights_that_are_not_finite_are_an_error(optimizer: CheckedOptimizer) -
 
 
 def test_a_step_of_weights_that_act_on_nothing_is_an_error(optimizer: CheckedOptimizer) -> None:
-    unet: Any = optimizer.policy.guided.unet
+    unet: Any = optimizer.policy.guided.network
     unet.disable_adapters()
     with pytest.raises(WeightsError, match="act on nothing"):
         optimizer.step(0, gradients(optimizer.policy, 0))
 
 
 def test_a_step_without_a_gradient_need_not_show(optimizer: CheckedOptimizer) -> None:
-    unet: Any = optimizer.policy.guided.unet
+    unet: Any = optimizer.policy.guided.network
     unet.disable_adapters()
     for value in optimizer.policy.trainable.parameters().values():
         value.grad = torch.zeros_like(value)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from common.errors import ModelError, WeightsError
-from common.model.loading import check_base, choose_device, digest_base, load_policy
+from common.model.guidance import ClassifierFree
+from common.model.loading import Parts, check_base, choose_device, digest_base, digest_ends, load_policy
 from tests.tiny_config import make_config
 
 
@@ -23,7 +24,7 @@ def test_the_sampling_section_makes_the_step_distribution(tiny_pipeline: Path, t
     }
     policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path, settings))
     _, whole = load_policy(make_config(tiny_pipeline, tmp_path, {"sampling.steps": 5}))
-    assert policy.guided.guidance_scale == 2.5
+    assert policy.guided.guidance == ClassifierFree(2.5)
     assert distribution.stochastic_steps == (0, 2)
     assert whole.stochastic_steps == (0, 1, 2, 3)
     assert distribution.times == whole.times
@@ -51,7 +52,7 @@ def test_devices() -> None:
     assert choose_device("auto").type == expected
 
 
-def test_the_digest_of_the_pretrained_model_is_of_all_that_no_adapter_adds(
+def test_the_digest_of_the_pretrained_network_is_of_all_that_no_adapter_adds(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     kinds = [{"kind": "lora", "rank": 2}, {"kind": "full"}]
@@ -62,11 +63,31 @@ def test_the_digest_of_the_pretrained_model_is_of_all_that_no_adapter_adds(
             value.add_(1.0)
     assert digest_base(lora) == base
     check_base(base, base, "An actor")
-    for part in ("unet", "vae", "text_encoder"):
-        names = [name for name in full.family.tensors() if name.startswith(f"{part}.")]
-        before = digest_base(full)
+    for part, digest in {"unet": digest_base, "vae": digest_ends, "text_encoder": digest_ends}.items():
+        before = digest(full)
         with torch.no_grad():
-            full.family.tensors()[names[-1]].add_(1.0)
-        assert digest_base(full) != before
+            next(iter(full.family.parts()[part].state_dict().values())).add_(1.0)
+        assert digest(full) != before
     with pytest.raises(WeightsError, match="actor 1 has loaded another pretrained model"):
         check_base(digest_base(full), base, "actor 1")
+
+
+def test_a_learner_loads_the_network_alone(tiny_pipeline: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_pipeline, tmp_path, {"sampling.guidance_scale": 3.0})
+    (whole, steps), (alone, same_steps) = load_policy(config), load_policy(config, Parts.NETWORK)
+    assert set(alone.family.parts()) == {"unet"}
+    assert digest_base(alone) == digest_base(whole)
+    assert same_steps == steps
+    assert alone.schedule(steps) == whole.schedule(steps)
+    condition = whole.embed("a cat")
+    example = alone.example()
+    assert {name: rows[0].shape[-1] for name, rows in example.items()} == {
+        name: rows[0].shape[-1] for name, rows in condition.items()
+    }
+    batch = torch.randn(2, 4, 8, 8), torch.tensor([900.0, 100.0])
+    with torch.no_grad():
+        assert torch.equal(alone.predict(*batch, condition), whole.predict(*batch, condition))
+        alone.predict(*batch, example)
+    for needed in (lambda: alone.embed("a cat"), lambda: alone.family.decode(batch[0])):
+        with pytest.raises(ModelError, match="not loaded"):
+            needed()

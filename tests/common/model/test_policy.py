@@ -14,11 +14,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from actors.sampler import denoise
 from common.config.training import LoraPolicy
 from common.errors import ModelError, WeightsError
-from common.model.families.stable_diffusion import load_family
 from common.model.loading import load_policy
-from common.model.policy import LORA_FILE, Policy, add_lora
+from common.model.policy import Policy
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen
+from common.model.trainable import LORA_FILE
 from tests.tiny_config import make_config
 
 KINDS = {"lora": {"kind": "lora", "rank": 2, "alpha": 6}, "full": {"kind": "full"}}
@@ -59,8 +59,8 @@ def test_guidance_moves_away_from_the_empty_prompt(
         result = policy.predict(latents, timesteps, policy.embed("a cat"))
         for item in range(3):
             one = slice(item, item + 1)
-            guided = policy.family.unet(latents[one], timesteps[one], states[:1]).sample
-            empty = policy.family.unet(latents[one], timesteps[one], states[1:]).sample
+            guided = policy.family.network(latents[one], timesteps[one], states[:1]).sample
+            empty = policy.family.network(latents[one], timesteps[one], states[1:]).sample
             expected = empty + scale * (guided - empty)
             torch.testing.assert_close(result[one], expected, rtol=1e-4, atol=1e-5)
             assert not torch.allclose(result[one], guided, atol=1e-3)
@@ -72,7 +72,7 @@ def test_guidance_one_takes_one_unet_pass(
 ) -> None:
     policy = _policy(tiny_pipeline, tmp_path, "full", sampling__guidance_scale=scale)
     seen: list[int] = []
-    policy.family.unet.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+    policy.family.network.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
     policy.predict(*_batch(), policy.embed("a cat"))
     assert seen == rows
 
@@ -109,12 +109,12 @@ def test_the_reference_of_lora_leaves_the_adapter_on(tiny_pipeline: Path, tmp_pa
 
 def test_what_is_trained(tiny_pipeline: Path, tmp_path: Path) -> None:
     lora = _policy(tiny_pipeline, tmp_path, "lora")
-    wanted = {name for name, value in lora.family.unet.named_parameters() if value.requires_grad}
+    wanted = {name for name, value in lora.family.network.named_parameters() if value.requires_grad}
     assert set(lora.trainable.parameters()) == wanted
     # Two matrices for each of four projections of two attentions in each of four transformer blocks.
     assert len(wanted) == 2 * 4 * 2 * 4
     full = _policy(tiny_pipeline, tmp_path, "full")
-    assert set(full.trainable.parameters()) == {name for name, _ in full.family.unet.named_parameters()}
+    assert set(full.trainable.parameters()) == {name for name, _ in full.family.network.named_parameters()}
     assert all(value.requires_grad for value in full.trainable.parameters().values())
 
 
@@ -156,10 +156,11 @@ def test_load_refuses_what_does_not_fit(tiny_pipeline: Path, tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("targets", [("nowhere",), ("to_q", "o_k")])
-def test_a_target_that_binds_nothing_is_refused(tiny_pipeline: Path, targets: tuple[str, ...]) -> None:
-    family = load_family(str(tiny_pipeline), torch.device("cpu"))
+def test_a_target_that_binds_nothing_is_refused(
+    tiny_pipeline: Path, tmp_path: Path, targets: tuple[str, ...]
+) -> None:
     with pytest.raises(ModelError, match=f"names '{targets[-1]}', which no module"):
-        add_lora(family, LoraPolicy(target_modules=targets))
+        load_policy(make_config(tiny_pipeline, tmp_path, {"policy.target_modules": targets}))
 
 
 def test_bfloat16_forward_keeps_latents_and_results_in_float32(tiny_pipeline: Path, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
 ) -> None:
     pipeline: Path = request.getfixturevalue(model)
     policy = _policy(pipeline, tmp_path, kind, sampling__guidance_scale=scale)
-    distribution = ddim_steps(policy.family.scheduler_config, 7, 1.0, Chosen((), 1.0))
+    distribution = ddim_steps(policy.family.scheduler[1], 7, 1.0, Chosen((), 1.0))
     noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     untrained = denoise(policy, distribution, noise, policy.embed("a red cat"))[0][-1]
     _update(policy)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.errors import WeightsError
+from common.model.guidance import ClassifierFree
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
@@ -54,7 +55,7 @@ def test_every_process_sees_the_same_and_a_change_shows(
 def test_guidance_and_autocast_stay_out_of_it(tiny_pipeline: Path, tmp_path: Path, kind: str) -> None:
     policy, distribution = loaded(tiny_pipeline, tmp_path, kind)
     probe = Probe.of(policy, distribution)
-    guided = replace(policy, guided=replace(policy.guided, guidance_scale=7.0, autocast=True))
+    guided = replace(policy, guided=replace(policy.guided, guidance=ClassifierFree(7.0), autocast=True))
     assert torch.equal(probe.output(policy), probe.output(guided))
 
 
@@ -72,7 +73,7 @@ def test_a_change_too_small_to_show_is_no_error_and_leaves_no_trace(
 
 def test_an_adapter_that_is_switched_off_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
     policy, distribution = loaded(tiny_pipeline, tmp_path, "lora")
-    unet: Any = policy.guided.unet
+    unet: Any = policy.guided.network
     unet.disable_adapters()
     probe = Probe.of(policy, distribution)
     move(policy, 1.0)

@@ -13,16 +13,26 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
-from common.model.families.stable_diffusion import PipelineFamily, check_model_folder, load_family
+from common.model.families import check_model, load_family
+from common.model.families.stable_diffusion import StableDiffusionFamily
+from common.model.parts import EMBEDDED_PROMPTS, Source
 
 CPU = torch.device("cpu")
+SAMPLING = SamplingSection(steps=4, stochastic_steps="all_but_last")
 PROMPTS = ("a cat", "a very long prompt that does not fit into the few tokens of the tiny model, by far", "")
 
 
+def load(folder: Path, sampling: SamplingSection = SAMPLING, **model: Any) -> Any:
+    return load_family(Source(ModelSection(path=str(folder), **model), CPU), sampling)
+
+
 @pytest.fixture(scope="module")
-def family(tiny_pipeline: Path) -> PipelineFamily:
-    return load_family(str(tiny_pipeline), CPU)
+def family(tiny_pipeline: Path) -> StableDiffusionFamily:
+    loaded = load(tiny_pipeline)
+    assert isinstance(loaded, StableDiffusionFamily)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,7 @@ def plain(tiny_pipeline: Path) -> Any:
     return pipeline
 
 
-def test_embedding_is_that_of_diffusers(family: PipelineFamily, plain: Any) -> None:
+def test_embedding_is_that_of_diffusers(family: StableDiffusionFamily, plain: Any) -> None:
     own = family.embed(PROMPTS)["encoder_hidden_states"]
     for row, prompt in zip(own, PROMPTS, strict=True):
         expected, empty = plain.encode_prompt(prompt, CPU, 1, do_classifier_free_guidance=True)
@@ -42,7 +52,7 @@ def test_embedding_is_that_of_diffusers(family: PipelineFamily, plain: Any) -> N
     assert not torch.allclose(own[0], own[1])
 
 
-def test_pictures_are_those_of_diffusers(family: PipelineFamily, plain: Any) -> None:
+def test_pictures_are_those_of_diffusers(family: StableDiffusionFamily, plain: Any) -> None:
     latents = torch.randn(3, *family.latent_shape, generator=torch.Generator().manual_seed(0))
     pixels = family.decode(latents)
     with torch.no_grad():
@@ -52,9 +62,10 @@ def test_pictures_are_those_of_diffusers(family: PipelineFamily, plain: Any) -> 
     assert np.array_equal(pixels, np.stack([np.asarray(picture) for picture in pictures]))
 
 
-def test_loaded_parts_are_frozen_and_in_evaluation_mode(family: PipelineFamily) -> None:
+def test_loaded_parts_are_frozen_and_in_evaluation_mode(family: StableDiffusionFamily) -> None:
     assert family.latent_shape == (4, 8, 8)
-    for module in (family.unet, family.pipeline.vae, family.pipeline.text_encoder):  # type: ignore[attr-defined]
+    assert set(family.parts()) == {"unet", "vae", "text_encoder"}
+    for module in family.parts().values():
         assert not module.training
         assert not any(value.requires_grad for value in module.parameters())
         # CPU kernels round by alignment: a copy of the weights must lie as they do.
@@ -65,7 +76,7 @@ def test_loaded_parts_are_frozen_and_in_evaluation_mode(family: PipelineFamily) 
 def test_clip_sample_is_switched_off_as_diffusers_does(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = _copy(tiny_pipeline, tmp_path)
     _edit("scheduler/scheduler_config.json", clip_sample=True)(folder)
-    assert load_family(str(folder), CPU).scheduler_config["clip_sample"] is False
+    assert load(folder).scheduler[1]["clip_sample"] is False
 
 
 def _copy(source: Path, folder: Path) -> Path:
@@ -115,8 +126,8 @@ def _cut(name: str) -> Callable[[Path], None]:
             _edit("scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
             "scheduler is FlowMatchEulerDiscreteScheduler; supported",
         ),
-        (_edit("scheduler/scheduler_config.json", prediction_type="flow"), "predicts 'flow'"),
-        (_edit("scheduler/scheduler_config.json", thresholding=True), "thresholding: true"),
+        (_edit("scheduler/scheduler_config.json", prediction_type="flow"), "prediction_type: 'flow'"),
+        (_edit("scheduler/scheduler_config.json", thresholding=True), "thresholding: True"),
         (_remove("unet"), r"incomplete: unet/ holds no config\.json"),
         (_remove("vae/config.json"), r"incomplete: vae/ holds no config\.json"),
         (_remove("text_encoder"), r"incomplete: text_encoder/ holds no config\.json"),
@@ -127,20 +138,20 @@ def test_folders_that_are_no_pipeline_are_refused_without_loading(
     tiny_pipeline: Path, tmp_path: Path, change: Callable[[Path], None], reason: str
 ) -> None:
     folder = _copy(tiny_pipeline, tmp_path)
-    check_model_folder(str(folder))
+    check_model(ModelSection(path=str(folder)), SAMPLING)
     change(folder)
     with pytest.raises(ModelError, match=reason):
-        check_model_folder(str(folder))
+        check_model(ModelSection(path=str(folder)), SAMPLING)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_remove("unet/diffusion_pytorch_model.safetensors"), "does not load as a Stable Diffusion pipeline"),
-        (_cut("unet/diffusion_pytorch_model.safetensors"), "does not load as a Stable Diffusion pipeline"),
-        (_cut("text_encoder/model.safetensors"), "does not load as a Stable Diffusion pipeline"),
-        (_edit("unet/config.json", block_out_channels=[16, 32]), "does not load as a Stable Diffusion"),
-        (_edit("text_encoder/config.json", hidden_size=32), "does not load as a Stable Diffusion pipeline"),
+        (_remove("unet/diffusion_pytorch_model.safetensors"), "does not load"),
+        (_cut("unet/diffusion_pytorch_model.safetensors"), "does not load"),
+        (_cut("text_encoder/model.safetensors"), "does not load"),
+        (_edit("unet/config.json", block_out_channels=[16, 32]), "does not load|lack"),
+        (_edit("text_encoder/config.json", hidden_size=32), "does not load"),
         (_edit("unet/config.json", sample_size=None), "has sample_size None"),
     ],
 )
@@ -150,14 +161,87 @@ def test_damaged_folders_are_refused_by_loading(
     folder = _copy(tiny_pipeline, tmp_path)
     change(folder)
     with pytest.raises(ModelError, match=reason):
-        load_family(str(folder), CPU)
+        load(folder)
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "~/model", "word", "a/b/c"])
 def test_paths_that_are_neither_folder_nor_hub_id_are_refused(source: str) -> None:
     with pytest.raises(ModelError, match="neither a folder nor a hub id"):
-        check_model_folder(source)
+        check_model(ModelSection(path=source), SAMPLING)
 
 
 def test_a_hub_id_is_left_to_loading() -> None:
-    check_model_folder("owner/name")
+    check_model(ModelSection(path="owner/name"), SAMPLING)
+
+
+def test_a_prompt_is_embedded_alone_and_remembered(family: StableDiffusionFamily) -> None:
+    calls: list[int] = []
+    assert family.text is not None
+    encoder = family.text.encoders["text_encoder"].encoder
+    handle = encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    prompts = [f"prompt {number}" for number in range(EMBEDDED_PROMPTS)]
+    together = family.embed(prompts[:3])["encoder_hidden_states"]
+    assert len(calls) == 3
+    for row, prompt in zip(together, prompts, strict=False):
+        assert torch.equal(family.embed([prompt])["encoder_hidden_states"][0], row)
+    assert len(calls) == 3
+    for prompt in prompts:
+        family.embed([prompt])
+    family.embed(["one more"])
+    assert len(calls) == EMBEDDED_PROMPTS + 1
+    family.embed(prompts[:1])
+    handle.remove()
+    assert len(calls) == EMBEDDED_PROMPTS + 2
+
+
+def test_prompts_that_do_not_fit_are_counted_and_said_once(
+    tiny_pipeline: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = load(tiny_pipeline)
+    fresh.embed([PROMPTS[1] + str(number) for number in range(3)])
+    fresh.embed(["a cat"])
+    assert fresh.text.encoders["text_encoder"].cut_prompts == 3
+    assert len([record for record in caplog.records if "tokens" in record.message]) == 1
+
+
+def test_an_offloaded_text_encoder_comes_back(tiny_pipeline: Path, family: StableDiffusionFamily) -> None:
+    offloaded = load(tiny_pipeline, offload_text_encoder=True)
+    for prompt in PROMPTS[:1] * 2:
+        embedded = offloaded.embed([prompt])["encoder_hidden_states"]
+        assert torch.equal(embedded, family.embed([prompt])["encoder_hidden_states"])
+
+
+def test_images_are_decoded_in_chunks(tiny_pipeline: Path, family: StableDiffusionFamily) -> None:
+    latents = torch.randn(5, *family.latent_shape, generator=torch.Generator().manual_seed(0))
+    small = load(tiny_pipeline, vae_chunk=2)
+    seen: list[int] = []
+    small.images.vae.decoder.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    pixels = small.decode(latents)
+    assert seen == [2, 2, 1]
+    assert np.abs(pixels.astype(int) - family.decode(latents)).max() <= 1
+
+
+def test_another_size_of_images(tiny_pipeline: Path) -> None:
+    other = load(tiny_pipeline, SAMPLING.model_copy(update={"height": 32, "width": 96}))
+    assert (other.latent_shape, other.size) == ((4, 4, 12), (32, 96))
+    assert other.decode(torch.zeros(1, 4, 4, 12)).shape == (1, 32, 96, 3)
+    with pytest.raises(ModelError, match=r"sampling\.width is 63.* multiple of 8"):
+        load(tiny_pipeline, SAMPLING.model_copy(update={"width": 63}))
+
+
+def test_untrained_weights_in_bfloat16(tiny_pipeline: Path, family: StableDiffusionFamily) -> None:
+    small = load(tiny_pipeline, dtype="bfloat16")
+    kinds = {name: next(part.parameters()).dtype for name, part in small.parts().items()}
+    # The VAE's configuration says force_upcast.
+    assert kinds == {"unet": torch.bfloat16, "text_encoder": torch.bfloat16, "vae": torch.float32}
+    states = small.embed(["a cat"])["encoder_hidden_states"]
+    assert states.dtype == torch.float32
+    torch.testing.assert_close(states, family.embed(["a cat"])["encoder_hidden_states"], rtol=0.05, atol=0.05)
+    latents, times = torch.randn(2, 4, 8, 8), torch.tensor([900.0, 100.0])
+    with torch.no_grad():
+        outputs = [
+            one.forward(one.network, latents, times, {"encoder_hidden_states": states.repeat(2, 1, 1)})
+            for one in (small, family)
+        ]
+    assert outputs[0].dtype == torch.float32
+    torch.testing.assert_close(*outputs, rtol=0.1, atol=0.1)

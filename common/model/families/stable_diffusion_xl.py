@@ -1,0 +1,118 @@
+"""Stable Diffusion XL: two CLIP text encoders, their pooled vector, and ids of the image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from common.config.training import SamplingSection
+from common.errors import ModelError
+from common.model.families.base import UnetFamily, discrete_steps, made_up, unet_sizes
+from common.model.guidance import Condition
+from common.model.parts import ClipText, Source, TextStage, VaeDecoder
+
+TOKENS = 77
+
+
+@dataclass(frozen=True)
+class StableDiffusionXLFamily(UnetFamily):
+    """Conditioned on both encoders' last but one hidden states side by side, a pooled vector and size ids.
+
+    zero_negative: whether guidance moves away from zeros instead of the empty prompt.
+    """
+
+    PIPELINE = StableDiffusionXLPipeline
+    FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "unet": ("config.json",),
+        "vae": ("config.json",),
+        "text_encoder": ("config.json",),
+        "text_encoder_2": ("config.json",),
+        "tokenizer": ("tokenizer.json", "vocab.json"),
+        "tokenizer_2": ("tokenizer.json", "vocab.json"),
+    }
+
+    zero_negative: bool
+
+    @staticmethod
+    def check(source: Source, sampling: SamplingSection) -> None:
+        """See FolderCheck."""
+        discrete_steps(*source.scheduler(), sampling, source.device)
+
+    @staticmethod
+    def load(source: Source, sampling: SamplingSection) -> StableDiffusionXLFamily:
+        """See FolderCheck."""
+        unet = source.network(UNet2DConditionModel, "unet", source.network_dtype)
+        if unet.config.addition_embed_type != "text_time":
+            raise ModelError(f"{source.settings.path!r}: the UNet is not one of Stable Diffusion XL.")
+        vae = source.config(AutoencoderKL, "vae")
+        return StableDiffusionXLFamily(
+            network=unet,
+            text=None if source.network_only else _text(source),
+            images=None if source.network_only else VaeDecoder.load(source, vae),
+            scheduler=source.scheduler(),
+            device=source.device,
+            zero_negative=bool(source.index().get("force_zeros_for_empty_prompt", True)),
+            **unet_sizes(source, unet.config, vae, sampling),
+        )
+
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """See Family."""
+        return {**super().embed(prompts), "time_ids": self._time_ids(len(prompts))}
+
+    def negative(self) -> Condition:
+        """Zeros or the empty prompt's, as the pipeline's configuration says; size ids as for any prompt."""
+        empty = self.embed([""])
+        if not self.zero_negative:
+            return empty
+        zeros = {name: torch.zeros_like(rows) for name, rows in empty.items()}
+        return {**zeros, "time_ids": empty["time_ids"]}
+
+    def example(self) -> Condition:
+        """See Family."""
+        config = self.network.config
+        # What is not the six size ids' of the added vector is the pooled one.
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return {
+            "encoder_hidden_states": made_up(1, TOKENS, config.cross_attention_dim).to(self.device),
+            "text_embeds": made_up(1, pooled).to(self.device),
+            "time_ids": self._time_ids(1),
+        }
+
+    def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Family."""
+        kind = next(network.parameters()).dtype
+        rows = {name: value.to(kind) for name, value in condition.items()}
+        states = rows.pop("encoder_hidden_states")
+        output: Tensor = network(latents.to(kind), times, states, added_cond_kwargs=rows, return_dict=False)[
+            0
+        ]
+        return output.to(latents.dtype)
+
+    def _time_ids(self, rows: int) -> Tensor:
+        """Original size, top left of the crop, target size: float32 (rows, 6)."""
+        ids = torch.tensor([[*self.size, 0, 0, *self.size]], dtype=torch.float32, device=self.device)
+        return ids.repeat(rows, 1)
+
+
+def _text(source: Source) -> TextStage:
+    kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
+    encoders = {
+        f"text_encoder{suffix}": ClipText(
+            source.tokenizer(CLIPTokenizer, f"tokenizer{suffix}"),
+            source.network(kind, f"text_encoder{suffix}", source.dtype),
+        )
+        for suffix, kind in kinds.items()
+    }
+
+    def encode(prompt: str) -> Condition:
+        outputs = [encoder(prompt, source.device) for encoder in encoders.values()]
+        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return {"encoder_hidden_states": states, "text_embeds": outputs[-1].text_embeds}
+
+    return TextStage(encoders, source.device, source.settings.offload_text_encoder, encode)

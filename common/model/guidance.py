@@ -1,0 +1,106 @@
+"""Guidance. The guided prediction defines the policy, for theta, old and reference alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Condition = Mapping[str, Tensor]
+"""What the network is conditioned on, by the name of its argument; each tensor has a row a prompt or item."""
+
+Forward = Callable[[Tensor, Tensor, Condition], Tensor]
+"""One pass of a network: latents (M, ...), times (M,), condition of M rows -> (M, ...)."""
+
+
+class Guidance(Protocol):
+    """Turns passes of a network into one prediction."""
+
+    @property
+    def rows(self) -> int:
+        """Of a prompt's condition: 1, or 2 where guidance moves away from another prompt."""
+        ...
+
+    def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """The guided prediction, (M, ...).
+
+        condition: one prompt's, `rows` rows; or that of M items, M rows of the prompts', then as many of
+        those moved away from.
+        """
+        ...
+
+
+def _each(rows: Tensor, kinds: int, items: int) -> Tensor:
+    """A condition's rows for each of the items."""
+    return rows.repeat_interleave(items, 0) if len(rows) == kinds else rows
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """The prediction for the prompt, in one pass."""
+
+    rows: int = 1
+
+    def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Guidance."""
+        items = len(latents)
+        return forward(latents, times, {name: _each(rows, 1, items) for name, rows in condition.items()})
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """f = f_negative + scale (f_prompt - f_negative), both in one pass of twice the items."""
+
+    scale: float
+    rows: int = 2
+
+    def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Guidance."""
+        negative, prompt = _both(forward, latents, times, condition)
+        return negative + self.scale * (prompt - negative)
+
+
+@dataclass(frozen=True)
+class NormPreserving:
+    """Classifier-free guidance scaled to the length of the prompt's own prediction, over the last axis."""
+
+    scale: float
+    rows: int = 2
+
+    def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Guidance."""
+        negative, prompt = _both(forward, latents, times, condition)
+        guided = negative + self.scale * (prompt - negative)
+        lengths = [torch.linalg.vector_norm(value, dim=-1, keepdim=True) for value in (prompt, guided)]
+        return guided * (lengths[0] / lengths[1])
+
+
+@dataclass(frozen=True)
+class EmbeddedScale:
+    """The network takes the scale as an input, `guidance`, float32 (M,): one pass."""
+
+    scale: float
+    rows: int = 1
+
+    def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Guidance."""
+        scale = torch.full_like(times, self.scale, dtype=torch.float32)
+        return Unguided().predict(
+            lambda x, t, rows: forward(x, t, {**rows, "guidance": scale}), latents, times, condition
+        )
+
+
+def classifier_free(scale: float) -> Guidance:
+    """Scale 1 is no guidance, and takes one pass of the items."""
+    return Unguided() if scale == 1.0 else ClassifierFree(scale)
+
+
+def _both(forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+    items = len(latents)
+    rows = {name: _each(value, 2, items).roll(items, 0) for name, value in condition.items()}
+    twice = latents.repeat(2, *[1] * (latents.dim() - 1))
+    negative, prompt = forward(twice, times.repeat(2), rows).chunk(2)
+    return negative, prompt

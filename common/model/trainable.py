@@ -1,0 +1,224 @@
+"""What of a network is trained, LoRA or all of it; how it is saved; and what the untrained network is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from common.config.training import FullPolicy, LoraPolicy
+from common.errors import ModelError
+from common.model.families.base import Family
+from common.model.guidance import Condition, Guidance
+from common.model.weights import order_metadata
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers looks for in a folder of LoRA weights."""
+
+
+class Denoiser(Protocol):
+    """Predicts under guidance. The policy is one, its reference another."""
+
+    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """Guided output of the network.
+
+        latents (M, ...), times float32 (M,) -> (M, ...). condition: see Guidance.
+        """
+        ...
+
+
+class Reference(Denoiser, Protocol):
+    """pi_ref. `predict` is one prediction, without a graph; several go faster within `active`."""
+
+    def active(self) -> AbstractContextManager[Denoiser]:
+        """Gives what predicts as the reference, until it is left. The policy must not predict meanwhile."""
+        ...
+
+
+class Trainable(Protocol):
+    """Which of the network's tensors are trained, how they are saved, and what the untrained network is."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained tensors by name, float32. Live, not copies."""
+        ...
+
+    def untrained(self, guided: GuidedNetwork) -> Reference:
+        """The reference. Call before training: what a fully trained network was is known only then."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights as plain diffusers reads them."""
+        ...
+
+
+@dataclass(frozen=True)
+class GuidedNetwork:
+    """Guided prediction of one network.
+
+    autocast: bfloat16 forward passes, float32 result. compiled: its repeated blocks are.
+    """
+
+    family: Family
+    network: Any
+    guidance: Guidance
+    autocast: bool
+    compiled: bool = False
+
+    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Denoiser."""
+
+        def forward(latents: Tensor, times: Tensor, rows: Condition) -> Tensor:
+            return self.family.forward(self.network, latents, times, rows)
+
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return self.guidance.predict(forward, latents, times, condition)
+
+
+@dataclass(frozen=True)
+class AdapterOff:
+    """The reference of a LoRA policy: the same network with its adapter switched off."""
+
+    guided: GuidedNetwork
+
+    @contextmanager
+    def active(self) -> Iterator[Denoiser]:
+        """See Reference. The adapter is switched once, which takes a walk over all modules."""
+        self.guided.network.disable_adapters()
+        try:
+            yield self.guided
+        finally:
+            self.guided.network.enable_adapters()
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Denoiser."""
+        with self.active() as denoiser:
+            return denoiser.predict(latents, times, condition)
+
+
+@dataclass(frozen=True)
+class FrozenCopy:
+    """The reference of a fully trained policy: a copy of the network that nothing updates.
+
+    Its weights keep the policy's requires_grad: torch chooses kernels by it, and frozen ones would round
+    otherwise.
+    """
+
+    guided: GuidedNetwork
+
+    def active(self) -> AbstractContextManager[Denoiser]:
+        """See Reference."""
+        return nullcontext(self.guided)
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Denoiser."""
+        return self.guided.predict(latents, times, condition)
+
+
+@dataclass(frozen=True)
+class LoraTrainable:
+    """A PEFT LoRA adapter."""
+
+    family: Family
+    network: Any
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Adapter matrices."""
+        return {name: value for name, value in self.network.named_parameters() if "lora_" in name}
+
+    def untrained(self, guided: GuidedNetwork) -> Reference:
+        """The network with the adapter off: costs no memory."""
+        return AdapterOff(guided)
+
+    def save(self, folder: Path) -> None:
+        """pytorch_lora_weights.safetensors, read by pipe.load_lora_weights(folder).
+
+        The same weights give the same bytes in every process.
+        """
+        adapter = self.network.peft_config["default"].to_dict()
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.network))
+        ordered = {
+            name: sorted(value) if isinstance(value, set) else value for name, value in adapter.items()
+        }
+        self.family.save_adapter(folder, layers, ordered)
+        file = folder / LORA_FILE
+        file.write_bytes(order_metadata(file.read_bytes()))
+
+
+@dataclass(frozen=True)
+class FullTrainable:
+    """Every weight of the network."""
+
+    network: Any
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All weights."""
+        return dict(self.network.named_parameters())
+
+    def untrained(self, guided: GuidedNetwork) -> Reference:
+        """A copy of the network as it is now."""
+        network = copy.deepcopy(self.network)
+        if guided.compiled:
+            compile_blocks(network)
+        return FrozenCopy(replace(guided, network=network))
+
+    def save(self, folder: Path) -> None:
+        """A folder of the network, read by its class's from_pretrained(folder)."""
+        self.network.save_pretrained(folder, safe_serialization=True)
+
+
+def compile_blocks(network: Any) -> None:
+    """Compile the blocks that diffusers names as repeated, else the whole network. Happens at first use."""
+    if getattr(network, "_repeated_blocks", None):
+        network.compile_repeated_blocks(dynamic=False)
+    else:
+        network.compile(dynamic=False)
+
+
+def add_lora(family: Family, settings: LoraPolicy) -> LoraTrainable:
+    """Attach a new adapter (B = 0, so the policy starts as the reference), float32 whatever the network is.
+
+    Raises ModelError where it binds to nothing.
+    """
+    network: Any = family.network
+    names = [name for name, _ in network.named_modules()]
+    for target in settings.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ModelError(
+                f"policy.target_modules names {target!r}, which no module of the network is called."
+            )
+    # The adapter's A matrices are drawn: a fork with a fixed seed keeps every process and every run equal.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network.add_adapter(
+            LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                init_lora_weights="gaussian",
+                target_modules=list(settings.target_modules),
+            )
+        )
+    trainable = LoraTrainable(family, network)
+    for value in trainable.parameters().values():
+        value.data = value.data.float()
+        value.requires_grad_(True)
+    return trainable
+
+
+def make_trainable(family: Family, settings: LoraPolicy | FullPolicy) -> Trainable:
+    """Choose what is trained. Called once for a loaded family."""
+    if isinstance(settings, LoraPolicy):
+        return add_lora(family, settings)
+    network: Any = family.network
+    network.requires_grad_(True)
+    return FullTrainable(network)
