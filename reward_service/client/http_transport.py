@@ -70,23 +70,9 @@ class HttpTransport:
 
     def __init__(self, actor: ActorHandle, section: RewardServiceSection, stamp: ScorerStamp) -> None:
         self._actor = actor
-        self._outage_s = section.outage_s
-        self._stamp = stamp
-
-    @property
-    def window(self) -> int:
-        """See RewardTransport."""
-        return ASKED_AT_ONCE
-
-    @property
-    def limit_s(self) -> float:
-        """See RewardTransport."""
-        return self._outage_s + SPARE_S
-
-    @property
-    def stamp(self) -> ScorerStamp:
-        """See RewardTransport."""
-        return self._stamp
+        self.window = ASKED_AT_ONCE
+        self.limit_s = section.outage_s + SPARE_S
+        self.stamp = stamp
 
     async def score(self, prompt: str, images: ImagesRef) -> Reply:
         """See RewardTransport."""

@@ -15,7 +15,6 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from common.errors import RewardError
-from common.trajectory import ScorerStamp
 from reward_service.client.transport import (
     FailedError,
     FinalError,
@@ -50,7 +49,7 @@ class _Link:
 
 
 class ServeTransport:
-    """Asks the application `app`.
+    """Asks the application `app`; a RewardTransport.
 
     window: groups out at once, at most. held: groups that one replica holds, at most. described: what the
     application says of itself at the start.
@@ -58,28 +57,14 @@ class ServeTransport:
 
     def __init__(self, app: str, window: int, held: int, described: Description) -> None:
         self._app = app
-        self._window = window
-        self._held = held
-        self._described = described
+        self.window = window
+        self.stamp = described.stamp
+        # Of all batches that a replica can hold, and of one that was in work before.
+        batches = math.ceil(held / described.settings["max_batch_groups"]) + 1
+        self.limit_s = float(described.settings["timeout_s"]) * batches
         self._link: _Link | None = None
         self._linking = asyncio.Lock()
         self._looks_at = 0.0
-
-    @property
-    def window(self) -> int:
-        """See RewardTransport."""
-        return self._window
-
-    @property
-    def limit_s(self) -> float:
-        """See RewardTransport: of all batches that a replica can hold, and of one that was in work before."""
-        batches = math.ceil(self._held / self._described.settings["max_batch_groups"])
-        return float(self._described.settings["timeout_s"]) * (batches + 1)
-
-    @property
-    def stamp(self) -> ScorerStamp:
-        """See RewardTransport."""
-        return self._described.stamp
 
     async def score(self, prompt: str, images: ImagesRef) -> Reply:
         """See RewardTransport."""

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from common.errors import ConfigError, RewardError
 from reward_service.contract.results import BusyError, Description, NoShadow, Reply, RewardFailure
 from reward_service.contract.settings import ServedReward, read_settings
-from reward_service.engine.health import Watchdog
 from reward_service.engine.meter import Meter
 from reward_service.engine.queue import BatchLimits, Check, GroupQueue, WaitingGroup
 from reward_service.engine.service import RewardService, build_checked, use_threads
@@ -62,7 +61,6 @@ class Engine:
         self._meter = meter
         self._queue = GroupQueue(_limits(running.settings))
         self._thread = threading.Thread(target=self._work, name=f"scores {name}", daemon=True)
-        self._watchdog = Watchdog(name, end_process)
         self._change: asyncio.Task[str] | None = None
         self._refused = ""
         self._at_work = False
@@ -76,7 +74,6 @@ class Engine:
         Raises RewardError where it cannot be built, breaks its contract, or is not ready in time.
         """
         engine = cls(name, Running(await _built(name, settings), settings), end_process, meter)
-        engine._watchdog.start()
         engine._thread.start()
         return engine
 
@@ -156,7 +153,6 @@ class Engine:
         if self._change is not None:
             self._change.cancel()
         self._queue.close()
-        self._watchdog.close()
 
     @property
     def _idle_s(self) -> float:
@@ -235,12 +231,15 @@ class Engine:
         # A clock beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
         limit_s = running.settings.timeout_s
         reason = f"Reward {self._name!r} has worked for more than {limit_s:g} s on a batch; the process ends."
+        clock = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), self._end_process, [reason])
+        clock.daemon = True
+        clock.start()
         self._at_work = True
         try:
-            with self._watchdog.span(limit_s, reason):
-                yield
+            yield
         finally:
             self._at_work = False
+            clock.cancel()
 
     def _retry_after_s(self) -> float:
         shortest, longest = RETRY_AFTER_S

@@ -13,7 +13,7 @@ import uvicorn
 from common.errors import RewardError
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine, end_process
-from reward_service.engine.meter import SilentMeter
+from reward_service.engine.meter import Meter
 from reward_service.http.address import is_loopback
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
@@ -61,7 +61,7 @@ def _check_no_shadow(served: ServedReward) -> None:
 async def _serve(
     name: str, served: ServedReward, listener: socket.socket, token: Token, limits: HttpLimits
 ) -> None:
-    engine = await Engine.start(name, served, end_process, SilentMeter())
+    engine = await Engine.start(name, served, end_process, Meter())
     config = uvicorn.Config(
         build_http_app(engine, limits, token),
         http="h11",

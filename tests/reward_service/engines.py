@@ -13,13 +13,13 @@ import numpy as np
 
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine
-from reward_service.engine.meter import SilentMeter
+from reward_service.engine.meter import Meter
 
 SCORERS = "tests.reward_service.scorers"
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 
 
-class Recorder(SilentMeter):
+class Recorder(Meter):
     """Remembers what it is told."""
 
     def __init__(self) -> None:

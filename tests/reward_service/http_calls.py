@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from reward_service.contract.results import Backend
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine
-from reward_service.engine.meter import SilentMeter
+from reward_service.engine.meter import Meter
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import NO_TOKEN, Token
@@ -133,7 +133,7 @@ def _ended(reason: str) -> None:
 async def engine(scorer: str = "Redness", **settings: Any) -> AsyncIterator[Engine]:
     """An engine around a scorer of the tests."""
     served = ServedReward(scorer=f"tests.reward_service.scorers:{scorer}", **settings)
-    started = await Engine.start("red", served, _ended, SilentMeter())
+    started = await Engine.start("red", served, _ended, Meter())
     try:
         yield started
     finally:

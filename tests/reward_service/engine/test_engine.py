@@ -83,6 +83,16 @@ class Counted(Redness):
         return super().score(prompts, images)
 
 
+class Held(Counted):
+    """Counts its calls, and answers once it may."""
+
+    may_go_on = threading.Event()
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        assert Held.may_go_on.wait(30.0)
+        return super().score(prompts, images)
+
+
 class Paid(Counted):
     """Somebody has to pay for its calls."""
 
@@ -378,10 +388,15 @@ async def test_one_group_may_fail_beside_others() -> None:
 @in_loop
 async def test_all_who_ask_whether_it_works_share_one_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "PROOF_LASTS_S", 0.0)
-    async with running(f"{__name__}:Counted") as engine:
-        Counted.calls = 0
-        await asyncio.gather(*[engine.probe() for _ in range(50)])
-        assert Counted.calls == 1
+    Held.may_go_on.set()
+    async with running(f"{__name__}:Held") as engine:
+        Held.may_go_on.clear()
+        Held.calls = 0
+        asking = [asyncio.create_task(engine.probe()) for _ in range(50)]
+        await asyncio.sleep(0)
+        Held.may_go_on.set()
+        await asyncio.gather(*asking)
+        assert Held.calls == 1
 
 
 @in_loop
@@ -418,13 +433,13 @@ import asyncio, sys
 import numpy as np
 import reward_service.on_ray.app
 from reward_service.engine.engine import Engine, end_process
-from reward_service.engine.meter import SilentMeter
+from reward_service.engine.meter import Meter
 from reward_service.contract.settings import ServedReward
 
 async def main():
     pixels = np.zeros((2, 16, 16, 3), np.uint8)
     small = ServedReward(scorer="jpeg_compressibility")
-    engine = await Engine.start("it", small, end_process, SilentMeter())
+    engine = await Engine.start("it", small, end_process, Meter())
     await engine.score("a cat", pixels)
     print("torch" in sys.modules)
     for threads in (3, 5):
