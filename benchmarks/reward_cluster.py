@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-from ray.util.state import list_actors
 
 from common.errors import RewardError, StuckError
 from reward_service.on_ray.handles import DEPLOYMENT
@@ -31,24 +30,17 @@ _LOGICAL_CPUS = 16
 
 @dataclass(frozen=True)
 class ServedApp:
-    """One reward application. http: with the gateway, under /name. code_version: see reward_service.serve.
-
-    autoscaling: Serve's autoscaling_config; empty = `replicas` of them always.
-    """
+    """One reward application of one replica. http: with the gateway, under /name."""
 
     name: str
     settings: Mapping[str, Any]
-    replicas: int = 1
     http: bool = False
-    code_version: str = "1"
-    autoscaling: Mapping[str, Any] = field(default_factory=dict)
 
     def as_file(self) -> dict[str, Any]:
         """Its entry in a Serve file."""
-        scale = {"num_replicas": "auto", "autoscaling_config": dict(self.autoscaling)}
         reward = {
             "name": DEPLOYMENT,
-            **(scale if self.autoscaling else {"num_replicas": self.replicas}),
+            "num_replicas": 1,
             "max_surge_percent": 100,
             "ray_actor_options": {"num_cpus": 1},
             "user_config": dict(self.settings),
@@ -57,7 +49,7 @@ class ServedApp:
             "name": self.name,
             "route_prefix": f"/{self.name}" if self.http else None,
             "import_path": "reward_service.serve:build",
-            "args": {"name": self.name, "http": self.http, "code_version": self.code_version},
+            "args": {"name": self.name, "http": self.http},
             "deployments": [reward],
         }
 
@@ -86,51 +78,19 @@ class RewardCluster:
         self._apps |= {app.name: app for app in apps}
         self._dashboard.deploy_applications(file_of(self._apps.values(), self._http_port))
 
-    def remove_all(self) -> None:
-        """Deploy a file without applications, and wait until all are gone. Raises StuckError."""
-        file = file_of(self._apps.values(), self._http_port)
-        self._apps = {}
-        self._dashboard.deploy_applications({**file, "applications": []})
-        wait_until(lambda: not serve.status().applications, "all applications are gone")
-
-    def app(self, name: str) -> ServedApp:
-        """As it was deployed last."""
-        return self._apps[name]
-
     def url(self, name: str) -> str:
         """Base address of an application's gateway."""
         return f"http://127.0.0.1:{self._http_port}/{name}"
 
-    def pids(self, name: str, deployment: str = DEPLOYMENT) -> frozenset[int]:
-        """Processes of the replicas of an application that run and are not being stopped."""
-        return frozenset(pid for pid, state in self.states(name, deployment).items() if state == "RUNNING")
-
-    def all_pids(self, name: str) -> frozenset[int]:
-        """Processes of an application's replicas in any state."""
-        return frozenset(self.states(name))
-
-    def states(self, name: str, deployment: str = DEPLOYMENT) -> dict[int, str]:
-        """What Serve says of each replica of an application that has a process."""
-        replicas = self._replicas(name, deployment)
-        return {one["pid"]: one["state"] for one in replicas if one.get("pid")}
-
-    def proxy_pids(self) -> frozenset[int]:
-        """Processes that take HTTP in for Serve."""
-        actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-        return frozenset(actor.pid for actor in actors if actor.class_name == "ProxyActor" and actor.pid)
+    def pids(self, name: str) -> frozenset[int]:
+        """Processes of an application's replicas that run."""
+        deployments = self._dashboard.get_serve_details()["applications"][name]["deployments"]
+        replicas = deployments.get(DEPLOYMENT, {}).get("replicas", [])
+        return frozenset(one["pid"] for one in replicas if one["state"] == "RUNNING")
 
     def wait_running(self) -> None:
         """Raises StuckError where not all applications run in time, RewardError where one cannot."""
         wait_until(self._all_run, "all applications run")
-
-    def _replicas(self, name: str, deployment: str) -> list[dict[str, Any]]:
-        """None while Serve builds the application anew."""
-        details = self._dashboard.get_serve_details()
-        deployments = details["applications"][name]["deployments"]
-        replicas: list[dict[str, Any]] = (
-            deployments[deployment]["replicas"] if deployment in deployments else []
-        )
-        return replicas
 
     def _all_run(self) -> bool:
         there = serve.status().applications

@@ -1,4 +1,4 @@
-"""Pictures a second of the reward service over its scorer called directly in a loop."""
+"""Images a second of the reward service over its scorer called directly in a loop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ from numpy.typing import NDArray
 from benchmarks.machine import Machine
 from benchmarks.options import at_least_one
 from benchmarks.report import RESULTS, Result, raw_of, verdict_of
-from benchmarks.reward_clients import open_mix, pictures, score_by_handle
+from benchmarks.reward_clients import (
+    noise_images,
+    open_reward,
+    score_by_handle,
+    score_by_http,
+    standalone,
+)
 from benchmarks.reward_cluster import ServedApp, reward_cluster
-from benchmarks.reward_http import HttpClients, standalone
 from benchmarks.reward_models import SIZED_MODELS, SizedModel
 from benchmarks.timing import Comparison, Times, alternate
 from common.config.services import AppReward
@@ -39,7 +44,7 @@ BY_HANDLE = 0.9
 BY_HTTP = 0.7
 NAME = "clip"
 JSON_SHARE = 8
-"""JSON scores this part of the groups: it packs every picture as a PNG, which takes long."""
+"""JSON scores this part of the groups: it packs every image as a PNG, which takes long."""
 
 ARGUMENTS = (
     ("batch-groups", 4, "groups of one call of the scorer"),
@@ -49,7 +54,7 @@ ARGUMENTS = (
     ("warm-ups", 2, "turns before them"),
 )
 NOTES = (
-    "By handle: one driver with the trainer's channel (as many groups out as it allows), pictures put "
+    "By handle: one driver with the trainer's client (as many groups out as it allows), images put "
     "into the object store within the time. By HTTP: threads of one client process, encoding within the "
     "time. Direct: whole batches laid out beforehand. Client, service and all of Ray share the cores.",
 )
@@ -126,7 +131,7 @@ def direct_side(plan: Plan, folder: Path, groups: Groups) -> Side:
 
 
 def batches_of(groups: Groups, size: int) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
-    """`size` groups at a time as a scorer takes them: a prompt for each picture, and all pictures."""
+    """`size` groups at a time as a scorer takes them: a prompt for each image, and all images."""
     for start in range(0, len(groups), size):
         batch = groups[start : start + size]
         prompts = [prompt for prompt, images in batch for _ in images]
@@ -144,18 +149,15 @@ def all_sides(plan: Plan, groups: Groups) -> Iterator[list[Side]]:
         server, address = stack.enter_context(standalone({"path": str(folder)}, settings))
         cluster.deploy(ServedApp(NAME, plan.settings(folder), http=True))
         cluster.wait_running()
-        mix = open_mix(NAME, AppReward(app=NAME))
+        reward = open_reward(NAME, AppReward(app=NAME))
         (replica,) = cluster.pids(NAME)
 
         def http(url: str, wire: Wire) -> Score:
-            clients = HttpClients(url, wire, plan.clients)
-            return lambda groups: clients.score(groups, lambda: None)
+            return lambda groups: score_by_http(url, wire, plan.clients, groups)
 
         yield [
             direct_side(plan, folder, groups),
-            Side(
-                "by handle", BY_HANDLE, lambda some: score_by_handle(mix, some, lambda: None), groups, replica
-            ),
+            Side("by handle", BY_HANDLE, lambda some: score_by_handle(reward, some), groups, replica),
             Side("by HTTP, server of one process", BY_HTTP, http(address, SAFETENSORS), groups, server),
             Side("by HTTP, Serve's gateway", BY_HTTP, http(cluster.url(NAME), SAFETENSORS), groups, replica),
             Side("by HTTP/JSON, server of one process", 0.0, http(address, JSON), fewer, server),
@@ -168,7 +170,7 @@ def measure(plan: Plan, command: str) -> Result:
     machine = Machine.here()
     sized = plan.sized
     prompts = [f"a cat and {number} red houses" for number in range(sized.groups)]
-    groups = [(prompt, pictures(prompt, sized.images, sized.side)) for prompt in prompts]
+    groups = [(prompt, noise_images(prompt, sized.images, sized.side)) for prompt in prompts]
     with all_sides(plan, groups) as sides:
         calls = [side.call for side in sides]
         times = alternate(calls, plan.repeats, plan.warm_ups, torch.device("cpu"))
