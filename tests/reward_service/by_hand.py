@@ -1,4 +1,4 @@
-"""CLIP, BLIP and their picture preparation once more, by hand, from tensors under their original names."""
+"""CLIP, BLIP and their image preparation once more, by hand, from tensors under their original names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Image8 = NDArray[np.uint8]
 
 
 def as_input(pixels: NDArray[np.floating]) -> torch.Tensor:
-    """A picture in 0..1, (size, size, 3) -> normalised float32 (1, 3, size, size)."""
+    """An image in 0..1, (size, size, 3) -> normalised float32 (1, 3, size, size)."""
     return torch.from_numpy(((pixels - MEAN) / DEVIATION).transpose(2, 0, 1)[None]).float()
 
 
@@ -62,7 +62,7 @@ def cubic(values: NDArray[np.floating], count: int) -> NDArray[np.floating]:
 def open_clip_cosine(
     tensors: Tensors, pixels: torch.Tensor, tokens: list[int], heads: tuple[int, int]
 ) -> float:
-    """Cosine of a picture (1, 3, S, S) and tokens up to the end token. heads: of picture and text tower."""
+    """Cosine of an image (1, 3, S, S) and tokens up to the end token. heads: of image and text tower."""
     x = functional.conv2d(
         pixels, tensors["visual.conv1.weight"], stride=tensors["visual.conv1.weight"].shape[-1]
     )
@@ -94,8 +94,8 @@ def _transformer(
 
 
 def imagereward(tensors: Tensors, pixels: torch.Tensor, tokens: list[int], heads: tuple[int, int]) -> float:
-    """ImageReward's number of a picture (1, 3, S, S) and tokens without padding."""
-    seen = _blip_picture({k[len("blip.visual_encoder.") :]: v for k, v in tensors.items()}, pixels, heads[0])
+    """ImageReward's number of an image (1, 3, S, S) and tokens without padding."""
+    seen = _blip_image({k[len("blip.visual_encoder.") :]: v for k, v in tensors.items()}, pixels, heads[0])
     text = {k[len("blip.text_encoder.") :]: v for k, v in tensors.items() if "text_encoder" in k}
     x = text["embeddings.word_embeddings.weight"][tokens]
     x = x + text["embeddings.position_embeddings.weight"][: len(tokens)]
@@ -124,7 +124,7 @@ def head(tensors: Tensors, start: str, values: NDArray[np.floating]) -> float:
     return float(values[0])
 
 
-def _blip_picture(tensors: Tensors, pixels: torch.Tensor, heads: int) -> torch.Tensor:
+def _blip_image(tensors: Tensors, pixels: torch.Tensor, heads: int) -> torch.Tensor:
     weight = tensors["patch_embed.proj.weight"]
     x = functional.conv2d(pixels, weight, tensors["patch_embed.proj.bias"], stride=weight.shape[-1])
     x = torch.cat([tensors["cls_token"][0], x.flatten(2)[0].T]) + tensors["pos_embed"][0]

@@ -42,8 +42,8 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> Callable[[int, int], NDArray[np.uint8]]:
-    """pictures(seed, B) -> uint8 (B, 48, 48, 3), each with its own mean colour."""
+def make_images() -> Callable[[int, int], NDArray[np.uint8]]:
+    """make_images(seed, B) -> uint8 (B, 48, 48, 3), each with its own mean colour."""
 
     def make(seed: int, count: int) -> NDArray[np.uint8]:
         generator = np.random.default_rng(seed)

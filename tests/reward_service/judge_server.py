@@ -1,4 +1,4 @@
-"""A real HTTP server that answers /v1/chat/completions by rules on the pictures it decodes."""
+"""A real HTTP server that answers /v1/chat/completions by rules on the images it decodes."""
 
 from __future__ import annotations
 

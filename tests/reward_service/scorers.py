@@ -50,7 +50,7 @@ class Lookup(Redness):
 
 
 class GreenDuel:
-    """A judge that compares pictures only: tanh of the difference of their greenness."""
+    """A judge that compares images only: tanh of the difference of their greenness."""
 
     version = "1"
     digest = ""
@@ -79,7 +79,7 @@ class Duel:
 class Moody(Redness):
     """Redness, except where a prompt's first word says otherwise: slow, nap, raise, nan, hang or die.
 
-    It does so once a picture. Where the second word is `once`, it does so only the first time: a file in the
+    It does so once an image. Where the second word is `once`, it does so only the first time: a file in the
     folder remembers it.
     """
 
@@ -112,7 +112,7 @@ class Unbuildable(Redness):
 
 
 class Careless(Redness):
-    """Breaks its contract: scores relative to the other pictures of the call."""
+    """Breaks its contract: scores relative to the other images of the call."""
 
     def score(self, prompts: list[str], images: Images) -> Numbers:
         rewards = super().score(prompts, images)

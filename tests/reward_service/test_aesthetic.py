@@ -21,7 +21,7 @@ from tests.reward_service.by_hand import Tensors, cropped, head
 
 PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
 SIZES = (16, 12, 8, 8, 4, 1)
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +64,25 @@ def test_scores_are_those_by_hand(
     assert np.ptp(scores) > 0.01
 
 
-def test_prompts_do_not_matter_and_pictures_score_alone(
-    clip_folder: Path, file: Path, pictures: Pictures
+def test_prompts_do_not_matter_and_images_score_alone(
+    clip_folder: Path, file: Path, make_images: MakeImages
 ) -> None:
     spec = RewardSpec(scorer="aesthetic", options={"path": str(clip_folder), "head": str(file)})
-    check_scorer(build_scorer(spec), PROMPTS, pictures(2, 4))
+    check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
     scorer = AestheticScorer(path=str(clip_folder), head=str(file))
-    images = pictures(3, 4)
+    images = make_images(3, 4)
     np.testing.assert_array_equal(scorer.score(PROMPTS, images), scorer.score([""] * 4, images))
 
 
 def test_a_safetensors_head_gives_the_same(
-    clip_folder: Path, file: Path, tensors: Tensors, pictures: Pictures, tmp_path: Path
+    clip_folder: Path, file: Path, tensors: Tensors, make_images: MakeImages, tmp_path: Path
 ) -> None:
     save_file(tensors, tmp_path / "head.safetensors")
     one = AestheticScorer(path=str(clip_folder), head=str(file))
     other = AestheticScorer(path=str(clip_folder), head=str(tmp_path / "head.safetensors"))
-    np.testing.assert_array_equal(one.score(PROMPTS, pictures(1, 4)), other.score(PROMPTS, pictures(1, 4)))
+    np.testing.assert_array_equal(
+        one.score(PROMPTS, make_images(1, 4)), other.score(PROMPTS, make_images(1, 4))
+    )
     assert one.digest != other.digest
 
 
@@ -107,7 +109,7 @@ def test_a_mistyped_local_head_is_not_taken_for_one_on_the_hub(
 
 
 def test_the_default_head_is_taken_from_the_hubs_cache(
-    clip_folder: Path, file: Path, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_folder: Path, file: Path, make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = tmp_path / "models--trl-lib--ddpo-aesthetic-predictor"
     (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
@@ -116,9 +118,9 @@ def test_the_default_head_is_taken_from_the_hubs_cache(
     (repository / "snapshots" / ("0" * 40) / "aesthetic-model.pth").write_bytes(file.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    expected = AestheticScorer(path=str(clip_folder), head=str(file)).score(PROMPTS, pictures(1, 4))
+    expected = AestheticScorer(path=str(clip_folder), head=str(file)).score(PROMPTS, make_images(1, 4))
     np.testing.assert_array_equal(
-        AestheticScorer(path=str(clip_folder)).score(PROMPTS, pictures(1, 4)), expected
+        AestheticScorer(path=str(clip_folder)).score(PROMPTS, make_images(1, 4)), expected
     )
 
 

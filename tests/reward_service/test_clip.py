@@ -23,11 +23,11 @@ from reward_service.scorers.clip import ClipScorer
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711])
 PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def cosines_by_hand(folder: Path, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """One picture and prompt at a time: resize, crop, normalise, and the model's logit over its scale."""
+    """One image and prompt at a time: resize, crop, normalise, and the model's logit over its scale."""
     model = CLIPModel.from_pretrained(folder).eval()
     model.requires_grad_(False)
     tokenizer = CLIPTokenizer.from_pretrained(folder)
@@ -47,22 +47,24 @@ def cosines_by_hand(folder: Path, prompts: list[str], images: NDArray[np.uint8])
     return np.array(cosines)
 
 
-def test_scores_are_the_models_own_cosines(clip_folder: Path, pictures: Pictures) -> None:
-    images = pictures(0, 4)
+def test_scores_are_the_models_own_cosines(clip_folder: Path, make_images: MakeImages) -> None:
+    images = make_images(0, 4)
     scores = ClipScorer(path=str(clip_folder)).score(PROMPTS, images)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, cosines_by_hand(clip_folder, PROMPTS, images), atol=1e-6)
     assert np.ptp(scores) > 0.01
 
 
-def test_pictures_that_are_not_square_are_cropped_in_the_middle(clip_folder: Path) -> None:
+def test_images_that_are_not_square_are_cropped_in_the_middle(clip_folder: Path) -> None:
     images = np.random.default_rng(3).integers(0, 256, (2, 40, 72, 3), dtype=np.uint8)
     scores = ClipScorer(path=str(clip_folder)).score(PROMPTS[:2], images)
     np.testing.assert_allclose(scores, cosines_by_hand(clip_folder, PROMPTS[:2], images), atol=1e-6)
 
 
-def test_prompt_prefix_is_part_of_the_prompt_and_of_the_digest(clip_folder: Path, pictures: Pictures) -> None:
-    images = pictures(1, 2)
+def test_prompt_prefix_is_part_of_the_prompt_and_of_the_digest(
+    clip_folder: Path, make_images: MakeImages
+) -> None:
+    images = make_images(1, 2)
     plain, prefixed = (
         ClipScorer(path=str(clip_folder)),
         ClipScorer(path=str(clip_folder), prompt_prefix="a photo of "),
@@ -72,15 +74,17 @@ def test_prompt_prefix_is_part_of_the_prompt_and_of_the_digest(clip_folder: Path
     assert plain.digest != prefixed.digest
 
 
-def test_a_prompt_that_is_too_long_is_cut_not_refused(clip_folder: Path, pictures: Pictures) -> None:
+def test_a_prompt_that_is_too_long_is_cut_not_refused(clip_folder: Path, make_images: MakeImages) -> None:
     long = "a cat " * 30
-    scores = ClipScorer(path=str(clip_folder)).score([long, long + "more"], pictures(2, 1).repeat(2, axis=0))
+    scores = ClipScorer(path=str(clip_folder)).score(
+        [long, long + "more"], make_images(2, 1).repeat(2, axis=0)
+    )
     assert scores[0] == scores[1]
 
 
-def test_many_pictures_score_as_each_alone(clip_folder: Path, pictures: Pictures) -> None:
+def test_many_images_score_as_each_alone(clip_folder: Path, make_images: MakeImages) -> None:
     scorer = ClipScorer(path=str(clip_folder))
-    images = pictures(4, 70)
+    images = make_images(4, 70)
     prompts = [PROMPTS[row % 4] for row in range(70)]
     alone = [scorer.score([prompt], image[None])[0] for prompt, image in zip(prompts, images, strict=True)]
     np.testing.assert_allclose(scorer.score(prompts, images), alone, atol=1e-6)
@@ -89,7 +93,7 @@ def test_many_pictures_score_as_each_alone(clip_folder: Path, pictures: Pictures
 
 
 def test_each_prompt_is_embedded_once_a_call(
-    clip_folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    clip_folder: Path, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded: list[int] = []
     original = CLIPModel.get_text_features
@@ -99,7 +103,7 @@ def test_each_prompt_is_embedded_once_a_call(
         return original(self, input_ids=input_ids, **options)
 
     monkeypatch.setattr(CLIPModel, "get_text_features", counting)
-    ClipScorer(path=str(clip_folder)).score(PROMPTS, pictures(5, 4))
+    ClipScorer(path=str(clip_folder)).score(PROMPTS, make_images(5, 4))
     assert embedded == [3]
 
 

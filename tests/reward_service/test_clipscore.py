@@ -20,7 +20,7 @@ from reward_service.scorers.clipscore import ClipScore
 from tests.reward_service.by_hand import cropped
 
 PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def by_hand(folder: Path, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -48,9 +48,9 @@ def turned(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_follow_the_formula_and_are_never_negative(
-    clip_folder: Path, turned: Path, pictures: Pictures
+    clip_folder: Path, turned: Path, make_images: MakeImages
 ) -> None:
-    images, prompts = pictures(0, 16), [PROMPTS[row % 4] for row in range(16)]
+    images, prompts = make_images(0, 16), [PROMPTS[row % 4] for row in range(16)]
     one, other = (ClipScore(path=str(folder)).score(prompts, images) for folder in (clip_folder, turned))
     assert one.dtype == np.float64
     np.testing.assert_allclose(one, by_hand(clip_folder, prompts, images), atol=3e-6)
@@ -60,14 +60,14 @@ def test_scores_follow_the_formula_and_are_never_negative(
     assert max(one.max(), other.max()) <= 2.5
 
 
-def test_many_pictures_score_as_each_alone(clip_folder: Path, turned: Path, pictures: Pictures) -> None:
+def test_many_images_score_as_each_alone(clip_folder: Path, turned: Path, make_images: MakeImages) -> None:
     for folder in (clip_folder, turned):
         scorer = build_scorer(RewardSpec(scorer="clipscore", options={"path": str(folder)}))
-        check_scorer(scorer, PROMPTS, pictures(2, 4))
+        check_scorer(scorer, PROMPTS, make_images(2, 4))
 
 
 def test_a_bin_file_is_read_where_there_are_no_safetensors(
-    clip_folder: Path, turned: Path, pictures: Pictures, tmp_path: Path
+    clip_folder: Path, turned: Path, make_images: MakeImages, tmp_path: Path
 ) -> None:
     old = tmp_path / "old"
     shutil.copytree(turned, old)
@@ -77,7 +77,7 @@ def test_a_bin_file_is_read_where_there_are_no_safetensors(
         {**tensors, "text_model.embeddings.position_ids": torch.arange(40)[None]}, old / "pytorch_model.bin"
     )
     (old / "model.safetensors").write_bytes((clip_folder / "model.safetensors").read_bytes())
-    images = pictures(1, 4)
+    images = make_images(1, 4)
     np.testing.assert_array_equal(
         ClipScore(path=str(old)).score(PROMPTS, images),
         ClipScore(path=str(clip_folder)).score(PROMPTS, images),
@@ -94,7 +94,7 @@ def test_a_bin_file_is_read_where_there_are_no_safetensors(
 
 
 def test_the_default_is_taken_from_the_hubs_cache(
-    turned: Path, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    turned: Path, make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = "0" * 40
     repository = tmp_path / "models--openai--clip-vit-base-patch32"
@@ -106,10 +106,12 @@ def test_the_default_is_taken_from_the_hubs_cache(
     torch.save(tensors, repository / "snapshots" / commit / "pytorch_model.bin")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    scores = ClipScore().score(PROMPTS, pictures(1, 4))
-    np.testing.assert_allclose(scores, ClipScore(path=str(turned)).score(PROMPTS, pictures(1, 4)), atol=1e-6)
+    scores = ClipScore().score(PROMPTS, make_images(1, 4))
+    np.testing.assert_allclose(
+        scores, ClipScore(path=str(turned)).score(PROMPTS, make_images(1, 4)), atol=1e-6
+    )
     with pytest.raises(RewardError, match="Cannot get CLIP model"):
-        ClipScore(revision="other").score(PROMPTS, pictures(1, 4))
+        ClipScore(revision="other").score(PROMPTS, make_images(1, 4))
 
 
 def test_wrong_folders_are_refused_early(clip_folder: Path, tmp_path: Path) -> None:

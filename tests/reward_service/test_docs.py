@@ -30,17 +30,19 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_scorers_of_the_text_keep_the_contract(pictures: Callable[[int, int], NDArray[np.uint8]]) -> None:
+def test_the_scorers_of_the_text_keep_the_contract(
+    make_images: Callable[[int, int], NDArray[np.uint8]],
+) -> None:
     pointwise, pairwise, pairs, usage, *_ = blocks("python")
     names: dict[str, Any] = {
         "votes": lambda prompt, images: np.tri(len(images)) * 0.0,
         "asked": lambda prompt, first, second: float(first.mean() - second.mean()),
-        "images": pictures(0, 3),
+        "images": make_images(0, 3),
     }
     for source in (pointwise, pairwise, pairs, usage):
         exec(source, names)
     for judge in ("Judge", "Duel"):
-        check_scorer(names[judge](), ["a cat"] * 3, pictures(1, 3))
+        check_scorer(names[judge](), ["a cat"] * 3, make_images(1, 3))
 
 
 def test_the_settings_of_the_text_are_the_defaults() -> None:

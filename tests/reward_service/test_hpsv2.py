@@ -31,7 +31,7 @@ NAMES = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def to_open_clip(model: CLIPModel) -> Tensors:
@@ -128,9 +128,9 @@ def test_a_published_checkpoint_scores_as_by_hand(
 
 
 def test_a_transformers_folder_and_safetensors_give_the_same(
-    published: Path, base: Path, clip: Path, tensors: Tensors, pictures: Pictures, tmp_path: Path
+    published: Path, base: Path, clip: Path, tensors: Tensors, make_images: MakeImages, tmp_path: Path
 ) -> None:
-    images = pictures(1, 4)
+    images = make_images(1, 4)
     expected = HpsV2(path=str(published), base=str(base)).score(PROMPTS, images)
     assert HpsV2(path=str(clip), base=str(clip)).score(PROMPTS, images) == pytest.approx(expected, abs=1e-6)
     save_file(tensors, tmp_path / "HPS_v2_compressed.safetensors")
@@ -139,7 +139,7 @@ def test_a_transformers_folder_and_safetensors_give_the_same(
 
 
 def test_each_release_has_its_own_checkpoint(
-    published: Path, base: Path, tensors: Tensors, pictures: Pictures
+    published: Path, base: Path, tensors: Tensors, make_images: MakeImages
 ) -> None:
     HpsV2.check_options(path=str(published), release=2.1, base=str(base))
     with pytest.raises(RewardError, match=r"HPS_v2_compressed.pt .*release 2.0.*HPS_v2.1_compressed.pt"):
@@ -147,17 +147,17 @@ def test_each_release_has_its_own_checkpoint(
     older = {**tensors, "visual.proj": -tensors["visual.proj"]}
     torch.save({"state_dict": older}, published / "HPS_v2_compressed.pt")
     both = [HpsV2(path=str(published), release=release, base=str(base)) for release in ("2.0", "2.1")]
-    scores = [scorer.score(PROMPTS, pictures(1, 4)) for scorer in both]
+    scores = [scorer.score(PROMPTS, make_images(1, 4)) for scorer in both]
     np.testing.assert_allclose(scores[0], -scores[1], atol=1e-6)
     assert both[0].digest != both[1].digest
 
 
-def test_many_pictures_score_as_each_alone(published: Path, base: Path, pictures: Pictures) -> None:
+def test_many_images_score_as_each_alone(published: Path, base: Path, make_images: MakeImages) -> None:
     spec = RewardSpec(scorer="hpsv2", options={"path": str(published), "base": str(base)})
-    check_scorer(build_scorer(spec), PROMPTS, pictures(2, 4))
+    check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
 
 
-def test_pictures_of_the_models_size_are_not_resized_and_bars_are_black() -> None:
+def test_images_of_the_models_size_are_not_resized_and_bars_are_black() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     together = torch.cat([as_input(image / 255.0) for image in images])
     torch.testing.assert_close(Letterbox(32, True)(images), together)
@@ -177,7 +177,7 @@ def test_without_antialias_it_is_plain_cubic_convolution(shape: tuple[int, int])
     torch.testing.assert_close(Letterbox(32, False)(image), as_input(square), atol=2e-5, rtol=0.0)
 
 
-def test_read_only_pictures_of_any_shape_are_taken() -> None:
+def test_read_only_images_of_any_shape_are_taken() -> None:
     images = np.zeros((1, 1, 90, 3), dtype=np.uint8)
     images.flags.writeable = False
     assert Letterbox(32, True)(images).shape == (1, 3, 32, 32)

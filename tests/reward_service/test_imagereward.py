@@ -37,11 +37,11 @@ SETTINGS = {
     "add_cross_attention": True,
     "encoder_width": 768,
 }
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of ImageReward's tensors, for 32x32 pictures of 8x8 patches."""
+    """Names and shapes of ImageReward's tensors, for 32x32 images of 8x8 patches."""
     shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, WIDTH), "pos_embed": (1, 17, WIDTH)}
     linear: dict[str, tuple[int, int]] = {}
     shapes |= {"patch_embed.proj.weight": (WIDTH, 3, 8, 8), "patch_embed.proj.bias": (WIDTH,)}
@@ -88,7 +88,7 @@ def tensors() -> Tensors:
     generator = torch.Generator().manual_seed(5)
     made = {}
     for name, shape in _shapes().items():
-        # Wide enough that attention is not flat and the number depends on picture and prompt.
+        # Wide enough that attention is not flat and the number depends on image and prompt.
         noise = torch.randn(shape, generator=generator)
         fan_in = max(1, noise[0].numel())
         is_scale = noise.ndim == 1 and name.endswith("weight")
@@ -132,9 +132,9 @@ def test_scores_are_those_by_hand(folder: Path, words: Path, tensors: Tensors, s
 
 
 def test_prompts_are_lowered_and_cut_at_35_tokens(
-    folder: Path, words: Path, tensors: Tensors, pictures: Pictures
+    folder: Path, words: Path, tensors: Tensors, make_images: MakeImages
 ) -> None:
-    images = pictures(2, 1).repeat(3, axis=0)
+    images = make_images(2, 1).repeat(3, axis=0)
     prompts = ["a Red cat " * 11, "a red cat " * 11 + "sun", "a red cat " * 5]
     scores = ImageReward(path=str(folder), tokenizer=str(words)).score(prompts, images)
     np.testing.assert_allclose(scores, by_hand(tensors, prompts, images), atol=1e-4)
@@ -143,34 +143,34 @@ def test_prompts_are_lowered_and_cut_at_35_tokens(
 
 
 def test_the_number_is_the_head_less_its_mean_over_its_deviation(
-    folder: Path, words: Path, tensors: Tensors, pictures: Pictures
+    folder: Path, words: Path, tensors: Tensors, make_images: MakeImages
 ) -> None:
     flat = {
         name: torch.zeros_like(value) if name.startswith("mlp") else value for name, value in tensors.items()
     }
     torch.save({**flat, "mlp.layers.7.bias": torch.tensor([2.0])}, folder / "ImageReward.pt")
-    scores = ImageReward(path=str(folder), tokenizer=str(words)).score(PROMPTS, pictures(0, 4))
+    scores = ImageReward(path=str(folder), tokenizer=str(words)).score(PROMPTS, make_images(0, 4))
     np.testing.assert_allclose(scores, (2.0 - 0.16717362830052426) / 1.0333394966054072, atol=1e-6)
 
 
-def test_many_pictures_score_as_each_alone(folder: Path, words: Path, pictures: Pictures) -> None:
+def test_many_images_score_as_each_alone(folder: Path, words: Path, make_images: MakeImages) -> None:
     spec = RewardSpec(scorer="imagereward", options={"path": str(folder), "tokenizer": str(words)})
-    check_scorer(build_scorer(spec), PROMPTS, pictures(2, 4))
+    check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
     scorer = ImageReward(path=str(folder), tokenizer=str(words))
-    images, prompts = pictures(4, 35), [PROMPTS[row % 4] for row in range(35)]
+    images, prompts = make_images(4, 35), [PROMPTS[row % 4] for row in range(35)]
     alone = [scorer.score([prompt], image[None])[0] for prompt, image in zip(prompts, images, strict=True)]
     np.testing.assert_allclose(scorer.score(prompts, images), alone, atol=1e-4)
 
 
 def test_safetensors_are_preferred_and_give_the_same(
-    folder: Path, words: Path, tensors: Tensors, pictures: Pictures
+    folder: Path, words: Path, tensors: Tensors, make_images: MakeImages
 ) -> None:
     pickled = ImageReward(path=str(folder), tokenizer=str(words))
-    expected, digest = pickled.score(PROMPTS, pictures(1, 4)), pickled.digest
+    expected, digest = pickled.score(PROMPTS, make_images(1, 4)), pickled.digest
     save_file(tensors, folder / "ImageReward.safetensors")
     (folder / "ImageReward.pt").write_bytes(b"damaged")
     safe = ImageReward(path=str(folder), tokenizer=str(words))
-    np.testing.assert_array_equal(safe.score(PROMPTS, pictures(1, 4)), expected)
+    np.testing.assert_array_equal(safe.score(PROMPTS, make_images(1, 4)), expected)
     assert safe.digest != digest
 
 

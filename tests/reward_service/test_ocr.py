@@ -1,4 +1,4 @@
-"""Text accuracy on real pictures of text, and its arithmetic against a recursive edit distance."""
+"""Text accuracy on real images of text, and its arithmetic against a recursive edit distance."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WORDS = st.text("aB c1", max_size=7)
 
 def sign(text: str, size: int = 192, font: int = 30, dark: bool = False) -> NDArray[np.uint8]:
     paper, ink = ((20, 20, 60), (250, 240, 200)) if dark else ((250, 240, 200), (20, 20, 60))
-    picture = Image.new("RGB", (size, size), paper)
-    ImageDraw.Draw(picture).multiline_text(
+    image = Image.new("RGB", (size, size), paper)
+    ImageDraw.Draw(image).multiline_text(
         (size / 2, size / 2), text, ink, ImageFont.load_default(font), anchor="mm", align="center"
     )
-    return np.array(picture)
+    return np.array(image)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_right_text_scores_one_and_wrong_text_less(scorer: OcrAccuracy) -> None:
     assert scores[3] == 0.0
 
 
-def test_each_picture_has_its_own_prompt_and_the_same_number_alone(scorer: OcrAccuracy) -> None:
+def test_each_image_has_its_own_prompt_and_the_same_number_alone(scorer: OcrAccuracy) -> None:
     images = np.stack([sign("CAT"), sign("DOG"), sign("DOG")])
     prompts = ['the word "cat"', "the word “cat”", 'a "dog" on the wall']
     together = scorer.score(prompts, images)

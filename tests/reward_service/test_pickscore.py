@@ -22,7 +22,7 @@ from tests.reward_service.by_hand import cropped
 
 PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
 WEIGHTS = ("model.safetensors", "config.json")
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def model(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logits_by_hand(
     model: Path, processor: Path, prompts: list[str], images: NDArray[np.uint8]
 ) -> list[float]:
-    """One picture and prompt at a time, by the model's whole forward pass, which applies the temperature."""
+    """One image and prompt at a time, by the model's whole forward pass, which applies the temperature."""
     clip = CLIPModel.from_pretrained(model).eval()
     tokenizer = CLIPTokenizer.from_pretrained(processor)
     logits = []
@@ -60,8 +60,8 @@ def logits_by_hand(
     return logits
 
 
-def test_scores_are_the_models_own_logits(model: Path, processor: Path, pictures: Pictures) -> None:
-    images = pictures(0, 4)
+def test_scores_are_the_models_own_logits(model: Path, processor: Path, make_images: MakeImages) -> None:
+    images = make_images(0, 4)
     scores = PickScore(path=str(model), processor=str(processor)).score(PROMPTS, images)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, logits_by_hand(model, processor, PROMPTS, images), atol=1e-4)
@@ -69,35 +69,37 @@ def test_scores_are_the_models_own_logits(model: Path, processor: Path, pictures
     assert np.ptp(scores) > 0.5
 
 
-def test_scale_divides(model: Path, processor: Path, pictures: Pictures) -> None:
+def test_scale_divides(model: Path, processor: Path, make_images: MakeImages) -> None:
     plain = PickScore(path=str(model), processor=str(processor))
     divided = PickScore(path=str(model), processor=str(processor), scale=26)
-    images = pictures(1, 4)
+    images = make_images(1, 4)
     np.testing.assert_allclose(divided.score(PROMPTS, images) * 26, plain.score(PROMPTS, images), rtol=1e-12)
     assert plain.digest != divided.digest
 
 
-def test_a_long_prompt_is_cut_keeping_its_end_token(model: Path, processor: Path, pictures: Pictures) -> None:
-    images, prompts = pictures(2, 2)[:1].repeat(2, axis=0), ["a cat " * 30, "a cat " * 30 + "more"]
+def test_a_long_prompt_is_cut_keeping_its_end_token(
+    model: Path, processor: Path, make_images: MakeImages
+) -> None:
+    images, prompts = make_images(2, 2)[:1].repeat(2, axis=0), ["a cat " * 30, "a cat " * 30 + "more"]
     scores = PickScore(path=str(model), processor=str(processor)).score(prompts, images)
     np.testing.assert_allclose(scores, logits_by_hand(model, processor, prompts, images), atol=1e-4)
     assert scores[0] == scores[1]
 
 
-def test_many_pictures_score_as_each_alone(model: Path, processor: Path, pictures: Pictures) -> None:
+def test_many_images_score_as_each_alone(model: Path, processor: Path, make_images: MakeImages) -> None:
     spec = RewardSpec(scorer="pickscore", options={"path": str(model), "processor": str(processor)})
-    check_scorer(build_scorer(spec), PROMPTS, pictures(2, 4))
+    check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
 
 
 def test_one_folder_may_hold_everything(
-    clip_folder: Path, model: Path, pictures: Pictures, tmp_path: Path
+    clip_folder: Path, model: Path, make_images: MakeImages, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(clip_folder, whole)
     shutil.copytree(model, whole, dirs_exist_ok=True)
-    split = PickScore(path=str(model), processor=str(clip_folder)).score(PROMPTS, pictures(3, 4))
+    split = PickScore(path=str(model), processor=str(clip_folder)).score(PROMPTS, make_images(3, 4))
     np.testing.assert_array_equal(
-        PickScore(path=str(whole), processor=str(whole)).score(PROMPTS, pictures(3, 4)), split
+        PickScore(path=str(whole), processor=str(whole)).score(PROMPTS, make_images(3, 4)), split
     )
 
 

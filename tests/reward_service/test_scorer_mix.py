@@ -15,7 +15,7 @@ from reward_service.engine.service import build_service
 from reward_service.scorers.mix import Mix, MixPairwise
 from tests.reward_service.scorers import Duel, GreenDuel, Lookup, PromptLength, Redness
 
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 HERE = "tests.reward_service.scorers"
 POINTS = f"""
 red: {{scorer: "{HERE}:Redness", weight: 10}}
@@ -34,16 +34,16 @@ class Cats(Lookup):
     check_prompts = ("two cats", "a bench")
 
 
-def test_a_mix_is_the_weighted_sum(pictures: Pictures) -> None:
-    images, prompts = pictures(0, 4), ["a", "bb", "ccc", "a"]
+def test_a_mix_is_the_weighted_sum(make_images: MakeImages) -> None:
+    images, prompts = make_images(0, 4), ["a", "bb", "ccc", "a"]
     Mix.check_options(parts=POINTS)
     wanted = 10 * Redness().score(prompts, images) - 0.5 * PromptLength(2.0).score(prompts, images)
     np.testing.assert_allclose(Mix(parts=POINTS).score(prompts, images), wanted)
     check_scorer(Mix(parts=POINTS), prompts, images)
 
 
-def test_a_pairwise_mix_adds_differences_of_every_kind(pictures: Pictures) -> None:
-    images = pictures(1, 5)
+def test_a_pairwise_mix_adds_differences_of_every_kind(make_images: MakeImages) -> None:
+    images = make_images(1, 5)
     MixPairwise.check_options(parts=ANY)
     red = Redness().score(["x"] * 5, images)
     pairs = np.argwhere(np.ones((5, 5)))
@@ -53,16 +53,16 @@ def test_a_pairwise_mix_adds_differences_of_every_kind(pictures: Pictures) -> No
     check_scorer(MixPairwise(parts=ANY), ["x"] * 5, images)
 
 
-def test_a_part_has_its_own_budget_of_pairs(pictures: Pictures) -> None:
+def test_a_part_has_its_own_budget_of_pairs(make_images: MakeImages) -> None:
     mix = MixPairwise(parts=f'duel: {{scorer: "{HERE}:Duel", pairs: 7}}')
-    mix.compare("x", pictures(1, 6))
+    mix.compare("x", make_images(1, 6))
     (part,) = mix._parts
     assert isinstance(part.scorer, Duel)
     assert [len(pairs) for pairs in part.scorer.asked] == [7]
 
 
-def test_a_mix_is_served_like_any_scorer(pictures: Pictures) -> None:
-    images = pictures(2, 3)
+def test_a_mix_is_served_like_any_scorer(make_images: MakeImages) -> None:
+    images = make_images(2, 3)
     service = build_service("both", ServedReward(scorer="mix", options={"parts": POINTS}))
     service.check()
     (part,) = service.score_groups([("a cat", images)])
@@ -83,12 +83,12 @@ cats: {{scorer: "{__name__}:Cats"}}
     build_service("both", ServedReward(scorer="mix", options={"parts": parts})).check()
 
 
-def test_a_part_that_fails_is_named(pictures: Pictures) -> None:
+def test_a_part_that_fails_is_named(make_images: MakeImages) -> None:
     broken = f'moody: {{scorer: "{HERE}:Moody"}}\n{POINTS}'
     with pytest.raises(RewardError, match=r"'moody' raised (?!IndexError)"):
-        Mix(parts=broken).score(["raise now"], pictures(0, 1))
+        Mix(parts=broken).score(["raise now"], make_images(0, 1))
     with pytest.raises(RewardError, match="'moody' returned 2 of 2 numbers that are not finite"):
-        MixPairwise(parts=broken).compare("nan now", pictures(0, 2))
+        MixPairwise(parts=broken).compare("nan now", make_images(0, 2))
 
 
 def test_a_mix_is_as_deterministic_and_as_paid_as_its_parts() -> None:

@@ -51,7 +51,7 @@ def pairs_judge(url: str, **options: Any) -> VlmPairs:
     return VlmPairs(base_url=url, model="judge-1", **options)
 
 
-def test_a_rubric_gives_each_picture_its_number() -> None:
+def test_a_rubric_gives_each_image_its_number() -> None:
     judge = Judge(brightness)
     with serving(judge) as url:
         scorer = rubric(url, rubric="How bright is it?", max_tokens=20)

@@ -75,13 +75,13 @@ def start_serve(http_port: int) -> None:
 
 
 def images_of(prompt: str, count: int = 4) -> NDArray[np.uint8]:
-    """Pictures that depend on the prompt only."""
+    """Images that depend on the prompt only."""
     generator = np.random.default_rng(sum(prompt.encode()))
     return generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
 def ask(app: str, prompt: str) -> Reply:
-    """The reply of an application about a prompt's pictures, which travel by reference."""
+    """The reply of an application about a prompt's images, which travel by reference."""
     response = reward_handle(app).score.remote(prompt, ray.put(images_of(prompt)))
     reply: Reply = response.result(timeout_s=LIMIT_S)
     return reply

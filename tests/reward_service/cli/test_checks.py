@@ -41,7 +41,7 @@ class HonestlyRestless(Restless):
 
 
 class NotFinite(_Brightness):
-    """NaN for a picture that is alone."""
+    """NaN for an image that is alone."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return super().score(prompts, images) + (np.nan if len(images) == 1 else 0.0)

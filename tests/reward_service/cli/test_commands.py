@@ -23,9 +23,9 @@ SHARED = "tests.reward_service.scorers"
 
 
 def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (32, 24), text: str = "") -> str:
-    picture = Image.new("RGB", size, colour)
-    ImageDraw.Draw(picture).text((8, 4), text, "white", ImageFont.load_default(28))
-    picture.save(path)
+    image = Image.new("RGB", size, colour)
+    ImageDraw.Draw(image).text((8, 4), text, "white", ImageFont.load_default(28))
+    image.save(path)
     return str(path)
 
 
@@ -69,7 +69,7 @@ def test_try_reads_text_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["rewards"] == [1.0]
 
 
-def test_pictures_of_different_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_different_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [save(tmp_path / "a.png", (1, 2, 3)), save(tmp_path / "b.png", (200, 2, 3), (50, 50))]
     assert main(["try", f"{SHARED}:Redness", *names, "x", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rewards"] == pytest.approx([1 / 255, 200 / 255])

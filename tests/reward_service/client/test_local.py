@@ -17,17 +17,17 @@ from tests.reward_service.scorers import GreenDuel, PromptLength, Redness
 
 SCORERS = "tests.reward_service.scorers"
 SECTION = RewardServiceSection(threads=3, timeout_s=7.0, queue_groups=9)
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def spec(name: str, weight: float = 1.0) -> RewardSpec:
     return RewardSpec(scorer=f"{SCORERS}:{name}", weight=weight)
 
 
-def test_scores_are_weighted_sums_of_the_scorers_answers(pictures: Pictures) -> None:
+def test_scores_are_weighted_sums_of_the_scorers_answers(make_images: MakeImages) -> None:
     rewards: dict[str, RewardEntry] = {"red": spec("Redness", 3.0), "duel": spec("GreenDuel", -0.5)}
     mix = local_rewards(rewards, {"length": spec("PromptLength")}, SECTION)
-    images = pictures(0, 4)
+    images = make_images(0, 4)
     red = Redness().score(["a cat"] * 4, images)
     duel = GreenDuel().compare("a cat", images)
     score = mix.score_group("a cat", images)
@@ -39,10 +39,10 @@ def test_scores_are_weighted_sums_of_the_scorers_answers(pictures: Pictures) -> 
     np.testing.assert_array_equal(gold.rewards, score.rewards)
 
 
-def test_a_failure_says_which_reward_and_why(pictures: Pictures) -> None:
+def test_a_failure_says_which_reward_and_why(make_images: MakeImages) -> None:
     mix = local_rewards({"moody": spec("Moody"), "red": spec("Redness")}, {}, SECTION)
     with pytest.raises(RewardError, match=r"'raise now' could not be scored: moody: .*the judge is out"):
-        mix.score_group("raise now", pictures(0, 2))
+        mix.score_group("raise now", make_images(0, 2))
 
 
 def test_an_application_of_a_cluster_is_refused_kindly() -> None:

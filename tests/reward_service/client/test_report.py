@@ -1,4 +1,4 @@
-"""Reports against numpy on all pictures at once."""
+"""Reports against numpy on all images at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def part(rewards: np.ndarray, residual: float = 0.0) -> RewardScores:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=6), st.integers(0, 1000), st.floats(-1e3, 1e3))
-def test_agreement_of_groups_is_that_of_all_pictures(sizes: list[int], seed: int, offset: float) -> None:
+def test_agreement_of_groups_is_that_of_all_images(sizes: list[int], seed: int, offset: float) -> None:
     generator = np.random.default_rng(seed)
     groups = [(generator.normal(offset, 1, size), generator.normal(0, 3, size)) for size in sizes]
     found = Agreement()

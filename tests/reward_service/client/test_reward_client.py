@@ -66,7 +66,7 @@ def test_scores_carry_the_name_in_the_configuration() -> None:
     ("say", "reason"),
     [
         (FailedError("the judge is out"), "the judge is out"),
-        (RewardFailure("no picture"), "no picture"),
+        (RewardFailure("no image"), "no image"),
         (scores([0.0, math.nan]), "finite"),
         (scores([0.0, 1.0, 2.0]), "(2,)"),
         (scores(name="foreign"), "foreign"),

@@ -22,7 +22,7 @@ def plans(draw: st.DrawFn) -> tuple[int, np.ndarray]:
 
 
 def reached_from_first(count: int, pairs: np.ndarray) -> int:
-    neighbours: dict[int, set[int]] = {picture: set() for picture in range(count)}
+    neighbours: dict[int, set[int]] = {image: set() for image in range(count)}
     for first, second in pairs.tolist():
         neighbours[first].add(second)
         neighbours[second].add(first)
@@ -89,7 +89,7 @@ def test_a_budget_that_cannot_connect_is_refused(count: int, budget: int) -> Non
         plan_pairs(count, budget, 0)
 
 
-def test_no_pictures_are_refused() -> None:
+def test_no_images_are_refused() -> None:
     with pytest.raises(RewardError, match="at least 1"):
         plan_pairs(0, 0, 0)
 
@@ -152,7 +152,7 @@ def test_a_circle_of_wins_has_equal_rewards_and_a_residual() -> None:
     assert residual == pytest.approx(1.0)
 
 
-def test_a_picture_alone() -> None:
+def test_an_image_alone() -> None:
     rewards, differences, residual = solve_pairs(1, plan_pairs(1, 0, 0), np.zeros(0))
     assert (rewards.tolist(), differences.tolist(), residual) == ([0.0], [[0.0]], 0.0)
 

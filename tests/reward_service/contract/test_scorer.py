@@ -14,7 +14,7 @@ from common.trajectory import ScorerStamp
 from reward_service.contract.scorer import AnyScorer, as_reward, check_scorer, digest_files, digest_settings
 from tests.reward_service.scorers import Careless, Duel, GreenDuel, PromptLength, Redness
 
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 PROMPTS = ["a cat", "a dog", "a red house"]
 
 
@@ -64,18 +64,18 @@ class Judge:
         ([[1.0], [1.0, 2.0], []], "list that is no array"),
     ],
 )
-def test_an_answer_that_is_not_a_finite_number_a_picture_is_refused(
-    answer: object, complaint: str, pictures: Pictures
+def test_an_answer_that_is_not_a_finite_number_an_image_is_refused(
+    answer: object, complaint: str, make_images: MakeImages
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("mine"), Returns(answer)).score([("a", pictures(0, 3))])  # type: ignore[arg-type]
+        as_reward(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "answer", [[1, 2, 3], np.array([1, 2, 3], np.int16), np.array([1.0, 2.0, 3.0], np.float32)]
 )
-def test_any_real_numbers_become_float64(answer: object, pictures: Pictures) -> None:
-    (part,) = as_reward(stamp("mine"), Returns(answer)).score([("a", pictures(0, 3))])  # type: ignore[arg-type]
+def test_any_real_numbers_become_float64(answer: object, make_images: MakeImages) -> None:
+    (part,) = as_reward(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
     assert part.rewards.dtype == np.float64
     np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
 
@@ -90,14 +90,14 @@ def test_any_real_numbers_become_float64(answer: object, pictures: Pictures) -> 
     ],
 )
 def test_a_judge_must_answer_an_antisymmetric_matrix(
-    answer: object, complaint: str, pictures: Pictures
+    answer: object, complaint: str, make_images: MakeImages
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("judge"), Judge(answer)).score([("a", pictures(0, 3))])  # type: ignore[arg-type]
+        as_reward(stamp("judge"), Judge(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
 
 
-def test_a_judges_rewards_are_the_least_squares_ones(pictures: Pictures) -> None:
-    images = pictures(1, 5)
+def test_a_judges_rewards_are_the_least_squares_ones(make_images: MakeImages) -> None:
+    images = make_images(1, 5)
     (part,) = as_reward(stamp("duel"), GreenDuel()).score([("a", images)])
     rows, columns = np.triu_indices(5, k=1)
     design = np.zeros((len(rows) + 1, 5))
@@ -108,28 +108,28 @@ def test_a_judges_rewards_are_the_least_squares_ones(pictures: Pictures) -> None
     np.testing.assert_array_equal(part.differences, -part.differences.T)
 
 
-def test_good_scorers_pass_the_check(pictures: Pictures) -> None:
+def test_good_scorers_pass_the_check(make_images: MakeImages) -> None:
     scorers: list[AnyScorer] = [Redness(), PromptLength(2.0), GreenDuel(), Duel()]
     for scorer in scorers:
-        check_scorer(scorer, PROMPTS, pictures(2, 3))
+        check_scorer(scorer, PROMPTS, make_images(2, 3))
 
 
-def test_a_score_that_depends_on_the_other_pictures_fails_the_check(pictures: Pictures) -> None:
+def test_a_score_that_depends_on_the_other_images_fails_the_check(make_images: MakeImages) -> None:
     with pytest.raises(RewardError, match="scores an image otherwise when it is alone"):
-        check_scorer(Careless(), PROMPTS, pictures(3, 3))
+        check_scorer(Careless(), PROMPTS, make_images(3, 3))
 
 
-def test_a_scorer_with_dice_fails_the_check(pictures: Pictures) -> None:
+def test_a_scorer_with_dice_fails_the_check(make_images: MakeImages) -> None:
     class Dice(Redness):
         def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
             return np.random.default_rng().normal(size=len(prompts))
 
     with pytest.raises(RewardError, match="when asked again"):
-        check_scorer(Dice(), PROMPTS, pictures(4, 3))
+        check_scorer(Dice(), PROMPTS, make_images(4, 3))
 
 
 class FirstPlace:
-    """A judge of a matrix that likes earlier pictures better."""
+    """A judge of a matrix that likes earlier images better."""
 
     version = "1"
     digest = ""
@@ -140,7 +140,7 @@ class FirstPlace:
 
 
 class FirstShown(Duel):
-    """A judge of pairs that likes the picture shown first better."""
+    """A judge of pairs that likes the image shown first better."""
 
     def compare_pairs(
         self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
@@ -149,12 +149,14 @@ class FirstShown(Duel):
 
 
 @pytest.mark.parametrize("judge", [FirstPlace(), FirstShown()])
-def test_a_judge_that_prefers_the_first_picture_fails_the_check(judge: AnyScorer, pictures: Pictures) -> None:
+def test_a_judge_that_prefers_the_first_image_fails_the_check(
+    judge: AnyScorer, make_images: MakeImages
+) -> None:
     with pytest.raises(RewardError, match="order"):
-        check_scorer(judge, PROMPTS, pictures(5, 3))
+        check_scorer(judge, PROMPTS, make_images(5, 3))
 
 
-def test_dice_that_are_declared_pass_the_check_but_must_be_numbers(pictures: Pictures) -> None:
+def test_dice_that_are_declared_pass_the_check_but_must_be_numbers(make_images: MakeImages) -> None:
     class Dice(Duel):
         deterministic = False
 
@@ -163,13 +165,13 @@ def test_dice_that_are_declared_pass_the_check_but_must_be_numbers(pictures: Pic
         ) -> NDArray[np.float64]:
             return np.random.default_rng().normal(size=len(pairs)) / self.scale
 
-    check_scorer(Dice(), PROMPTS, pictures(4, 3))
+    check_scorer(Dice(), PROMPTS, make_images(4, 3))
     with pytest.raises(RewardError, match="not finite"), np.errstate(divide="ignore"):
-        check_scorer(Dice(scale=0.0), PROMPTS, pictures(4, 3))
+        check_scorer(Dice(scale=0.0), PROMPTS, make_images(4, 3))
 
 
-def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(pictures: Pictures) -> None:
-    images = pictures(7, 5)
+def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(make_images: MakeImages) -> None:
+    images = make_images(7, 5)
     (part,) = as_reward(stamp("duel"), Duel()).score([("a", images)])
     (whole,) = as_reward(stamp("duel"), GreenDuel()).score([("a", images)])
     np.testing.assert_allclose(part.differences, whole.differences, atol=1e-12)
@@ -183,10 +185,12 @@ def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(picture
     assert whole.residual == pytest.approx(wanted)
 
 
-def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(pictures: Pictures) -> None:
+def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(make_images: MakeImages) -> None:
     duel = Duel()
     judge = as_reward(stamp("duel"), duel, pairs=6)
-    first, second, again = judge.score([("a", pictures(1, 5)), ("b", pictures(1, 5)), ("a", pictures(1, 5))])
+    first, second, again = judge.score(
+        [("a", make_images(1, 5)), ("b", make_images(1, 5)), ("a", make_images(1, 5))]
+    )
     asked = [sorted(map(sorted, pairs.tolist())) for pairs in duel.asked]
     assert [len(pairs) for pairs in asked] == [6, 6, 6]
     assert asked[0] == asked[2] != asked[1]
@@ -195,9 +199,9 @@ def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(pictures: Pict
         np.testing.assert_allclose(part.differences, part.rewards[:, None] - part.rewards[None, :])
 
 
-def test_a_single_picture_costs_a_judge_of_pairs_nothing(pictures: Pictures) -> None:
+def test_a_single_image_costs_a_judge_of_pairs_nothing(make_images: MakeImages) -> None:
     duel = Duel()
-    (part,) = as_reward(stamp("duel"), duel).score([("a", pictures(1, 1))])
+    (part,) = as_reward(stamp("duel"), duel).score([("a", make_images(1, 1))])
     assert duel.asked == []
     np.testing.assert_array_equal(part.rewards, [0.0])
 
@@ -208,14 +212,14 @@ def test_a_scorer_has_exactly_one_of_the_methods(scorer: AnyScorer) -> None:
         as_reward(stamp("mine"), scorer)
 
 
-def test_a_scorer_cannot_change_the_callers_pictures(pictures: Pictures) -> None:
+def test_a_scorer_cannot_change_the_callers_images(make_images: MakeImages) -> None:
     class Eraser(Redness):
         def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
             rewards = super().score(prompts, images)
             images[:] = 0
             return rewards
 
-    images = pictures(6, 2)
+    images = make_images(6, 2)
     before = images.copy()
     images.setflags(write=False)
     as_reward(stamp("eraser"), Eraser()).score([("a", images)])

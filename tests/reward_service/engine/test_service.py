@@ -20,14 +20,14 @@ from reward_service.contract.settings import ServedReward
 from reward_service.engine.service import RewardService, build_service
 from tests.reward_service.scorers import Duel, GreenDuel, Moody, PromptLength, Redness
 
-Pictures = Callable[[int, int], NDArray[np.uint8]]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 Groups = list[tuple[str, NDArray[np.uint8]]]
 SCORERS = "tests.reward_service.scorers"
 KINDS: list[AnyScorer] = [PromptLength(), GreenDuel(), Duel()]
 
 
 class Counting(Redness):
-    """Redness that notes how many pictures each call had."""
+    """Redness that notes how many images each call had."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -49,8 +49,8 @@ def parts(service: RewardService, groups: Groups) -> list[RewardScores]:
     return [outcome for outcome in outcomes if isinstance(outcome, RewardScores)]
 
 
-def test_a_pointwise_part_holds_raw_scores_their_differences_and_the_stamp(pictures: Pictures) -> None:
-    images = pictures(0, 4)
+def test_a_pointwise_part_holds_raw_scores_their_differences_and_the_stamp(make_images: MakeImages) -> None:
+    images = make_images(0, 4)
     (part,) = parts(service_of(PromptLength()), [("a cat", images)])
     wanted = PromptLength().score(["a cat"] * 4, images)
     np.testing.assert_array_equal(part.rewards, wanted)
@@ -63,10 +63,10 @@ def test_a_pointwise_part_holds_raw_scores_their_differences_and_the_stamp(pictu
 @pytest.mark.parametrize("scorer", KINDS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 6), data=st.data())
-def test_shuffling_pictures_shuffles_the_scores(
-    pictures: Pictures, scorer: AnyScorer, seed: int, count: int, data: st.DataObject
+def test_shuffling_images_shuffles_the_scores(
+    make_images: MakeImages, scorer: AnyScorer, seed: int, count: int, data: st.DataObject
 ) -> None:
-    images, service = pictures(seed, count), service_of(scorer)
+    images, service = make_images(seed, count), service_of(scorer)
     order = data.draw(st.permutations(range(count)))
     before, after = parts(service, [("a cat", images)]) + parts(service, [("a cat", images[order])])
     np.testing.assert_allclose(after.rewards, before.rewards[order], atol=1e-12)
@@ -77,9 +77,9 @@ def test_shuffling_pictures_shuffles_the_scores(
 @settings(max_examples=10, deadline=None)
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5))
 def test_a_group_scores_the_same_alone_as_in_a_batch(
-    pictures: Pictures, scorer: AnyScorer, sizes: list[int]
+    make_images: MakeImages, scorer: AnyScorer, sizes: list[int]
 ) -> None:
-    groups: Groups = [(f"prompt {row}", pictures(row, size)) for row, size in enumerate(sizes)]
+    groups: Groups = [(f"prompt {row}", make_images(row, size)) for row, size in enumerate(sizes)]
     service = service_of(scorer)
     for group, batched in zip(groups, parts(service, groups), strict=True):
         (alone,) = parts(service, [group])
@@ -88,18 +88,22 @@ def test_a_group_scores_the_same_alone_as_in_a_batch(
         assert batched.rewards.shape == (len(group[1]),)
 
 
-def test_groups_of_one_picture_size_are_one_call(pictures: Pictures) -> None:
+def test_groups_of_one_image_size_are_one_call(make_images: MakeImages) -> None:
     counting = Counting()
     small = np.zeros((2, 16, 16, 3), np.uint8)
-    found = parts(service_of(counting), [("a", pictures(0, 3)), ("b", small), ("c", pictures(1, 2))])
+    found = parts(service_of(counting), [("a", make_images(0, 3)), ("b", small), ("c", make_images(1, 2))])
     assert counting.calls == [5, 2]
     assert [len(part.rewards) for part in found] == [3, 2, 2]
-    np.testing.assert_array_equal(found[2].rewards, Redness().score(["c"] * 2, pictures(1, 2)))
+    np.testing.assert_array_equal(found[2].rewards, Redness().score(["c"] * 2, make_images(1, 2)))
 
 
 @pytest.mark.parametrize(("mood", "reason"), [("raise", "the judge is out"), ("nan", "not finite")])
-def test_a_poisoned_group_fails_alone(pictures: Pictures, mood: str, reason: str) -> None:
-    groups: Groups = [("a cat", pictures(0, 2)), (f"{mood} now", pictures(1, 2)), ("a dog", pictures(2, 2))]
+def test_a_poisoned_group_fails_alone(make_images: MakeImages, mood: str, reason: str) -> None:
+    groups: Groups = [
+        ("a cat", make_images(0, 2)),
+        (f"{mood} now", make_images(1, 2)),
+        ("a dog", make_images(2, 2)),
+    ]
     service = service_of(Moody())
     good, bad, other = service.score_groups(groups)
     assert isinstance(bad, RewardFailure)
@@ -120,8 +124,8 @@ def test_a_poisoned_group_fails_alone(pictures: Pictures, mood: str, reason: str
         np.zeros((0, 8, 8, 3), np.uint8),
     ],
 )
-def test_pictures_of_the_wrong_kind_are_refused(images: NDArray[np.uint8], pictures: Pictures) -> None:
-    good, bad = service_of(Redness()).score_groups([("a cat", pictures(0, 2)), ("a dog", images)])
+def test_images_of_the_wrong_kind_are_refused(images: NDArray[np.uint8], make_images: MakeImages) -> None:
+    good, bad = service_of(Redness()).score_groups([("a cat", make_images(0, 2)), ("a dog", images)])
     assert isinstance(good, RewardScores)
     assert isinstance(bad, RewardFailure)
     assert "uint8 (B, height, width, 3)" in bad.reason
@@ -142,7 +146,7 @@ def test_a_scorer_that_knows_some_prompts_only_names_those_to_test_it_with() -> 
     service.probe()
 
 
-def test_each_batch_that_the_scorer_is_given_has_a_span_of_its_own(pictures: Pictures) -> None:
+def test_each_batch_that_the_scorer_is_given_has_a_span_of_its_own(make_images: MakeImages) -> None:
     opened: list[str] = []
 
     @contextmanager
@@ -150,7 +154,11 @@ def test_each_batch_that_the_scorer_is_given_has_a_span_of_its_own(pictures: Pic
         opened.append("open")
         yield
 
-    groups: Groups = [("a cat", pictures(0, 2)), ("raise now", pictures(1, 2)), ("a dog", pictures(2, 2))]
+    groups: Groups = [
+        ("a cat", make_images(0, 2)),
+        ("raise now", make_images(1, 2)),
+        ("a dog", make_images(2, 2)),
+    ]
     service_of(Moody()).score_groups(groups[::2], span)
     assert len(opened) == 1
     service_of(Moody()).score_groups(groups, span)

@@ -31,7 +31,7 @@ class _Handle:
 
 
 def part(version: str) -> RewardScores:
-    """Of one picture, by a version."""
+    """Of one image, by a version."""
     return RewardScores(np.zeros(1), np.zeros((1, 1)), 0.0, ScorerStamp("next", version, "d"))
 
 
