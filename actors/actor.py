@@ -66,14 +66,9 @@ class Actor:
         return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
 
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
-        """Do one task. Images are uint8 (B, height, width, 3).
-
-        Raises WeightsError where the weights, once loaded, are not what the task names, or where the policy
-        predicts with them what it predicted with others.
-        """
+        """Do one task. Images are uint8 (B, height, width, 3). Raises WeightsError, see `load`."""
         started = Stopwatch.now()
-        if task.stamp != self._loaded:
-            self._load(weights, task.stamp)
+        self.load(weights, task.stamp)
         trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)
         report = SampleReport(
             stamp=task.stamp,
@@ -84,7 +79,14 @@ class Actor:
         )
         return trajectory, images, report
 
-    def _load(self, weights: Weights, stamp: PolicyStamp) -> None:
+    def load(self, weights: Weights, stamp: PolicyStamp) -> None:
+        """Make the policy hold the stamped weights, unless it does.
+
+        Raises WeightsError where the weights, once loaded, are not the stamped ones, or where the policy
+        predicts with them what it predicted with others.
+        """
+        if stamp == self._loaded:
+            return
         self._loaded = None
         tensors = weights.tensors(stamp)
         self._policy.load(tensors)

@@ -101,4 +101,5 @@ class Policy:
                         f"Weight {name} is {new.dtype} {tuple(new.shape)}, "
                         f"the policy's {value.dtype} {tuple(value.shape)}."
                     )
-                value.copy_(new)
+                # A GPU's later work comes after it; what it copies from pageable memory it has read by then.
+                value.copy_(new, non_blocking=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -88,7 +89,10 @@ def digest_tensors(tensors: Tensors) -> str:
     """
     total = hashlib.sha256()
     named = {name: tensors[name].detach() for name in sorted(tensors)}
-    sums = _on_cpu({name: _block_sums(_words(value)) for name, value in named.items()})
+    # numpy lets go of the interpreter, and integers add up to the same in any order.
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        block_sums = threads.map(lambda value: _block_sums(_words(value)), named.values())
+        sums = _on_cpu(dict(zip(named, block_sums, strict=True)))
     for name, value in named.items():
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         total.update(sums[name].astype("<i8").tobytes())

@@ -68,10 +68,11 @@ def test_the_digest_is_its_formula(size: int, kind: torch.dtype, seed: int) -> N
 @settings(max_examples=20, deadline=None)
 @given(SIZES, st.integers(1, 7), st.integers(1, 7))
 def test_neither_device_nor_division_nor_alignment_matter(size: int, rows: int, offset: int) -> None:
-    tensors = {"a": _drawn(size + offset, kind=torch.bfloat16)[offset:]}
-    expected = digest_tensors({"a": tensors["a"].clone()})
+    tensors = {"a": _drawn(size + offset, kind=torch.bfloat16)[offset:], "b": _drawn(size), "c": _drawn(3)}
+    expected = digest_tensors({name: value.clone() for name, value in tensors.items()})
     assert digest_tensors(tensors) == expected
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: rows)
         patch.setattr(weights, "CACHED_ROWS", rows)
         assert digest_tensors(tensors) == expected
         patch.setattr(weights, "DEVICE_ROWS", rows)
