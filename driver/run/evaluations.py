@@ -28,14 +28,14 @@ def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
         "epoch": evaluation.epoch,
         "stamp": asdict(evaluation.stamp),
         "sets": [
-            {"name": own.name, "prompts": own.prompts, "scores": sorted(own.scores)}
-            for own in evaluation.sets
+            {"name": measured.name, "prompts": measured.prompts, "scores": sorted(measured.scores)}
+            for measured in evaluation.sets
         ],
     }
     arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
-    for number, own in enumerate(evaluation.sets):
-        arrays[f"{number}/pixels"] = own.pixels
-        arrays |= {f"{number}/{name}": values for name, values in own.scores.items()}
+    for number, measured in enumerate(evaluation.sets):
+        arrays[f"{number}/pixels"] = measured.pixels
+        arrays |= {f"{number}/{name}": values for name, values in measured.scores.items()}
     path = evaluation_file(run_folder, evaluation.epoch)
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
@@ -55,12 +55,12 @@ def _load(path: Path) -> Evaluation:
             header = json.loads(arrays["header"].tobytes())
             sets = tuple(
                 PromptSetEvaluation(
-                    name=own["name"],
-                    prompts=tuple(own["prompts"]),
-                    scores={name: arrays[f"{number}/{name}"] for name in own["scores"]},
+                    name=fields["name"],
+                    prompts=tuple(fields["prompts"]),
+                    scores={name: arrays[f"{number}/{name}"] for name in fields["scores"]},
                     pixels=arrays[f"{number}/pixels"],
                 )
-                for number, own in enumerate(header["sets"])
+                for number, fields in enumerate(header["sets"])
             )
             return Evaluation(header["epoch"], PolicyStamp(**header["stamp"]), sets)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.load import config_differences, config_from_yaml_text, config_to_yaml, load_config
+from common.config.objectives import DdpoSection
 from common.config.schema import Config
 from common.config.services import AppReward, RewardSpec, UrlReward
 from common.config.training import DdimSampler, FullPolicy, LoraPolicy
@@ -108,6 +109,10 @@ class TestKinds:
 
     def test_switching_the_kind_drops_what_the_file_gives_for_the_other(self) -> None:
         assert load("policy.kind=full", text="policy: {kind: lora, rank: 4}\n").policy == FullPolicy()
+
+    def test_settings_that_both_kinds_have_stay(self) -> None:
+        config = load("objective.kind=ddpo", text="objective: {kl_weight: 0.1, updates_per_epoch: 3}\n")
+        assert config.objective == DdpoSection(updates_per_epoch=3)
 
     def test_a_key_of_the_other_kind_given_on_the_command_line_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"policy\.rank.*for full"):
