@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from common.config.services import AppReward, RewardEntry, RewardSpec, UrlReward
 from common.errors import RewardError
+from reward_service.client.transport import FailedError, LostError, RefusedError
 from reward_service.contract.registry import check_spec
-from reward_service.contract.results import Description
-from reward_service.http.client import HttpReward, Retrying
+from reward_service.contract.results import Description, Reply
+from reward_service.http.client import AsyncHttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.token import Token, TokenSource
 
 CHECK_LIMIT_S = 20.0
@@ -31,9 +36,21 @@ def until(deadline_s: float) -> Retrying:
     return Retrying(8 + int(2.0 * deadline_s / LONGEST_WAIT_S), FIRST_WAIT_S, LONGEST_WAIT_S)
 
 
-def http_reward(entry: UrlReward, token: Token, deadline_s: float, retrying: Retrying) -> HttpReward:
+def http_reward(entry: UrlReward, token: Token, deadline_s: float, retrying: Retrying) -> AsyncHttpReward:
     """The client of an address. deadline_s: longest for one group, all tries included."""
-    return HttpReward(entry.url, token, deadline_s, retrying=retrying, insecure=entry.insecure)
+    return AsyncHttpReward(entry.url, token, deadline_s, retrying=retrying, insecure=entry.insecure)
+
+
+async def ask_once(reward: AsyncHttpReward, prompt: str, images: NDArray[np.uint8]) -> Reply:
+    """What an address says about one group, uint8 (B, height, width, 3). Raises RequestError."""
+    try:
+        return await reward.score(prompt, images)
+    except UnansweredError as error:
+        raise RefusedError(str(error)) from error
+    except LostGroupError as error:
+        raise LostError(str(error)) from error
+    except RewardError as error:
+        raise FailedError(str(error)) from error
 
 
 def token_of(entry: UrlReward) -> Token:
@@ -43,14 +60,18 @@ def token_of(entry: UrlReward) -> Token:
 
 def ask_address(entry: UrlReward) -> Description:
     """What answers at an address. Raises RewardError where nothing does, it refuses, or it is no reward."""
-    reward = http_reward(entry, token_of(entry), CHECK_LIMIT_S, until(CHECK_LIMIT_S))
-    try:
-        found = reward.describe()
-    finally:
-        reward.close()
+    found = asyncio.run(_describe(entry))
     if not found.ready:
         raise RewardError(f"The reward at {entry.url} is not ready to score.")
     return found
+
+
+async def _describe(entry: UrlReward) -> Description:
+    reward = http_reward(entry, token_of(entry), CHECK_LIMIT_S, until(CHECK_LIMIT_S))
+    try:
+        return await reward.describe()
+    finally:
+        await reward.aclose()
 
 
 def _nothing_to_check(entry: AppReward) -> None:

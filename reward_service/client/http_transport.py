@@ -14,17 +14,16 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, token_of, until
+from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, ask_once, http_reward, token_of, until
 from reward_service.client.transport import (
     FailedError,
     FinalError,
     ImagesRef,
     LostError,
-    RefusedError,
     RequestError,
 )
 from reward_service.contract.results import Description, Reply
-from reward_service.http.client import AsyncHttpReward, LostGroupError, Retrying, UnansweredError
+from reward_service.http.client import Retrying
 from reward_service.http.token import Token
 
 ASKED_AT_ONCE = 8
@@ -42,8 +41,8 @@ class HttpAsker:
     """
 
     def __init__(self, entry: UrlReward, token: Token, deadline_s: float) -> None:
-        self._patient = _client(entry, token, CHECK_LIMIT_S, until(CHECK_LIMIT_S))
-        self._reward = _client(entry, token, deadline_s, BRIEFLY)
+        self._patient = http_reward(entry, token, CHECK_LIMIT_S, until(CHECK_LIMIT_S))
+        self._reward = http_reward(entry, token, deadline_s, BRIEFLY)
 
     async def describe(self) -> Description:
         """What answers there. Raises RewardError."""
@@ -52,17 +51,9 @@ class HttpAsker:
     async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply | RequestError:
         """Score one group, or say what the transport has to raise. images: passed as an object reference."""
         try:
-            return await self._reward.score(prompt, images)
-        except UnansweredError as error:
-            return RefusedError(str(error))
-        except LostGroupError as error:
-            return LostError(str(error))
-        except RewardError as error:
-            return FailedError(str(error))
-
-
-def _client(entry: UrlReward, token: Token, deadline_s: float, retrying: Retrying) -> AsyncHttpReward:
-    return AsyncHttpReward(entry.url, token, deadline_s, retrying=retrying, insecure=entry.insecure)
+            return await ask_once(self._reward, prompt, images)
+        except RequestError as error:
+            return error
 
 
 class HttpTransport:
