@@ -281,6 +281,6 @@ def _by_address(arguments: Namespace) -> dict[str, Description | RewardError]:
 
 
 def _of_cluster() -> dict[str, Description | RewardError]:
-    from reward_service.on_ray.cluster import describe_applications  # only here is Ray needed
+    from reward_service.on_ray.handles import describe_applications  # only here is Ray needed
 
     return describe_applications()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,9 +17,12 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview
 
 from common.errors import RewardError
+from reward_service.contract.results import Description
 
 DEPLOYMENT = "Reward"
 """The deployment that scores, in every application. With HTTP, a second deployment stands in front of it."""
+
+STATUS_LIMIT_S = 10.0
 
 _known: ActorHandle | None = None
 
@@ -86,6 +90,34 @@ def ask_replica(app: str, method: str, limit_s: float) -> Any:
             return pool.submit(lambda: asyncio.run(ask())).result()
     except (TimeoutError, RayError, RayServeException) as error:
         raise RewardError(f"The application {app!r} does not answer: {short(error)}") from error
+
+
+def describe_applications() -> dict[str, Description | RewardError]:
+    """What each reward application says of itself, or why it does not answer, by its name.
+
+    Joins the cluster here and leaves it again, unless this process is in one already. Raises RewardError
+    where there is none.
+    """
+    joined = not ray.is_initialized()
+    if joined:
+        try:
+            ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            raise RewardError("No Ray cluster runs here. Start one, or give addresses (http...).") from error
+    try:
+        names = [name for name, app in applications().items() if DEPLOYMENT in app.deployments]
+        return {name: _describe(name) for name in sorted(names)}
+    finally:
+        if joined:
+            ray.shutdown()
+
+
+def _describe(name: str) -> Description | RewardError:
+    try:
+        found: Description = ask_replica(name, "describe", STATUS_LIMIT_S)
+    except RewardError as error:
+        return error
+    return found
 
 
 def short(error: BaseException | None) -> str:

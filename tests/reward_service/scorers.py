@@ -104,6 +104,14 @@ class Moody(Redness):
         return True
 
 
+class Talkative(Redness):
+    """Prints the prompts that it is asked about."""
+
+    def score(self, prompts: list[str], images: Images) -> Numbers:
+        print("asked about", *prompts)
+        return super().score(prompts, images)
+
+
 class Unbuildable(Redness):
     """Raises when it is built."""
 

@@ -37,11 +37,12 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Addresses of its dashboard and of its control store, and the port of Serve's HTTP proxy."""
+    """Addresses of its dashboard and of its control store, the port of Serve's HTTP proxy, and its logs."""
 
     dashboard: str
     gcs: str
     http_port: int
+    logs: Path
 
 
 @contextmanager
@@ -66,7 +67,9 @@ def cluster() -> Iterator[Cluster]:
         _set_global_client(None)
         start_serve(http_port)
         stack.callback(serve.shutdown)
-        yield Cluster(f"http://{context.dashboard_url}", context.address_info["gcs_address"], http_port)
+        info = context.address_info
+        logs = Path(info["session_dir"]) / "logs"
+        yield Cluster(f"http://{context.dashboard_url}", info["gcs_address"], http_port, logs)
 
 
 def start_serve(http_port: int) -> None:

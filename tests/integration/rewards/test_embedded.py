@@ -25,6 +25,7 @@ from reward_service.on_ray.app import embedded_app, groups_at_a_replica
 from reward_service.on_ray.handles import reward_handle
 from tests.integration.rewards.apps import (
     LIMIT_S,
+    Cluster,
     ask,
     assert_scored,
     describe,
@@ -203,3 +204,13 @@ def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str)
     reply = ask(moody, "a cat")
     assert isinstance(reply.outcome, RewardScores)
     assert isinstance(reply.shadow, NoShadow)
+
+
+def test_what_a_scorer_prints_stands_in_the_output_of_its_process(shared: Cluster) -> None:
+    with running({"talks": ServedReward(scorer=f"{SCORERS}:Talkative")}):
+        ask("talks", "an echo of this test")
+        logs, line = shared.logs, "asked about an echo of this test"
+        wait_until(
+            lambda: any(line in log.read_text(errors="replace") for log in logs.glob("worker-*.out")),
+            "the line in a log",
+        )

@@ -6,8 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Awaitable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFa
 from reward_service.engine import engine as engine_module
 from reward_service.engine.engine import WITHDRAWN
 from tests.reward_service.engines import PIXELS, SCORERS, Ends, Recorder, in_loop, running
-from tests.reward_service.scorers import Moody, PromptLength, Redness
+from tests.reward_service.scorers import PromptLength, Redness
 
 MODEL = Path(__file__).parents[3] / "models" / "tiny-clip-proxy"
 
@@ -99,16 +97,6 @@ class Paid(Counted):
     paid = True
 
 
-class OneByOne(Redness):
-    """Takes a while, and refuses some prompts in company."""
-
-    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        time.sleep(0.2 if prompts[0].startswith("alone") else 0.0)
-        if len({prompt for prompt in prompts if prompt.startswith("alone")}) > 1:
-            raise RuntimeError("one prompt at a time")
-        return super().score(prompts, images)
-
-
 class Leaves(Redness):
     """Ends its thread when it is told to."""
 
@@ -122,11 +110,6 @@ def scores_of(reply: Reply) -> RewardScores:
     """Its scores; there must be some."""
     assert isinstance(reply.outcome, RewardScores), reply.outcome
     return reply.outcome
-
-
-async def outcome_of(answer: Awaitable[Reply]) -> RewardScores | RewardFailure:
-    """Of a reply."""
-    return (await answer).outcome
 
 
 @in_loop
@@ -304,17 +287,6 @@ async def test_a_scorer_that_takes_too_long_ends_the_process_in_time() -> None:
 
 
 @in_loop
-async def test_time_runs_for_each_call_and_not_for_a_batch_and_its_repetition_together() -> None:
-    ends = Ends()
-    async with running(
-        f"{__name__}:OneByOne", ends, timeout_s=1.0, max_batch_groups=8, batch_wait_s=0.3
-    ) as engine:
-        replies = await asyncio.gather(*[engine.score(f"alone {number}", PIXELS) for number in range(8)])
-        assert all(isinstance(reply.outcome, RewardScores) for reply in replies)
-        assert ends.reasons == []
-
-
-@in_loop
 async def test_a_scorer_that_ends_its_thread_ends_the_process() -> None:
     ends = Ends()
     async with running(f"{__name__}:Leaves", ends) as engine:
@@ -371,18 +343,6 @@ async def test_what_cannot_start_tells_why() -> None:
     with pytest.raises(RewardError, match="scores an image otherwise"):
         async with running(f"{SCORERS}:Careless"):
             pass
-
-
-@in_loop
-async def test_one_group_may_fail_beside_others() -> None:
-    assert Moody().version == "1"
-    async with running(f"{SCORERS}:Moody", batch_wait_s=0.2) as engine:
-        good, bad = await asyncio.gather(
-            outcome_of(engine.score("a cat", PIXELS)), outcome_of(engine.score("raise now", PIXELS))
-        )
-    assert isinstance(good, RewardScores)
-    assert isinstance(bad, RewardFailure)
-    assert "the judge is out" in bad.reason
 
 
 @in_loop
