@@ -32,7 +32,8 @@ from reward_service.contract.results import Outcome, Reply, RewardFailure, Rewar
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-LOOK_S = 1.0
+LOOK_S = 5.0
+"""How often to look whether somebody is at work, once nothing has been answered for long."""
 KEPT_ASKS = 20_000
 
 
@@ -214,7 +215,8 @@ class RewardClient:
         # Only a backstop: a replica ends itself where a batch takes too long, and its requests with it.
         limit_s = self._section.outage_s + self._transport.limit_s
         while not request.done():
-            await asyncio.wait([request], timeout=max(self._silence_left_s, LOOK_S))
+            left_s = self._silence_left_s
+            await asyncio.wait([request], timeout=left_s if left_s > 0.0 else LOOK_S)
             if request.done():
                 return
             if _now() - sent_at > limit_s:
