@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         from driver.main import train
 
         try:
-            return train(config, Console(), [given.flags[flag] for flag in FLAGS if flag in given.flags])
+            return train(config, Console(), given.flags.get("--fork"))
         except KeyboardInterrupt:
             return 130
     return 2

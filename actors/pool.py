@@ -1,31 +1,37 @@
-"""The Ray edge of the actors: a pool that does tasks, redoes those of dead actors, and holds only references.
+"""The Ray edge of the actors: a pool that samples tasks, redoes those of dead actors, and holds references
+only.
 
 It begins with actors.minimum actors and asks Ray for more, up to actors.count. They join when Ray finds room
 for them, and leave when they or their nodes die: tasks and results do not depend on how many there are.
 
 consumes: PromptTask with the reference of its weights. produces: Sampled (references and a small report).
-waits for: nothing itself; the driver waits on `references` and hands back what is ready. unblocked by: the
-driver.
+waits for: an actor with room, then its answer. unblocked by: the actor, its death, or actors.timeout_s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.actor import SampleReport
-from actors.balance import Balance
-from actors.process import Place
-from actors.slots import FETCH_LIMIT_S, ActorSlot, ActorSlots
-from common.cluster.process_failures import DEATHS, Gone
+from actors.process import start_process
+from actors.slots import ActorSlots, ReadyActor
+from common.cluster.process_failures import DEATHS
+from common.cluster.references import value_of
 from common.config.schema import Config
-from common.config.services import ActorsSection
 from common.errors import PrdpError, StuckError
 from common.trajectory import PromptTask
+
+LOST_TRIES = 20
+"""How often a task may be begun again because whole nodes died."""
 
 
 @dataclass(frozen=True)
@@ -39,87 +45,52 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A task with the reference of its weights, and how often it has lost its actor."""
-
-    task: PromptTask
-    weights: ray.ObjectRef
-    tries: int
-
-
-@dataclass(frozen=True)
 class _Running:
-    job: _Job
-    seat: ActorSlot
-    place: Place
-    trajectory: ray.ObjectRef
-    images: ray.ObjectRef
+    task: PromptTask
+    actor: ReadyActor
     began: float
-    deadline: float
-
-
-@dataclass(frozen=True)
-class Member:
-    """An actor that is ready. seat: its number in the pool."""
-
-    seat: int
-    place: Place
 
 
 class ActorPool:
-    """A pool of actor processes. Tasks wait in a queue here; a ready actor holds at most tasks_in_flight of
-    them, the others none."""
+    """A pool of actor processes in one event loop. A ready actor holds at most tasks_in_flight tasks; others
+    wait here, first come, first served.
 
-    def __init__(self, config: Config, seats: ActorSlots) -> None:
-        self._section: ActorsSection = config.actors
-        self._seats = seats
-        self._queue: deque[_Job] = deque()
+    start_one: asks Ray for one more process.
+    """
+
+    def __init__(self, config: Config, start_one: Callable[[Config], Any] = start_process) -> None:
+        self._section = config.actors
+        self._slots = ActorSlots(config, self, start_one)
+        self._held: dict[ReadyActor, int] = {}
+        self._waiting: deque[asyncio.Future[ReadyActor]] = deque()
         self._running: dict[ray.ObjectRef, _Running] = {}
-        self._balance: Balance[ActorSlot] = Balance(config.actors.tasks_in_flight)
-        self._new: list[ray.ObjectRef] = []
         self._redone = 0
-        self._is_closed = False
 
-    @staticmethod
-    def start(config: Config) -> ActorPool:
-        """Ask for actors.minimum processes. Wait on `references` until so many are ready; then `grow`."""
-        seats = ActorSlots(config)
-        seats.ask_for(config.actors.minimum)
-        return ActorPool(config, seats)
+    async def start(self, limit_s: float) -> None:
+        """Ask for actors.minimum processes and wait until they are ready.
+
+        Raises StuckError after limit_s, or where one cannot start; WeightsError where the base is another.
+        """
+        self._slots.request(self._section.minimum)
+        await self._slots.wait_until_enough(limit_s)
 
     def grow(self) -> None:
         """Ask for the rest, up to actors.count: once all else that needs room in the cluster has it."""
-        self._seats.ask_for(self._section.count)
+        self._slots.request(self._section.count)
 
-    def expect(self, base: str) -> None:
-        """See ActorSlots.expect."""
-        self._seats.expect(base)
-
-    @property
-    def references(self) -> list[ray.ObjectRef]:
-        """What to wait for: each becomes ready when a task is done, or an actor is ready or has died."""
-        return [*self._running, *self._seats.arrivals]
-
-    def take_new(self) -> list[ray.ObjectRef]:
-        """Those of `references` that have come since the last call; some may be taken in already."""
-        new, self._new = [*self._new, *self._seats.take_new()], []
-        return new
+    def require_base(self, base: str) -> None:
+        """From here on, refuse processes that load another pretrained model. base: its digest."""
+        self._slots.require_base(base)
 
     @property
-    def members(self) -> list[Member]:
-        """The actors that are ready, by seat."""
-        found = [Member(seat.number, place) for seat, place in self._seats.ready.items()]
-        return sorted(found, key=lambda member: member.seat)
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether actors.minimum actors are ready."""
-        return len(self._seats.ready) >= self._section.minimum
+    def members(self) -> Sequence[ReadyActor]:
+        """The actors that are ready, by slot."""
+        return self._slots.ready
 
     @property
     def waiting(self) -> int:
         """Tasks that no actor has room for."""
-        return len(self._queue)
+        return len(self._waiting)
 
     @property
     def running(self) -> int:
@@ -129,7 +100,7 @@ class ActorPool:
     @property
     def restarts(self) -> int:
         """Actors replaced so far."""
-        return self._seats.replaced
+        return self._slots.replaced
 
     @property
     def redone(self) -> int:
@@ -139,145 +110,140 @@ class ActorPool:
     @property
     def ready_s(self) -> float:
         """Seconds that actors have been ready so far, summed over actors."""
-        return self._seats.ready_s
+        return self._slots.ready_s
 
     def in_work(self) -> list[str]:
-        """Each task that an actor holds, in words: who, where, what, how long, the oldest first; and how many
-        tasks wait."""
-        now = time.monotonic()
-        held = [
-            f"actor {one.seat.number} (pid {one.place.pid}, node {one.place.node[:8]}): "
-            f"{one.job.task.prompt!r}, for {now - one.began:.0f} s"
-            for one in sorted(self._running.values(), key=lambda one: one.began)
+        """Each task that an actor holds, in words: who, where, what, how long, the oldest first; how many
+        tasks wait; and how many actors are ready, where they are too few."""
+        now, place = time.monotonic(), "actor {0.slot} (pid {0.place.pid}, node {0.place.node:.8})"
+        lines = [
+            f"{place.format(one.actor)}: {one.task.prompt!r}, for {now - one.began:.0f} s"
+            for one in self._running.values()
         ]
-        return [*held, *([f"{len(self._queue)} tasks wait for an actor"] if self._queue else [])]
+        if self._waiting:
+            lines.append(f"{len(self._waiting)} tasks wait for an actor")
+        if len(self._held) < self._section.minimum:
+            lines.append(
+                f"{len(self._held)} actors are ready, of actors.minimum = {self._section.minimum}; "
+                f"{self._slots.pending} wait for room in the cluster, or load the model"
+            )
+        return lines
 
-    def in_start(self) -> list[str]:
-        """How many actors are ready, and how many are not yet, in words."""
-        ready, coming = len(self._seats.ready), len(self._seats.arrivals)
-        return [
-            f"{ready} actors are ready, of actors.minimum = {self._section.minimum}; {coming} wait for room "
-            "in the cluster, or load the model"
-        ]
+    async def sample(self, task: PromptTask, weights: ray.ObjectRef) -> Sampled:
+        """Have an actor do a task; begun again elsewhere, to the same bits, where the actor or the answer is
+        lost.
 
-    def submit(self, task: PromptTask, weights: ray.ObjectRef) -> None:
-        """Queue a task; it starts as soon as an actor has room. Raises StuckError after `shutdown`."""
-        if self._is_closed:
-            raise StuckError(f"The actors have been ended, so {task.prompt!r} cannot be sampled.")
-        self._queue.append(_Job(task, weights, tries=0))
-        self._feed()
-
-    def forget_waiting(self) -> None:
-        """Give up the tasks that no actor has yet; those begun come to their end."""
-        self._queue.clear()
-
-    def complete(self, reference: ray.ObjectRef) -> list[Sampled]:
-        """Take in one ready reference: a finished task, or none where an actor arrived or died, or where the
-        reference is not one of `references`.
-
-        The tasks of an actor that died are queued again, and those whose answer is lost. Raises the task's
-        own error where sampling failed, StuckError where actors die more often than allowed, or an answer
-        cannot be fetched.
+        Raises the task's own error where sampling failed; StuckError where it takes longer than
+        actors.timeout_s, where it loses its actor more often than actors.task_retries allows, where actors
+        die too often or are too few for too long, and after `shutdown`.
         """
-        if reference not in self._running:
-            for seat in self._seats.arrive(reference):
-                self._balance.join(seat)
-            self._feed()
-            return []
-        running = self._running.pop(reference)
-        try:
-            report: SampleReport = ray.get(reference, timeout=FETCH_LIMIT_S)
-        except RayTaskError as error:
-            raise _own_error(error) from error
-        except DEATHS as error:
-            self._balance.leave(running.seat)
-            self._seats.mark_dead(running.seat, error)
-            self._again(running, error)
-            self._feed()
-            return []
-        except GetTimeoutError as error:
-            raise StuckError(
-                f"The report of actor {running.seat.number} (node {running.place.node[:8]}) on "
-                f"{running.job.task.prompt!r} is there, but could not be fetched in {FETCH_LIMIT_S:.0f} s."
-            ) from error
-        except ObjectLostError:
-            # The answer had been given, and went with its node; the actor's next task tells of its death.
-            self._balance.done(running.seat)
-            self._redo(running.job)
-            self._feed()
-            return []
-        self._balance.done(running.seat)
+        deaths = 0
+        for attempt in range(LOST_TRIES):
+            self._redone += bool(attempt)
+            actor = await self._actor_with_room(task, first=bool(attempt))
+            try:
+                return await self._sample_with(actor, task, weights)
+            except DEATHS as error:
+                deaths += not self._slots.may_be_of_node(actor, error)
+                if deaths > self._section.task_retries:
+                    raise StuckError(
+                        f"The task of prompt {task.prompt!r} lost its actor {deaths} times, more than "
+                        f"actors.task_retries = {self._section.task_retries} allows; it may be what kills "
+                        f"them. The last: {error}"
+                    ) from error
+            except _ReportLost:
+                # It went with its node; the actor's next task tells of the actor's death.
+                continue
+        raise StuckError(f"The task of prompt {task.prompt!r} was lost {LOST_TRIES} times. Are nodes stable?")
+
+    def join(self, actor: ReadyActor) -> None:
+        """See Members."""
+        self._held[actor] = 0
         self._feed()
-        return [Sampled(running.job.task, running.trajectory, running.images, report)]
 
-    def check_deadlines(self) -> None:
-        """Raise StuckError where a task has been running for longer than actors.timeout_s, or too few actors
-        have been ready for so long."""
-        # Tasks are begun in the order of their deadlines.
-        oldest = next(iter(self._running.values()), None)
-        if oldest and time.monotonic() > oldest.deadline:
-            raise StuckError(self._late())
-        self._seats.check_enough(self._section.timeout_s)
+    def leave(self, actor: ReadyActor) -> None:
+        """See Members."""
+        del self._held[actor]
 
-    def _late(self) -> str:
-        now = time.monotonic()
-        late = [running for running in self._running.values() if now > running.deadline]
-        prompts = ", ".join(repr(running.job.task.prompt) for running in late[:3])
-        return (
-            f"{len(late)} sampling tasks have run for more than actors.timeout_s = "
-            f"{self._section.timeout_s} s "
-            f"(actors {sorted({running.seat.number for running in late})}; prompts {prompts}). "
-            "Raise the limit, or look at the actors' logs."
-        )
-
-    def check_start(self, limit_s: float) -> None:
-        """Raise StuckError where fewer than actors.minimum are ready after limit_s."""
-        self._seats.check_enough(limit_s)
+    def fail(self, error: BaseException) -> None:
+        """See Members: tasks that wait raise it; those in work come to their end."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(error)
 
     def shutdown(self) -> None:
         """End the processes. Tasks that wait or run are given up, and no more are taken."""
-        self._is_closed = True
-        self._balance = Balance(self._section.tasks_in_flight)
-        self._queue.clear()
-        self._running.clear()
-        self._seats.close()
+        self._held.clear()
+        self._slots.close(StuckError("The actors have been ended."))
+
+    async def _actor_with_room(self, task: PromptTask, first: bool) -> ReadyActor:
+        """A ready actor, in which one more task counts from here on. first: go before all others."""
+        if self._slots.failure:
+            raise self._slots.failure
+        waiting: asyncio.Future[ReadyActor] = asyncio.get_running_loop().create_future()
+        (self._waiting.appendleft if first else self._waiting.append)(waiting)
+        self._feed()
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled():
+                self._give_back(waiting.result())
+            raise
 
     def _feed(self) -> None:
-        """Give waiting tasks to the ready actors with the fewest, up to tasks_in_flight each."""
-        while self._queue:
-            seats = self._balance.give()
-            if not seats:
+        """Give actors with the fewest tasks to those who wait."""
+        while self._waiting and self._held:
+            actor = min(self._held, key=self._held.__getitem__)
+            if self._held[actor] >= self._section.tasks_in_flight:
                 return
-            self._begin(self._queue.popleft(), seats[0])
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                self._held[actor] += 1
+                waiting.set_result(actor)
 
-    def _begin(self, job: _Job, seat: ActorSlot) -> None:
-        method = seat.process.sample.options(num_returns=3)
-        trajectory, images, report = method.remote(job.task, job.weights)
+    def _give_back(self, actor: ReadyActor) -> None:
+        if actor in self._held:
+            self._held[actor] -= 1
+            self._feed()
+
+    async def _sample_with(self, actor: ReadyActor, task: PromptTask, weights: ray.ObjectRef) -> Sampled:
+        section, call = self._section, actor.process.sample.options(num_returns=3)
+        trajectory, images, report = call.remote(task, weights)
+        self._running[report] = _Running(task, actor, time.monotonic())
+        answer = asyncio.ensure_future(value_of(report))
+        answer.add_done_callback(partial(self._finished, report))
         # Tasks wait their turn in the actor's own queue: each may take the limit once per place in it.
-        now = time.monotonic()
-        deadline = now + self._section.timeout_s * self._section.tasks_in_flight
-        place = self._seats.ready[seat]
-        self._running[report] = _Running(job, seat, place, trajectory, images, now, deadline)
-        self._new.append(report)
-
-    def _again(self, running: _Running, error: Gone) -> None:
-        """Queue a task whose actor died. The death of a whole node is not held against the task."""
-        job = running.job
-        blamed = not self._seats.is_of_node(running.place.node, error)
-        job = replace(job, tries=job.tries + int(blamed))
-        if job.tries > self._section.task_retries:
+        limit_s = section.timeout_s * section.tasks_in_flight
+        try:
+            async with asyncio.timeout(limit_s):
+                # Where nobody wants the answer any more, the actor is still at work on it.
+                return Sampled(task, trajectory, images, await asyncio.shield(answer))
+        except TimeoutError:
             raise StuckError(
-                f"The task of prompt {job.task.prompt!r} lost its actor {job.tries} times, more than "
-                f"actors.task_retries = {self._section.task_retries} allows; it may be what kills them. "
-                f"The last: {error}"
-            ) from error
-        self._redo(job)
+                f"Prompt {task.prompt!r} has been with actor {actor.slot} (node {actor.place.node[:8]}) for "
+                f"{limit_s:g} s, longer than actors.timeout_s = {section.timeout_s:g} for each of "
+                f"{section.tasks_in_flight} tasks in flight. Raise the limit, or look at the actors' logs."
+            ) from None
+        except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                raise WeightsLost from error
+            raise (error.cause if isinstance(error.cause, PrdpError) else error) from error
+        except ObjectLostError as error:
+            raise _ReportLost from error
 
-    def _redo(self, job: _Job) -> None:
-        self._redone += 1
-        self._queue.appendleft(job)
+    def _finished(self, report: ray.ObjectRef, answer: asyncio.Future[Any]) -> None:
+        """An actor is through with a task, or has died over it."""
+        actor = self._running.pop(report).actor
+        error = None if answer.cancelled() else answer.exception()
+        if isinstance(error, DEATHS):
+            self._slots.mark_dead(actor, error)
+        self._give_back(actor)
 
 
-def _own_error(error: RayTaskError) -> BaseException:
-    """The error that the actor raised, without Ray's wrapping where it is one of ours."""
-    return error.cause if isinstance(error.cause, PrdpError) else error
+class WeightsLost(Exception):  # noqa: N818 - an event that the run mends
+    """The weights that a task names are gone, with every node that held them."""
+
+
+class _ReportLost(Exception):  # noqa: N818 - an event that the pool mends
+    """A report had been made, and went with its node."""

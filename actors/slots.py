@@ -1,87 +1,101 @@
-"""The seats of a pool: actors that are ready, and those that are asked for.
+"""The Ray actors of a pool: each slot always has a process, pending, loading or ready; dead ones are
+replaced.
 
-A seat has a process from the beginning: one that Ray has no room for yet, one that loads its model, or one
-that is ready. Only ready ones take tasks. When a process dies, its seat asks for another one.
+consumes: the configuration, and deaths that tasks tell of. produces: ready actors. waits for: Ray to find
+room for a process and the process to load its model, one coroutine a slot. unblocked by: the process or its
+death.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import ray
-from ray.exceptions import GetTimeoutError
 
 from actors.process import Arrival, Place, start_process
 from common.cluster.process_failures import (
     DEATHS,
-    Death,
+    DeathCounter,
     Gone,
-    counted,
     failed_to_start,
     is_certain,
     living_nodes,
     nodes_of,
-    of_last_hour,
     was_preempted,
 )
+from common.cluster.references import value_of
 from common.config.schema import Config
 from common.errors import StuckError
 from common.model.loading import check_base
 
-FETCH_LIMIT_S = 30.0
-"""How long the fetch of a small answer may take that Ray says is there."""
 
+@dataclass(frozen=True, eq=False)
+class ReadyActor:
+    """An actor that takes tasks. slot: its number in the pool; process: Ray's handle. died: for
+    `mark_dead`."""
 
-@dataclass(frozen=True)
-class ActorSlot:
-    """One place in the pool. number: from 0; process: Ray's handle; arrival: reference of its Arrival."""
-
-    number: int
+    slot: int
     process: Any
-    arrival: ray.ObjectRef
+    place: Place
+    died: asyncio.Future[Gone] = field(repr=False)
+
+
+class Members(Protocol):
+    """Whoever hands out the tasks."""
+
+    def join(self, actor: ReadyActor) -> None:
+        """It takes tasks from here on."""
+        ...
+
+    def leave(self, actor: ReadyActor) -> None:
+        """It takes none any more."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """The pool cannot go on."""
+        ...
 
 
 class ActorSlots:
-    """All seats of a pool. Owned by one thread. start: asks for one more process, see start_process."""
+    """All slots of a pool. Lives in one event loop. start: asks Ray for one more process."""
 
-    def __init__(self, config: Config, start: Callable[[Config], Any] = start_process) -> None:
+    def __init__(
+        self, config: Config, members: Members, start: Callable[[Config], Any] = start_process
+    ) -> None:
         self._config = config
-        self._start = start
         self._section = config.actors
-        self._ready: dict[ActorSlot, Place] = {}
-        self._coming: dict[ray.ObjectRef, ActorSlot] = {}
-        self._new: list[ray.ObjectRef] = []
-        self._bases: tuple[str, ...] = ()
-        self._deaths: list[Death] = []
-        self._replaced = 0
+        self._members = members
+        self._start = start
+        self._keepers: list[asyncio.Task[None]] = []
+        self._processes: dict[int, Any] = {}
+        self._ready: dict[ReadyActor, None] = {}
+        self._deaths = DeathCounter("Actors", "actors.restarts", config.actors.restarts)
+        self._base: str | None = None
+        self.failure: BaseException | None = None
+        self._enough = asyncio.Event()
         self._has_begun = False
-        self._short_since = time.monotonic()
+        self._alarm: asyncio.TimerHandle | None = None
         self._ready_s = 0.0
         self._counted_at = time.monotonic()
 
     @property
-    def ready(self) -> Mapping[ActorSlot, Place]:
-        """The seats that take tasks, and where their processes are."""
-        return self._ready
+    def ready(self) -> list[ReadyActor]:
+        """Those that take tasks, by slot."""
+        return sorted(self._ready, key=lambda actor: actor.slot)
 
     @property
-    def arrivals(self) -> list[ray.ObjectRef]:
-        """One reference for each process that is not ready yet: give it to `arrive` when Ray has it."""
-        return list(self._coming)
-
-    def take_new(self) -> list[ray.ObjectRef]:
-        """Those of `arrivals` that have come since the last call; some may have been given to `arrive`."""
-        new, self._new = self._new, []
-        return new
+    def pending(self) -> int:
+        """Slots whose process waits for room in the cluster, or loads its model."""
+        return len(self._processes) - len(self._ready)
 
     @property
     def replaced(self) -> int:
         """Processes that died and were asked for again so far."""
-        return self._replaced
+        return self._deaths.total
 
     @property
     def ready_s(self) -> float:
@@ -89,103 +103,116 @@ class ActorSlots:
         self._count_time()
         return self._ready_s
 
-    def expect(self, base: str) -> None:
+    def require_base(self, base: str) -> None:
         """From here on, refuse processes that load another pretrained model. base: its digest."""
-        self._bases = (base,)
+        self._base = base
 
-    def ask_for(self, total: int) -> None:
-        """Ask for processes until there are so many seats."""
-        for number in range(len(self._ready) + len(self._coming), total):
-            self._open(number)
+    def request(self, total: int) -> None:
+        """Ask for processes until there are so many slots."""
+        for slot in range(len(self._keepers), total):
+            keeper = asyncio.get_running_loop().create_task(self._keep(slot))
+            keeper.add_done_callback(self._tell_failure)
+            self._keepers.append(keeper)
 
-    def arrive(self, reference: ray.ObjectRef) -> list[ActorSlot]:
-        """A process says that it is ready, or has died before: the seat that is ready through it, if any.
-
-        Nothing happens where the reference is not one of `arrivals`. Raises StuckError where an actor cannot
-        start, and where more have died than allowed; WeightsError where one has loaded another pretrained
-        model than is expected.
-        """
-        if reference not in self._coming:
-            return []
-        seat = self._coming.pop(reference)
+    async def wait_until_enough(self, limit_s: float) -> None:
+        """Until actors.minimum are ready. Raises StuckError after limit_s, or the pool's failure."""
         try:
-            arrival: Arrival = ray.get(reference, timeout=FETCH_LIMIT_S)
-        except GetTimeoutError as error:
-            raise StuckError(
-                f"Actor {seat.number} is ready, but its answer could not be fetched in {FETCH_LIMIT_S:.0f} s."
-            ) from error
+            async with asyncio.timeout(limit_s):
+                await self._enough.wait()
+        except TimeoutError:
+            raise StuckError(self._too_few(limit_s)) from None
+        if self.failure:
+            raise self.failure
+
+    def mark_dead(self, actor: ReadyActor, error: Gone) -> None:
+        """A ready actor's process has died: it is replaced once, however many of its tasks say so."""
+        if actor in self._ready:
+            self._count_time()
+            del self._ready[actor]
+            self._members.leave(actor)
+            self._watch_minimum()
+            actor.died.set_result(error)
+
+    def may_be_of_node(self, actor: ReadyActor, error: Gone) -> bool:
+        """Whether an actor's death is, or may be, that of its whole node."""
+        return was_preempted(error) or not is_certain(error) or actor.place.node not in living_nodes()
+
+    def close(self, error: BaseException) -> None:
+        """End every process, and withdraw what is asked for. error: for whoever wants an actor from here
+        on."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        for process in self._processes.values():
+            ray.kill(process)
+        if self._alarm:
+            self._alarm.cancel()
+        self._processes.clear()
+        self._ready.clear()
+        self._fail(error)
+
+    async def _keep(self, slot: int) -> None:
+        """A slot's processes, one after the other. Raises StuckError, WeightsError."""
+        while True:
+            process = self._processes[slot] = self._start(self._config)
+            nodes, error = await self._outlive(slot, process)
+            # One that Ray only calls unavailable may live on; two in one slot would compete for its room.
+            ray.kill(process)
+            self._deaths.add(error, nodes)
+
+    async def _outlive(self, slot: int, process: Any) -> tuple[frozenset[str], Gone]:
+        """Wait for the process's death: the nodes it ran on, as far as is known, and what told of it."""
+        try:
+            arrival: Arrival = await value_of(process.ready.remote())
         except DEATHS as error:
             if failed_to_start(error) and not self._has_begun:
                 raise StuckError(f"An actor could not start: {error}") from error
-            self._replace(seat, nodes_of([seat.process]), error)
-            return []
+            return nodes_of([process]), error
         place = arrival.place
-        for base in self._bases:
-            check_base(arrival.base, base, f"Actor {seat.number} (pid {place.pid}, node {place.node[:8]})")
+        if self._base is not None:
+            check_base(arrival.base, self._base, f"Actor {slot} (pid {place.pid}, node {place.node[:8]})")
+        actor = ReadyActor(slot, process, place, asyncio.get_running_loop().create_future())
         self._count_time()
-        self._ready[seat] = place
-        self._has_begun = self._has_begun or len(self._ready) >= self._section.minimum
-        return [seat]
+        self._ready[actor] = None
+        self._watch_minimum()
+        self._members.join(actor)
+        return frozenset({place.node}), await actor.died
 
-    def mark_dead(self, seat: ActorSlot, error: Gone) -> None:
-        """A ready seat's process has died: ask for another one, once, however many of its tasks say so.
+    def _tell_failure(self, keeper: asyncio.Task[None]) -> None:
+        """A slot's coroutine has ended: by `close`, or by what the run cannot go on after."""
+        error = None if keeper.cancelled() else keeper.exception()
+        if error:
+            self._fail(error)
 
-        Raises StuckError where more have died than allowed.
-        """
-        if seat not in self._ready:
-            return
-        self._count_time()
-        place = self._ready.pop(seat)
-        if len(self._ready) == self._section.minimum - 1:
-            self._short_since = time.monotonic()
-        # An actor that Ray only calls unavailable may live on; two in one seat would compete for its room.
-        ray.kill(seat.process)
-        self._replace(seat, frozenset({place.node}), error)
+    def _fail(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+        # Whoever waits for actors hears of it.
+        self._enough.set()
+        self._members.fail(error)
 
-    def check_enough(self, limit_s: float) -> None:
-        """Raise StuckError where fewer than actors.minimum have been ready for longer than limit_s."""
-        section, now = self._section, time.monotonic()
-        if len(self._ready) >= section.minimum or now - self._short_since <= limit_s:
-            return
-        raise StuckError(
+    def _watch_minimum(self) -> None:
+        """Begin or end the wait for enough actors, once the run has begun."""
+        if len(self._ready) >= self._section.minimum:
+            self._has_begun = True
+            self._enough.set()
+            if self._alarm:
+                self._alarm.cancel()
+                self._alarm = None
+        elif self._has_begun and not self._alarm:
+            self._enough.clear()
+            limit = self._section.timeout_s
+            self._alarm = asyncio.get_running_loop().call_later(
+                limit, lambda: self._fail(StuckError(self._too_few(limit)))
+            )
+
+    def _too_few(self, limit_s: float) -> str:
+        section = self._section
+        return (
             f"For {limit_s:.0f} s only {len(self._ready)} actors were ready; actors.minimum is "
-            f"{section.minimum}. {len(self._coming)} more wait for Ray to find room, or load the model. Each "
+            f"{section.minimum}. {self.pending} more wait for Ray to find room, or load the model. Each "
             f"takes {section.cpus:g} CPUs, {section.gpus:g} GPUs and a node with the labels "
-            f"{section.labels}; free in the cluster are {_resources(ray.available_resources())}, of "
-            f"{_resources(ray.cluster_resources())}. Add nodes, free some, or lower what an actor takes."
+            f"{section.labels}; free in the cluster are {_in_words(ray.available_resources())}, of "
+            f"{_in_words(ray.cluster_resources())}. Add nodes, free some, or lower what an actor takes."
         )
-
-    def is_of_node(self, node: str, error: Gone) -> bool:
-        """Whether an actor's death on that node is, or may be, that of the node."""
-        return was_preempted(error) or not is_certain(error) or node not in living_nodes()
-
-    def close(self) -> None:
-        """End every process, and withdraw what is asked for."""
-        for seat in (*self._ready, *self._coming.values()):
-            ray.kill(seat.process)
-        self._ready.clear()
-        self._coming.clear()
-        # Nobody is missed from now on.
-        self._short_since = math.inf
-
-    def _open(self, number: int) -> None:
-        process = self._start(self._config)
-        seat = ActorSlot(number, process, process.ready.remote())
-        self._coming[seat.arrival] = seat
-        self._new.append(seat.arrival)
-
-    def _replace(self, seat: ActorSlot, nodes: frozenset[str], error: Gone) -> None:
-        now = time.monotonic()
-        deaths = [] if was_preempted(error) else [Death(now, nodes, is_certain(error))]
-        self._deaths = of_last_hour([*self._deaths, *deaths], now, living_nodes())
-        own = counted(self._deaths, now)
-        if own > self._section.restarts:
-            raise StuckError(
-                f"Actors died {own} times within an hour, more than actors.restarts = "
-                f"{self._section.restarts} allows. The last: {error}"
-            ) from error
-        self._replaced += 1
-        self._open(seat.number)
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -193,5 +220,5 @@ class ActorSlots:
         self._counted_at = now
 
 
-def _resources(found: Mapping[str, float]) -> str:
-    return ", ".join(f"{found.get(unit, 0.0):g} {unit}s" for unit in ("CPU", "GPU"))
+def _in_words(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{resources.get(unit, 0.0):g} {unit}s" for unit in ("CPU", "GPU"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import psutil
 import torch
@@ -22,13 +22,14 @@ from common.config.schema import Config
 from common.model.loading import choose_device
 from common.model.weights import Weights
 from common.trajectory import ScoredGroup
-from driver.loop.published import Published
+from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
 from driver.loop.services import Services, ray_cluster, services
 from driver.loop.source import OnlineSource
-from driver.loop.stalls import StallReporter
-from driver.loop.tasks import training_batch
+from driver.loop.tasks import training_tasks
 from driver.run.prompts import PromptStream, open_prompts
+from driver.stalls import StallReporter
+from driver.stop import StopFlag
 from learner.build import build_learner
 from learner.learner import Learner
 from learner.parallel import Single
@@ -66,9 +67,8 @@ class OneProcess:
 
     def epoch(self, number: int) -> None:
         """Train one epoch."""
-        prompts = self.config.sampling.prompts_per_epoch
-        batch = training_batch(self.config, self.stream, number, number * prompts, self.weights.stamp)
-        for task in batch.tasks:
+        tasks = training_tasks(self.config, self.stream, number, self.weights.stamp, with_reference=True)
+        for task in tasks:
             trajectory, images, _ = self.actor.sample(task, self.weights)
             score = self.rewards.score_group(task.prompt, images)
             self.learner.accumulate([ScoredGroup(trajectory, score)])
@@ -80,41 +80,31 @@ class OneProcess:
 
 
 class Distributed:
-    """The same epochs by the driver's own parts, without display, tracker, evaluation and checkpoints."""
+    """The same epochs by the driver's own parts, without display, tracker, evaluation, checkpoints and
+    snapshots. runner: of the event loop that all of them live in."""
 
-    def __init__(self, config: Config, stream: PromptStream, started: Services) -> None:
-        self._config = config
-        self._learner = started.learner
-        self._rollouts = Rollouts(
-            started.pool,
-            started.rewards,
-            config.reward_service.max_dropped_share,
-            check_stop=_go_on,
-            patience=StallReporter(note=print),
-        )
-        self._source = OnlineSource(config, stream, self._rollouts)
-        self._weights: list[Published] = []
+    def __init__(
+        self, config: Config, stream: PromptStream, started: Services, runner: asyncio.Runner
+    ) -> None:
+        stalls = StallReporter(note=print)
+        dropped = config.reward_service.max_dropped_share
+        rollouts = Rollouts(started.pool, started.rewards, dropped, StopFlag(), stalls)
+        self._source = OnlineSource(config, stream, rollouts, with_reference=True)
+        again = rollouts.sample_again
+        self._learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, again)
+        self._runner = runner
+        self._weights = runner.run(self._learner.begin(0, {}))
 
     def epoch(self, number: int) -> None:
         """Train one epoch."""
-        weights = self._weights or self._publish()
-        self._source.prepare(number, weights[0])
-        groups = enumerate(self._source.groups(number))
-        self._wait(
-            [self._learner.accumulate(position, group.trajectory, group.score) for position, group in groups]
-        )
-        self._wait(self._learner.finish_update())
-        for _ in range(1, self._config.objective.updates_per_epoch):
-            self._wait(self._learner.repeat_update())
-        self._wait(self._learner.end_epoch())
-        self._weights = self._publish()
+        self._runner.run(self._epoch(number))
 
-    def _publish(self) -> list[Published]:
-        references = self._learner.publish()
-        return [Published(references.weights, self._wait(references.stamps)[0], nbytes=0)]
-
-    def _wait(self, references: list[Any]) -> list[Any]:
-        return self._rollouts.wait(references, "the learner", self._config.learner.timeout_s)
+    async def _epoch(self, number: int) -> None:
+        self._source.prepare(number, self._weights)
+        self._learner.begin_epoch()
+        async for group in self._source.groups(number):
+            await self._learner.submit(group)
+        _, self._weights = await self._learner.finish_epoch(lambda _: None)
 
 
 @dataclass
@@ -142,20 +132,27 @@ class Loop:
 
 def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> Loop:
     """Epochs on Ray and in one process of so many threads, in turns; then some with one thread."""
-    config = config.model_copy(update={"run": config.run.model_copy(update={"epochs": repeats + warm_ups})})
+    changed = {
+        "run": config.run.model_copy(update={"epochs": repeats + warm_ups}),
+        "learner": config.learner.model_copy(update={"snapshots": False}),
+    }
+    config = config.model_copy(update=changed)
     check_entries(config.rewards)
     # Ray runs its workers at niceness 15, which on a busy machine would compare priorities and not loops.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     one, idle = OneProcess.build(config, stream), RayIdle()
-    with ray_cluster(config), services(config, RUN_ID) as started:
+    with ray_cluster(config), asyncio.Runner() as runner:
+        running = services(config, RUN_ID, StopFlag(), StallReporter(note=print))
+        started = runner.run(running.__aenter__())
         sides = [
-            Distributed(config, stream, started).epoch,
+            Distributed(config, stream, started, runner).epoch,
             _with_threads(threads, lambda number: idle.watch(one.epoch, number)),
         ]
         device = choose_device(config.model.device)
         ours, bare = alternate(sides, repeats, warm_ups, device)
         (single,) = alternate([_with_threads(1, one.epoch)], min(repeats, SINGLE_THREAD_EPOCHS), 0, device)
+        runner.run(running.__aexit__(None, None, None))
     comparison = Comparison(
         what=f"epochs on Ray over epochs in one process of {threads} threads",
         items=config.trajectories_per_epoch,
@@ -240,10 +237,6 @@ def _children_cpu_s() -> dict[int, float]:
             continue
         found[process.pid] = times.user + times.system
     return found
-
-
-def _go_on() -> None:
-    """Nobody asks a benchmark to stop."""
 
 
 if __name__ == "__main__":

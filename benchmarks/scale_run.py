@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,23 @@ import psutil
 import ray
 
 from actors.pool import ActorPool
-from actors.slots import ActorSlots
 from benchmarks.scale_parts import RUN_ID, ActorHost, LearnerHost, Share, Sizes
 from common.cluster.instruments import Instruments, shown
+from common.cluster.process_failures import DeathCounter
 from common.config.schema import Config
-from driver.loop.learner_deaths import LearnerDeaths
-from driver.loop.services import START_LIMIT_S, Services, await_actors, await_learner, ray_cluster
-from driver.loop.signals import StopFlag
-from driver.main import Inputs, run_epochs, tracked
+from driver.loop.services import START_LIMIT_S, Services, await_learner, ray_cluster
+from driver.main import Inputs, Session, run_epochs, tracked
 from driver.observe.display import DisplayState
 from driver.observe.gauges import RayGauges
 from driver.observe.observer import Observer, first_state
-from driver.observe.queues import QueueGauges
 from driver.observe.status import StatusFile
 from driver.observe.timeline_log import TimelineLog
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.folder import find_beginning
 from driver.run.prompts import open_prompts
 from driver.run.reward_versions import VersionLog
+from driver.stalls import StallReporter
+from driver.stop import StopFlag
 from learner.group import LearnerGroup
 from reward_service.client.start import start_rewards
 
@@ -160,9 +158,9 @@ def make_config(row: Row, folder: Path) -> Config:
     return Config.model_validate(tree)
 
 
-@contextmanager
-def simulated(config: Config, row: Row) -> Iterator[tuple[Services, Any]]:
-    """Start the hosts, and the reward as the driver starts it. Gives the services and the learner's host."""
+async def run_simulated(session: Session, row: Row, stalls: StallReporter, keeper: CheckpointManager) -> Any:
+    """Start the hosts, and the reward as the driver starts it; train all epochs. Gives the latencies."""
+    config = session.config
     calls = 2 * config.actors.tasks_in_flight * row.actors + 100
     host = ray.remote(ActorHost).options(num_cpus=0, max_concurrency=calls)
     hosts = [host.remote(row.sizes, row.seconds, row.jitter) for _ in range(row.hosts)]
@@ -172,24 +170,23 @@ def simulated(config: Config, row: Row) -> Iterator[tuple[Services, Any]]:
         .remote(row.sizes, row.learn_seconds)
     )
     shares = (Share(hosts[number % row.hosts], number) for number in itertools.count())
-    seats = ActorSlots(config, lambda _: next(shares))
-    seats.ask_for(row.actors)
-    pool = ActorPool(config, seats)
+    pool = ActorPool(config, lambda _: next(shares))
     group = LearnerGroup(config, RUN_ID, [Share(learner, rank) for rank in range(row.ranks)])
     rewards = start_rewards(
         config.rewards, {}, config.reward_service, "scale", str(os.getpid()), START_LIMIT_S, stop_serve=False
     )
-    await_actors(pool)
-    deaths = LearnerDeaths(config.learner.restarts)
-    await_learner(group, deaths)
-    yield Services(pool, group, rewards, deaths), learner
+    deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
+    await asyncio.gather(pool.start(START_LIMIT_S), await_learner(group, deaths, stalls))
+    instruments = Instruments({"run": config.run.name})
+    await run_epochs(session, Services(pool, group, rewards, deaths), stalls, keeper, instruments)
+    return await learner.take_latencies.remote()
 
 
 def run_row(row: Row) -> dict[str, Any]:
     """Run all epochs, and say what was measured."""
     with tempfile.TemporaryDirectory() as name:
         config = make_config(row, Path(name))
-        inputs = Inputs(open_prompts(config.prompts.train), open_prompts(config.prompts.unseen), ())
+        train, unseen = open_prompts(config.prompts.train), open_prompts(config.prompts.unseen)
         config.run_folder.mkdir(parents=True)
         beginning = find_beginning(config)
         display = EpochMarks()
@@ -211,11 +208,10 @@ def run_row(row: Row) -> dict[str, Any]:
                 status=StatusFile(config, beginning.run_id),
                 timelines=TimelineLog(config.run_folder, config.display.timelines),
             )
-            keeping = CheckpointManager(config, None, [], observer.note)
-            with simulated(config, row) as (started, learner), keeping as keeper:
-                watch = QueueGauges(instruments, started.learner.waiting)
-                run_epochs(config, inputs, beginning, started, observer, stop, keeper, 0, watch)
-                latencies = ray.get(learner.take_latencies.remote())
+            session = Session(config, Inputs(train, unseen, None), beginning, observer, stop, reached=0)
+            with CheckpointManager(config, None, [], observer.note) as keeper:
+                stalls = StallReporter(observer.note)
+                latencies = asyncio.run(run_simulated(session, row, stalls, keeper))
     return {
         "row": asdict(row),
         "marks": [asdict(one) for one in display.marks],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,25 +19,23 @@ from common.errors import ConfigError
 from common.model.loading import check_model
 from driver.finish import show_result
 from driver.loop.cluster_env import check_run_folder
-from driver.loop.evaluation import choose_prompts
+from driver.loop.evaluation import Evaluator, choose_prompts
 from driver.loop.faults import FaultCounter
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
-from driver.loop.services import Services, ray_cluster, services
-from driver.loop.signals import StopFlag, StopRequested
-from driver.loop.source import OfflineSource, OnlineSource, Source, lost_samples
-from driver.loop.stalls import StallReporter
+from driver.loop.services import Services, beside, ray_cluster, services
+from driver.loop.source import OfflineSource, OnlineSource, lost_samples
 from driver.loop.training import Parts, Training
 from driver.observe.display import Phase, open_display
 from driver.observe.gauges import RayGauges
 from driver.observe.guards import Guards
 from driver.observe.observer import Observer, first_state
-from driver.observe.queues import QueueGauges, Watch
+from driver.observe.queues import QueueGauges
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
 from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.run.checkpoint_manager import CheckpointManager
-from driver.run.checkpoints import Checkpoints
+from driver.run.checkpoints import Checkpoints, RunState
 from driver.run.evaluations import load_evaluations
 from driver.run.folder import (
     Journal,
@@ -48,8 +47,10 @@ from driver.run.folder import (
 )
 from driver.run.fork import begin_fork
 from driver.run.prompts import PromptSet, PromptStream, open_prompts
-from driver.run.recordings import Recording, open_recording
+from driver.run.recordings import Recording, TrajectoryWriter, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
+from driver.stalls import StallReporter
+from driver.stop import StopFlag, StopRequested
 from reward_service.client.entries import check_entries
 
 STOPPED = 130
@@ -57,12 +58,11 @@ STOPPED = 130
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the configuration names, opened and checked before Ray starts. recordings: one where the run is
-    offline."""
+    """What the configuration names, opened and checked before Ray starts. recording: where it is offline."""
 
     train: PromptSet
     unseen: PromptSet
-    recordings: tuple[Recording, ...]
+    recording: Recording | None
 
 
 def check_inputs(config: Config) -> Inputs:
@@ -80,7 +80,7 @@ def check_inputs(config: Config) -> Inputs:
                 "Lower the one or give more of the other."
             )
     offline = config.data.mode == "offline"
-    return Inputs(train, unseen, (open_recording(config.data.folder),) if offline else ())
+    return Inputs(train, unseen, open_recording(config.data.folder) if offline else None)
 
 
 def check_cluster(config: Config) -> None:
@@ -95,54 +95,83 @@ def check_cluster(config: Config) -> None:
         )
 
 
-def train(config: Config, console: Console, forks: Sequence[str] = ()) -> int:
-    """Run to the end, or until stopped. forks: the checkpoint that a new run begins with, or none.
+@dataclass(frozen=True)
+class Session:
+    """What one process of a run begins with, and those who watch it.
+
+    reached: epochs that earlier processes had finished.
+    """
+
+    config: Config
+    inputs: Inputs
+    beginning: ResumePoint
+    observer: Observer
+    stop: StopFlag
+    reached: int
+
+
+def train(config: Config, console: Console, fork: str | None = None) -> int:
+    """Run to the end, or until stopped. fork: the checkpoint that a new run begins with.
 
     Returns the process's exit status: 0 finished, 130 stopped with a checkpoint.
     """
     inputs = check_inputs(config)
-    with claim(config.run_folder):
-        for place in forks:
-            begin_fork(config, place)
+    with ExitStack() as stack:
+        stack.enter_context(claim(config.run_folder))
+        if fork is not None:
+            begin_fork(config, fork)
         beginning = find_beginning(config)
         reached = epochs_reached(config.run_folder, beginning.run_id)
         known = load_evaluations(config.run_folder) if beginning.epoch else []
         # Later ones come again, with the epochs since the checkpoint.
         earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
-        versions = VersionLog(load_versions(config.run_folder, beginning.epoch))
         state = first_state(config, beginning.epoch, earlier)
-        with closing(open_display(config.display, console)) as display:
-            display.start(config.run.epochs)
-            display.update(state)
-            try:
-                status = StatusFile(config, beginning.run_id, reached)
-                instruments = Instruments({"run": config.run.name})
-                timelines = TimelineLog(config.run_folder, config.display.timelines)
-                with (
-                    tracked(config, beginning) as tracker,
-                    status.until_the_end(),
-                    ray_cluster(config),
-                    shown(instruments),
-                    StopFlag() as stop,
-                ):
-                    gauges = RayGauges.start(instruments)
-                    observer = Observer(
-                        config, display, tracker, gauges, state, earlier, versions, status, timelines
-                    )
-                    observer.phase(Phase.STARTING, 0)
-                    begun_with = beginning.checkpoint.state if beginning.checkpoint else None
-                    keeper = CheckpointManager(config, begun_with, earlier, observer.note)
-                    with services(config, beginning.run_id, observer.note) as started, keeper:
-                        watch = QueueGauges(instruments, started.learner.waiting)
-                        run_epochs(config, inputs, beginning, started, observer, stop, keeper, reached, watch)
-                    display.close()
-                    show_result(config, observer, tracker, console)
-                    keep_journal(config, beginning, tracker, finished=config.run.epochs)
-            except StopRequested:
+        display = stack.enter_context(closing(open_display(config.display, console)))
+        display.start(config.run.epochs)
+        display.update(state)
+        status = StatusFile(config, beginning.run_id, reached)
+        instruments = Instruments({"run": config.run.name})
+        try:
+            with (
+                tracked(config, beginning) as tracker,
+                status.until_the_end(),
+                ray_cluster(config) as logs,
+                shown(instruments),
+                StopFlag() as stop,
+            ):
+                observer = Observer(
+                    config,
+                    display,
+                    tracker,
+                    RayGauges.start(instruments),
+                    state,
+                    earlier,
+                    VersionLog(load_versions(config.run_folder, beginning.epoch)),
+                    status,
+                    TimelineLog(config.run_folder, config.display.timelines),
+                )
+                observer.phase(Phase.STARTING, 0)
+                observer.note(f"What the run's processes print is in {logs} (worker-*.out and .err).")
+                session = Session(config, inputs, beginning, observer, stop, reached)
+                begun_with = beginning.checkpoint.state if beginning.checkpoint else None
+                keeper = CheckpointManager(config, begun_with, earlier, observer.note)
+                asyncio.run(run(session, keeper, instruments))
                 display.close()
-                console.print(stopped_text(config), soft_wrap=True)
-                return STOPPED
+                show_result(config, observer, tracker, console)
+                keep_journal(config, beginning, tracker, finished=config.run.epochs)
+        except StopRequested:
+            display.close()
+            console.print(stopped_text(config), soft_wrap=True)
+            return STOPPED
     return 0
+
+
+async def run(session: Session, keeper: CheckpointManager, instruments: Instruments) -> None:
+    """Start everything on Ray, and train."""
+    stalls = StallReporter(session.observer.note)
+    async with services(session.config, session.beginning.run_id, session.stop, stalls) as started:
+        with keeper:
+            await run_epochs(session, started, stalls, keeper, instruments)
 
 
 def stopped_text(config: Config) -> str:
@@ -201,51 +230,50 @@ def going_on(config: Config, beginning: ResumePoint, reached: int) -> list[str]:
         lines.append(f"Going on after epoch {beginning.epoch} from {beginning.checkpoint.place}.")
     if reached > beginning.epoch:
         lines.append(f"Epochs {beginning.epoch + 1} to {reached} had been finished, and are done again.")
-    return [*lines, *lost_samples(config, beginning.epoch)]
+    lost = lost_samples(config, beginning.epoch)
+    return [*lines, lost] if lost else lines
 
 
-def run_epochs(
-    config: Config,
-    inputs: Inputs,
-    beginning: ResumePoint,
+async def run_epochs(
+    session: Session,
     started: Services,
-    observer: Observer,
-    stop: StopFlag,
+    stalls: StallReporter,
     keeper: CheckpointManager,
-    reached: int,
-    watch: Watch,
+    instruments: Instruments,
 ) -> None:
     """Introduce the parts to each other and train."""
+    config, inputs, beginning, observer = (
+        session.config,
+        session.inputs,
+        session.beginning,
+        session.observer,
+    )
     stream = PromptStream(inputs.train, config.run.seed)
     dropped = config.reward_service.max_dropped_share
-    rollouts = Rollouts(
-        started.pool, started.rewards, dropped, stop.check, StallReporter(observer.note), watch
-    )
-    learner = FaultTolerantLearner(config, started.learner, rollouts, observer, started.deaths)
-    facts = learner.facts()
-    for recording in inputs.recordings:
-        recording.check(facts.schedule, facts.latent_shape, facts.base)
-    for note in beginning.notes:
+    rollouts = Rollouts(started.pool, started.rewards, dropped, session.stop, stalls)
+    learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, rollouts.sample_again)
+    facts = await learner.facts()
+    if inputs.recording:
+        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base)
+    for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
-    for line in going_on(config, beginning, reached):
-        observer.note(line)
+    recorder = TrajectoryWriter(config.run_folder / "trajectories", base=facts.base)
     parts = Parts(
         learner=learner,
         rollouts=rollouts,
-        source=make_source(config, inputs, stream, rollouts),
-        prompt_sets=choose_prompts(config, stream, inputs.unseen),
+        source=OfflineSource(inputs.recording)
+        if inputs.recording
+        else OnlineSource(config, stream, rollouts, with_reference=True),
+        evaluator=Evaluator(
+            config, rollouts, choose_prompts(config, stream, inputs.unseen), observer.group_scored
+        ),
         observer=observer,
-        stop=stop,
+        stop=session.stop,
         faults=FaultCounter(started.pool, started.rewards, rollouts, started.deaths),
         keeper=keeper,
         guards=Guards.open(config, observer, partial(newest_checkpoint, config), beginning.epoch),
+        recorder=recorder if config.data.record else None,
     )
-    with stop.deferred():
-        Training(config, beginning.run_id, observer.tracker_run, parts).run(beginning)
-
-
-def make_source(config: Config, inputs: Inputs, stream: PromptStream, rollouts: Rollouts) -> Source:
-    """Online, or offline from the one recording that was opened."""
-    for recording in inputs.recordings:
-        return OfflineSource(recording)
-    return OnlineSource(config, stream, rollouts)
+    state = RunState(beginning.run_id, beginning.epoch, 0, observer.tracker_run)
+    with beside(rollouts.watch(QueueGauges(instruments, lambda: learner.waiting))):
+        await Training(config, state, parts).run(beginning)

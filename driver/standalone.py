@@ -24,7 +24,7 @@ from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.loop.evaluation import TOTAL, PromptSets
-from driver.loop.tasks import evaluation_batch
+from driver.loop.tasks import evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
 from reward_service.client.local import LocalRewards
@@ -118,7 +118,7 @@ def measure(
     sets = []
     title = "Pretrained" if loaded.stamp.run_id == PRETRAINED.run_id else "Checkpoint"
     for name, prompts in prompt_sets.items():
-        tasks = evaluation_batch(config, name, prompts, loaded.stamp).tasks
+        tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
         images = [
             loaded.images(task.prompt, task.images, task.noise)
             for task in progress.track(tasks, description=f"{title}, {name} prompts")

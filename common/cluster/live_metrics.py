@@ -47,8 +47,8 @@ QUEUE_GROUPS = _gauge(
     "prdp_queue_groups",
     "groups",
     "Prompts in each place of the pipeline: actors_waiting (no actor has room), actors (at an actor, those "
-    "next in its own queue included), reward_waiting (sampled, no room at the rewards), rewards (at the "
-    "rewards), scored (waits for an earlier prompt's score), learner (handed over, not taken in yet).",
+    "next in its own queue included), rewards (at the rewards, or waiting for room there), "
+    "scored (waits for an earlier prompt's score), learner (handed over, not taken in yet).",
     "run",
     "queue",
 )

@@ -1,9 +1,14 @@
-"""How Ray says that a process of ours is gone, and which deaths count: those that the process may itself be
-the cause of, within an hour."""
+"""Deaths of processes: how Ray tells of them, and which count, namely those that the process may itself be
+the cause of, within an hour.
+
+Ray's table of actors has no public form that works without the dashboard, so it is read here by a private
+name (`actor_table`), with a test that fails on a Ray without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +21,8 @@ from ray.exceptions import (
     RayActorError,
     RuntimeEnvSetupError,
 )
+
+from common.errors import StuckError
 
 DEATHS = (RayActorError, OutOfMemoryError, RuntimeEnvSetupError, ActorUnschedulableError)
 """What a call of a process raises where that process is gone or never came.
@@ -62,27 +69,53 @@ def nodes_of(processes: Iterable[Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Death:
-    """Of one process, or of several that die together. at: seconds, monotonic; nodes: where they ran, none
-    where that is not known.
-
-    certain: see is_certain.
-    """
+class _Death:
+    """Of one process, or of several that die together. nodes: where they ran, none where not known."""
 
     at: float
     nodes: frozenset[str]
     certain: bool
 
 
-def of_last_hour(deaths: Sequence[Death], now: float, nodes: Collection[str]) -> list[Death]:
-    """The deaths of the last hour, but for those of whole nodes. nodes: ids of the living ones.
+class DeathCounter:
+    """Counts the deaths of one kind of process, and stops the run where they are too many.
 
-    A node's death shows in its processes first, so this is asked anew at each death.
+    who: "Actors". setting: the key of `limit`, deaths within an hour that may be the processes' own. A death
+    together with its node is held against nobody; a node's death shows in its processes first, so nodes are
+    looked at anew at each death. clock: seconds, monotonic.
     """
-    alive = frozenset(nodes)
-    return [death for death in deaths if now - death.at <= WINDOW_S and death.nodes <= alive]
 
+    def __init__(
+        self, who: str, setting: str, limit: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._who = who
+        self._setting = setting
+        self._limit = limit
+        self._clock = clock
+        self._deaths: list[_Death] = []
+        self._total = 0
 
-def counted(deaths: Sequence[Death], now: float) -> int:
-    """How many of them were the processes' own."""
-    return sum(death.certain or now - death.at >= SETTLE_S for death in deaths)
+    @property
+    def total(self) -> int:
+        """All so far."""
+        return self._total
+
+    def add(self, error: BaseException, nodes: frozenset[str]) -> None:
+        """Processes that ran on these nodes have died; error: what told of it.
+
+        Raises StuckError where they have died more often within an hour than allowed.
+        """
+        self._total += 1
+        now = self._clock()
+        if not was_preempted(error):
+            self._deaths.append(_Death(now, nodes, is_certain(error)))
+        alive = living_nodes()
+        self._deaths = [
+            death for death in self._deaths if now - death.at <= WINDOW_S and death.nodes <= alive
+        ]
+        recent = sum(death.certain or now - death.at >= SETTLE_S for death in self._deaths)
+        if recent > self._limit:
+            raise StuckError(
+                f"{self._who} died {recent} times within an hour, more than {self._setting} = {self._limit} "
+                f"allows. Look at the logs: out of memory is the usual reason. The last: {error}"
+            ) from error

@@ -12,9 +12,9 @@ from ray.exceptions import ObjectLostError
 from common.config.schema import Config
 from common.errors import StuckError
 from common.trajectory import ScorerStamp
-from driver.loop.published import Published
-from driver.loop.rollouts import LOST_TRIES, Rollouts, ScoredReference
-from driver.loop.tasks import evaluation_batch
+from driver.loop.ranks import Published
+from driver.loop.rollouts import LOST_TRIES, Group, Rollouts
+from driver.loop.tasks import evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.prompts import PromptSet, PromptStream, sample_prompts
 
@@ -33,54 +33,62 @@ def choose_prompts(config: Config, stream: PromptStream, unseen: PromptSet) -> P
     return {"seen": stream.take(0, count), "unseen": sample_prompts(unseen, count, config.evaluation.seed)}
 
 
-def evaluate(
-    config: Config,
-    rollouts: Rollouts,
-    prompt_sets: PromptSets,
-    epoch: int,
-    weights: Published,
-    group_scored: GroupScored,
-) -> Evaluation:
-    """Sample and score every prompt set with the published weights. group_scored: told of each group.
+class Evaluator:
+    """Samples and scores the prompt sets with given weights. group_scored: told of each group."""
 
-    Raises RewardError where too many groups fail.
-    """
-    stamp = weights.stamp
-    batches = {name: evaluation_batch(config, name, prompts, stamp) for name, prompts in prompt_sets.items()}
-    for batch in batches.values():
-        rollouts.begin(batch, weights)
-    sets = []
-    position = itertools.count()
-    for name, batch in batches.items():
-        groups = []
-        for group in rollouts.collect(batch):
-            group_scored(epoch, next(position), group.score.scorers)
-            groups.append(group)
-        pictures = [_pictures(rollouts, group) for group in groups[: config.evaluation.grid_prompts]]
-        sets.append(_measure(name, groups, pictures))
-    return Evaluation(epoch=epoch, stamp=stamp, sets=tuple(sets))
+    def __init__(
+        self, config: Config, rollouts: Rollouts, prompt_sets: PromptSets, group_scored: GroupScored
+    ) -> None:
+        self._config = config
+        self._rollouts = rollouts
+        self._prompt_sets = prompt_sets
+        self._group_scored = group_scored
+
+    @property
+    def images(self) -> int:
+        """Of one evaluation."""
+        prompts = sum(len(prompts) for prompts in self._prompt_sets.values())
+        return prompts * self._config.evaluation.images_per_prompt
+
+    async def evaluate(self, epoch: int, weights: Published) -> Evaluation:
+        """The weights after `epoch` epochs. Raises RewardError where too many groups fail."""
+        running = {
+            name: self._rollouts.begin(
+                evaluation_tasks(self._config, name, prompts, weights.stamp),
+                weights.reference,
+                with_gold=True,
+            )
+            for name, prompts in self._prompt_sets.items()
+        }
+        sets, position = [], itertools.count()
+        for name, rollouts in running.items():
+            groups = []
+            async for group in self._rollouts.collect(rollouts):
+                self._group_scored(epoch, next(position), group.score.scorers)
+                groups.append(group)
+            shown = [await self._images(group) for group in groups[: self._config.evaluation.grid_prompts]]
+            sets.append(_measure(name, groups, shown))
+        return Evaluation(epoch=epoch, stamp=weights.stamp, sets=tuple(sets))
+
+    async def _images(self, group: Group) -> NDArray[np.uint8]:
+        """A group's images; sampled again where they were lost with the node that held them."""
+        for _ in range(LOST_TRIES):
+            try:
+                found: NDArray[np.uint8] = await self._rollouts.fetch(
+                    group.images, f"the images of {group.task.prompt!r}"
+                )
+            except ObjectLostError:
+                group = await self._rollouts.sample_again(group)
+            else:
+                return found
+        raise StuckError(f"The images of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
 
 
-def _pictures(rollouts: Rollouts, group: ScoredReference) -> NDArray[np.uint8]:
-    """A group's pictures; sampled again where they were lost with the node that held them."""
-    images = group.images
-    for _ in range(LOST_TRIES):
-        try:
-            found: NDArray[np.uint8] = rollouts.fetch(images, f"the pictures of {group.task.prompt!r}")
-        except ObjectLostError:
-            images = rollouts.again(group).images
-        else:
-            return found
-    raise StuckError(f"The pictures of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
-
-
-def _measure(
-    name: str, groups: Sequence[ScoredReference], pictures: Sequence[NDArray[np.uint8]]
-) -> PromptSetEvaluation:
+def _measure(name: str, groups: Sequence[Group], shown: Sequence[NDArray[np.uint8]]) -> PromptSetEvaluation:
     parts = {part: np.stack([group.score.parts[part] for group in groups]) for part in groups[0].score.parts}
     return PromptSetEvaluation(
         name=name,
         prompts=tuple(group.task.prompt for group in groups),
         scores={TOTAL: np.stack([group.score.rewards for group in groups]), **parts},
-        pixels=np.stack([images[0] for images in pictures]),
+        pixels=np.stack([images[0] for images in shown]),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from actors.pool import ActorPool
-from driver.loop.learner_deaths import LearnerDeaths
+from common.cluster.process_failures import DeathCounter
 from driver.loop.rollouts import Rollouts
 from reward_service.client.reward_sum import RewardSum
 
@@ -13,9 +13,7 @@ from reward_service.client.reward_sum import RewardSum
 class FaultCounter:
     """Differences of the services' running counts, so that each fault is reported in one epoch."""
 
-    def __init__(
-        self, pool: ActorPool, rewards: RewardSum, rollouts: Rollouts, deaths: LearnerDeaths
-    ) -> None:
+    def __init__(self, pool: ActorPool, rewards: RewardSum, rollouts: Rollouts, deaths: DeathCounter) -> None:
         self._pool = pool
         self._rewards = rewards
         self._rollouts = rollouts

@@ -1,7 +1,7 @@
 """The learner as the loop sees it: it survives the death of its processes, and learns the same bits again.
 
 consumes: scored groups. produces: update reports, published weights, the files of a checkpoint.
-waits for: the learner's ranks, by way of Rollouts, so that groups move on meanwhile. unblocked by: the ranks.
+waits for: the learner's ranks. unblocked by: the ranks, or their death.
 
 Since the last snapshot the groups of every epoch are kept, so a learner that died is started anew, restored
 from the snapshot and given the same groups in the same order. What it publishes must be what it published
@@ -10,83 +10,119 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 import ray
 
+from common.cluster.process_failures import DeathCounter
 from common.config.schema import Config
 from common.errors import StuckError, WeightsError
 from common.trajectory import PolicyStamp
-from driver.loop.arrivals import Arrivals, only_told
-from driver.loop.learner_calls import GroupLost, LearnerCalls, LearnerLost, RewindNeeded
-from driver.loop.learner_deaths import LearnerDeaths
-from driver.loop.learner_records import Base, KeptEpoch
-from driver.loop.published import Published, WeightsRecord
-from driver.loop.rollouts import Rollouts
-from driver.loop.source import Group
-from driver.observe.display import Phase
-from driver.observe.observer import Observer
+from driver.loop.ranks import (
+    Answers,
+    GroupLost,
+    LearnerLost,
+    Published,
+    RankCalls,
+    RewindNeeded,
+    WeightsRecord,
+)
+from driver.loop.rollouts import Group
+from driver.stalls import StallReporter
 from learner.group import LearnerGroup
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files
 
 Result = TypeVar("Result")
 Reports = list[list[UpdateReport]]
+SampleAgain = Callable[[Group], Awaitable[Group]]
 
 LOST_TRIES = 5
 """How often the groups of one epoch may be lost with their nodes while the learner takes them in."""
 
 
+@dataclass(frozen=True)
+class _Base:
+    """What a learner can be restored to. state: a reference of it; None for the pretrained weights.
+
+    A snapshot lies on the learner's node, and is lost with it; then epochs since the checkpoint come again.
+    """
+
+    epoch: int
+    state: ray.ObjectRef | None
+
+
+@dataclass
+class _KeptEpoch:
+    """An epoch since the base: its groups in prompt order, and whether its weights are published."""
+
+    groups: list[Group] = field(default_factory=list)
+    learned: bool = False
+
+
 class FaultTolerantLearner:
-    """One learner for the whole run, whatever becomes of its processes. deaths: counts theirs."""
+    """One learner for the whole run, whatever becomes of its processes.
+
+    stalls: also tells a person of deaths. deaths: counts them. sample_again: for groups that are lost.
+    """
 
     def __init__(
         self,
         config: Config,
         group: LearnerGroup,
-        rollouts: Rollouts,
-        observer: Observer,
-        deaths: LearnerDeaths,
+        stalls: StallReporter,
+        deaths: DeathCounter,
+        sample_again: SampleAgain,
     ) -> None:
         self._config = config
         self._group = group
-        self._calls = LearnerCalls(group, rollouts, config.learner.timeout_s)
-        self._observer = observer
-        self._base = Base(0, (), ())
-        self._offered: tuple[Base, ...] = ()
-        self._log: list[KeptEpoch] = []
-        self._pending: dict[ray.ObjectRef, int] = {}
-        self._taken_in: Arrivals[ray.ObjectRef] = Arrivals(only_told)
+        self._calls = RankCalls(group, stalls, config.learner.timeout_s)
+        self._note = stalls.note
+        self._deaths = deaths
+        self._sample_again = sample_again
+        self._record = WeightsRecord()
+        self._base = _Base(0, None)
+        self._snapshot: tuple[_Base, Answers] | None = None
+        self._log: list[_KeptEpoch] = []
+        self._pending: deque[tuple[int, Answers]] = deque()
         self._finished = 0
         self._updating = False
-        self._record = WeightsRecord()
         # As long as no rank has said so.
         self._is_exact = False
         self._nbytes = 0
-        self._deaths = deaths
 
-    def facts(self) -> LearnerFacts:
+    @property
+    def waiting(self) -> int:
+        """Groups handed over that no rank has taken in yet."""
+        return sum(not answers.done() for _, answers in self._pending)
+
+    async def facts(self) -> LearnerFacts:
         """What trajectories must fit; waits until the model is loaded."""
-        found: LearnerFacts = self._steadily(lambda: self._calls.wait(self._group.ready(), "the learner"))[0]
-        return found
+        found: list[LearnerFacts] = await self._with_recovery(
+            lambda: self._calls.wait(self._group.ready(), "the learner")
+        )
+        return found[0]
 
-    def begin(self, epoch: int, files: Mapping[str, bytes]) -> Published:
+    async def begin(self, epoch: int, files: Mapping[str, bytes]) -> Published:
         """Stand where `epoch` epochs are finished, and publish. files: of the checkpoint; none = pretrained.
 
         The ranks must be as they were started: new, or restarted by `restart`.
         """
-        self._base = Base(epoch, (ray.put(dict(files)),) if files else (), ())
-        self._offered, self._log, self._pending = (), [], {}
+        self._base = _Base(epoch, ray.put(dict(files)) if files else None)
+        self._snapshot, self._log = None, []
+        self._pending.clear()
         self._finished, self._updating = epoch, False
         if self._config.data.max_staleness or not self._is_exact:
             # The queue is lost with what went before, or sums differ from time to time: the epochs to come
             # may differ from those known.
             self._record.forget_after(epoch)
-        published = self._steadily(self._rebuild)
-        self._offer_snapshot()
+        published = await self._with_recovery(self._rebuild)
+        self._request_snapshot()
         return published
 
     def restart(self) -> None:
@@ -95,64 +131,72 @@ class FaultTolerantLearner:
 
     def begin_epoch(self) -> None:
         """Groups from now on are of the next epoch."""
-        self._log.append(KeptEpoch())
-        self._pending = {}
+        self._log.append(_KeptEpoch())
+        self._pending.clear()
 
-    def take_in(self, group: Group) -> None:
+    async def submit(self, group: Group) -> None:
         """Hand over the epoch's next group. Does not wait, unless the learner has died."""
         groups = self._log[-1].groups
         groups.append(group)
         self._hand_over(len(groups) - 1, group)
-        self._accept_snapshot(wait=False)
-        self._steadily(self._look)
+        await self._store_snapshot(wait=False)
+        await self._with_recovery(self._look)
 
-    def finish_epoch(self) -> tuple[Reports, Published]:
-        """K updates on the epoch's groups, then the new weights."""
+    async def finish_epoch(self, progress: Callable[[int], None]) -> tuple[Reports, Published]:
+        """K updates on the epoch's groups, then the new weights. progress: told the updates made so far."""
         # At most one snapshot is under way, so that the groups of two epochs are kept and no more. Waited for
         # before the updates: after them nothing may fail, or nobody knows which epoch the weights are of.
-        self._accept_snapshot(wait=True)
-        found = self._steadily(self._finish_once)
+        await self._store_snapshot(wait=True)
+        found = await self._with_recovery(lambda: self._finish_once(progress))
         self._log[-1].learned = True
         self._finished += 1
         self._updating = False
-        self._offer_snapshot()
+        self._request_snapshot()
         return found
 
-    def export(self) -> Files:
+    async def export(self) -> Files:
         """The files of a checkpoint after the epochs finished so far. Only between updates."""
-        files: Files = self._steadily(
+        found: list[Files] = await self._with_recovery(
             lambda: self._calls.wait([self._group.export_state()], "the learner's state for a checkpoint")
-        )[0]
-        return files
+        )
+        return found[0]
 
-    def rescue(self) -> Files:
+    async def rescue(self) -> Files:
         """`export` where something is stuck: from the live learner where it answers, else from a new one."""
         if not self._updating:
             with suppress(StuckError):
-                return self.export()
+                return await self.export()
         self._log = [entry for entry in self._log if entry.learned]
         self._updating = False
         self._check_kept("something is stuck")
         self._group.restart()
-        self._steadily(self._rebuild)
-        return self.export()
+        await self._with_recovery(self._rebuild)
+        return await self.export()
 
-    def _finish_once(self) -> tuple[Reports, Published]:
-        observer, group = self._observer, self._group
-        self._settle(self._log[-1])
+    async def _finish_once(self, progress: Callable[[int], None]) -> tuple[Reports, Published]:
+        entry = self._log[-1]
+        await self._wait_until_accepted(entry)
         self._updating = True
-        reports = [self._calls.wait(group.finish_update(), "the learner's update 1")]
-        for update in range(2, self._config.objective.updates_per_epoch + 1):
-            reports.append(self._calls.wait(group.repeat_update(), f"the learner's update {update}"))
-            observer.progress(update)
-        self._calls.wait(group.end_epoch(), "the learner to end the epoch")
-        observer.phase(Phase.PUBLISHING, 0)
-        return reports, self._publish(self._finished + 1)
+        reports = await self._update(entry, progress)
+        return reports, await self._publish(self._finished + 1)
 
-    def _publish(self, epoch: int) -> Published:
+    async def _update(self, entry: _KeptEpoch, progress: Callable[[int], None]) -> Reports:
+        """The epoch's K updates, once the ranks have its groups."""
+        calls, waves = self._calls, len(entry.groups)
+        reports = [await calls.wait(self._group.finish_update(), "the learner's update 1")]
+        for update in range(2, self._config.objective.updates_per_epoch + 1):
+            progress(update - 1)
+            reports.append(
+                await calls.wait(self._group.repeat_update(), f"the learner's update {update}", waves)
+            )
+        progress(len(reports))
+        await calls.wait(self._group.end_epoch(), "the learner to end the epoch")
+        return reports
+
+    async def _publish(self, epoch: int) -> Published:
         """The ranks' weights, which must be those on record for that number of finished epochs."""
         references = self._group.publish()
-        stamps = self._calls.wait(references.stamps, "the learner to publish its weights")
+        stamps = await self._calls.wait(references.stamps, "the learner to publish its weights")
         if not self._record.agrees(epoch, stamps):
             self._refuse(epoch, stamps[0])
         return Published(references.weights, stamps[0], self._nbytes)
@@ -171,65 +215,65 @@ class FaultTolerantLearner:
 
     def _hand_over(self, position: int, group: Group) -> None:
         reference = self._group.accumulate(position, group.trajectory, group.score)
-        self._pending[reference] = position
-        self._taken_in.watch(reference)
+        self._pending.append((position, self._calls.begin([reference])))
 
-    def _look(self) -> None:
-        """Notice a dead rank while actors still sample. Lost groups are left to _settle."""
-        for reference in self._taken_in.take(0.0):
-            if reference in self._pending:
-                with suppress(GroupLost):
-                    self._calls.wait([reference], "the learner")
-                    del self._pending[reference]
+    async def _look(self) -> None:
+        """Notice a dead rank while actors still sample. Lost groups are left to _wait_until_accepted."""
+        while self._pending and self._pending[0][1].done():
+            try:
+                await self._calls.result(self._pending[0][1], "the learner")
+            except GroupLost:
+                return
+            self._pending.popleft()
 
-    def _settle(self, entry: KeptEpoch) -> None:
+    async def _wait_until_accepted(self, entry: _KeptEpoch) -> None:
         """Wait until the learner has all groups so far. Those that were lost are sampled again.
 
         Then all of them are handed over again, because the order of addition decides the bits.
         """
         for _ in range(LOST_TRIES):
-            pending = list(self._pending.items())
-            lost = [position for reference, position in pending if not self._taken(reference)]
+            lost = [position for position, answers in self._pending if not await self._is_accepted(answers)]
+            self._pending.clear()
             if not lost:
                 return
-            self._observer.note(f"{len(lost)} groups were lost with their node: sampled again.")
-            for position in lost:
-                entry.groups[position] = entry.groups[position].again()
-            self._calls.wait(self._group.reset_epoch(), "the learner to begin the epoch's sum again")
+            self._note(f"{len(lost)} groups were lost with their node: sampled again.")
+            again = await asyncio.gather(*(self._sample_again(entry.groups[position]) for position in lost))
+            for position, group in zip(lost, again, strict=True):
+                entry.groups[position] = group
+            await self._calls.wait(self._group.reset_epoch(), "the learner to begin the epoch's sum again")
             self._feed(entry)
         raise StuckError(
             f"Groups of one epoch were lost with their nodes {LOST_TRIES} times. Are nodes stable?"
         )
 
-    def _taken(self, reference: ray.ObjectRef) -> bool:
+    async def _is_accepted(self, answers: Answers) -> bool:
         try:
-            self._calls.wait([reference], "the learner to take in the epoch's groups")
+            await self._calls.result(answers, "the learner to take in the epoch's groups")
         except GroupLost:
             return False
-        del self._pending[reference]
         return True
 
-    def _feed(self, entry: KeptEpoch) -> None:
-        self._pending = {}
+    def _feed(self, entry: _KeptEpoch) -> None:
+        self._pending.clear()
         for position, group in enumerate(entry.groups):
             self._hand_over(position, group)
 
-    def _steadily(self, work: Callable[[], Result]) -> Result:
+    async def _with_recovery(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Do it, and again after each death of a rank. `work` must be sound after _rebuild."""
         while True:
             try:
-                return work()
+                return await work()
             except LearnerLost as loss:
-                self._recover(loss)
+                await self._recover(loss)
 
-    def _recover(self, loss: LearnerLost) -> None:
+    async def _recover(self, loss: LearnerLost) -> None:
         while True:
             self._deaths.add(loss.error, self._group.nodes())
             self._check_kept(f"the learner died ({loss})")
-            self._observer.note(f"The learner is started again: {loss}")
+            self._note(f"The learner is started again: {loss}")
             self._group.restart()
             try:
-                self._rebuild()
+                await self._rebuild()
                 return
             except LearnerLost as again:
                 loss = again
@@ -239,56 +283,50 @@ class FaultTolerantLearner:
         if self._base.epoch + len(self._learned()) != self._finished:
             raise RewindNeeded(f"{why}, and no snapshot is kept (learner.snapshots)")
 
-    def _learned(self) -> list[KeptEpoch]:
+    def _learned(self) -> list[_KeptEpoch]:
         return [entry for entry in self._log if entry.learned]
 
-    def _rebuild(self) -> Published:
+    async def _rebuild(self) -> Published:
         """Bring newly started ranks to where the learner was: the snapshot, then the epochs since."""
-        facts = self._calls.wait(self._group.ready(), "the learner to load its model")
+        facts = await self._calls.wait(self._group.ready(), "the learner to load its model")
         self._record.check_model(facts)
         self._is_exact = all(rank.is_exact for rank in facts)
         self._nbytes = facts[0].nbytes
-        self._accept_snapshot(wait=False)
+        await self._store_snapshot(wait=False)
         learned = self._learned()
-        for files in self._base.files:
+        if self._base.state is not None:
             try:
-                self._calls.wait(
-                    self._group.restore_state(files), "the learner to take over its earlier state"
+                await self._calls.wait(
+                    self._group.restore_state(self._base.state), "the learner to take over its earlier state"
                 )
             except GroupLost as loss:
                 raise RewindNeeded("the snapshot was lost with its node") from loss
-        published = self._publish(self._base.epoch)
-        for number, entry in enumerate(learned, start=self._base.epoch + 1):
+        published = await self._publish(self._base.epoch)
+        for epoch, entry in enumerate(learned, start=self._base.epoch + 1):
             self._feed(entry)
-            self._settle(entry)
-            published = self._learn_again(number)
+            await self._wait_until_accepted(entry)
+            await self._update(entry, lambda _: None)
+            published = await self._publish(epoch)
         for entry in self._log[len(learned) :]:
             self._feed(entry)
         return published
 
-    def _learn_again(self, epoch: int) -> Published:
-        self._calls.wait(self._group.finish_update(), "the learner's update 1")
-        for update in range(2, self._config.objective.updates_per_epoch + 1):
-            self._calls.wait(self._group.repeat_update(), f"the learner's update {update}")
-        self._calls.wait(self._group.end_epoch(), "the learner to end the epoch")
-        return self._publish(epoch)
-
-    def _offer_snapshot(self) -> None:
+    def _request_snapshot(self) -> None:
         """Ask for the state after the last epoch. It becomes the base once it is there."""
         if not self._config.learner.snapshots:
             self._log = []
             return
-        self._offered = (Base(self._finished, (self._group.export_snapshot(),), ()),)
+        state = self._group.export_snapshot()
+        # A rank does one thing after the other, so it is through with the snapshot when it answers this.
+        self._snapshot = _Base(self._finished, state), self._calls.begin(self._group.ready())
 
-    def _accept_snapshot(self, wait: bool) -> None:
-        for state in self._offered:
-            # Fetched to this node, so that it outlives the learner's.
-            ready, _ = ray.wait(list(state.files), timeout=0, fetch_local=True)
-            if not ready and not wait:
-                return
-            self._offered = ()
-            # Where it was lost, the one before it stays the base.
-            with suppress(LearnerLost, GroupLost):
-                held = self._calls.wait(list(state.files), "the learner's snapshot")
-                self._log = self._log[state.epoch - self._base.epoch :]
-                self._base = replace(state, held=tuple(held))
+    async def _store_snapshot(self, wait: bool) -> None:
+        """Make the snapshot that was asked for the base, if it is there. wait: until it is."""
+        if self._snapshot is None or not (wait or self._snapshot[1].done()):
+            return
+        (base, answers), self._snapshot = self._snapshot, None
+        # Where it was lost, the one before it stays the base.
+        with suppress(LearnerLost):
+            await self._calls.result(answers, "the learner's snapshot")
+            self._log = self._log[base.epoch - self._base.epoch :]
+            self._base = base

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import AuthenticationError, GetTimeoutError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from actors.pool import ActorPool
-from common.cluster.process_failures import DEATHS, failed_to_start
+from common.cluster.process_failures import DEATHS, DeathCounter, failed_to_start
+from common.cluster.references import first_line, value_of
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError, StuckError
 from driver.loop.cluster_env import worker_environment
-from driver.loop.learner_calls import LearnerLost, first_line
-from driver.loop.learner_deaths import LearnerDeaths
-from driver.loop.stalls import StallReporter
+from driver.loop.ranks import LearnerLost
+from driver.stalls import StallReporter
+from driver.stop import StopFlag
 from learner.group import DEATH_LIMIT_S, LearnerGroup
 from learner.report import LearnerFacts
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
 
 START_LIMIT_S = 600.0
-WAIT_SLICE_S = 1.0
-FETCH_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,36 +41,42 @@ class Services:
     pool: ActorPool
     learner: LearnerGroup
     rewards: RewardSum
-    deaths: LearnerDeaths
+    deaths: DeathCounter
 
 
 @contextmanager
-def ray_cluster(config: Config) -> Iterator[None]:
-    """Connect to the cluster, or start one on this machine and stop it at the end.
+def ray_cluster(config: Config) -> Iterator[Path]:
+    """Connect to the cluster, or start one on this machine and stop it at the end. Gives Ray's log folder.
 
-    Raises ConfigError where there is no cluster to join, or it does not let us in.
+    Raises ConfigError where there is no cluster to join, or it does not let us in; StuckError where one
+    cannot be started here.
     """
-    _connect(config)
+    folder = _connect(config)
     try:
         if config.ray.address == "local":
             check_room(config, ray.cluster_resources())
-        yield
+        yield folder
     finally:
         ray.shutdown()
 
 
-def _connect(config: Config) -> None:
+def _connect(config: Config) -> Path:
     section = config.ray
     if section.address == "local":
-        own: dict[str, Any] = {
+        options: dict[str, Any] = {
             "object_store_memory": int(section.object_store_gb * 1e9),
             "include_dashboard": section.dashboard,
         }
     else:
-        own = {"runtime_env": worker_environment(os.environ, Path.cwd())}
+        options = {"runtime_env": worker_environment(os.environ, Path.cwd())}
     try:
-        ray.init(
-            address=section.address, logging_level=logging.ERROR, log_to_driver=False, namespace="prdp", **own
+        # What workers print would tear the progress display; it stands in their log files.
+        context = ray.init(
+            address=section.address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            namespace="prdp",
+            **options,
         )
     except AuthenticationError as error:
         raise ConfigError(
@@ -84,6 +88,12 @@ def _connect(config: Config) -> None:
             f"ray.address is {section.address!r}, but no Ray cluster answers there: {error} Start this on a "
             "node of the cluster, or as a job (ray job submit), or set ray.address=local."
         ) from error
+    except (RuntimeError, ValueError, OSError, RayError) as error:
+        raise StuckError(
+            f"Ray did not start (ray.address={section.address}): {first_line(error)} Its logs are in "
+            "session_latest/logs under /tmp/ray, or under RAY_TMPDIR."
+        ) from error
+    return Path(context.address_info["session_dir"]) / "logs"
 
 
 def check_room(config: Config, resources: Mapping[str, float]) -> None:
@@ -106,53 +116,53 @@ def check_room(config: Config, resources: Mapping[str, float]) -> None:
             )
 
 
-def unheard(_: str) -> None:
-    """Nobody reads notes."""
-
-
 @contextmanager
-def services(config: Config, run_id: str, note: Callable[[str], None] = unheard) -> Iterator[Services]:
-    """Start all three, side by side, and end them whatever happens. note: shows a person a line."""
-    deaths = LearnerDeaths(config.learner.restarts)
+def beside(work: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Inside, this coroutine runs too; it is cancelled at the end. Raises what it raised."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+    if task.done() and not task.cancelled():
+        task.result()
+
+
+@asynccontextmanager
+async def services(
+    config: Config, run_id: str, stop: StopFlag, stalls: StallReporter
+) -> AsyncIterator[Services]:
+    """Start all three, side by side, and end them whatever happens. Raises StopRequested."""
+    deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
     with ExitStack() as stack:
         learner = LearnerGroup.start(config, run_id)
         stack.callback(learner.shutdown)
-        pool = ActorPool.start(config)
+        pool = ActorPool(config)
         stack.callback(pool.shutdown)
-        # A cluster of our own ends right after, and Serve with it.
-        lasting = config.ray.address != "local"
-        rewards = start_rewards(
-            config.rewards,
-            config.gold,
-            config.reward_service,
-            run_name=config.run.name,
-            owner=str(config.run_folder.resolve()),
-            start_limit_s=START_LIMIT_S,
-            stop_serve=lasting,
-        )
-        stack.callback(rewards.shutdown)
-        pool.expect(await_learner(learner, deaths, note).base)
-        await_actors(pool, note)
+        loading = asyncio.gather(await_learner(learner, deaths, stalls), pool.start(START_LIMIT_S))
+        with beside(stalls.watch(pool.in_work)):
+            # Ray begins to place the processes while the rewards are deployed.
+            await asyncio.sleep(0)
+            with stop.at_once():
+                rewards = start_rewards(
+                    config.rewards,
+                    config.gold,
+                    config.reward_service,
+                    run_name=config.run.name,
+                    owner=str(config.run_folder.resolve()),
+                    start_limit_s=START_LIMIT_S,
+                    # A cluster of our own ends right after, and Serve with it.
+                    stop_serve=config.ray.address != "local",
+                )
+            stack.callback(rewards.shutdown)
+            await stop.first_of(loading)
+            facts, _ = loading.result()
+        pool.require_base(facts.base)
         pool.grow()
         yield Services(pool, learner, rewards, deaths)
 
 
-def await_actors(pool: ActorPool, note: Callable[[str], None] = unheard) -> None:
-    """Wait until actors.minimum actors have loaded their model. Raises StuckError."""
-    patience = StallReporter(note)
-    while not pool.is_enough:
-        ready, _ = ray.wait(pool.references, timeout=WAIT_SLICE_S)
-        for reference in ready:
-            pool.complete(reference)
-            patience.moved()
-        if not ready:
-            pool.check_start(START_LIMIT_S)
-            patience.look(pool.in_start)
-
-
-def await_learner(
-    learner: LearnerGroup, deaths: LearnerDeaths, note: Callable[[str], None] = unheard
-) -> LearnerFacts:
+async def await_learner(learner: LearnerGroup, deaths: DeathCounter, stalls: StallReporter) -> LearnerFacts:
     """Wait until every rank has loaded its model. Where one dies meanwhile, all are started anew.
 
     Raises StuckError where they die more often than `deaths` allows, and where they cannot start; then their
@@ -160,31 +170,24 @@ def await_learner(
     """
     while True:
         try:
-            return _await_ranks(learner, note)
+            return await _await_ranks(learner, stalls)
         except LearnerLost as loss:
             deaths.add(loss.error, learner.nodes())
-            note(f"The learner is started again: {loss}")
+            stalls.note(f"The learner is started again: {loss}")
             learner.restart()
 
 
-def _await_ranks(learner: LearnerGroup, note: Callable[[str], None]) -> LearnerFacts:
+async def _await_ranks(learner: LearnerGroup, stalls: StallReporter) -> LearnerFacts:
     """Raises LearnerLost where a rank died, StuckError or the ranks' own error where they cannot start."""
-    patience, missing = StallReporter(note), learner.ready()
-    facts: list[LearnerFacts] = []
-    failures: list[Exception] = []
-    end_at = time.monotonic() + START_LIMIT_S
-    while missing and time.monotonic() <= end_at:
-        ready, missing = ray.wait(missing, timeout=WAIT_SLICE_S)
-        for reference in ready:
-            patience.moved()
-            try:
-                facts.append(ray.get(reference, timeout=FETCH_LIMIT_S))
-            except (*DEATHS, RayTaskError, GetTimeoutError) as error:
-                failures.append(error)
-                # The others' failures may be its cause.
-                end_at = min(end_at, time.monotonic() + DEATH_LIMIT_S)
-        if not ready:
-            patience.look(partial(_in_start, len(missing)))
+    ranks = [asyncio.ensure_future(value_of(reference)) for reference in learner.ready()]
+    with stalls.waiting_for(f"{len(ranks)} learner ranks to find room in the cluster and load the model"):
+        done, missing = await asyncio.wait(ranks, timeout=START_LIMIT_S, return_when=asyncio.FIRST_EXCEPTION)
+        if missing and any(one.exception() for one in done):
+            # The others' failures may be its cause.
+            _, missing = await asyncio.wait(missing, timeout=DEATH_LIMIT_S)
+    for one in missing:
+        one.cancel()
+    failures = [error for one in ranks if one not in missing and (error := one.exception())]
     if failures:
         _refuse_start(failures)
     if missing:
@@ -192,14 +195,11 @@ def _await_ranks(learner: LearnerGroup, note: Callable[[str], None]) -> LearnerF
             f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
             f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
         )
-    return facts[0]
+    facts: LearnerFacts = ranks[0].result()
+    return facts
 
 
-def _in_start(ranks: int) -> list[str]:
-    return [f"{ranks} learner ranks are not ready; they wait for room in the cluster, or load the model"]
-
-
-def _refuse_start(failures: Sequence[Exception]) -> NoReturn:
+def _refuse_start(failures: Sequence[BaseException]) -> NoReturn:
     """A death goes before what other ranks raise in its wake."""
     for error in failures:
         if isinstance(error, DEATHS) and not failed_to_start(error):

@@ -6,38 +6,41 @@ from collections.abc import Sequence
 
 from common.config.schema import Config
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.rollouts import Batch
 from driver.run.prompts import PromptStream
 
-# The noise of an evaluation does not depend on the epoch, so that pictures before and after differ by the
+# The noise of an evaluation does not depend on the epoch, so that images before and after differ by the
 # policy alone.
 EVALUATION_EPOCH = 0
 
 
-def training_batch(
-    config: Config, stream: PromptStream, epoch: int, cursor: int, stamp: PolicyStamp
-) -> Batch:
-    """The N tasks of one epoch: the prompts at stream positions cursor .. cursor + N - 1, B images each."""
-    prompts = stream.take(cursor, config.sampling.prompts_per_epoch)
-    tasks = tuple(
+def training_tasks(
+    config: Config, stream: PromptStream, epoch: int, stamp: PolicyStamp, with_reference: bool
+) -> list[PromptTask]:
+    """The N tasks of one epoch, B images each: the prompts at the stream positions that `cursor` names."""
+    prompts = stream.take(cursor(config, epoch), config.sampling.prompts_per_epoch)
+    return [
         PromptTask(
             prompt=prompt,
             images=config.sampling.images_per_prompt,
             noise=NoiseKey(config.run.seed, "train", epoch, index),
             stamp=stamp,
-            with_reference=True,
+            with_reference=with_reference,
         )
         for index, prompt in prompts
-    )
-    return Batch(tasks, with_gold=False)
+    ]
 
 
-def evaluation_batch(
+def cursor(config: Config, epochs: int) -> int:
+    """Position in the prompt stream after so many epochs."""
+    return epochs * config.sampling.prompts_per_epoch
+
+
+def evaluation_tasks(
     config: Config, name: str, prompts: Sequence[tuple[int, str]], stamp: PolicyStamp
-) -> Batch:
-    """The tasks of one prompt set's evaluation, scored by the gold rewards too."""
+) -> list[PromptTask]:
+    """The tasks of one prompt set's evaluation."""
     section = config.evaluation
-    tasks = tuple(
+    return [
         PromptTask(
             prompt=prompt,
             images=section.images_per_prompt,
@@ -46,5 +49,4 @@ def evaluation_batch(
             with_reference=False,
         )
         for index, prompt in prompts
-    )
-    return Batch(tasks, with_gold=True)
+    ]

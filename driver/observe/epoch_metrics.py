@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from actors.actor import SampleReport
 from common.config.schema import Config
-from common.trajectory import PolicyStamp
-from driver.loop.source import Group
+from common.trajectory import GroupScore, PolicyStamp
 from learner.report import UpdateReport
 from reward_service.client.report import RewardReport
 
@@ -41,18 +41,18 @@ class EpochTally:
         """Nothing yet but the weights that were published."""
         return EpochTally(config, 0, (), (), (), (), 0.0, weight_bytes)
 
-    def with_group(self, group: Group, current: PolicyStamp) -> EpochTally:
+    def with_group(self, score: GroupScore, report: SampleReport, current: PolicyStamp) -> EpochTally:
         """One more group, learned by a policy that is `current`."""
-        rewards = group.score.rewards
+        rewards = score.rewards
         return replace(
             self,
             trajectories=self.trajectories + len(rewards),
             means=(*self.means, float(rewards.mean())),
             spreads=(*self.spreads, float(rewards.std())),
-            parts=(*self.parts, {name: float(values.mean()) for name, values in group.score.parts.items()}),
-            ages=(*self.ages, current.version - group.stamp.version),
-            actor_busy_s=self.actor_busy_s + group.actor_busy_s,
-            nbytes=self.nbytes + group.nbytes,
+            parts=(*self.parts, {name: float(values.mean()) for name, values in score.parts.items()}),
+            ages=(*self.ages, current.version - report.stamp.version),
+            actor_busy_s=self.actor_busy_s + report.busy_s,
+            nbytes=self.nbytes + report.nbytes,
         )
 
     def metrics(

@@ -47,7 +47,7 @@ class HistoryLog:
     def take(self, asks: Sequence[Ask]) -> list[GroupHistory]:
         """The groups, each with its asks. asks: those since the last call; of open groups they are kept."""
         self._asks.extend(asks)
-        of_images: dict[int, list[Ask]] = {group.images: [] for group in self._scored}
+        of_images: dict[str, list[Ask]] = {group.images: [] for group in self._scored}
         still_open: list[Ask] = []
         for ask in self._asks:
             of_images.get(ask.images, still_open).append(ask)

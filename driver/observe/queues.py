@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.cluster import live_metrics as live
 from common.cluster.instruments import Instruments
-
-TOLD_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -21,46 +18,25 @@ class InFlight:
 
     actors_waiting: int
     actors: int
-    reward_waiting: int
     rewards: int
     scored: int
     asked: Mapping[str, int]
     scored_images: int
 
 
-Watch = Callable[[Callable[[], InFlight]], None]
-"""Called at every turn of the loop with what counts groups; counting costs something, so not every time."""
-
-
-def unwatched(count: Callable[[], InFlight]) -> None:
-    """The watch of nobody."""
-
-
 class QueueGauges:
-    """A Watch that tells Prometheus. learner_waiting: groups handed over and not yet taken in."""
+    """Tells Prometheus how much is where. learner_waiting: groups handed over and not yet taken in."""
 
-    def __init__(
-        self,
-        instruments: Instruments,
-        learner_waiting: Callable[[], int],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, instruments: Instruments, learner_waiting: Callable[[], int]) -> None:
         self._instruments = instruments
         self._learner_waiting = learner_waiting
-        self._clock = clock
-        self._next_at = 0.0
         self._scored_images = 0
 
-    def __call__(self, count: Callable[[], InFlight]) -> None:
-        """Count and tell, unless that was done within the last second."""
-        if self._clock() < self._next_at:
-            return
-        self._next_at = self._clock() + TOLD_EVERY_S
-        found = count()
+    def __call__(self, found: InFlight) -> None:
+        """Tell what was counted now."""
         queues = {
             "actors_waiting": found.actors_waiting,
             "actors": found.actors,
-            "reward_waiting": found.reward_waiting,
             "rewards": found.rewards,
             "scored": found.scored,
             "learner": self._learner_waiting(),

@@ -15,8 +15,8 @@ from ray._private.state import actors as actor_table
 
 from common.config.schema import Config
 from common.config.services import AppReward
-from driver.loop.signals import StopRequested
 from driver.observe.display import DisplayState
+from driver.stop import StopRequested
 
 STATUS_FILE = "status.json"
 KINDS = {

@@ -17,10 +17,10 @@ import numpy as np
 from common.config.schema import Config
 from common.errors import CheckpointError, StuckError
 from common.storage import Content
-from driver.loop.signals import StopRequested
-from driver.loop.stalls import StallReporter
 from driver.report.evaluation import Evaluation
 from driver.run.checkpoints import Checkpoints, RunState
+from driver.stalls import StallReporter
+from driver.stop import StopRequested
 
 WAIT_SLICE_S = 1.0
 

@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actors.slots import ActorSlots
+from actors.pool import ActorPool
+from actors.process import Arrival, Place
 from common.config.schema import Config
+from common.trajectory import PromptTask
 from tests.tiny_config import make_config
 
 HERE = "node-a"
 
 
-class Answer:
-    """Stands for a reference."""
+class Reference:
+    """As much of a ray.ObjectRef as is waited for."""
+
+    def __init__(self) -> None:
+        self._done: Future[Any] = Future()
+
+    def future(self) -> Future[Any]:
+        """See ray.ObjectRef."""
+        return self._done
+
+    def hex(self) -> str:
+        """Names it."""
+        return hex(id(self))
+
+    def answer(self, value: Any) -> None:
+        """Ray has the value, or the error."""
+        if isinstance(value, BaseException):
+            self._done.set_exception(value)
+        else:
+            self._done.set_result(value)
+
+
+class Method:
+    """A method of an actor's handle."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.remote = call
+
+    def options(self, num_returns: int) -> Method:
+        """Ray's options of the call."""
+        assert num_returns == 3
+        return self
 
 
 class Process:
-    """One process. asked: references of its tasks' reports, the oldest first."""
+    """One process. asked: tasks, each with the reference of its report, the oldest first."""
 
     def __init__(self) -> None:
-        self.arrival = Answer()
-        self.asked: list[Answer] = []
-        self.ready = SimpleNamespace(remote=lambda: self.arrival)
-        self.sample = SimpleNamespace(options=lambda num_returns: SimpleNamespace(remote=self._begin))
+        self.arrival = Reference()
+        self.asked: list[tuple[PromptTask, Reference]] = []
+        self.ready = Method(lambda: self.arrival)
+        self.sample = Method(self._begin)
 
-    def _begin(self, *_: Any) -> tuple[Answer, Answer, Answer]:
-        self.asked.append(Answer())
-        return Answer(), Answer(), self.asked[-1]
+    def _begin(self, task: PromptTask, weights: Any) -> tuple[Reference, Reference, Reference]:
+        self.asked.append((task, Reference()))
+        return Reference(), Reference(), self.asked[-1][1]
+
+    def answer(self, value: Any = "a report") -> PromptTask:
+        """To the oldest task."""
+        task, reference = self.asked.pop(0)
+        reference.answer(value)
+        return task
+
+    def arrive(self, pid: int = 1, base: str = "base") -> None:
+        """It has loaded its model."""
+        self.arrival.answer(Arrival(Place(pid, HERE), base))
 
 
 class Cluster:
-    """What Ray would say.
-
-    answers: value or error by reference. started, killed: processes, in order. living: nodes. lost_on: where
-    processes were that died before they were ready.
-    """
+    """What Ray would say. started, killed: processes, in order. living: nodes. lost_on: where processes were
+    that died before they were ready."""
 
     def __init__(self) -> None:
-        self.answers: dict[Any, Any] = {}
         self.started: list[Process] = []
         self.killed: list[Process] = []
         self.living = frozenset({HERE})
@@ -51,9 +91,12 @@ class Cluster:
     def install(monkeypatch: pytest.MonkeyPatch) -> Cluster:
         """In place of Ray, until the test ends."""
         cluster = Cluster()
-        monkeypatch.setattr("ray.get", cluster.get)
         monkeypatch.setattr("ray.kill", cluster.killed.append)
+        monkeypatch.setattr("ray.wait", lambda references, timeout, fetch_local: ([], references))
+        monkeypatch.setattr("ray.available_resources", dict)
+        monkeypatch.setattr("ray.cluster_resources", dict)
         monkeypatch.setattr("actors.slots.living_nodes", lambda: cluster.living)
+        monkeypatch.setattr("common.cluster.process_failures.living_nodes", lambda: cluster.living)
         monkeypatch.setattr("actors.slots.nodes_of", lambda _: cluster.lost_on)
         return cluster
 
@@ -62,14 +105,12 @@ class Cluster:
         self.started.append(Process())
         return self.started[-1]
 
-    def get(self, reference: Any, timeout: float) -> Any:
-        """See ray.get; nothing is ever waited for."""
-        answer = self.answers[reference]
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+    def pool(self, folder: Path, **actors: Any) -> ActorPool:
+        """A pool with these settings of the section actors. In a running event loop."""
+        return ActorPool(make_config(Path("no/model"), folder, {"actors": actors}), self.start)
 
-    def seats(self, pipeline: Path, folder: Path, **actors: Any) -> tuple[Config, ActorSlots]:
-        """ActorSlots with these settings of the section actors."""
-        config = make_config(pipeline, folder, {"actors": actors})
-        return config, ActorSlots(config, self.start)
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)

@@ -1,33 +1,42 @@
-"""Learner ranks without Ray, as a LearnerGroup has them, and a wait that never waits."""
+"""Learner ranks without Ray, as a LearnerGroup has them."""
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from ray.exceptions import RayError
+
 from common.trajectory import GroupScore, PolicyStamp
-from driver.observe.display import Phase
 from learner.group import PublishedReferences
 from learner.report import LearnerFacts
 
 
 class Reference:
-    """A value that is there, or an error."""
+    """A value that is there, or an error; for one that comes later, use `answer`."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, value: Any = None) -> None:
+        self._done: Future[Any] = Future()
+        if value is not None:
+            self.answer(value)
 
     def future(self) -> Future[Any]:
         """See ray.ObjectRef."""
-        done: Future[Any] = Future()
-        done.set_result(self.value)
-        return done
+        return self._done
 
+    @property
+    def value(self) -> Any:
+        """What is there."""
+        return self._done.result(timeout=0)
 
-class Fetched(dict[str, Any]):
-    """A value as ray.get gives it: one more object each time."""
+    def answer(self, value: Any) -> None:
+        """It is there."""
+        if isinstance(value, BaseException):
+            self._done.set_exception(value)
+        else:
+            self._done.set_result(value)
 
 
 class Ranks:
@@ -35,116 +44,111 @@ class Ranks:
 
     exact: whether the same groups give the same weights; what ranks say of it is `says_exact`. dies: errors
     by the name of the call at which they come, each once. apart: how far the second rank's weights are off.
+    late: names of calls that are not answered.
     """
 
     def __init__(self, exact: bool = True) -> None:
         self.says_exact = exact
         self.exact = exact
         self.dies: dict[str, list[BaseException]] = {}
+        self.late: set[str] = set()
         self.apart = 0
         self.bases = ["base", "base"]
         self.started = 0
+        self.weights = 0
         self._updates = 0
-        self._gone: list[BaseException] = []
-        self._weights = 0
+        self._gone: BaseException | None = None
         self._groups: list[int] = []
+        self._is_late = False
 
     def restart(self) -> None:
         """New ranks with the pretrained weights."""
         self.started += 1
-        self._gone, self._weights, self._groups = [], 0, []
+        self._gone, self.weights, self._groups, self._is_late = None, 0, [], False
 
     def nodes(self) -> frozenset[str]:
         """Where they run."""
         return frozenset({"node"})
 
-    def lost_a_rank(self) -> bool:
-        """Whether one has died."""
-        return bool(self._gone)
-
     def ready(self) -> list[Reference]:
         """See LearnerGroup, as for the others."""
+        if self._is_late:
+            return [Reference(), Reference()]
         return [self._call("ready", partial(self._facts, rank)) for rank in range(2)]
 
     def _facts(self, rank: int) -> LearnerFacts:
-        return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1", 1)
+        return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1", nbytes=8)
 
     def accumulate(self, position: int, trajectory: Reference, score: GroupScore) -> Reference:
         """Take the trajectory's value."""
-        return self._call("accumulate", lambda: self._groups.append(trajectory.value))
+
+        def take() -> str:
+            self._groups.append(trajectory.value)
+            return "taken"
+
+        return self._call("accumulate", take)
 
     def finish_update(self) -> list[Reference]:
         """New weights."""
 
         def update() -> str:
             self._updates += 1
-            self._weights = hash((self._weights, *self._groups, 0 if self.exact else self._updates))
+            self.weights = hash((self.weights, *self._groups, 0 if self.exact else self._updates))
             self._groups = []
             return "report"
 
         return [self._call("finish_update", update)]
 
+    def repeat_update(self) -> list[Reference]:
+        """New weights."""
+        return self.finish_update()
+
+    def reset_epoch(self) -> list[Reference]:
+        """Forget the groups."""
+        self._groups = []
+        return [Reference("forgotten")]
+
     def end_epoch(self) -> list[Reference]:
         """Nothing to forget."""
-        return [self._call("end_epoch", lambda: None)]
+        return [self._call("end_epoch", lambda: "ended")]
 
     def publish(self) -> PublishedReferences:
         """The stamps of both ranks."""
-        stamps = [PolicyStamp(0, str(own), "run") for own in (self._weights, self._weights + self.apart)]
-        references: list[Any] = [self._call("publish", lambda own=own: own) for own in stamps]
-        weights: Any = self._call("publish", lambda: None)
+        both = (self.weights, self.weights + self.apart)
+        stamps = [PolicyStamp(0, str(weights), "run") for weights in both]
+        references: list[Any] = [self._call("publish", partial(_same, stamp)) for stamp in stamps]
+        weights: Any = Reference("weights")
         return PublishedReferences(references, weights)
 
     def export_snapshot(self) -> Reference:
         """The weights."""
-        return self._call("export_snapshot", lambda: Fetched(weights=self._weights))
+        self._is_late = "export_snapshot" in self.late
+        return self._call("export_snapshot", partial(_same, {"weights": self.weights}))
+
+    def export_state(self) -> Reference:
+        """The weights, as a checkpoint."""
+        return self._call("export_state", partial(_same, {"weights": self.weights}))
 
     def restore_state(self, files: Reference) -> list[Reference]:
         """Take over weights."""
 
-        def restore() -> None:
-            self._weights = files.value["weights"]
+        def restore() -> str:
+            self.weights = files.value["weights"]
+            return "restored"
 
         return [self._call("restore_state", restore)]
 
-    def _call(self, name: str, work: Any) -> Reference:
+    def _call(self, name: str, work: Callable[[], Any]) -> Reference:
         if not self._gone and self.dies.get(name):
-            self._gone = [self.dies[name].pop(0)]
-        return Reference(self._gone[0] if self._gone else work())
+            self._gone = self.dies[name].pop(0)
+        if self._gone:
+            return Reference(self._gone)
+        try:
+            found = work()
+        except RayError as error:
+            return Reference(error)
+        return Reference() if name in self.late else Reference(found)
 
 
-class Told:
-    """An observer, as far as a learner tells it."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """A line."""
-        self.notes.append(text)
-
-    def phase(self, phase: Phase, total: int) -> None:
-        """Not looked at."""
-
-    def progress(self, done: int) -> None:
-        """Not looked at."""
-
-
-class Waiting:
-    """Rollouts that only wait. fetched: what snapshots became here."""
-
-    def __init__(self) -> None:
-        self.fetched: list[weakref.ref[Fetched]] = []
-
-    def wait(self, references: list[Reference], what: str, limit_s: float) -> list[Any]:
-        """See Rollouts."""
-        found = []
-        for reference in references:
-            value = reference.value
-            if isinstance(value, BaseException):
-                raise value
-            if isinstance(value, Fetched):
-                value = Fetched(value)
-                self.fetched.append(weakref.ref(value))
-            found.append(value)
-        return found
+def _same(value: Any) -> Any:
+    return value

@@ -16,7 +16,7 @@ from tests.tiny_config import make_config
 
 def test_sound_inputs_are_opened(tiny_pipeline: Path, tmp_path: Path) -> None:
     inputs = check_inputs(make_config(tiny_pipeline, tmp_path))
-    assert (len(inputs.train), len(inputs.unseen), inputs.recordings) == (6, 4, ())
+    assert (len(inputs.train), len(inputs.unseen), inputs.recording) == (6, 4, None)
 
 
 @pytest.mark.parametrize(

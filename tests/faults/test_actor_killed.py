@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from common.config.schema import Config
 from common.errors import StuckError, WeightsError
 from common.model.loading import load_policy
 from common.model.weights import Weights
-from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.services import await_actors
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.faults
@@ -53,56 +53,51 @@ def tasks(stamp: PolicyStamp, count: int) -> list[PromptTask]:
     ]
 
 
-def finish(pool: ActorPool, count: int) -> dict[int, Sampled]:
-    """Wait for `count` tasks, by prompt index."""
-    done: dict[int, Sampled] = {}
-    while len(done) < count:
-        ready, _ = ray.wait(pool.references, num_returns=1, timeout=LIMIT_S)
-        assert ready, "no task finished in time"
-        for reference in ready:
-            done |= {sampled.task.noise.prompt_index: sampled for sampled in pool.complete(reference)}
-    return done
+async def sample(
+    pool: ActorPool, asked: Sequence[PromptTask], weights: ray.ObjectRef, kill: bool
+) -> list[Sampled]:
+    """Have them all sampled; kill: an actor meanwhile."""
+    async with asyncio.timeout(LIMIT_S):
+        await pool.start(LIMIT_S)
+        sampling = asyncio.gather(*(pool.sample(task, weights) for task in asked))
+        await asyncio.sleep(0)
+        if kill:
+            os.kill(pool.members[0].place.pid, signal.SIGKILL)
+        try:
+            return list(await sampling)
+        finally:
+            pool.shutdown()
 
 
 def test_tasks_of_a_killed_actor_are_redone_to_the_same_bits(config: Config) -> None:
     policy, _ = load_policy(config)
     weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
     reference = ray.put(weights)
-    results = []
-    for kill in (False, True):
-        pool = ActorPool.start(config)
-        await_actors(pool)
-        victim = pool.members[0].place.pid
-        for task in tasks(weights.stamp, 8):
-            pool.submit(task, reference)
-        if kill:
-            os.kill(victim, signal.SIGKILL)
-        done = finish(pool, 8)
+
+    async def run(kill: bool) -> list[TrajectoryGroup]:
+        pool = ActorPool(config)
+        done = await sample(pool, tasks(weights.stamp, 8), reference, kill)
         assert pool.restarts == int(kill)
         assert (pool.redone > 0) == kill
-        results.append({index: ray.get(sampled.trajectory) for index, sampled in done.items()})
-        pool.shutdown()
-    for index, first in results[0].items():
-        second = results[1][index]
+        return [ray.get(sampled.trajectory) for sampled in done]
+
+    for first, second in zip(asyncio.run(run(False)), asyncio.run(run(True)), strict=True):
         np.testing.assert_array_equal(first.latents, second.latents)
         np.testing.assert_array_equal(first.log_prob, second.log_prob)
         np.testing.assert_array_equal(first.log_ratio, second.log_ratio)
 
 
 def test_actors_that_die_again_and_again_stop_the_run_with_the_reason(config: Config) -> None:
-    limited = config.model_copy(
-        update={"actors": config.actors.model_copy(update={"count": 1, "minimum": 1, "restarts": 0})}
-    )
+    changes = {"count": 1, "minimum": 1, "restarts": 0}
+    limited = config.model_copy(update={"actors": config.actors.model_copy(update=changes)})
     policy, _ = load_policy(limited)
     weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
-    pool = ActorPool.start(limited)
-    await_actors(pool)
-    victim = pool.members[0].place.pid
-    pool.submit(tasks(weights.stamp, 1)[0], ray.put(weights))
-    os.kill(victim, signal.SIGKILL)
+
+    async def run() -> None:
+        await sample(ActorPool(limited), tasks(weights.stamp, 1), ray.put(weights), kill=True)
+
     with pytest.raises(StuckError, match=r"actors\.restarts = 0"):
-        finish(pool, 1)
-    pool.shutdown()
+        asyncio.run(run())
 
 
 def test_an_actor_refuses_weights_that_are_not_what_its_task_names(config: Config) -> None:
@@ -117,9 +112,13 @@ def test_an_actor_refuses_weights_that_are_not_what_its_task_names(config: Confi
         (weights.stamp, replace(weights, arrays=altered), "has been altered"),
         (weights.stamp, replace(weights, arrays=truncated), f"Weight {name}"),
     ]
-    pool = ActorPool.start(config)
-    for stamp, given, reason in refused:
-        pool.submit(tasks(stamp, 1)[0], ray.put(given))
-        with pytest.raises(WeightsError, match=reason):
-            finish(pool, 1)
-    pool.shutdown()
+
+    async def run() -> None:
+        pool = ActorPool(config)
+        await pool.start(LIMIT_S)
+        for stamp, given, reason in refused:
+            with pytest.raises(WeightsError, match=reason):
+                await pool.sample(tasks(stamp, 1)[0], ray.put(given))
+        pool.shutdown()
+
+    asyncio.run(run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ from common.errors import StuckError
 from common.model.loading import load_policy
 from common.model.weights import Weights
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.services import await_actors
 from tests.tiny_config import make_config
 
 pytestmark = pytest.mark.faults
@@ -36,13 +36,12 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-def work_until(pool: ActorPool, done: list[Sampled], reached: Callable[[], bool]) -> None:
-    """Take in what is ready until so much is reached."""
+async def until(reached: Callable[[], bool], pool: ActorPool) -> None:
+    """Wait until so much is reached."""
     deadline = time.monotonic() + LIMIT_S
     while not reached():
         assert time.monotonic() < deadline, pool.in_work()
-        for reference in ray.wait(pool.references, timeout=0.2)[0]:
-            done += pool.complete(reference)
+        await asyncio.sleep(0.1)
 
 
 def tasks(stamp: PolicyStamp, first: int, count: int) -> list[PromptTask]:
@@ -61,46 +60,56 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
     policy, distribution = load_policy(config)
     weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
     reference = ray.put(weights)
-    pool = ActorPool.start(config)
-    await_actors(pool)
-    pool.grow()
-    (first,) = pool.members
-    for task in tasks(weights.stamp, 0, 4):
-        pool.submit(task, reference)
 
-    node = cluster.add_node(num_cpus=1)
-    done: list[Sampled] = []
-    work_until(pool, done, lambda: len(pool.members) == 2)
-    second = next(member for member in pool.members if member.seat != first.seat)
-    assert second.place.node == node.node_id
-    assert len(pool.references) >= 1  # the third seat still waits for room
+    async def run() -> list[Sampled]:
+        pool = ActorPool(config)
+        await pool.start(LIMIT_S)
+        pool.grow()
+        (first,) = pool.members
+        loop = asyncio.get_running_loop()
 
-    for task in tasks(weights.stamp, 4, 6):
-        pool.submit(task, reference)
-    assert any(f"pid {second.place.pid}" in line for line in pool.in_work())
-    cluster.remove_node(node, allow_graceful=False)
-    work_until(pool, done, lambda: len(pool.members) == 1)
-    assert [member.seat for member in pool.members] == [first.seat]
-    work_until(pool, done, lambda: len(done) == 10)
-    assert pool.restarts == 1
-    assert pool.redone >= 1
+        def begin(asked: list[PromptTask]) -> list[asyncio.Task[Sampled]]:
+            return [loop.create_task(pool.sample(task, reference)) for task in asked]
 
+        sampling = begin(tasks(weights.stamp, 0, 4))
+        node = cluster.add_node(num_cpus=1)
+        await until(lambda: len(pool.members) == 2, pool)
+        second = pool.members[1]
+        assert second.place.node == node.node_id
+
+        sampling += begin(tasks(weights.stamp, 4, 6))
+        await asyncio.sleep(0)
+        await until(lambda: any(f"pid {second.place.pid}" in line for line in pool.in_work()), pool)
+        cluster.remove_node(node, allow_graceful=False)
+        await until(lambda: len(pool.members) == 1, pool)
+        assert list(pool.members) == [first]
+        done = await asyncio.wait_for(asyncio.gather(*sampling), LIMIT_S)
+        assert pool.restarts == 1
+        assert pool.redone >= 1
+        pool.shutdown()
+        return list(done)
+
+    done = asyncio.run(run())
     alone = Actor.of(policy, distribution)
     for one in done:
         expected, _, _ = alone.sample(one.task, weights)
         got = ray.get(one.trajectory)
         np.testing.assert_array_equal(got.latents, expected.latents)
         np.testing.assert_array_equal(got.log_prob, expected.log_prob)
-    pool.shutdown()
 
 
 def test_too_few_actors_for_too_long_is_an_error_that_names_what_is_missing(
     tiny_pipeline: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     actors = {"count": 2, "minimum": 2, "cpus": 1.0, "timeout_s": 1.0}
-    pool = ActorPool.start(make_config(tiny_pipeline, tmp_path, {"actors": actors}))
-    pool.check_deadlines()
-    time.sleep(1.1)
+    config = make_config(tiny_pipeline, tmp_path, {"actors": actors})
+
+    async def run() -> None:
+        pool = ActorPool(config)
+        try:
+            await pool.start(1.0)
+        finally:
+            pool.shutdown()
+
     with pytest.raises(StuckError, match=r"actors\.minimum is 2\. .* takes 1 CPUs.* of [12] CPUs"):
-        pool.check_deadlines()
-    pool.shutdown()
+        asyncio.run(run())

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
+from common.trajectory import GroupScore
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
 from driver.loop.services import ray_cluster, services
 from driver.loop.source import OnlineSource
-from driver.loop.stalls import StallReporter
 from driver.observe.status import ProcessStatus, living_processes
 from driver.run.checkpoints import checkpoint_folder, read_checkpoint
 from driver.run.prompts import PromptStream, open_prompts
+from driver.stalls import StallReporter
+from driver.stop import StopFlag
 from reward_service.client.reward_sum import RewardSum
-from tests.driver.ranks import Told
+from reward_service.client.transport import ImagesRef
+from reward_service.contract.results import RewardFailure
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -76,23 +78,21 @@ def test_a_run_survives_the_death_of_a_node(
     assert whole.differences(Outcome.of(running.config)) == []
 
 
-class LosingMix:
-    """The rewards; what happens just before they get the first group of an epoch can be set."""
+class LosingSum(RewardSum):
+    """Rewards of a run; what happens just before they get the first group of an epoch can be set."""
 
-    def __init__(self, mix: RewardSum) -> None:
-        self._mix = mix
-        self.before: list[Callable[[], None]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._mix, name)
+    def __init__(self, rewards: RewardSum) -> None:
+        vars(self).update(vars(rewards))
+        self.before: Callable[[], None] | None = None
 
     async def score(
-        self, prompt: str, images: ray.ObjectRef, count: int, with_gold: bool
-    ) -> object:
+        self, prompt: str, images: ImagesRef, count: int, with_gold: bool = False
+    ) -> GroupScore | RewardFailure:
         """See RewardSum."""
-        while self.before:
-            self.before.pop()()
-        return await self._mix.score(prompt, images, count, with_gold)
+        before, self.before = self.before, None
+        if before:
+            before()
+        return await super().score(prompt, images, count, with_gold)
 
 
 def published_digests(config: Config, epoch: int) -> list[str]:
@@ -106,31 +106,35 @@ def test_lost_pictures_and_trajectories_are_sampled_again(
 ) -> None:
     """The actors' node dies before the learner has an epoch's groups, then before a reward has pictures."""
     places = {**on("mortal", "actors"), **on("steady", "learner", "reward_service")}
-    config, told = faulty(ray__address=cluster.address, **places), Told()
+    config, notes = faulty(ray__address=cluster.address, **places), list[str]()
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
-    with ray_cluster(config), services(config, "lost") as started:
-        rewards = LosingMix(started.rewards)
-        mix = cast(RewardSum, rewards)
-        rollouts = Rollouts(started.pool, mix, 0.0, lambda: None, StallReporter(told.note))
-        learner = FaultTolerantLearner(config, started.learner, rollouts, cast(Any, told), started.deaths)
-        source = OnlineSource(config, stream, rollouts)
 
-        def kill() -> None:
-            kill_node_of(cluster, living_processes(config), "actor")
+    def kill() -> None:
+        kill_node_of(cluster, living_processes(config), "actor")
 
-        published = learner.begin(0, {})
-        digests = [published.stamp.digest]
-        for epoch in range(2):
-            source.prepare(epoch, published)
-            learner.begin_epoch()
-            groups = list(source.groups(epoch))
-            if epoch == 0:
-                kill()
-                rewards.before.append(kill)
-            for group in groups:
-                learner.take_in(group)
-            _, published = learner.finish_epoch()
-            digests.append(published.stamp.digest)
-    assert rewards.before == []
-    assert told.notes[0].startswith("3 groups were lost with their node"), told.notes
-    assert digests[-1:] == published_digests(whole_config, 2)
+    async def run() -> str:
+        stop, stalls = StopFlag(), StallReporter(notes.append)
+        async with services(config, "lost", stop, stalls) as started:
+            rewards = LosingSum(started.rewards)
+            rollouts = Rollouts(started.pool, rewards, 0.0, stop, stalls)
+            again = rollouts.sample_again
+            learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, again)
+            source = OnlineSource(config, stream, rollouts, with_reference=True)
+            published = await learner.begin(0, {})
+            for epoch in range(2):
+                source.prepare(epoch, published)
+                learner.begin_epoch()
+                groups = [group async for group in source.groups(epoch)]
+                if epoch == 0:
+                    kill()
+                    rewards.before = kill
+                for group in groups:
+                    await learner.submit(group)
+                _, published = await learner.finish_epoch(lambda _: None)
+            assert rewards.before is None
+            return published.stamp.digest
+
+    with ray_cluster(config):
+        digest = asyncio.run(run())
+    assert notes[0].startswith("3 groups were lost with their node"), notes
+    assert [digest] == published_digests(whole_config, 2)

@@ -168,7 +168,7 @@ def test_a_fork_begins_where_the_other_run_ended(
     place = checkpoint_folder(source.run_folder, 2)
     config = make_config(tiny_pipeline, tmp_path, {"run.epochs": 1, "optimizer.learning_rate": 1e-4})
     text = io.StringIO()
-    assert train(config, Console(file=text, width=500), [str(place)]) == 0
+    assert train(config, Console(file=text, width=500), str(place)) == 0
     begun, ended = load_evaluations(config.run_folder)
     last = load_evaluations(source.run_folder)[-1]
     assert (begun.epoch, begun.stamp.digest) == (0, last.stamp.digest)

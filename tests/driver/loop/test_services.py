@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import asyncio
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from actors.pool import ActorPool
+from common.cluster.process_failures import DeathCounter
+from common.cluster.references import first_line
 from common.errors import ModelError, PrdpError, StuckError
-from driver.loop.learner_calls import first_line
-from driver.loop.learner_deaths import LearnerDeaths
-from driver.loop.services import await_actors, await_learner
-from learner.group import LearnerGroup
-from tests.actors.processes import HERE, Cluster
+from driver.loop.services import START_LIMIT_S, await_learner
+from driver.stalls import StallReporter
+from learner.group import DEATH_LIMIT_S, LearnerGroup
+from learner.report import LearnerFacts
+from tests.actors.processes import HERE
+from tests.driver.ranks import Reference
+from tests.virtual_time import run
+
+BROKEN = ActorDiedError(RayTaskError("__init__", "no such folder", OSError(), "", 1, "127.0.0.1"))
+"""What a rank's constructor raises, also where another rank dies while they meet."""
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """Nothing becomes ready, and nobody waits for long."""
-    monkeypatch.setattr("ray.wait", lambda references, timeout: ([], references))
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.wait", lambda references, timeout, fetch_local: ([], references))
     monkeypatch.setattr("ray.cluster_resources", dict)
-    monkeypatch.setattr("ray.available_resources", dict)
-    monkeypatch.setattr("driver.loop.services.START_LIMIT_S", 0.05)
-    monkeypatch.setattr("driver.loop.stalls.FIRST_NOTE_S", 0.01)
-    monkeypatch.setattr("driver.loop.learner_deaths.living_nodes", lambda: frozenset({HERE}))
-    return Cluster.install(monkeypatch)
+    monkeypatch.setattr("common.cluster.process_failures.living_nodes", lambda: frozenset({HERE}))
+
+
+def facts(name: str) -> LearnerFacts:
+    """Of a rank."""
+    return LearnerFacts("s", (4, 8, 8), True, "base", name, 8)
 
 
 class Ranks(LearnerGroup):
-    """Ranks of a learner without Ray. starts: references of the first start, of the second, and so on."""
+    """Ranks of a learner without Ray. starts: what they say at the first start, at the second, and so on."""
 
-    def __init__(self, *starts: list[str]) -> None:
+    def __init__(self, *starts: list[Any]) -> None:
         self.starts = iter(starts)
-        self.answers: Any = next(self.starts)
+        self.answers = next(self.starts)
         self.restarts = 0
 
     def ready(self) -> Any:
         """See LearnerGroup."""
-        return self.answers
+        return [Reference(answer) for answer in self.answers]
 
     def restart(self) -> None:
         """See LearnerGroup."""
@@ -51,29 +57,37 @@ class Ranks(LearnerGroup):
         return frozenset({HERE})
 
 
-def test_the_actors_that_are_waited_for_are_named(
-    tiny_pipeline: Path, tmp_path: Path, cluster: Cluster
-) -> None:
-    config, seats = cluster.seats(tiny_pipeline, tmp_path, count=3, minimum=2)
-    seats.ask_for(2)
+def start(learner: Ranks, limit: int = 5) -> tuple[str, DeathCounter, list[str], float]:
+    """Wait for them: the process of the first rank, their deaths, what was said, and how long it took."""
     notes: list[str] = []
-    with pytest.raises(StuckError, match=r"actors\.minimum is 2"):
-        await_actors(ActorPool(config, seats), notes.append)
-    assert len(notes) == 1
-    assert "0 actors are ready, of actors.minimum = 2; 2 wait for room" in notes[0]
+    deaths = DeathCounter("The learner", "learner.restarts", limit)
+
+    async def wait() -> tuple[str, float]:
+        clock = asyncio.get_running_loop().time
+        stalls = StallReporter(notes.append, clock)
+        watching = asyncio.ensure_future(stalls.watch(list))
+        try:
+            return (await await_learner(learner, deaths, stalls)).process, clock()
+        finally:
+            watching.cancel()
+
+    process, seconds = run(wait())
+    return process, deaths, notes, seconds
 
 
-def test_the_ranks_that_are_waited_for_are_counted(cluster: Cluster) -> None:
-    learner = Ranks(["first", "second"])
+def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit() -> None:
     notes: list[str] = []
-    with pytest.raises(StuckError, match="for the learner to load the model"):
-        await_learner(learner, LearnerDeaths(5), notes.append)
-    assert len(notes) == 1
-    assert "2 learner ranks are not ready" in notes[0]
 
+    async def wait() -> None:
+        stalls = StallReporter(notes.append, asyncio.get_running_loop().time)
+        watching = asyncio.ensure_future(stalls.watch(list))
+        deaths = DeathCounter("The learner", "learner.restarts", 5)
+        with pytest.raises(StuckError, match=f"Waited {START_LIMIT_S:.0f} s for the learner"):
+            await await_learner(Ranks([None, None]), deaths, stalls)
+        watching.cancel()
 
-BROKEN = ActorDiedError(RayTaskError("__init__", "no such folder", OSError(), "", 1, "127.0.0.1"))
-"""What a rank's constructor raises, also where another rank dies while they meet."""
+    run(wait())
+    assert "2 learner ranks to find room" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -83,37 +97,29 @@ BROKEN = ActorDiedError(RayTaskError("__init__", "no such folder", OSError(), ""
         (RayTaskError("ready", "", ModelError("no such folder"), "", 1, "127.0.0.1"), ModelError, "folder"),
     ],
 )
-def test_a_rank_that_cannot_start_says_why(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[PrdpError], words: str
-) -> None:
-    monkeypatch.setattr("ray.wait", lambda references, timeout: (references, []))
-    cluster.answers["rank"] = error
-    learner = Ranks(["rank"])
+def test_a_rank_that_cannot_start_says_why(error: Exception, kind: type[PrdpError], words: str) -> None:
+    learner = Ranks([error])
     with pytest.raises(kind, match=words):
-        await_learner(learner, LearnerDeaths(5))
+        start(learner)
     assert learner.restarts == 0
 
 
 @pytest.mark.parametrize("death", [OutOfMemoryError("low on memory"), ActorDiedError()])
-@pytest.mark.parametrize("first", ["the death", "what it brought about"])
-def test_ranks_that_die_while_they_load_are_started_again(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, death: Exception, first: str
-) -> None:
-    monkeypatch.setattr("ray.wait", lambda references, timeout: (references[:1], references[1:]))
-    killed, met = ("a", "b") if first == "the death" else ("b", "a")
-    cluster.answers |= {killed: death, met: BROKEN, "c": "facts of c", "d": "facts of d"}
-    learner, deaths, notes = Ranks(["a", "b"], ["c", "d"]), LearnerDeaths(1), list[str]()
-    assert await_learner(learner, deaths, notes.append) == "facts of c"
-    assert (learner.restarts, deaths.total) == (1, 1)
+@pytest.mark.parametrize("order", [1, -1])
+def test_ranks_that_die_while_they_load_are_started_again(death: Exception, order: int) -> None:
+    learner = Ranks([death, BROKEN][::order], [facts("c"), facts("d")])
+    process, deaths, notes, _ = start(learner, limit=1)
+    assert (process, learner.restarts, deaths.total) == ("c", 1, 1)
     assert notes == [f"The learner is started again: {first_line(death)}"]
 
 
-def test_ranks_that_die_again_and_again_stop_the_start(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.wait", lambda references, timeout: (references, []))
-    cluster.answers["a"] = OutOfMemoryError("low on memory")
-    learner = Ranks(["a"], ["a"], ["a"])
+def test_a_rank_that_waits_for_a_dead_one_is_not_waited_for_to_the_limit() -> None:
+    _, _, _, seconds = start(Ranks([OutOfMemoryError("low"), None], [facts("c"), facts("d")]))
+    assert seconds == pytest.approx(DEATH_LIMIT_S)
+
+
+def test_ranks_that_die_again_and_again_stop_the_start() -> None:
+    learner = Ranks(*[[OutOfMemoryError("low on memory")]] * 3)
     with pytest.raises(StuckError, match=r"(?s)died 3 times.*learner\.restarts = 2.*low on memory"):
-        await_learner(learner, LearnerDeaths(2))
+        start(learner, limit=2)
     assert learner.restarts == 2

@@ -28,7 +28,8 @@ def make(folder: Path, staleness: int, **others: Any) -> Config:
 def test_epochs_that_were_sampled_ahead_are_named(
     tmp_path: Path, staleness: int, finished: int, which: str
 ) -> None:
-    (line,) = lost_samples(make(tmp_path, staleness), finished)
+    line = lost_samples(make(tmp_path, staleness), finished)
+    assert line is not None
     assert f"sampled ahead for {which} is lost" in line
     assert f"with the weights after epoch {finished}." in line
 

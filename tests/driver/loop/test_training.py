@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError, RayError
 
-import driver.loop.training
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import (
@@ -23,36 +23,43 @@ from common.errors import (
     StuckError,
     WeightsError,
 )
-from common.trajectory import PolicyStamp, ScoredGroup
-from driver.loop.learner import RewindNeeded
-from driver.loop.published import Published
-from driver.loop.signals import StopRequested
-from driver.loop.source import Group
+from common.stopwatch import Busy
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask, ScorerStamp, TrajectoryGroup
+from driver.loop.ranks import Published, RewindNeeded
+from driver.loop.rollouts import Group
 from driver.loop.training import Parts, Training
 from driver.main import newest_checkpoint
+from driver.observe.display import Phase
 from driver.observe.guards import Guards
+from driver.observe.history import GroupHistory
 from driver.report.evaluation import Evaluation
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import ResumePoint
+from driver.run.recordings import TrajectoryWriter, open_recording
+from driver.stop import StopFlag, StopRequested
 from learner.report import UpdateReport
-from tests.driver.observe.test_epoch_metrics import FAULTS, NO_RAY, group, report
+from reward_service.client.report import RewardReport
+from tests.driver.observe.test_epoch_metrics import FAULTS, group, report
 from tests.driver.observe.test_guards import bad
 from tests.scored_groups import make_group
 from tests.tiny_config import make_config
 
-Stopwatch = tuple[str, int]
+NO_RAY: Any = None
+
+Step = tuple[str, int]
 """A step of the loop, and the finished epochs at which it comes."""
 
 
 class Script:
     """What goes wrong when. Each part of the run asks it at each of its steps."""
 
-    def __init__(self, troubles: dict[Stopwatch, BaseException]) -> None:
+    def __init__(self, troubles: dict[Step, BaseException]) -> None:
         self.troubles = troubles
         self.notes: list[str] = []
         self.epoch = 0
         self.reports: dict[int, list[list[UpdateReport]]] = {}
+        self.rewound: list[int] = []
 
     def at(self, step: str) -> None:
         """A step is reached; each trouble comes once."""
@@ -67,88 +74,168 @@ class FakeLearner:
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    def begin(self, epoch: int, _files: object) -> Published:
+    async def begin(self, epoch: int, files: Mapping[str, bytes]) -> Published:
         self.script.epoch = epoch
         return self.published()
 
     def published(self) -> Published:
         return Published(NO_RAY, PolicyStamp(self.script.epoch, "", "run"), 0)
 
+    def restart(self) -> None:
+        self.script.at("restart")
+
     def begin_epoch(self) -> None:
         self.script.at("begin epoch")
 
-    def take_in(self, _group: Group) -> None:
-        self.script.at("take in")
+    async def submit(self, group: Group) -> None:
+        self.script.at("submit")
 
-    def finish_epoch(self) -> tuple[list[list[UpdateReport]], Published]:
+    async def finish_epoch(
+        self, progress: Callable[[int], None]
+    ) -> tuple[list[list[UpdateReport]], Published]:
         self.script.at("update")
         self.script.epoch += 1
         return self.script.reports.get(self.script.epoch, [[report()]]), self.published()
 
-    def export(self) -> dict[str, bytes]:
+    async def export(self) -> dict[str, bytes]:
         self.script.at("export")
         return {"learner.json": str(self.script.epoch).encode()}
 
-    def rescue(self) -> dict[str, bytes]:
+    async def rescue(self) -> dict[str, bytes]:
         self.script.at("rescue")
         return {"learner.json": str(self.script.epoch).encode()}
 
 
-class FakeRun:
-    """Rollouts, source, stop flag and fault counter in one, and an observer that only keeps notes."""
+class FakeRollouts:
+    """Has trajectories."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.fetched = 0
+
+    async def fetch(self, reference: Any, what: str) -> TrajectoryGroup:
+        self.fetched += 1
+        return make_group(images=2).trajectory
+
+    def reward_reports(self) -> dict[str, RewardReport]:
+        return {}
+
+    def take_history(self) -> list[GroupHistory]:
+        return []
+
+    def end_sampling(self) -> None:
+        self.script.at("end sampling")
+
+
+class FakeSource:
+    """Two groups an epoch."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Whatever the loop tells: it is a step of that name."""
-        return lambda *_, **__: self.script.at(name)
+    def prepare(self, epoch: int, weights: Published) -> None:
+        self.script.at("prepare")
 
-    def note(self, text: str) -> None:
-        self.script.notes.append(text)
+    def forget(self) -> None:
+        self.script.at("forget")
 
-    def has_evaluated(self, _epoch: int) -> bool:
-        return False
-
-    def groups(self, _epoch: int) -> Iterator[Group]:
+    async def groups(self, epoch: int) -> AsyncIterator[Group]:
         for version in (0, 0):
             self.script.at("group")
-            yield group([1.0, 3.0], version)
+            score, sampled = group([1.0, 3.0], version)
+            noise = NoiseKey(0, "train", epoch, 0)
+            task = PromptTask("a cat", 2, noise, sampled.stamp, with_reference=True)
+            yield Group(task, NO_RAY, NO_RAY, NO_RAY, score, sampled)
 
     def cursor(self, epochs: int) -> int:
         return 2 * epochs
 
+
+class FakeEvaluator:
+    """Nothing to see."""
+
+    images = 4
+
+    async def evaluate(self, epoch: int, weights: Published) -> Evaluation:
+        return Evaluation(epoch, weights.stamp, ())
+
+
+class FakeFaults:
+    """None."""
+
     def since_last(self) -> dict[str, float]:
         return FAULTS
 
-    def reward_reports(self) -> dict[str, Any]:
-        return {}
+
+class Watcher:
+    """An observer; each thing that it is told is a step of the script."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def has_evaluated(self, epoch: int) -> bool:
+        return False
+
+    def note(self, text: str) -> None:
+        self.script.notes.append(text)
+
+    def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
+        self.script.at(phase.value)
+
+    def progress(self, done: int) -> None:
+        self.script.at("progress")
+
+    def group_scored(self, epoch: int, group: int, scorers: Sequence[ScorerStamp]) -> None:
+        self.script.at("group scored")
+
+    def alarmed(self, epoch: int, raised: Mapping[str, str], new: Sequence[str]) -> None:
+        self.script.at("alarmed")
+
+    def epoch_worked(
+        self, epoch: int, work: Busy, histories: Sequence[GroupHistory], reports: Sequence[Any]
+    ) -> None:
+        self.script.at("epoch worked")
+
+    def epoch_done(self, epoch: int, epoch_metrics: Mapping[str, float]) -> None:
+        self.script.at("epoch done")
+
+    def evaluated(self, evaluation: Evaluation, rewards: Mapping[str, Any], seconds: float) -> None:
+        self.script.at("evaluated")
+
+    def rewound(self, epoch: int, why: str) -> None:
+        self.script.rewound.append(epoch)
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def config(tmp_path: Path) -> Config:
     made = make_config(
         Path("no/model"),
         tmp_path,
         {"run.epochs": 6, "checkpoint": {"every_epochs": 3, "keep": 9}, "evaluation.every_epochs": 100},
     )
     made.run_folder.mkdir(parents=True)
-    stamp = PolicyStamp(0, "", "run")
-    monkeypatch.setattr(driver.loop.training, "evaluate", lambda *_: Evaluation(0, stamp, ()))
-    made_up = make_group()
-    monkeypatch.setattr(Training, "_scored", lambda _self, one: ScoredGroup(made_up.trajectory, one.score))
     return made
 
 
 def train(config: Config, script: Script, checkpoint: Checkpoint | None = None) -> None:
     """Train to the end, or until a trouble of the script stops it."""
-    run: Any = FakeRun(script)
+    observer = Watcher(script)
+    recorder = TrajectoryWriter(config.run_folder / "trajectories", base="b")
+    parts: Any = {
+        "learner": FakeLearner(script),
+        "rollouts": FakeRollouts(script),
+        "source": FakeSource(script),
+        "evaluator": FakeEvaluator(),
+        "observer": observer,
+        "stop": StopFlag(),
+        "faults": FakeFaults(),
+        "guards": Guards.open(config, observer, partial(newest_checkpoint, config), 0),
+        "recorder": recorder if config.data.record else None,
+    }
     with CheckpointManager(config, None, [], script.notes.append) as keeper:
-        guards = Guards.open(config, run, partial(newest_checkpoint, config), 0)
-        learner = cast(Any, FakeLearner(script))
-        parts = Parts(learner, run, run, {}, run, run, run, keeper, guards)
         epoch = checkpoint.state.epoch if checkpoint else 0
-        Training(config, "run", "tracked", parts).run(ResumePoint("run", epoch, checkpoint))
+        training = Training(config, RunState("run", 0, 0, "tracked"), Parts(**parts, keeper=keeper))
+        asyncio.run(training.run(ResumePoint("run", epoch, checkpoint)))
 
 
 def kept(config: Config) -> list[tuple[int, bytes]]:
@@ -174,9 +261,9 @@ def test_a_run_to_the_end_saves_as_configured(config: Config) -> None:
         OSError("x"),
     ],
 )
-@pytest.mark.parametrize("moment", [("group", 4), ("epoch_worked", 5), ("epoch_done", 5)])
+@pytest.mark.parametrize("moment", [("group", 4), ("epoch worked", 5), ("epoch done", 5)])
 def test_whatever_stops_a_run_leaves_a_checkpoint_of_the_last_finished_epoch(
-    config: Config, error: PrdpError | RayError | OSError, moment: Stopwatch
+    config: Config, error: PrdpError | RayError | OSError, moment: Step
 ) -> None:
     """Also where it comes between an epoch's updates and the end of the epoch."""
     with pytest.raises(type(error)):
@@ -238,3 +325,18 @@ def test_a_new_run_that_is_stopped_in_its_first_epoch_has_a_checkpoint(config: C
     with pytest.raises(StopRequested):
         train(config, Script({("group", 0): StopRequested()}))
     assert kept(config) == [(0, b"0")]
+
+
+def test_what_cannot_be_learned_again_makes_the_run_go_back_to_the_newest_checkpoint(config: Config) -> None:
+    script = Script({("update", 1): RewindNeeded("x"), ("group", 4): RewindNeeded("y")})
+    train(config, script)
+    assert script.rewound == [0, 3]
+    assert kept(config) == [(3, b"3"), (6, b"6")]
+
+
+def test_epochs_are_recorded_beside_the_training(config: Config) -> None:
+    data = config.data.model_copy(update={"record": True})
+    train(config.model_copy(update={"data": data}), Script({}))
+    recording = open_recording(config.run_folder / "trajectories")
+    assert recording.epochs == list(range(6))
+    assert len(list(recording.read_epoch(5))) == 2

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
+from actors.actor import SampleReport
 from common.cluster.metrics import check_metrics
 from common.stopwatch import Busy
 from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
-from driver.loop.source import Group
 from driver.observe.epoch_metrics import EpochTally
 from learner.report import Outcome, UpdateReport
 from reward_service.client.report import RewardReport
 from reward_service.contract.results import NoShadow, Reply, RewardScores
 from tests.tiny_config import make_config
 
-NO_RAY = cast(Any, None)
 FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)
 FAULTS["throughput/actors_ready"] = 2.0
 
@@ -42,10 +41,10 @@ def report(**changes: Any) -> UpdateReport:
     return UpdateReport(**{**values, **changes})
 
 
-def group(rewards: list[float], version: int) -> Group:
-    values = np.array(rewards)
+def group(rewards: list[float], version: int) -> tuple[GroupScore, SampleReport]:
+    values, stamp = np.array(rewards), PolicyStamp(version, "", "run")
     score = GroupScore.pointwise(values, {"jpeg": 2 * values}, (ScorerStamp("jpeg", "1", ""),))
-    return Group(NO_RAY, score, PolicyStamp(version, "", "run"), 2.0, nbytes=100, renew=NO_RAY)
+    return score, SampleReport(stamp, len(rewards), "host:1", Busy(0.0, 2.0), nbytes=100)
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def tally(tmp_path: Path) -> EpochTally:
     config = make_config(Path("no/model"), tmp_path, {"actors.count": 2, "objective.updates_per_epoch": 2})
     begun = EpochTally.start(config, weight_bytes=7)
     current = PolicyStamp(2, "", "run")
-    return begun.with_group(group([1.0, 3.0], 2), current).with_group(group([0.0, 0.0], 0), current)
+    return begun.with_group(*group([1.0, 3.0], 2), current).with_group(*group([0.0, 0.0], 0), current)
 
 
 def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import driver.observe.status
-from driver.loop.signals import StopRequested
 from driver.observe.display import DisplayState
 from driver.observe.status import STATUS_FILE, StatusFile, epochs_reached, read_status
+from driver.stop import StopRequested
 from tests.tiny_config import make_config
 
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-import driver.loop.stalls
 import driver.run.checkpoint_manager
+import driver.stalls
 from common.config.schema import Config
 from common.errors import CheckpointError, StuckError
 from common.storage import Storage
@@ -169,7 +169,7 @@ def test_one_that_took_too_long_and_another_are_never_written_at_a_time(
 def test_a_long_wait_says_what_it_waits_for(
     config: Config, held: HeldStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver.loop.stalls, "FIRST_NOTE_S", 0.1)
+    monkeypatch.setattr(driver.stalls, "FIRST_NOTE_S", 0.1)
     monkeypatch.setattr(driver.run.checkpoint_manager, "WAIT_SLICE_S", 0.05)
     notes: list[str] = []
 

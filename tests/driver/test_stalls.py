@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from driver.loop.stalls import FIRST_NOTE_S, NEXT_NOTES_S, StallReporter
+from driver.stalls import FIRST_NOTE_S, NEXT_NOTES_S, StallReporter
 
 
 class Clock:
@@ -37,3 +37,16 @@ def test_movement_begins_the_wait_anew() -> None:
     clock.now += FIRST_NOTE_S
     patience.look(lambda: ["one"])
     assert notes == ["Nothing has moved for 30 s: one."]
+
+
+def test_what_the_run_waits_for_comes_first_and_its_end_is_a_movement() -> None:
+    clock, notes = Clock(), []
+    stalls = StallReporter(notes.append, clock)
+    with stalls.waiting_for("the learner's update 2"):
+        clock.now = FIRST_NOTE_S
+        stalls.look(lambda: ["actor 0 has 'a cat'"])
+        clock.now = 2 * FIRST_NOTE_S
+    assert notes[0].endswith("the run waits for the learner's update 2; actor 0 has 'a cat'.")
+    clock.now += FIRST_NOTE_S - 1.0
+    stalls.look(lambda: ["never asked"])
+    assert len(notes) == 1

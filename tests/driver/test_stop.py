@@ -1,0 +1,47 @@
+"""Signals: noted, or at once where asked for; whoever waits hears of them; the second one ends it all."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from driver.stop import StopFlag, StopRequested
+
+
+def test_a_signal_raises_at_once_where_that_is_asked_for() -> None:
+    with StopFlag() as stop, pytest.raises(StopRequested), stop.at_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_elsewhere_it_is_noted_and_the_second_interrupts(number: signal.Signals) -> None:
+    with StopFlag() as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        for look in (stop.check, stop.at_once().__enter__):
+            with pytest.raises(StopRequested):
+                look()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+
+
+def test_who_waits_in_an_event_loop_hears_of_it() -> None:
+    async def wait(stop: StopFlag) -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        loop.call_later(0.01, done.set_result, 1)
+        await stop.first_of(done)
+        loop.call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
+        with pytest.raises(StopRequested):
+            await stop.first_of(loop.create_future())
+
+    with StopFlag() as stop:
+        asyncio.run(wait(stop))
+
+
+def test_earlier_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopFlag():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
