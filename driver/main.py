@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -18,6 +19,7 @@ from common.config.services import AppReward
 from common.errors import ConfigError
 from common.model.loading import check_model
 from driver.finish import show_result
+from driver.loop.advantages import Advantages
 from driver.loop.cluster_env import check_run_folder
 from driver.loop.evaluation import Evaluator, choose_prompts
 from driver.loop.faults import FaultCounter
@@ -51,6 +53,7 @@ from driver.run.recordings import Recording, TrajectoryWriter, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
 from driver.stalls import StallReporter
 from driver.stop import StopFlag, StopRequested
+from learner.objectives.registry import build_objective
 from reward_service.client.entries import check_entries
 
 STOPPED = 130
@@ -257,13 +260,14 @@ async def run_epochs(
         inputs.recording.check(facts.schedule, facts.latent_shape, facts.base)
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
+    objective = build_objective(config.objective, math.prod(facts.latent_shape))
     recorder = TrajectoryWriter(config.run_folder / "trajectories", base=facts.base)
     parts = Parts(
         learner=learner,
         rollouts=rollouts,
         source=OfflineSource(inputs.recording)
         if inputs.recording
-        else OnlineSource(config, stream, rollouts, with_reference=True),
+        else OnlineSource(config, stream, rollouts, objective.needs.reference),
         evaluator=Evaluator(
             config, rollouts, choose_prompts(config, stream, inputs.unseen), observer.group_scored
         ),
@@ -273,6 +277,7 @@ async def run_epochs(
         keeper=keeper,
         guards=Guards.open(config, observer, partial(newest_checkpoint, config), beginning.epoch),
         recorder=recorder if config.data.record else None,
+        advantages=Advantages(objective),
     )
     state = RunState(beginning.run_id, beginning.epoch, 0, observer.tracker_run)
     with beside(rollouts.watch(QueueGauges(instruments, lambda: learner.waiting))):

@@ -22,11 +22,14 @@ from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.model.loading import choose_device
 from common.model.weights import Weights
-from common.trajectory import GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
+from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.build import build_learner
 from learner.parallel import Parallel, Replicated, Single, connect, listen
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
+
+Scores = tuple[GroupScore, Float64 | None]
+"""A group's score and advantages."""
 
 DEATH_LIMIT_S = 20.0
 """How long a dead rank may stay unnoticed after another one failed in its wake."""
@@ -74,10 +77,14 @@ class LearnerRank:
         """What the learner learns from, once the constructor is through."""
         return self._learner.facts
 
-    def accumulate(self, trajectory: TrajectoryGroup, score: GroupScore) -> None:
-        """See Learner.accumulate."""
-        with self._meter.working(trajectory.num_images):
-            self._learner.accumulate([ScoredGroup(trajectory, score)])
+    def accumulate(self, scores: Sequence[Scores], *trajectories: TrajectoryGroup) -> None:
+        """See Learner.accumulate. Trajectories come as arguments, which Ray fetches."""
+        groups = [
+            ScoredGroup(trajectory, score, advantages)
+            for trajectory, (score, advantages) in zip(trajectories, scores, strict=True)
+        ]
+        with self._meter.working(sum(trajectory.num_images for trajectory in trajectories)):
+            self._learner.accumulate(groups)
 
     def finish_update(self) -> UpdateReport:
         """See Learner.finish_update."""
@@ -141,7 +148,6 @@ class LearnerGroup:
         self._config = config
         self._run_id = run_id
         self._ranks = list(ranks)
-        self._handed_over: list[ray.ObjectRef] = []
 
     @staticmethod
     def start(config: Config, run_id: str) -> LearnerGroup:
@@ -157,20 +163,22 @@ class LearnerGroup:
         """LearnerFacts of each rank, ready when its model is loaded and it is through with earlier calls."""
         return [rank.ready.remote() for rank in self._ranks]
 
-    def accumulate(self, position: int, trajectory: ray.ObjectRef, score: GroupScore) -> ray.ObjectRef:
-        """Hand over the epoch's group number `position`; groups go round the ranks."""
-        reference = self._ranks[position % len(self._ranks)].accumulate.remote(trajectory, score)
-        self._handed_over.append(reference)
-        return reference
+    @property
+    def wave_size(self) -> int:
+        """Groups that are handed over together: as many to each rank as fill a micro-batch, at least one."""
+        sampling, learner = self._config.sampling, self._config.learner
+        items = sampling.images_per_prompt * sampling.steps
+        return len(self._ranks) * max(1, learner.micro_batch_size // items)
 
-    def waiting(self) -> int:
-        """Groups handed over that no rank has taken in yet."""
-        if self._handed_over:
-            count = len(self._handed_over)
-            _, self._handed_over = ray.wait(
-                self._handed_over, num_returns=count, timeout=0, fetch_local=False
-            )
-        return len(self._handed_over)
+    def accumulate(self, wave: Sequence[tuple[ray.ObjectRef, Scores]]) -> list[ray.ObjectRef]:
+        """Hand over the epoch's next groups, at most wave_size; they go round the ranks, each of which gets a
+        part, though it may be empty. wave: trajectories and scores of each group."""
+        answers = []
+        for number, rank in enumerate(self._ranks):
+            part = wave[number :: len(self._ranks)]
+            scores = [score for _, score in part]
+            answers.append(rank.accumulate.remote(scores, *(trajectory for trajectory, _ in part)))
+        return answers
 
     def finish_update(self) -> list[ray.ObjectRef]:
         """One UpdateReport a rank."""

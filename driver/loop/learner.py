@@ -89,7 +89,8 @@ class FaultTolerantLearner:
         self._base = _Base(0, None)
         self._snapshot: tuple[_Base, Answers] | None = None
         self._log: list[_KeptEpoch] = []
-        self._pending: deque[tuple[int, Answers]] = deque()
+        self._handed_over = 0
+        self._pending: deque[tuple[range, Answers]] = deque()
         self._finished = 0
         self._updating = False
         # As long as no rank has said so.
@@ -98,8 +99,8 @@ class FaultTolerantLearner:
 
     @property
     def waiting(self) -> int:
-        """Groups handed over that no rank has taken in yet."""
-        return sum(not answers.done() for _, answers in self._pending)
+        """Groups handed over that ranks have not taken in yet."""
+        return sum(len(positions) for positions, answers in self._pending if not answers.done())
 
     async def facts(self) -> LearnerFacts:
         """What trajectories must fit; waits until the model is loaded."""
@@ -115,7 +116,7 @@ class FaultTolerantLearner:
         """
         self._base = _Base(epoch, ray.put(dict(files)) if files else None)
         self._snapshot, self._log = None, []
-        self._pending.clear()
+        self._forget_waves()
         self._finished, self._updating = epoch, False
         if self._config.data.max_staleness or not self._is_exact:
             # The queue is lost with what went before, or sums differ from time to time: the epochs to come
@@ -132,13 +133,13 @@ class FaultTolerantLearner:
     def begin_epoch(self) -> None:
         """Groups from now on are of the next epoch."""
         self._log.append(_KeptEpoch())
-        self._pending.clear()
+        self._forget_waves()
 
     async def submit(self, group: Group) -> None:
         """Hand over the epoch's next group. Does not wait, unless the learner has died."""
-        groups = self._log[-1].groups
-        groups.append(group)
-        self._hand_over(len(groups) - 1, group)
+        entry = self._log[-1]
+        entry.groups.append(group)
+        self._hand_over(entry, is_complete=False)
         await self._store_snapshot(wait=False)
         await self._with_recovery(self._look)
 
@@ -175,6 +176,7 @@ class FaultTolerantLearner:
 
     async def _finish_once(self, progress: Callable[[int], None]) -> tuple[Reports, Published]:
         entry = self._log[-1]
+        self._hand_over(entry, is_complete=True)
         await self._wait_until_accepted(entry)
         self._updating = True
         reports = await self._update(entry, progress)
@@ -213,9 +215,22 @@ class FaultTolerantLearner:
             f"{found}. The same groups gave other weights: is the hardware or a library another one?"
         )
 
-    def _hand_over(self, position: int, group: Group) -> None:
-        reference = self._group.accumulate(position, group.trajectory, group.score)
-        self._pending.append((position, self._calls.begin([reference])))
+    def _hand_over(self, entry: _KeptEpoch, is_complete: bool) -> None:
+        """Those of the epoch's groups that have not been, in waves. is_complete: no more of them come, so
+        the last wave may be small."""
+        size, count = self._group.wave_size, len(entry.groups)
+        end = count if is_complete else count - count % size
+        for start in range(self._handed_over, end, size):
+            wave = entry.groups[start : min(start + size, end)]
+            parts = [(group.trajectory, (group.score, group.advantages)) for group in wave]
+            answers = self._calls.begin(self._group.accumulate(parts))
+            self._pending.append((range(start, start + len(wave)), answers))
+        self._handed_over = end
+
+    def _forget_waves(self) -> None:
+        """The ranks have none of an epoch's groups."""
+        self._pending.clear()
+        self._handed_over = 0
 
     async def _look(self) -> None:
         """Notice a dead rank while actors still sample. Lost groups are left to _wait_until_accepted."""
@@ -232,7 +247,12 @@ class FaultTolerantLearner:
         Then all of them are handed over again, because the order of addition decides the bits.
         """
         for _ in range(LOST_TRIES):
-            lost = [position for position, answers in self._pending if not await self._is_accepted(answers)]
+            lost = [
+                position
+                for positions, answers in self._pending
+                if not await self._is_accepted(answers)
+                for position in positions
+            ]
             self._pending.clear()
             if not lost:
                 return
@@ -241,7 +261,7 @@ class FaultTolerantLearner:
             for position, group in zip(lost, again, strict=True):
                 entry.groups[position] = group
             await self._calls.wait(self._group.reset_epoch(), "the learner to begin the epoch's sum again")
-            self._feed(entry)
+            self._feed(entry, is_complete=True)
         raise StuckError(
             f"Groups of one epoch were lost with their nodes {LOST_TRIES} times. Are nodes stable?"
         )
@@ -253,10 +273,10 @@ class FaultTolerantLearner:
             return False
         return True
 
-    def _feed(self, entry: _KeptEpoch) -> None:
-        self._pending.clear()
-        for position, group in enumerate(entry.groups):
-            self._hand_over(position, group)
+    def _feed(self, entry: _KeptEpoch, is_complete: bool) -> None:
+        """An epoch's groups from the first."""
+        self._forget_waves()
+        self._hand_over(entry, is_complete)
 
     async def _with_recovery(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Do it, and again after each death of a rank. `work` must be sound after _rebuild."""
@@ -303,12 +323,12 @@ class FaultTolerantLearner:
                 raise RewindNeeded("the snapshot was lost with its node") from loss
         published = await self._publish(self._base.epoch)
         for epoch, entry in enumerate(learned, start=self._base.epoch + 1):
-            self._feed(entry)
+            self._feed(entry, is_complete=True)
             await self._wait_until_accepted(entry)
             await self._update(entry, lambda _: None)
             published = await self._publish(epoch)
         for entry in self._log[len(learned) :]:
-            self._feed(entry)
+            self._feed(entry, is_complete=False)
         return published
 
     def _request_snapshot(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from ray.exceptions import RayError
 
-from common.trajectory import GroupScore, PolicyStamp
+from common.trajectory import PolicyStamp
 from learner.group import PublishedReferences
 from learner.report import LearnerFacts
 
@@ -52,6 +52,8 @@ class Ranks:
         self.exact = exact
         self.dies: dict[str, list[BaseException]] = {}
         self.late: set[str] = set()
+        self.wave_size = 1
+        self.waves: list[int] = []
         self.apart = 0
         self.bases = ["base", "base"]
         self.started = 0
@@ -79,14 +81,15 @@ class Ranks:
     def _facts(self, rank: int) -> LearnerFacts:
         return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1", nbytes=8)
 
-    def accumulate(self, position: int, trajectory: Reference, score: GroupScore) -> Reference:
-        """Take the trajectory's value."""
+    def accumulate(self, wave: Sequence[tuple[Reference, Any]]) -> list[Reference]:
+        """Take the trajectories' values."""
 
         def take() -> str:
-            self._groups.append(trajectory.value)
+            self._groups.extend(trajectory.value for trajectory, _ in wave)
             return "taken"
 
-        return self._call("accumulate", take)
+        self.waves.append(len(wave))
+        return [self._call("accumulate", take)]
 
     def finish_update(self) -> list[Reference]:
         """New weights."""

@@ -260,3 +260,16 @@ def test_what_is_rescued_is_of_the_last_finished_epoch(make: Any) -> None:
         assert bench.ranks.started == 1
 
     run(scenario())
+
+
+def test_groups_come_in_waves_and_what_is_left_at_the_end(tmp_path: Path) -> None:
+    async def epochs(size: int) -> list[str]:
+        ranks = Ranks()
+        ranks.wave_size = size
+        bench = Bench(tmp_path, ranks)
+        await bench.learner.begin(0, {})
+        found = await bench.epochs(1, 2, groups=5)
+        assert ranks.waves == ([2, 2, 1] * 2 if size == 2 else [1] * 10)
+        return found
+
+    assert run(epochs(2)) == run(epochs(1))
