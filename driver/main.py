@@ -29,10 +29,9 @@ from driver.loop.services import Services, beside, ray_cluster, services
 from driver.loop.source import OfflineSource, OnlineSource, lost_samples
 from driver.loop.training import Parts, Training
 from driver.observe.display import Phase, open_display
-from driver.observe.gauges import RayGauges
+from driver.observe.gauges import QueueGauges, RayGauges
 from driver.observe.guards import Guards
-from driver.observe.observer import Observer, first_state
-from driver.observe.queues import QueueGauges
+from driver.observe.observer import Observer, Outlets
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
 from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
@@ -128,10 +127,8 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
         known = load_evaluations(config.run_folder) if beginning.epoch else []
         # Later ones come again, with the epochs since the checkpoint.
         earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
-        state = first_state(config, beginning.epoch, earlier)
         display = stack.enter_context(closing(open_display(config.display, console)))
         display.start(config.run.epochs)
-        display.update(state)
         status = StatusFile(config, beginning.run_id, reached)
         instruments = Instruments({"run": config.run.name})
         try:
@@ -142,17 +139,15 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
                 shown(instruments),
                 StopFlag() as stop,
             ):
-                observer = Observer(
-                    config,
+                outlets = Outlets(
                     display,
                     tracker,
                     RayGauges.start(instruments),
-                    state,
-                    earlier,
-                    VersionLog(load_versions(config.run_folder, beginning.epoch)),
                     status,
                     TimelineLog(config.run_folder, config.display.timelines),
                 )
+                versions = VersionLog(load_versions(config.run_folder, beginning.epoch))
+                observer = Observer(config, outlets, beginning.epoch, earlier, versions)
                 observer.phase(Phase.STARTING, 0)
                 observer.note(f"What the run's processes print is in {logs} (worker-*.out and .err).")
                 session = Session(config, inputs, beginning, observer, stop, reached)

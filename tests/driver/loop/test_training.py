@@ -32,7 +32,7 @@ from driver.loop.training import Parts, Training
 from driver.main import newest_checkpoint
 from driver.observe.display import Phase
 from driver.observe.guards import Guards
-from driver.observe.history import GroupHistory
+from driver.observe.timeline_log import GroupHistory
 from driver.report.evaluation import Evaluation
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoint, Checkpoints, RunState, read_checkpoint
