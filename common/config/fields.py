@@ -22,7 +22,7 @@ class Section(BaseModel):
         extra="forbid",
         protected_namespaces=(),
         allow_inf_nan=False,
-        json_schema_extra=_name_shorthand,  # type: ignore[typeddict-item]  # its model is a Section
+        json_schema_extra=_name_shorthand,
     )
 
     shorthand: ClassVar[str] = ""

@@ -90,7 +90,7 @@ def allowed(node: Node) -> str:
         return " or ".join(allowed(part) for part in node["anyOf"])
     if "enum" in node or "const" in node:
         return " or ".join(map(str, node.get("enum", [node.get("const")])))
-    words = _WORDS.get(node["type"], node["type"])
+    words = _WORDS.get(node["type"]) or str(node["type"])
     if "items" in node:
         words = f"list of {allowed(node['items'])}s"
     limits = [f"{limit} {node[key]}" for key, limit in (_LOWER | _UPPER).items() if key in node]

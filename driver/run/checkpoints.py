@@ -141,7 +141,7 @@ class Checkpoints:
         """
         name, place = checkpoint_name(state.epoch), self.where(state.epoch)
         content = {**files, CONFIG_FILE: config_yaml.encode()}
-        digests = {file: hashlib.sha256(data).hexdigest() for file, data in content.items()}
+        digests = {file: hashlib.sha256(memoryview(data)).hexdigest() for file, data in content.items()}
         header = {"format": FORMAT, "state": asdict(state), "files": digests}
         content[COMMIT_FILE] = json.dumps({**header, "digest": _digest(header)}, indent=1).encode()
         try:
