@@ -11,7 +11,6 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +22,7 @@ from actors.actor import Sample, SampleReport
 from actors.process import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
-from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
-from learner.group import Judged
+from common.trajectory import GroupScore, PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
 from learner.report import LearnerFacts, Outcome, UpdateReport
 from learner.state import Files, Snapshot
 
@@ -118,12 +116,11 @@ class LearnerHost:
         shape, nbytes = (4, self._sizes.latent, self._sizes.latent), self._sizes.weight_bytes
         return LearnerFacts(SCHEDULE, shape, True, base="", process="", nbytes=nbytes)
 
-    async def accumulate(self, rank: int, judged: Sequence[Judged], *trajectories: TrajectoryGroup) -> None:
-        """Sleep; note how long ago each group was sampled."""
-        for trajectory in trajectories:
-            async with self._turns[rank]:
-                await asyncio.sleep(self._seconds)
-            self._latencies.append(time.time() - float(trajectory.log_prob[0, 0]))
+    async def accumulate(self, rank: int, trajectory: TrajectoryGroup, score: GroupScore) -> None:
+        """Sleep; note how long ago the group was sampled."""
+        async with self._turns[rank]:
+            await asyncio.sleep(self._seconds)
+        self._latencies.append(time.time() - float(trajectory.log_prob[0, 0]))
 
     async def finish_update(self, rank: int) -> UpdateReport:
         """One update more."""

@@ -25,7 +25,7 @@ from driver.loop.services import START_LIMIT_S, Services, await_learner, ray_clu
 from driver.main import Inputs, Session, run_epochs, tracked
 from driver.observe.display import DisplayState
 from driver.observe.gauges import RayGauges
-from driver.observe.observer import Observer, first_state
+from driver.observe.observer import Observer, Outlets
 from driver.observe.status import StatusFile
 from driver.observe.timeline_log import TimelineLog
 from driver.run.checkpoint_manager import CheckpointManager
@@ -197,17 +197,10 @@ def run_row(row: Row) -> dict[str, Any]:
             shown(instruments),
             StopFlag() as stop,
         ):
-            observer = Observer(
-                config=config,
-                display=display,
-                tracker=tracker,
-                gauges=RayGauges.start(instruments),
-                state=first_state(config, 0, []),
-                evaluations=[],
-                versions=VersionLog(),
-                status=StatusFile(config, beginning.run_id),
-                timelines=TimelineLog(config.run_folder, config.display.timelines),
-            )
+            timelines = TimelineLog(config.run_folder, config.display.timelines)
+            status = StatusFile(config, beginning.run_id)
+            outlets = Outlets(display, tracker, RayGauges.start(instruments), status, timelines)
+            observer = Observer(config, outlets, 0, (), VersionLog())
             session = Session(config, Inputs(train, unseen, None), beginning, observer, stop, reached=0)
             with CheckpointManager(config, None, [], observer.note) as keeper:
                 stalls = StallReporter(observer.note)

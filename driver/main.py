@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -18,6 +19,7 @@ from common.config.services import AppReward
 from common.errors import ConfigError
 from common.model.loading import check_model
 from driver.finish import show_result
+from driver.loop.advantages import Advantages
 from driver.loop.cluster_env import check_run_folder
 from driver.loop.evaluation import Evaluator, choose_prompts
 from driver.loop.faults import FaultCounter
@@ -27,10 +29,9 @@ from driver.loop.services import Services, beside, ray_cluster, services
 from driver.loop.source import OfflineSource, OnlineSource, lost_samples
 from driver.loop.training import Parts, Training
 from driver.observe.display import Phase, open_display
-from driver.observe.gauges import RayGauges
+from driver.observe.gauges import QueueGauges, RayGauges
 from driver.observe.guards import Guards
-from driver.observe.observer import Observer, first_state
-from driver.observe.queues import QueueGauges
+from driver.observe.observer import Observer, Outlets
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
 from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
@@ -51,6 +52,7 @@ from driver.run.recordings import Recording, TrajectoryWriter, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
 from driver.stalls import StallReporter
 from driver.stop import StopFlag, StopRequested
+from learner.objectives.registry import build_objective
 from reward_service.client.entries import check_entries
 
 STOPPED = 130
@@ -125,10 +127,8 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
         known = load_evaluations(config.run_folder) if beginning.epoch else []
         # Later ones come again, with the epochs since the checkpoint.
         earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
-        state = first_state(config, beginning.epoch, earlier)
         display = stack.enter_context(closing(open_display(config.display, console)))
         display.start(config.run.epochs)
-        display.update(state)
         status = StatusFile(config, beginning.run_id, reached)
         instruments = Instruments({"run": config.run.name})
         try:
@@ -139,17 +139,15 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
                 shown(instruments),
                 StopFlag() as stop,
             ):
-                observer = Observer(
-                    config,
+                outlets = Outlets(
                     display,
                     tracker,
                     RayGauges.start(instruments),
-                    state,
-                    earlier,
-                    VersionLog(load_versions(config.run_folder, beginning.epoch)),
                     status,
                     TimelineLog(config.run_folder, config.display.timelines),
                 )
+                versions = VersionLog(load_versions(config.run_folder, beginning.epoch))
+                observer = Observer(config, outlets, beginning.epoch, earlier, versions)
                 observer.phase(Phase.STARTING, 0)
                 observer.note(f"What the run's processes print is in {logs} (worker-*.out and .err).")
                 session = Session(config, inputs, beginning, observer, stop, reached)
@@ -257,13 +255,14 @@ async def run_epochs(
         inputs.recording.check(facts.schedule, facts.latent_shape, facts.base)
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
+    objective = build_objective(config.objective, math.prod(facts.latent_shape))
     recorder = TrajectoryWriter(config.run_folder / "trajectories", base=facts.base)
     parts = Parts(
         learner=learner,
         rollouts=rollouts,
         source=OfflineSource(inputs.recording)
         if inputs.recording
-        else OnlineSource(config, stream, rollouts, with_reference=True),
+        else OnlineSource(config, stream, rollouts, objective.needs.reference),
         evaluator=Evaluator(
             config, rollouts, choose_prompts(config, stream, inputs.unseen), observer.group_scored
         ),
@@ -273,6 +272,7 @@ async def run_epochs(
         keeper=keeper,
         guards=Guards.open(config, observer, partial(newest_checkpoint, config), beginning.epoch),
         recorder=recorder if config.data.record else None,
+        advantages=Advantages(objective),
     )
     state = RunState(beginning.run_id, beginning.epoch, 0, observer.tracker_run)
     with beside(rollouts.watch(QueueGauges(instruments, lambda: learner.waiting))):

@@ -1,14 +1,14 @@
 """The Ray edge of the learner: n ranks as Ray actors, seen by the driver as one learner.
 
-consumes: waves of references to trajectory groups, with their scores. produces: object references to reports,
-weights and state.
+consumes: references to trajectory groups, and scores. produces: object references to reports, weights and
+state.
 waits for: nothing (every method returns references). unblocked by: the driver.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import torch
 
-from common.cluster.process_failures import nodes_of
+from common.cluster.process_failures import DEATHS, nodes_of
 from common.cluster.process_options import process_options
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
@@ -27,6 +27,9 @@ from learner.build import build_learner
 from learner.parallel import Parallel, Replicated, Single, connect, listen
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
+
+Scores = tuple[GroupScore, Float64 | None]
+"""A group's score and advantages."""
 
 DEATH_LIMIT_S = 20.0
 """How long a dead rank may stay unnoticed after another one failed in its wake."""
@@ -62,28 +65,6 @@ def join_ranks(config: Config, rank: int, rendezvous: Any) -> Parallel:
     return Replicated.join(rank, count, store, choose_device(config.model.device), limit)
 
 
-Judged = tuple[GroupScore, Float64 | None]
-"""A group's score, and its advantages (B,) where the objective has any."""
-
-
-@dataclass(frozen=True)
-class ScoredReference:
-    """A ScoredGroup whose trajectories stay in the object store."""
-
-    trajectory: ray.ObjectRef
-    judged: Judged
-
-
-def wave_size(config: Config) -> int:
-    """Groups handed over at a time: for each rank as many as fill a micro-batch, one where one does.
-
-    Where the schedule chooses the stochastic steps, all are counted: a wave may then be a little small.
-    """
-    sampling, learner = config.sampling, config.learner
-    steps = len(sampling.named_stochastic_steps or range(sampling.steps))
-    return learner.workers * math.ceil(learner.micro_batch_size / (sampling.images_per_prompt * steps))
-
-
 class LearnerRank:
     """One rank's process. Thin: every method is the Learner's."""
 
@@ -96,11 +77,11 @@ class LearnerRank:
         """What the learner learns from, once the constructor is through."""
         return self._learner.facts
 
-    def accumulate(self, judged: Sequence[Judged], *trajectories: TrajectoryGroup) -> None:
-        """See Learner.accumulate. Trajectories come one by one, so that Ray fetches them before the call."""
+    def accumulate(self, scores: Sequence[Scores], *trajectories: TrajectoryGroup) -> None:
+        """See Learner.accumulate. Trajectories come as arguments, which Ray fetches."""
         groups = [
             ScoredGroup(trajectory, score, advantages)
-            for trajectory, (score, advantages) in zip(trajectories, judged, strict=True)
+            for trajectory, (score, advantages) in zip(trajectories, scores, strict=True)
         ]
         with self._meter.working(sum(trajectory.num_images for trajectory in trajectories)):
             self._learner.accumulate(groups)
@@ -184,17 +165,20 @@ class LearnerGroup:
 
     @property
     def wave_size(self) -> int:
-        """Groups of a whole wave; only the epoch's last may have fewer."""
-        return wave_size(self._config)
+        """Groups that are handed over together: as many to each rank as fill a micro-batch, at least one."""
+        sampling, learner = self._config.sampling, self._config.learner
+        items = sampling.images_per_prompt * sampling.steps
+        return len(self._ranks) * max(1, learner.micro_batch_size // items)
 
-    def accumulate(self, wave: Sequence[ScoredReference]) -> list[ray.ObjectRef]:
-        """Hand over the epoch's next groups, which go round the ranks. One reference a rank, to nothing."""
-        count = len(self._ranks)
-        parts = [wave[number::count] for number in range(count)]
-        return [
-            rank.accumulate.remote([group.judged for group in part], *(group.trajectory for group in part))
-            for rank, part in zip(self._ranks, parts, strict=True)
-        ]
+    def accumulate(self, wave: Sequence[tuple[ray.ObjectRef, Scores]]) -> list[ray.ObjectRef]:
+        """Hand over the epoch's next groups, at most wave_size; they go round the ranks, each of which gets a
+        part, though it may be empty. wave: trajectories and scores of each group."""
+        answers = []
+        for number, rank in enumerate(self._ranks):
+            part = wave[number :: len(self._ranks)]
+            scores = [score for _, score in part]
+            answers.append(rank.accumulate.remote(scores, *(trajectory for trajectory, _ in part)))
+        return answers
 
     def finish_update(self) -> list[ray.ObjectRef]:
         """One UpdateReport a rank."""
@@ -230,6 +214,17 @@ class LearnerGroup:
         """Every rank continues from the files of a checkpoint or snapshot."""
         return [rank.restore_state.remote(files) for rank in self._ranks]
 
+    def lost_a_rank(self, limit_s: float = DEATH_LIMIT_S) -> bool:
+        """Whether one of several ranks has died, as far as is known within limit_s seconds."""
+        if len(self._ranks) == 1:
+            return False
+        missing, end_at = self.ready(), time.monotonic() + limit_s
+        while missing and time.monotonic() < end_at:
+            ready, missing = ray.wait(missing, timeout=max(0.0, end_at - time.monotonic()))
+            if any(_died(reference) for reference in ready):
+                return True
+        return False
+
     def nodes(self) -> frozenset[str]:
         """Ray's ids of the nodes that the ranks run on, or ran on where they have died."""
         return nodes_of(self._ranks)
@@ -239,6 +234,14 @@ class LearnerGroup:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
+
+
+def _died(reference: ray.ObjectRef) -> bool:
+    try:
+        ray.get(reference)
+    except DEATHS:
+        return True
+    return False
 
 
 def _start_ranks(config: Config, run_id: str) -> list[Any]:

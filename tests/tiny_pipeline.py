@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 24
@@ -30,20 +37,18 @@ def _tokenizer() -> CLIPTokenizer:
     )
 
 
-def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -101,13 +106,59 @@ def make_tiny_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int
         tokenizer = _tokenizer()
         pipeline: Any = StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=_text_encoder(tokenizer),
+            text_encoder=CLIPTextModel(_text_config(tokenizer)),
             tokenizer=tokenizer,
             unet=tiny_unet(linear_projection=prediction_type == "v_prediction"),
             scheduler=_scheduler(prediction_type),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_tiny_xl_pipeline(folder: Path, zero_negative: bool = True, seed: int = 0) -> Path:
+    """Write a StableDiffusionXLPipeline folder: 64 x 64 pixels, 4 x 8 x 8 latents, random weights.
+
+    zero_negative: force_zeros_for_empty_prompt. Returns `folder`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _tokenizer()
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            cross_attention_dim=2 * WIDTH,
+            attention_head_dim=2,
+            use_linear_projection=True,
+            transformer_layers_per_block=(1, 2),
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+        )
+        pipeline: Any = StableDiffusionXLPipeline(
+            vae=_vae(),
+            text_encoder=CLIPTextModel(_text_config(tokenizer)),
+            text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)),
+            tokenizer=tokenizer,
+            tokenizer_2=_tokenizer(),
+            unet=unet,
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+            ),
+            force_zeros_for_empty_prompt=zero_negative,
+            add_watermarker=False,
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

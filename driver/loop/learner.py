@@ -11,7 +11,6 @@ before.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -35,7 +34,7 @@ from driver.loop.ranks import (
 )
 from driver.loop.rollouts import Group
 from driver.stalls import StallReporter
-from learner.group import LearnerGroup, ScoredReference
+from learner.group import LearnerGroup
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files
 
@@ -60,11 +59,9 @@ class _Base:
 
 @dataclass
 class _KeptEpoch:
-    """An epoch since the base: its groups in prompt order, how many of them the ranks have been handed, and
-    whether its weights are published."""
+    """An epoch since the base: its groups in prompt order, and whether its weights are published."""
 
     groups: list[Group] = field(default_factory=list)
-    handed_over: int = 0
     learned: bool = False
 
 
@@ -92,6 +89,7 @@ class FaultTolerantLearner:
         self._base = _Base(0, None)
         self._snapshot: tuple[_Base, Answers] | None = None
         self._log: list[_KeptEpoch] = []
+        self._handed_over = 0
         self._pending: deque[tuple[range, Answers]] = deque()
         self._finished = 0
         self._updating = False
@@ -101,7 +99,7 @@ class FaultTolerantLearner:
 
     @property
     def waiting(self) -> int:
-        """Groups handed over that no rank has taken in yet."""
+        """Groups handed over that ranks have not taken in yet."""
         return sum(len(positions) for positions, answers in self._pending if not answers.done())
 
     async def facts(self) -> LearnerFacts:
@@ -118,7 +116,7 @@ class FaultTolerantLearner:
         """
         self._base = _Base(epoch, ray.put(dict(files)) if files else None)
         self._snapshot, self._log = None, []
-        self._pending.clear()
+        self._forget_waves()
         self._finished, self._updating = epoch, False
         if self._config.data.max_staleness or not self._is_exact:
             # The queue is lost with what went before, or sums differ from time to time: the epochs to come
@@ -135,12 +133,13 @@ class FaultTolerantLearner:
     def begin_epoch(self) -> None:
         """Groups from now on are of the next epoch."""
         self._log.append(_KeptEpoch())
-        self._pending.clear()
+        self._forget_waves()
 
     async def submit(self, group: Group) -> None:
-        """Take the epoch's next group; whole waves go to the ranks. Waits only where the learner has died."""
-        self._log[-1].groups.append(group)
-        self._hand_over(self._log[-1], is_complete=False)
+        """Hand over the epoch's next group. Does not wait, unless the learner has died."""
+        entry = self._log[-1]
+        entry.groups.append(group)
+        self._hand_over(entry, is_complete=False)
         await self._store_snapshot(wait=False)
         await self._with_recovery(self._look)
 
@@ -177,6 +176,7 @@ class FaultTolerantLearner:
 
     async def _finish_once(self, progress: Callable[[int], None]) -> tuple[Reports, Published]:
         entry = self._log[-1]
+        self._hand_over(entry, is_complete=True)
         await self._wait_until_accepted(entry)
         self._updating = True
         reports = await self._update(entry, progress)
@@ -184,7 +184,7 @@ class FaultTolerantLearner:
 
     async def _update(self, entry: _KeptEpoch, progress: Callable[[int], None]) -> Reports:
         """The epoch's K updates, once the ranks have its groups."""
-        calls, waves = self._calls, math.ceil(len(entry.groups) / self._group.wave_size)
+        calls, waves = self._calls, len(entry.groups)
         reports = [await calls.wait(self._group.finish_update(), "the learner's update 1")]
         for update in range(2, self._config.objective.updates_per_epoch + 1):
             progress(update - 1)
@@ -216,18 +216,21 @@ class FaultTolerantLearner:
         )
 
     def _hand_over(self, entry: _KeptEpoch, is_complete: bool) -> None:
-        """Hand over the waves that are due: whole ones, and of a complete epoch the last one too.
-
-        Where waves are cut decides the bits, so none is handed over before it is whole.
-        """
+        """Those of the epoch's groups that have not been, in waves. is_complete: no more of them come, so
+        the last wave may be small."""
         size, count = self._group.wave_size, len(entry.groups)
-        end = count if is_complete else count // size * size
-        for start in range(entry.handed_over, end, size):
-            positions = range(start, min(start + size, end))
-            groups = [entry.groups[position] for position in positions]
-            wave = [ScoredReference(group.trajectory, (group.score, group.advantages)) for group in groups]
-            self._pending.append((positions, self._calls.begin(self._group.accumulate(wave))))
-        entry.handed_over = end
+        end = count if is_complete else count - count % size
+        for start in range(self._handed_over, end, size):
+            wave = entry.groups[start : min(start + size, end)]
+            parts = [(group.trajectory, (group.score, group.advantages)) for group in wave]
+            answers = self._calls.begin(self._group.accumulate(parts))
+            self._pending.append((range(start, start + len(wave)), answers))
+        self._handed_over = end
+
+    def _forget_waves(self) -> None:
+        """The ranks have none of an epoch's groups."""
+        self._pending.clear()
+        self._handed_over = 0
 
     async def _look(self) -> None:
         """Notice a dead rank while actors still sample. Lost groups are left to _wait_until_accepted."""
@@ -244,10 +247,12 @@ class FaultTolerantLearner:
         Then all of them are handed over again, because the order of addition decides the bits.
         """
         for _ in range(LOST_TRIES):
-            self._hand_over(entry, is_complete=True)
-            waves = [one for one, answers in self._pending if not await self._is_accepted(answers)]
-            # Ray does not say which of a wave's groups was lost.
-            lost = [position for positions in waves for position in positions]
+            lost = [
+                position
+                for positions, answers in self._pending
+                if not await self._is_accepted(answers)
+                for position in positions
+            ]
             self._pending.clear()
             if not lost:
                 return
@@ -256,7 +261,7 @@ class FaultTolerantLearner:
             for position, group in zip(lost, again, strict=True):
                 entry.groups[position] = group
             await self._calls.wait(self._group.reset_epoch(), "the learner to begin the epoch's sum again")
-            entry.handed_over = 0
+            self._feed(entry, is_complete=True)
         raise StuckError(
             f"Groups of one epoch were lost with their nodes {LOST_TRIES} times. Are nodes stable?"
         )
@@ -268,10 +273,10 @@ class FaultTolerantLearner:
             return False
         return True
 
-    def _feed(self, entry: _KeptEpoch) -> None:
-        self._pending.clear()
-        entry.handed_over = 0
-        self._hand_over(entry, is_complete=False)
+    def _feed(self, entry: _KeptEpoch, is_complete: bool) -> None:
+        """An epoch's groups from the first."""
+        self._forget_waves()
+        self._hand_over(entry, is_complete)
 
     async def _with_recovery(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Do it, and again after each death of a rank. `work` must be sound after _rebuild."""
@@ -318,12 +323,12 @@ class FaultTolerantLearner:
                 raise RewindNeeded("the snapshot was lost with its node") from loss
         published = await self._publish(self._base.epoch)
         for epoch, entry in enumerate(learned, start=self._base.epoch + 1):
-            self._feed(entry)
+            self._feed(entry, is_complete=True)
             await self._wait_until_accepted(entry)
             await self._update(entry, lambda _: None)
             published = await self._publish(epoch)
         for entry in self._log[len(learned) :]:
-            self._feed(entry)
+            self._feed(entry, is_complete=False)
         return published
 
     def _request_snapshot(self) -> None:

@@ -9,7 +9,7 @@ from common.stopwatch import Busy
 from common.trajectory import ScorerStamp
 from driver.observe.display import Phase
 from driver.observe.epoch_metrics import Reports, Rewards
-from driver.observe.history import GroupHistory
+from driver.observe.timeline_log import GroupHistory
 from driver.report.evaluation import Evaluation
 
 

@@ -22,8 +22,8 @@ from common.cluster.references import FETCH_LIMIT_S, fetch
 from common.errors import RewardError, StuckError
 from common.trajectory import Float64, GroupScore, PromptTask
 from driver.loop.ranks import RewindNeeded
-from driver.observe.history import GroupHistory, HistoryLog
-from driver.observe.queues import InFlight
+from driver.observe.gauges import InFlight
+from driver.observe.timeline_log import GroupHistory, HistoryLog
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from reward_service.client.report import RewardReport

@@ -15,6 +15,7 @@ from common.config.schema import Config
 from common.errors import CheckpointError, PrdpError, WeightsError
 from common.stopwatch import Busy, Stopwatch
 from common.trajectory import ScoredGroup
+from driver.loop.advantages import Advantages
 from driver.loop.evaluation import Evaluator
 from driver.loop.faults import FaultCounter
 from driver.loop.learner import FaultTolerantLearner, Reports
@@ -49,6 +50,7 @@ class Parts:
     faults: FaultCounter
     keeper: CheckpointManager
     guards: Guards
+    advantages: Advantages
     recorder: TrajectoryWriter | None
 
 
@@ -98,6 +100,7 @@ class Training:
         """Stand where the beginning is."""
         self._finished = epoch = beginning.epoch
         self._saved = epoch if beginning.checkpoint else None
+        self._parts.advantages.begin(beginning.history)
         published = await self._parts.learner.begin(epoch, beginning.files)
         if self._evaluation_is_due() and not self._parts.observer.has_evaluated(epoch):
             await self._evaluate(published)
@@ -127,7 +130,7 @@ class Training:
         parts.observer.phase(Phase.SAMPLING, self._config.trajectories_per_epoch)
         parts.learner.begin_epoch()
         groups: list[Group] = []
-        async for group in parts.source.groups(epoch):
+        async for group in parts.advantages.of(parts.source.groups(epoch)):
             await parts.learner.submit(group)
             parts.observer.group_scored(epoch + 1, len(groups), group.score.scorers)
             groups.append(group)
@@ -137,6 +140,7 @@ class Training:
         reports, renewed = await parts.learner.finish_epoch(self._updated)
         # First of all: whatever fails from here on, a checkpoint is one after this epoch.
         self._finished = epoch + 1
+        parts.advantages.finish_epoch()
         self._report(tally, reports, started.until_now())
         await asyncio.to_thread(parts.guards.check_updates, epoch + 1, reports, self._fetched(groups))
         if parts.recorder:
@@ -203,7 +207,12 @@ class Training:
         if finished == self._saved:
             return
         self._parts.observer.phase(Phase.CHECKPOINTING, 0)
-        state = replace(self._state, epoch=finished, cursor=self._parts.source.cursor(finished))
+        state = replace(
+            self._state,
+            epoch=finished,
+            cursor=self._parts.source.cursor(finished),
+            history=self._parts.advantages.finished.to_json(),
+        )
         sound = self._parts.guards.sound_epochs(finished)
         files = await export()
         # It waits where an earlier checkpoint is still being written.
@@ -244,4 +253,4 @@ class Training:
             trajectory = await rollouts.fetch(group.trajectory, what)
         except ObjectLostError:
             trajectory = await rollouts.fetch((await rollouts.sample_again(group)).trajectory, what)
-        return ScoredGroup(trajectory, group.score)
+        return ScoredGroup(trajectory, group.score, group.advantages)

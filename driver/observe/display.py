@@ -102,23 +102,19 @@ def format_change(history: tuple[float, ...]) -> str:
 
 
 class Display(Protocol):
-    """Shows the progress of a run. Called from one thread; close may be called more than once."""
+    """Shows the progress of a run. Called from one thread.
 
-    def start(self, total_epochs: int) -> None:
-        """Begin to show a run of so many epochs."""
-        ...
+    `note` leaves a line that stays; `update` is cheap, so it may be called for every group; `close` gives the
+    terminal back, and may be called more than once.
+    """
 
-    def update(self, state: DisplayState) -> None:
-        """Show this state; cheap, so it may be called for every group."""
-        ...
+    def start(self, total_epochs: int) -> None: ...
 
-    def note(self, text: str) -> None:
-        """Leave a line that stays."""
-        ...
+    def update(self, state: DisplayState) -> None: ...
 
-    def close(self) -> None:
-        """Stop showing, and give the terminal back as it was."""
-        ...
+    def note(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class _Bars(Progress):

@@ -1,4 +1,6 @@
-"""The epoch's metrics as Ray metrics, so that they reach Prometheus; Ray puts `ray_` before each name.
+"""The epoch's metrics and the pipeline's queues as Ray metrics, so that they reach Prometheus.
+
+Ray puts `ray_` before each name.
 
 `policy/version` becomes `prdp_policy_version`, `time/epoch_s` `prdp_time_epoch_seconds`, and what a
 placeholder stands for becomes a label: `eval/unseen/gold` is `prdp_eval_score{set="unseen", score="gold"}`.
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+from common.cluster import live_metrics as live
 from common.cluster.instruments import Instruments
 from common.cluster.live_metrics import LiveMetric
 from common.cluster.metrics import METRICS, MetricDefinition, MetricKind, definition_of
@@ -75,3 +79,43 @@ class RayGauges:
             definition = definition_of(name)
             if math.isfinite(value):
                 self._instruments.record(live_metric(definition), value, **definition.values_in(name))
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Groups in each place, see live_metrics.QUEUE_GROUPS. asked: by reward, those not answered yet.
+
+    scored_images: images scored since the start.
+    """
+
+    actors_waiting: int
+    actors: int
+    rewards: int
+    scored: int
+    asked: Mapping[str, int]
+    scored_images: int
+
+
+class QueueGauges:
+    """Tells Prometheus how much is where. learner_waiting: groups handed over and not yet taken in."""
+
+    def __init__(self, instruments: Instruments, learner_waiting: Callable[[], int]) -> None:
+        self._instruments = instruments
+        self._learner_waiting = learner_waiting
+        self._scored_images = 0
+
+    def __call__(self, found: InFlight) -> None:
+        """Tell what was counted now."""
+        queues = {
+            "actors_waiting": found.actors_waiting,
+            "actors": found.actors,
+            "rewards": found.rewards,
+            "scored": found.scored,
+            "learner": self._learner_waiting(),
+        }
+        for queue, groups in queues.items():
+            self._instruments.record(live.QUEUE_GROUPS, groups, queue=queue)
+        for reward, groups in found.asked.items():
+            self._instruments.record(live.ASKED_GROUPS, groups, reward=reward)
+        self._instruments.record(live.SCORED_IMAGES, found.scored_images - self._scored_images)
+        self._scored_images = found.scored_images

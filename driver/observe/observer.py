@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.cluster.metrics import exact_metrics
@@ -17,9 +17,8 @@ from common.trajectory import ScorerStamp
 from driver.observe.display import Display, DisplayState, Phase
 from driver.observe.epoch_metrics import Reports, Rewards, reward_metrics
 from driver.observe.gauges import RayGauges
-from driver.observe.history import GroupHistory
 from driver.observe.status import StatusFile
-from driver.observe.timeline_log import TimelineLog
+from driver.observe.timeline_log import GroupHistory, TimelineLog
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.images import before_after_grid
 from driver.report.intervals import begun_late, compare, evaluation_metrics
@@ -36,30 +35,40 @@ Evaluations = tuple[Evaluation, ...]
 Metrics = Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Outlets:
+    """Where an observer shows and keeps things."""
+
+    display: Display
+    tracker: Tracker
+    gauges: RayGauges
+    status: StatusFile
+    timelines: TimelineLog
+
+
 class Observer:
-    """Told by the loop what happens; shows and keeps it. Never steers."""
+    """Shows and keeps what happens in the loop. Never steers.
+
+    finished: epochs, by this run's earlier processes; evaluations, versions: of those epochs.
+    """
 
     def __init__(
         self,
         config: Config,
-        display: Display,
-        tracker: Tracker,
-        gauges: RayGauges,
-        state: DisplayState,
+        outlets: Outlets,
+        finished: int,
         evaluations: Sequence[Evaluation],
         versions: VersionLog,
-        status: StatusFile,
-        timelines: TimelineLog,
     ) -> None:
         self._config = config
-        self._display = display
-        self._tracker = tracker
-        self._gauges = gauges
-        self._state = state
+        self._display = outlets.display
+        self._tracker = outlets.tracker
+        self._gauges = outlets.gauges
+        self._status = outlets.status
+        self._timelines = outlets.timelines
+        self._state = first_state(config, finished, evaluations)
         self._evaluations: Evaluations = tuple(evaluations)
         self._versions = versions
-        self._status = status
-        self._timelines = timelines
         self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
         self._epoch_started = time.perf_counter()
 
@@ -100,15 +109,12 @@ class Observer:
         """
         self.note(why)
         if self._config.data.max_staleness:
-            rewards, unseen_scores = self._state.rewards, self._state.unseen
-            epochs = tuple(one for one in self._epochs if one[0] <= epoch)
-            evaluations = tuple(one for one in self._evaluations if one.epoch <= epoch)
-            self._state = replace(
-                self._state,
-                rewards=rewards[: len(rewards) + len(epochs) - len(self._epochs)],
-                unseen=unseen_scores[: len(unseen_scores) + len(evaluations) - len(self._evaluations)],
-            )
-            self._epochs, self._evaluations = epochs, evaluations
+            epochs = tuple(known for known in self._epochs if known[0] <= epoch)
+            rewards = self._state.rewards[: len(self._state.rewards) + len(epochs) - len(self._epochs)]
+            self._epochs = epochs
+            self._evaluations = tuple(known for known in self._evaluations if known.epoch <= epoch)
+            unseen_scores = first_state(self._config, epoch, self._evaluations).unseen
+            self._state = replace(self._state, rewards=rewards, unseen=unseen_scores)
         self._show(replace(self._state, epoch=epoch))
 
     def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
@@ -175,10 +181,10 @@ class Observer:
 
     def evaluated(self, evaluation: Evaluation, rewards: Rewards, seconds: float) -> None:
         """A policy version has been evaluated. rewards: what each did meanwhile, by name."""
-        if self.has_evaluated(evaluation.epoch):
-            (first,) = (known for known in self._evaluations if known.epoch == evaluation.epoch)
+        known = {known.epoch: known for known in self._evaluations}
+        if evaluation.epoch in known:
             what = f"The evaluation after epoch {evaluation.epoch}"
-            self._compare(what, evaluation_metrics(first), evaluation_metrics(evaluation))
+            self._compare(what, evaluation_metrics(known[evaluation.epoch]), evaluation_metrics(evaluation))
             return
         self._evaluations = (*self._evaluations, evaluation)
         save_evaluation(self._config.run_folder, evaluation)
@@ -190,13 +196,12 @@ class Observer:
         }
         self._tracker.log_metrics(metrics, evaluation.epoch)
         self._gauges.publish(metrics)
-        grid = before_after_grid(unseen(self._evaluations[0]), unseen(evaluation))
+        first = self._evaluations[0]
+        grid = before_after_grid(unseen(first), unseen(evaluation))
         self._tracker.log_image(GRID, grid, evaluation.epoch)
-        file = grid_file(self._config)
         packed = io.BytesIO()
         grid.save(packed, "PNG")
-        replace_file(file, packed.getvalue())
-        first = self._evaluations[0]
+        replace_file(grid_file(self._config), packed.getvalue())
         changes, remark = compare(first, evaluation), begun_late(first)
         self._tracker.set_description(
             describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [f"{GRID}.png"], remark)
@@ -206,9 +211,9 @@ class Observer:
 
     def _compare(self, what: str, first: Metrics, second: Metrics) -> None:
         """What was done again has been logged already; it is only checked that it came out the same."""
-        others = [name for name in {*first, *second} if first.get(name) != second.get(name)]
-        if others:
-            self.note(f"{what} was done again and came out differently: {', '.join(sorted(others))}.")
+        different = [name for name in {*first, *second} if first.get(name) != second.get(name)]
+        if different:
+            self.note(f"{what} was done again and came out differently: {', '.join(sorted(different))}.")
 
     def _show(self, state: DisplayState) -> None:
         self._state = state
@@ -217,8 +222,7 @@ class Observer:
 
 def unseen(evaluation: Evaluation) -> PromptSetEvaluation:
     """The evaluation of the prompts never trained on."""
-    (found,) = (own for own in evaluation.sets if own.name == "unseen")
-    return found
+    return next(prompts for prompts in evaluation.sets if prompts.name == "unseen")
 
 
 def shown_score(config: Config) -> str:

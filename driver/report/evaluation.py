@@ -17,7 +17,7 @@ class PromptSetEvaluation:
     name: "seen" (training prompts) or "unseen".
     scores: float64 (P, I) by score name. "reward" is the weighted sum trained on; the others are raw rewards
     and golds.
-    pixels: uint8 (G, height, width, 3), the first image of each of the first G prompts, for the picture grid.
+    pixels: uint8 (G, height, width, 3), the first image of each of the first G prompts, for the image grid.
     """
 
     name: str

@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from common.config.load import config_differences, config_from_yaml_text, flat_settings
 from common.config.schema import Config
@@ -94,6 +95,11 @@ class ResumePoint:
     def files(self) -> dict[str, bytes]:
         """The learner's files to go on from; none for a new run."""
         return self.checkpoint.files if self.checkpoint else {}
+
+    @property
+    def history(self) -> Mapping[str, Any]:
+        """What the objective remembers of earlier epochs, as JSON holds it; nothing for a new run."""
+        return self.checkpoint.state.history if self.checkpoint else {}
 
     @property
     def forked_from(self) -> str:

@@ -57,7 +57,7 @@ def test_the_learner_measures_from_sampled_to_accumulated() -> None:
         trajectory, _, _ = await sampled(ActorHost(SIZES, 0.0, 0.0), 0, 0)
         score = GroupScore.pointwise([0.0, 1.0], {}, ())  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
-        await asyncio.gather(*(host.accumulate(rank, [(score, None)], trajectory) for rank in (0, 0, 1)))
+        await asyncio.gather(*(host.accumulate(rank, trajectory, score) for rank in (0, 0, 1)))
         reports = [await host.finish_update(rank) for rank in (0, 1)]
         stamp, weights = await host.publish(0)
         stamps = [stamp, weights.stamp, await host.agree(1)]

@@ -10,7 +10,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from common.trajectory import PolicyStamp
-from learner.group import PublishedReferences, ScoredReference
+from learner.group import PublishedReferences
 from learner.report import LearnerFacts
 
 
@@ -47,16 +47,17 @@ class Ranks:
     late: names of calls that are not answered.
     """
 
-    def __init__(self, exact: bool = True, wave_size: int = 1) -> None:
+    def __init__(self, exact: bool = True) -> None:
         self.says_exact = exact
         self.exact = exact
         self.dies: dict[str, list[BaseException]] = {}
         self.late: set[str] = set()
+        self.wave_size = 1
+        self.waves: list[int] = []
         self.apart = 0
         self.bases = ["base", "base"]
         self.started = 0
         self.weights = 0
-        self.wave_size = wave_size
         self._updates = 0
         self._gone: BaseException | None = None
         self._groups: list[int] = []
@@ -80,14 +81,14 @@ class Ranks:
     def _facts(self, rank: int) -> LearnerFacts:
         return LearnerFacts("s", (4, 8, 8), self.says_exact, self.bases[rank], f"host-{rank}:1", nbytes=8)
 
-    def accumulate(self, wave: Sequence[ScoredReference]) -> list[Reference]:
-        """Take the trajectories' values. Where a wave is cut matters."""
+    def accumulate(self, wave: Sequence[tuple[Reference, Any]]) -> list[Reference]:
+        """Take the trajectories' values."""
 
         def take() -> str:
-            values: list[Any] = [group.trajectory for group in wave]
-            self._groups.append(hash(tuple(trajectory.value for trajectory in values)))
+            self._groups.extend(trajectory.value for trajectory, _ in wave)
             return "taken"
 
+        self.waves.append(len(wave))
         return [self._call("accumulate", take)]
 
     def finish_update(self) -> list[Reference]:

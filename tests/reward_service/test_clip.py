@@ -139,13 +139,6 @@ def test_a_folder_that_is_no_clip_model_is_refused_early(
         ClipScorer.check_options(path=str(copy))
 
 
-def test_a_path_that_is_neither_folder_nor_hub_id_is_refused(clip_folder: Path) -> None:
-    with pytest.raises(RewardError, match="neither a folder nor a hub id"):
-        ClipScorer.check_options(path="/no/such/folder")
-    with pytest.raises(RewardError, match="path"):
-        ClipScorer.check_options(path=5)
-
-
 def test_a_mistyped_folder_is_not_taken_for_a_hub_id(
     clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

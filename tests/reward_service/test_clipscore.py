@@ -121,5 +121,3 @@ def test_wrong_folders_are_refused_early(clip_folder: Path, tmp_path: Path) -> N
     shutil.copy(clip_folder / "config.json", tmp_path)
     with pytest.raises(RewardError, match=r"neither model.*safetensors nor pytorch_model.bin"):
         ClipScore.check_options(path=str(tmp_path))
-    with pytest.raises(RewardError, match="revision"):
-        ClipScore.check_options(revision=3)

@@ -214,24 +214,6 @@ def test_wrong_folders_are_refused_early(
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"release": "3"}, "release"),
-        ({"antialias": "no"}, "antialias"),
-        ({"path": "/no/such/folder"}, "hpsv2 option path is .*neither a folder nor a hub id"),
-        ({"base": 3}, "hpsv2 options: .*base"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, object], reason: str) -> None:
-    with pytest.raises(RewardError, match=f"(?s){reason}"):
-        HpsV2.check_options(**options)
-
-
-def test_the_defaults_are_possible() -> None:
-    HpsV2.check_options()
-
-
-@pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"visual.head.weight": torch.zeros(1)}, r"no open_clip CLIP checkpoint.*visual.head.weight"),

@@ -128,20 +128,6 @@ def test_digest_follows_the_options_and_not_the_threads() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        ({"unquoted": "skip"}, "unquoted"),
-        ({"min_confidence": 1.0}, "min_confidence"),
-        ({"min_confidence": True}, "min_confidence"),
-        ({"threads": 0}, "threads"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict, complaint: str) -> None:
-    with pytest.raises(RewardError, match=complaint):
-        OcrAccuracy.check_options(**options)
-
-
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     OcrAccuracy.check_options()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

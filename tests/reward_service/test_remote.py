@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import ConfigError, RewardError
+from common.errors import RewardError
 from reward_service.contract.results import RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine
@@ -98,20 +98,3 @@ def test_a_missing_token_is_told_when_it_is_built() -> None:
     options: dict[str, str | int | float | bool] = {"url": "http://127.0.0.1:1", "token_env": "NO_SUCH_TOKEN"}
     with pytest.raises(RewardError, match="NO_SUCH_TOKEN is not set"):
         build_service("far", ServedReward(scorer="remote", options=options))
-
-
-@pytest.mark.parametrize("scorer", [RemoteReward, RemoteScore])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"url": "nowhere"},
-        {"url": 5},
-        {"url": "http://127.0.0.1:1", "deadline_s": 0},
-        {"url": "http://127.0.0.1:1", "deadline_s": "9"},
-        {"url": "http://127.0.0.1:1", "insecure": "no"},
-        {"url": "http://127.0.0.1:1", "token_env": 1},
-    ],
-)
-def test_options_are_checked_without_asking(scorer: Any, options: dict[str, Any]) -> None:
-    with pytest.raises((RewardError, ConfigError)):
-        scorer.check_options(**options)

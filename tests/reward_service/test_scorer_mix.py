@@ -124,8 +124,3 @@ def test_digest_follows_every_part() -> None:
 def test_impossible_parts_are_refused(parts: str, complaint: str) -> None:
     with pytest.raises(RewardError, match=complaint):
         Mix.check_options(parts=parts)
-
-
-def test_parts_that_are_no_text_are_refused() -> None:
-    with pytest.raises(RewardError, match="parts"):
-        MixPairwise.check_options(parts=7)

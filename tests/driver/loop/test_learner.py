@@ -115,21 +115,6 @@ def test_lost_groups_are_sampled_again_and_all_are_learned_in_their_order(make: 
     run(scenario())
 
 
-@pytest.mark.parametrize("call", ["accumulate", "finish_update", "publish"])
-def test_waves_are_cut_in_the_same_places_after_a_death(make: Any, call: str) -> None:
-    async def scenario() -> None:
-        whole, bench = make(Ranks(wave_size=2)), make(Ranks(wave_size=2))
-        await whole.learner.begin(0, {})
-        expected = await whole.epochs(1, 2, 3, groups=5)
-        await bench.learner.begin(0, {})
-        first = await bench.epochs(1, groups=5)
-        bench.ranks.dies[call] = [OOM]
-        assert first + await bench.epochs(2, 3, groups=5) == expected
-        assert bench.deaths.total == 1
-
-    run(scenario())
-
-
 def test_ranks_that_fail_while_they_meet_are_started_again_within_the_limit(make: Any) -> None:
     async def scenario() -> None:
         bench = make(Ranks(), restarts=3)
@@ -275,3 +260,16 @@ def test_what_is_rescued_is_of_the_last_finished_epoch(make: Any) -> None:
         assert bench.ranks.started == 1
 
     run(scenario())
+
+
+def test_groups_come_in_waves_and_what_is_left_at_the_end(tmp_path: Path) -> None:
+    async def epochs(size: int) -> list[str]:
+        ranks = Ranks()
+        ranks.wave_size = size
+        bench = Bench(tmp_path, ranks)
+        await bench.learner.begin(0, {})
+        found = await bench.epochs(1, 2, groups=5)
+        assert ranks.waves == ([2, 2, 1] * 2 if size == 2 else [1] * 10)
+        return found
+
+    assert run(epochs(2)) == run(epochs(1))

@@ -25,19 +25,21 @@ from common.errors import (
 )
 from common.stopwatch import Busy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, ScorerStamp, TrajectoryGroup
+from driver.loop.advantages import Advantages
 from driver.loop.ranks import Published, RewindNeeded
 from driver.loop.rollouts import Group
 from driver.loop.training import Parts, Training
 from driver.main import newest_checkpoint
 from driver.observe.display import Phase
 from driver.observe.guards import Guards
-from driver.observe.history import GroupHistory
+from driver.observe.timeline_log import GroupHistory
 from driver.report.evaluation import Evaluation
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import ResumePoint
 from driver.run.recordings import TrajectoryWriter, open_recording
 from driver.stop import StopFlag, StopRequested
+from learner.objectives.registry import build_objective
 from learner.report import UpdateReport
 from reward_service.client.report import RewardReport
 from tests.driver.observe.test_epoch_metrics import FAULTS, group, report
@@ -231,6 +233,7 @@ def train(config: Config, script: Script, checkpoint: Checkpoint | None = None) 
         "faults": FakeFaults(),
         "guards": Guards.open(config, observer, partial(newest_checkpoint, config), 0),
         "recorder": recorder if config.data.record else None,
+        "advantages": Advantages(build_objective(config.objective, 1)),
     }
     with CheckpointManager(config, None, [], script.notes.append) as keeper:
         epoch = checkpoint.state.epoch if checkpoint else 0

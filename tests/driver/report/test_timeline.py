@@ -12,8 +12,7 @@ from actors.actor import SampleReport
 from common.errors import RunFolderError
 from common.stopwatch import Busy
 from common.trajectory import NoiseKey, PolicyStamp
-from driver.observe.history import GroupHistory
-from driver.observe.timeline_log import TimelineLog, learner_spans
+from driver.observe.timeline_log import GroupHistory, TimelineLog, learner_spans
 from driver.report.timeline import (
     ACTORS,
     LEARNER,

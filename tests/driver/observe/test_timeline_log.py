@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.actor import SampleReport
 from common.stopwatch import Busy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.observe.history import HistoryLog
+from driver.observe.timeline_log import HistoryLog
 from reward_service.client.reward_client import Ask
 
 STAMP = PolicyStamp(0, "", "run")

@@ -1,0 +1,48 @@
+"""Runs of DDPO and GRPO that are stopped go on to the bits of one that never was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from driver.main import train
+from driver.run.checkpoints import Checkpoints, read_checkpoint
+from tests.tiny_config import make_config
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "ddpo": {"kind": "ddpo", "baseline": "prompt", "history_minimum": 8, "updates_per_epoch": 2},
+    "grpo": {"kind": "grpo"},
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_a_continued_run_has_the_bits_of_one_in_one_piece(
+    tiny_pipeline: Path, tmp_path: Path, kind: str
+) -> None:
+    """Six prompts, so with four an epoch some come again in the second, with rewards remembered."""
+    settings = {
+        "objective": OBJECTIVES[kind],
+        "sampling.prompts_per_epoch": 4,
+        "sampling.steps": 3,
+        "run.epochs": 3,
+        "evaluation.every_epochs": 10,
+        "checkpoint.every_epochs": 1,
+    }
+    ends, histories = [], []
+    for parts in ((3,), (1, 3)):
+        for number, epochs in enumerate(parts):
+            changed = {**settings, "run.name": f"parts{len(parts)}", "run.epochs": epochs}
+            config = make_config(tiny_pipeline, tmp_path, changed)
+            assert train(config, Console(quiet=True)) == 0, number
+        checkpoint = read_checkpoint(Checkpoints.of(config).where(3))
+        ends.append(bytes(checkpoint.files["trainable.safetensors"]))
+        histories.append(json.dumps(dict(checkpoint.state.history)))
+    assert ends[0] == ends[1]
+    assert histories[0] == histories[1]
+    assert (histories[0] != "{}") == (kind == "ddpo")
