@@ -13,7 +13,7 @@ from actors.actor import Actor, Sample
 from common.cluster.process_options import process_options
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
-from common.model.loading import digest_base, load_policy
+from common.model.loading import digest_base, digest_ends, load_policy
 from common.model.weights import Weights
 from common.trajectory import PromptTask
 
@@ -28,10 +28,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a process says once it is ready. base: digest of its pretrained network, see digest_base."""
+    """What a process says once it is ready.
+
+    base, ends: digests of its pretrained network, and of its text encoders and VAE (common.model.loading).
+    """
 
     place: Place
     base: str
+    ends: str
 
 
 def build_actor(config: Config) -> Actor:
@@ -45,13 +49,14 @@ class ActorProcess:
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(config.actors.threads)
         policy, distribution = load_policy(config)
-        self._base = digest_base(policy)
+        self._base, self._ends = digest_base(policy), digest_ends(policy)
         self._actor = Actor.of(policy, distribution)
         self._meter = WorkMeter.start(config.run.name, "actors")
 
     def ready(self) -> Arrival:
         """Where this process runs and what it has loaded, once the constructor is through."""
-        return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), self._base)
+        place = Place(os.getpid(), ray.get_runtime_context().get_node_id())
+        return Arrival(place, self._base, self._ends)
 
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""

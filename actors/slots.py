@@ -75,6 +75,8 @@ class ActorSlots:
         self._ready: dict[ReadyActor, None] = {}
         self._deaths = DeathCounter("Actors", "actors.restarts", config.actors.restarts)
         self._base: str | None = None
+        # Of the first actor that was ready: the learner has neither text encoders nor VAE.
+        self._ends: str | None = None
         self.failure: BaseException | None = None
         self._enough = asyncio.Event()
         self._has_begun = False
@@ -168,8 +170,11 @@ class ActorSlots:
                 raise StuckError(f"An actor could not start: {error}") from error
             return nodes_of([process]), error
         place = arrival.place
+        who = f"Actor {slot} (pid {place.pid}, node {place.node[:8]})"
         if self._base is not None:
-            check_base(arrival.base, self._base, f"Actor {slot} (pid {place.pid}, node {place.node[:8]})")
+            check_base(arrival.base, self._base, who)
+        self._ends = self._ends or arrival.ends
+        check_base(arrival.ends, self._ends, who)
         actor = ReadyActor(slot, process, place, asyncio.get_running_loop().create_future())
         self._count_time()
         self._ready[actor] = None
