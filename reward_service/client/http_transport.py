@@ -67,7 +67,7 @@ class HttpTransport:
 
     async def score(self, prompt: str, images: ImagesRef) -> Reply:
         """See RewardTransport."""
-        reference = self._actor.score.remote(prompt, images)
+        reference: Any = self._actor.score.remote(prompt, images)
         try:
             reply: Reply | RequestError = await reference
         except asyncio.CancelledError:
