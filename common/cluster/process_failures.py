@@ -58,6 +58,11 @@ def living_nodes() -> frozenset[str]:
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
+def all_actors() -> list[dict[str, Any]]:
+    """What Ray knows of every actor of the cluster."""
+    return list(actor_table().values())
+
+
 def nodes_of(processes: Iterable[Any]) -> frozenset[str]:
     """Ray's ids of the nodes that these processes run or ran on; without those that have no node yet.
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ray
-from ray._private.state import actors as actor_table
 
+from common.cluster.process_failures import all_actors
 from common.config.schema import Config
 from common.config.services import AppReward
 from driver.observe.display import DisplayState
@@ -69,7 +69,7 @@ def living_processes(config: Config) -> tuple[ProcessStatus, ...]:
     apps |= {entry.app for entry in entries if isinstance(entry, AppReward)}
     job = ray.get_runtime_context().get_job_id()
     found = []
-    for actor in actor_table().values():
+    for actor in all_actors():
         name = actor["ActorClassName"]
         own = name in KINDS and (name in SHARED or actor["JobID"] == job)
         replica = name.startswith("ServeReplica:") and name.split(":")[1] in apps
