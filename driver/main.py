@@ -256,6 +256,7 @@ async def run_epochs(
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
     objective = build_objective(config.objective, math.prod(facts.latent_shape))
+    observer.explain(objective.statistics)
     recorder = TrajectoryWriter(config.run_folder / "trajectories", base=facts.base)
     parts = Parts(
         learner=learner,

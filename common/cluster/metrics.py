@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -195,10 +195,10 @@ def exact_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith(INEXACT)}
 
 
-def metrics_markdown() -> str:
-    """The table as Markdown, for people who look at a run."""
+def metrics_markdown(statistics: Sequence[MetricDefinition] = ()) -> str:
+    """The table as Markdown, for people who look at a run. statistics: of the run's objective."""
     rows = ["| metric | unit | kind | meaning |", "| --- | --- | --- | --- |"]
-    for metric in METRICS:
+    for metric in (*METRICS, *statistics):
         meaning = metric.description.replace("|", "\\|")
         rows.append(f"| `{metric.name}` | {metric.unit} | {metric.kind.value} | {meaning} |")
     return "\n".join(rows) + "\n"

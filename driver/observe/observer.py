@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.cluster.metrics import exact_metrics
+from common.cluster.metrics import MetricDefinition, exact_metrics, metrics_markdown
 from common.config.schema import Config
 from common.stopwatch import Busy
 from common.storage import replace_file
@@ -126,6 +126,10 @@ class Observer:
     def progress(self, done: int) -> None:
         """So much of the phase is done."""
         self._show(replace(self._state, done=done))
+
+    def explain(self, statistics: Sequence[MetricDefinition]) -> None:
+        """Keep what the metrics mean, those that the objective names included."""
+        self._tracker.log_text("metrics.md", metrics_markdown(statistics))
 
     def note(self, text: str) -> None:
         """Something a person should read."""
