@@ -148,7 +148,11 @@ class GradientEngine:
         through. Returns log pi_theta of the chosen items, float64 (K,) on the host: the same pass gives both
         (identity 7).
         """
-        batches = self._batches(wave, chosen, coefficients[chosen])
+        values = self.backward(self._batches(wave, chosen, coefficients[chosen]))
+        return torch.cat(values)[: len(chosen)].cpu() if len(chosen) else torch.zeros(0, dtype=torch.float64)
+
+    def backward(self, batches: Sequence[_MicroBatch]) -> list[Tensor]:
+        """The loop over micro-batches: nothing in it waits for the device. log pi_theta of each."""
         values = []
         for number, batch in enumerate(batches, start=1):
             with self.parallel.micro_batch(is_last=number == len(batches)):
@@ -157,7 +161,7 @@ class GradientEngine:
             # Rebound, so that nothing of this pass's graph is held while the next one is built.
             value = value.detach()
             values.append(value)
-        return torch.cat(values)[: len(chosen)].cpu() if len(chosen) else torch.zeros(0, dtype=torch.float64)
+        return values
 
     def accumulate_by_step(
         self, wave: Wave | None, coefficients: Tensor, chosen: Tensor, parameters: Sequence[nn.Parameter]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,25 +17,28 @@ from torch import nn
 
 from common.model.weights import Tensors
 from learner.parallel import Parallel, Replicated, Single, connect, listen
+from learner.report import Outcome
 from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
 TIMEOUT_S = 120.0
 EPOCHS = (("a cat", "two red birds", "the sea"), ("an old tree",))
-OVERRIDES = {"sampling.steps": 3, "policy": {"kind": "full"}}
+OVERRIDES = {"sampling.steps": 3, "policy": {"kind": "lora", "rank": 2, "alpha": 4}}
 
 
 def _train(parallel: Parallel, count: int, pipeline: Path, folder: Path) -> None:
     """Two epochs of two updates, the second with a group for one rank only; writes weights and reports."""
     policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
-    learner = make_learner(policy, distribution, clip_range=0.02, updates=2, parallel=parallel)
+    learner = make_learner(
+        policy, distribution, clip_range=0.02, updates=2, parallel=parallel, step_norms_every=0
+    )
     reports = []
     for epoch, prompts in enumerate(EPOCHS):
         stamp = learner.publish().stamp
         groups = [
             scored(
-                sample_double(policy, reference, distribution, stamp, prompt, 3, 10 * epoch + position),
-                [0.1, 0.3, 0.1 * position],
+                sample_double(policy, reference, distribution, stamp, prompt, 2, 10 * epoch + position),
+                [0.1, 0.3 + 0.1 * position],
             )
             for position, prompt in enumerate(prompts)
         ]
@@ -65,11 +70,31 @@ def _sum_gradients(parallel: Parallel) -> None:
         assert torch.equal(value.grad, torch.full_like(value, 2 * number + 10.0))
 
 
+def _bad_group_on_one_rank(parallel: Parallel, pipeline: Path, folder: Path) -> None:
+    """Both ranks skip the first update; the second is made of the good rank's group alone."""
+    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, distribution, updates=2, parallel=parallel, step_norms_every=0)
+    stamp = learner.publish().stamp
+    group = sample_double(policy, reference, distribution, stamp, "a cat", 2, parallel.rank)
+    if parallel.rank == 1:
+        group = replace(group, latents=np.full_like(group.latents, np.nan))
+    learner.accumulate([scored(group, [0.1, 0.3])])
+    first, second = learner.finish_update(), learner.repeat_update()
+    assert (first.outcome, second.outcome) == (Outcome.BAD_GROUP, Outcome.APPLIED)
+    assert len(first.bad_groups) == parallel.rank
+    assert (first.groups, second.groups) == (1 - parallel.rank,) * 2
+    assert second.gradient_norm > 0
+    stamps: list[str] = ["", ""]
+    dist.all_gather_object(stamps, learner.publish().stamp.digest)
+    assert stamps[0] == stamps[1] != stamp.digest
+
+
 def _work(rank: int, port: int, pipeline: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     store = connect("127.0.0.1", port, TIMEOUT_S)
     parallel = Replicated.join(rank, 2, store, torch.device("cpu"), TIMEOUT_S)
     _sum_gradients(parallel)
+    _bad_group_on_one_rank(parallel, pipeline, folder)
     _train(parallel, 2, pipeline, folder)
     dist.destroy_process_group()
 
@@ -83,8 +108,8 @@ def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
     restore_state(learner, {name: path.read_bytes() for name, path in files.items()})
     stamp = learner.publish().stamp
     for position, prompt in enumerate(EPOCHS[0]):
-        group = sample_double(policy, reference, distribution, stamp, prompt, 3, 50 + position)
-        learner.accumulate([scored(group, [0.1, 0.3, 0.1 * position])])
+        group = sample_double(policy, reference, distribution, stamp, prompt, 2, 50 + position)
+        learner.accumulate([scored(group, [0.1, 0.3 + 0.1 * position])])
     assert learner.finish_update().version == 5
     return {name: value.detach() for name, value in learner.parameters.items()}
 
@@ -104,19 +129,19 @@ def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) ->
     expected = json.loads((tmp_path / "one" / "rank0.json").read_text())
     for name, value in alone.items():
         assert torch.equal(first[name], second[name])
-        torch.testing.assert_close(first[name], value, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(first[name], value, rtol=1e-6, atol=1e-8)
     for rank in (0, 1):
         found = json.loads((tmp_path / "two" / f"rank{rank}.json").read_text())
         assert found["versions"] == expected["versions"] == [1, 2, 3, 4]
         for numbers, others in zip(found["numbers"], expected["numbers"], strict=True):
-            assert numbers == pytest.approx(others, rel=1e-8, abs=1e-12)
+            assert numbers == pytest.approx(others, rel=1e-6, abs=1e-9)
     # One rank goes on with what two have saved, whichever of them did.
     expected_after = _goes_on(tiny_pipeline, tmp_path / "one", 0)
     first_after, second_after = (_goes_on(tiny_pipeline, tmp_path / "two", rank) for rank in (0, 1))
     for name, value in expected_after.items():
         assert torch.equal(first_after[name], second_after[name])
         assert not torch.equal(value, alone[name])
-        torch.testing.assert_close(first_after[name], value, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(first_after[name], value, rtol=1e-5, atol=1e-7)
 
 
 def test_ranks_of_two_runs_on_one_machine_meet_at_different_ports() -> None:
