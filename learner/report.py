@@ -120,8 +120,8 @@ class Totals:
         ref, now = log_probs.ref, log_probs.now.detach()
         ratios = (0.0, 0.0) if ref is None else (float(len(now)), float((now - ref).sum()))
         stats = [value for name in self.names for value in loss.stats[name]]
-        own = [float(loss.sum.detach()), loss.weight, 0.0, *ratios, *stats]
-        return replace(self, vector=self.vector + torch.tensor(own, dtype=torch.float64))
+        values = [float(loss.sum.detach()), loss.weight, 0.0, *ratios, *stats]
+        return replace(self, vector=self.vector + torch.tensor(values, dtype=torch.float64))
 
     def with_bad_group(self) -> Totals:
         """A group that is left out."""

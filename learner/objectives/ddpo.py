@@ -58,8 +58,8 @@ class Ddpo:
         everything = np.concatenate([rewards for _, rewards in scores])
         found = []
         for prompt, rewards in scores:
-            own = np.array(known.rewards.get(prompt, ()))
-            basis = own if len(own) >= self.section.history_minimum else everything
+            remembered = np.array(known.rewards.get(prompt, ()))
+            basis = remembered if len(remembered) >= self.section.history_minimum else everything
             found.append(centred(rewards, basis, self.section.divide_by_std))
         return found
 
