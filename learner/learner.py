@@ -213,7 +213,8 @@ class Learner:
         for value in parameters:
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         self._parallel.sum_gradients(parameters)
-        vector = self._tally.totals.vector.to(parameters[0].device)
+        # A copy: the sum is taken in place, and an empty tally is used again.
+        vector = self._tally.totals.vector.to(parameters[0].device, copy=True)
         self._parallel.sum_(vector)
         totals = replace(self._tally.totals, vector=vector.cpu())
         for value in parameters:
