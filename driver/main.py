@@ -19,6 +19,7 @@ from common.config.services import AppReward
 from common.errors import ConfigError
 from common.model.loading import check_model
 from driver.finish import show_result
+from driver.loop import balance
 from driver.loop.advantages import Advantages
 from driver.loop.cluster_env import check_run_folder
 from driver.loop.evaluation import Evaluator, choose_prompts
@@ -150,6 +151,8 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
                 observer = Observer(config, outlets, beginning.epoch, earlier, versions)
                 observer.phase(Phase.STARTING, 0)
                 observer.note(f"What the run's processes print is in {logs} (worker-*.out and .err).")
+                if warning := idle_warning(config):
+                    observer.note(warning)
                 session = Session(config, inputs, beginning, observer, stop, reached)
                 begun_with = beginning.checkpoint.state if beginning.checkpoint else None
                 keeper = CheckpointManager(config, begun_with, earlier, observer.note)
@@ -162,6 +165,13 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
             console.print(stopped_text(config), soft_wrap=True)
             return STOPPED
     return 0
+
+
+def idle_warning(config: Config) -> str | None:
+    """That actors or learner would wait for each other for long, and numbers that balance them."""
+    # What an objective needs does not depend on the size of a latent.
+    needs = build_objective(config.objective, 1).needs
+    return balance.advice(config, balance.estimate(config, needs.reference))
 
 
 async def run(session: Session, keeper: CheckpointManager, instruments: Instruments) -> None:

@@ -43,18 +43,21 @@ class Balance:
         return 1 - self.learning / self.epoch
 
 
-def estimate(config: Config, stochastic_steps: int, with_reference: bool) -> Balance:
-    """The balance of a run's settings; every process is taken to compute `gpus` GPUs' worth (0 counts as 1).
+def estimate(config: Config, with_reference: bool) -> Balance:
+    """The balance of a run's settings; a process computes what `gpus` GPUs do, or one for a share of it.
 
-    stochastic_steps: T_s. with_reference: whether actors also pass these steps through the reference.
+    with_reference: whether actors also pass the stochastic steps through the reference. Where the schedule
+    chooses these steps, all are counted.
     The first update's gradient is taken while actors sample; later ones wait for all groups, unless actors
     may run ahead (data.max_staleness).
     """
     sampling, learner, updates = config.sampling, config.learner, config.objective.updates_per_epoch
+    named = sampling.named_stochastic_steps
+    stochastic_steps = sampling.steps if named is None else len(named)
     images = sampling.prompts_per_epoch * sampling.images_per_prompt
     step = FULL_STEP if isinstance(config.policy, FullPolicy) else LORA_STEP
     step += 1.0 if learner.gradient_checkpointing else 0.0
-    actors, ranks = config.actors.count * (config.actors.gpus or 1), learner.workers * (learner.gpus or 1)
+    actors, ranks = config.actors.count * max(1, config.actors.gpus), learner.workers * max(1, learner.gpus)
     sampled = images * (sampling.steps + (stochastic_steps if with_reference else 0)) / actors
     first = images * stochastic_steps * step / ranks
     # Updates 2..K evaluate the log-probs anew before their gradient, and the first one for the clip's anchor.
@@ -72,17 +75,18 @@ def share_gpus(config: Config) -> bool:
 def advice(config: Config, balance: Balance) -> str | None:
     """A warning with the settings to change where a role would be idle for more than MOST_IDLE, else None.
 
-    Runs without GPUs share a machine's cores and are not judged.
+    Runs without GPUs share a machine's cores, and those offline have no actors: they are not judged.
     """
-    if not config.actors.gpus or share_gpus(config):
+    if not config.actors.gpus or share_gpus(config) or config.data.mode == "offline":
         return None
     idle = {"actors": balance.actors_idle, "the learner": balance.learner_idle}
     who, share = max(idle.items(), key=lambda item: item[1])
     if share <= MOST_IDLE:
         return None
-    gpus = round(config.actors.count * config.actors.gpus + config.learner.workers * config.learner.gpus)
-    sampled = balance.sampling * config.actors.count * config.actors.gpus
-    learned = balance.learning * config.learner.workers * config.learner.gpus
+    of_actors = config.actors.count * max(1, config.actors.gpus)
+    of_learner = config.learner.workers * max(1, config.learner.gpus)
+    gpus = round(of_actors + of_learner)
+    sampled, learned = balance.sampling * of_actors, balance.learning * of_learner
     actors = min(max(1, round(gpus * sampled / (sampled + learned))), max(1, gpus - 1))
     mend = f"actors.count={actors} learner.workers={max(1, gpus - actors)} with a whole GPU each"
     if config.objective.updates_per_epoch > 1 and not config.data.max_staleness:

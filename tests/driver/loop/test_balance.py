@@ -11,7 +11,7 @@ from common.config.schema import Config
 from driver.loop.balance import FULL_STEP, LORA_STEP, MOST_IDLE, Balance, advice, estimate, share_gpus
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-GPU_CONFIGS = ("sd15_lora", "cluster_sd15", "paper_small", "paper_large")
+GPU_CONFIGS = ("sd15_lora", "sdxl_lora", "cluster_sd15", "paper_small", "paper_large")
 
 
 def shipped(name: str, *changes: str) -> Config:
@@ -19,16 +19,16 @@ def shipped(name: str, *changes: str) -> Config:
 
 
 def balance_of(config: Config) -> Balance:
-    return estimate(config, config.sampling.steps - 1, with_reference=True)
+    return estimate(config, with_reference=True)
 
 
 def played(config: Config) -> float:
     """An epoch of synchronous updates: actors sample groups in turn, ranks take each in when it is there."""
     sampling = config.sampling
-    stochastic, images = sampling.steps - 1, sampling.images_per_prompt
+    stochastic, images = sampling.steps, sampling.images_per_prompt
     step = {"full": FULL_STEP, "lora": LORA_STEP}[config.policy.kind] + config.learner.gradient_checkpointing
-    sample = images * (sampling.steps + stochastic) / config.actors.gpus
-    learn = images * stochastic * step / config.learner.gpus
+    sample = images * (sampling.steps + stochastic) / max(1, config.actors.gpus)
+    learn = images * stochastic * step / max(1, config.learner.gpus)
     free = [0.0] * config.learner.workers
     for position in range(sampling.prompts_per_epoch):
         there = (position // config.actors.count + 1) * sample
