@@ -29,6 +29,8 @@ from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
 
 START_LIMIT_S = 600.0
+UNITS = {"CPU": "cpus", "GPU": "gpus"}
+"""Ray's resources, and the setting of a section that reserves them for a process."""
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,43 @@ def _connect(config: Config) -> Path:
     return Path(context.address_info["session_dir"]) / "logs"
 
 
-def check_room(config: Config, resources: Mapping[str, float]) -> None:
-    """Raise ConfigError where this machine can never hold all processes at once; of actors, the minimum."""
+def wanted_room(config: Config) -> dict[str, dict[str, float]]:
+    """What all processes take at once, by unit of Ray's resources and by section; of actors, the minimum."""
     pools = {
         "actors": (config.actors, config.actors.minimum),
         "learner": (config.learner, config.learner.workers),
         "reward_service": (config.reward_service, len(config.embedded) * config.reward_service.replicas),
     }
-    for unit, attribute in {"CPU": "cpus", "GPU": "gpus"}.items():
-        wanted = {name: count * float(vars(section)[attribute]) for name, (section, count) in pools.items()}
+    return {
+        unit: {name: count * float(vars(section)[attribute]) for name, (section, count) in pools.items()}
+        for unit, attribute in UNITS.items()
+    }
+
+
+def check_room(config: Config, resources: Mapping[str, float]) -> None:
+    """Raise ConfigError where this machine can never hold all processes at once."""
+    for unit, wanted in wanted_room(config).items():
         there = resources.get(unit, 0.0)
         if sum(wanted.values()) > there:
-            parts = ", ".join(f"{name} {value:g}" for name, value in wanted.items())
             raise ConfigError(
-                f"The configuration asks for {sum(wanted.values()):g} {unit}s at once ({parts}); this "
-                "machine has "
-                f"{there:g}. Lower {attribute} (what Ray reserves a process, shares allowed) or the "
-                "number of processes."
+                f"The configuration asks for {sum(wanted.values()):g} {unit}s at once ({_parts(wanted)}); "
+                f"this machine has {there:g}. Lower {UNITS[unit]} (what Ray reserves a process, shares "
+                "allowed) or the number of processes."
             )
+
+
+def missing_room(config: Config, free: Mapping[str, float]) -> list[str]:
+    """What a cluster does not have free for all processes at once, in words: somebody will wait for room."""
+    return [
+        f"The run takes {sum(wanted.values()):g} {unit}s ({_parts(wanted)}), and {free.get(unit, 0.0):g} are "
+        "free in the cluster now: it begins once other work ends or nodes join."
+        for unit, wanted in wanted_room(config).items()
+        if sum(wanted.values()) > free.get(unit, 0.0)
+    ]
+
+
+def _parts(wanted: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in wanted.items())
 
 
 @contextmanager
@@ -134,6 +155,8 @@ async def services(
 ) -> AsyncIterator[Services]:
     """Start all three, side by side, and end them whatever happens. Raises StopRequested."""
     deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
+    for line in missing_room(config, ray.available_resources()):
+        stalls.note(line)
     with ExitStack() as stack:
         learner = LearnerGroup.start(config, run_id)
         stack.callback(learner.shutdown)

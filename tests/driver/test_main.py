@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, ModelError, PrdpError, PromptSetError, RecordingError, RewardError
-from driver.loop.services import check_room
+from driver.loop.services import check_room, missing_room
 from driver.main import check_inputs
 from tests.tiny_config import make_config
 
@@ -73,3 +73,10 @@ def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> No
     gpus = make_config(Path("no/model"), tmp_path, {"learner": {"gpus": 1}})
     with pytest.raises(ConfigError, match=r"1 GPUs at once .*this machine has 0\. Lower gpus"):
         check_room(gpus, {"CPU": 8.0})
+
+
+def test_a_cluster_without_enough_free_room_is_named_before_anybody_waits(tmp_path: Path) -> None:
+    config = make_config(Path("no/model"), tmp_path, {"actors": {"count": 3, "minimum": 3, "cpus": 1.0}})
+    (line,) = missing_room(config, {"CPU": 2.0})
+    assert "takes 3.5 CPUs (actors 3, learner 0.25, reward_service 0.25), and 2 are free" in line
+    assert missing_room(config, {"CPU": 3.5}) == []
