@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from actors.actor import Sample, SampleReport
 from actors.process import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
-from common.trajectory import GroupScore, PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
+from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
+from learner.group import Scores
 from learner.report import LearnerFacts, Outcome, UpdateReport
 from learner.state import Files, Snapshot
 
@@ -116,11 +118,12 @@ class LearnerHost:
         shape, nbytes = (4, self._sizes.latent, self._sizes.latent), self._sizes.weight_bytes
         return LearnerFacts(SCHEDULE, shape, True, base="", process="", nbytes=nbytes)
 
-    async def accumulate(self, rank: int, trajectory: TrajectoryGroup, score: GroupScore) -> None:
-        """Sleep; note how long ago the group was sampled."""
+    async def accumulate(self, rank: int, scores: Sequence[Scores], *trajectories: TrajectoryGroup) -> None:
+        """Sleep for each group; note how long ago they were sampled."""
         async with self._turns[rank]:
-            await asyncio.sleep(self._seconds)
-        self._latencies.append(time.time() - float(trajectory.log_prob[0, 0]))
+            await asyncio.sleep(self._seconds * len(scores))
+        now = time.time()
+        self._latencies.extend(now - float(trajectory.log_prob[0, 0]) for trajectory in trajectories)
 
     async def finish_update(self, rank: int) -> UpdateReport:
         """One update more."""
