@@ -50,7 +50,7 @@ def sampled_wave(config: Config, policy: Policy, distribution: Steps) -> Wave:
     stamp = PolicyStamp(version=0, digest="", run_id="benchmark")
     noise = NoiseKey(config.run.seed, "train", 0, 0)
     task = PromptTask(prompt, config.sampling.images_per_prompt, noise, stamp, with_reference=False)
-    group, _ = sample_group(task, policy, policy, distribution)
+    group, _ = sample_group(task, policy, None, distribution)
     return Wave.of([group], policy.family.device)
 
 

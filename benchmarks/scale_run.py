@@ -164,7 +164,7 @@ async def run_simulated(session: Session, row: Row, stalls: StallReporter, keepe
     calls = 2 * config.actors.tasks_in_flight * row.actors + 100
     host = ray.remote(ActorHost).options(num_cpus=0, max_concurrency=calls)
     hosts = [host.remote(row.sizes, row.seconds, row.jitter) for _ in range(row.hosts)]
-    learner = (
+    learner: Any = (
         ray.remote(LearnerHost)
         .options(num_cpus=0, max_concurrency=4 * row.groups + 100)
         .remote(row.sizes, row.learn_seconds)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -129,7 +130,7 @@ class Turn:
 
 
 @contextmanager
-def processes(config: Config) -> Iterator[tuple[LearnerGroup, ray.actor.ActorHandle, ray.actor.ActorHandle]]:
+def processes(config: Config) -> Iterator[tuple[LearnerGroup, Any, Any]]:
     """A learner group, its only rank, and a process that loads."""
     # Ray runs its workers at niceness 15, which on a busy machine would compare priorities.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name

@@ -108,10 +108,9 @@ class TrajectoryGroup:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        arrays = [self.latents, self.nodes, self.log_prob, *self.condition.values()]
-        return sum(array.nbytes for array in arrays) + (
-            0 if self.log_ratio is None else self.log_ratio.nbytes
-        )
+        of_steps = self.log_prob.nbytes + (0 if self.log_ratio is None else self.log_ratio.nbytes)
+        of_condition = sum(array.nbytes for array in self.condition.values())
+        return self.latents.nbytes + self.nodes.nbytes + of_steps + of_condition
 
     def at(self, position: int) -> Float32:
         """The latents of all images at a position of 0..T, (B, ...)."""

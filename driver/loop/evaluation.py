@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,14 +74,13 @@ class Evaluator:
     async def _images(self, group: Group) -> NDArray[np.uint8]:
         """A group's images; sampled again where they were lost with the node that held them."""
         for _ in range(LOST_TRIES):
-            try:
-                found: NDArray[np.uint8] = await self._rollouts.fetch(
-                    group.images, f"the images of {group.task.prompt!r}"
-                )
-            except ObjectLostError:
-                group = await self._rollouts.sample_again(group)
-            else:
-                return found
+            if group.images is not None:
+                with suppress(ObjectLostError):
+                    found: NDArray[np.uint8] = await self._rollouts.fetch(
+                        group.images, f"the images of {group.task.prompt!r}"
+                    )
+                    return found
+            group = await self._rollouts.sample_again(group)
         raise StuckError(f"The images of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
 
 

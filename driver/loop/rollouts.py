@@ -100,19 +100,20 @@ class Rollouts:
 
         Raises RewindNeeded where the weights are lost.
         """
-        for lost in range(LOST_TRIES + 1):
+        lost = 0
+        while True:
             sampled = await self._sample(task, weights)
             self._stalls.moved()
             score = await self._rewards.score(task.prompt, sampled.images, task.images, with_gold)
             self._stalls.moved()
             is_scored = not isinstance(score, RewardFailure)
             self._history.add(sampled.images.hex(), task, sampled.report, is_scored)
-            if is_scored:
+            if not isinstance(score, RewardFailure):
                 self._scored_images += task.images
                 return Group(task, weights, sampled.trajectory, sampled.images, score, sampled.report)
             if lost == LOST_TRIES or not await _is_lost(sampled.images):
-                break
-        return score
+                return score
+            lost += 1
 
     async def collect(self, running: Running) -> AsyncIterator[Group]:
         """The groups in prompt order, each as soon as it and those before it are scored.

@@ -73,7 +73,7 @@ def _connect(config: Config) -> Path:
         options = {"runtime_env": worker_environment(os.environ, Path.cwd())}
     try:
         # What workers print would tear the progress display; it stands in their log files.
-        context = ray.init(
+        context: Any = ray.init(
             address=section.address,
             logging_level=logging.ERROR,
             log_to_driver=False,

@@ -141,7 +141,7 @@ class Checkpoints:
         """
         name, place = checkpoint_name(state.epoch), self.where(state.epoch)
         content = {**files, CONFIG_FILE: config_yaml.encode()}
-        digests = {file: hashlib.sha256(memoryview(data)).hexdigest() for file, data in content.items()}
+        digests = {file: _sha256(data) for file, data in content.items()}
         header = {"format": FORMAT, "state": asdict(state), "files": digests}
         content[COMMIT_FILE] = json.dumps({**header, "digest": _digest(header)}, indent=1).encode()
         try:
@@ -213,6 +213,10 @@ class Checkpoints:
             yield
         except OSError as error:
             raise CheckpointError(f"Checkpoints in {self.place} cannot be {what}: {error}. {MEND}") from error
+
+
+def _sha256(content: Content) -> str:
+    return hashlib.sha256(content if isinstance(content, bytes) else content.data).hexdigest()
 
 
 def _epochs(names: Collection[str]) -> list[int]:

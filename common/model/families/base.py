@@ -167,8 +167,8 @@ def discrete_steps(
 
 def unet_sizes(
     source: Source, unet: Any, vae: Mapping[str, Any], sampling: SamplingSection
-) -> dict[str, tuple[int, ...]]:
-    """latent_shape (C, H, W) and size (pixels) for the size asked for.
+) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Latent shape (C, H, W) and size in pixels (height, width), for the size asked for.
 
     unet: its configuration; vae: its configuration's JSON.
 
@@ -192,7 +192,7 @@ def unet_sizes(
         if size % scale:
             raise ModelError(f"sampling.{name} is {size}; this model's must be a multiple of {scale} pixels.")
     height, width = pixels["height"], pixels["width"]
-    return {"latent_shape": (channels, height // scale, width // scale), "size": (height, width)}
+    return (channels, height // scale, width // scale), (height, width)
 
 
 def made_up(*shape: int) -> Tensor:

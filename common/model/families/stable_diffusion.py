@@ -41,13 +41,15 @@ class StableDiffusionFamily(UnetFamily):
         """See FolderCheck."""
         unet = source.network(UNet2DConditionModel, "unet", source.network_dtype)
         vae = source.config(AutoencoderKL, "vae")
+        latent_shape, size = unet_sizes(source, unet.config, vae, sampling)
         return StableDiffusionFamily(
             network=unet,
             text=None if source.network_only else _text(source),
             images=None if source.network_only else VaeDecoder.load(source, vae),
             scheduler=_scheduler(source),
             device=source.device,
-            **unet_sizes(source, unet.config, vae, sampling),
+            latent_shape=latent_shape,
+            size=size,
         )
 
     def example(self) -> Condition:

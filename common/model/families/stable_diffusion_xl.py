@@ -51,6 +51,7 @@ class StableDiffusionXLFamily(UnetFamily):
         if unet.config.addition_embed_type != "text_time":
             raise ModelError(f"{source.settings.path!r}: the UNet is not one of Stable Diffusion XL.")
         vae = source.config(AutoencoderKL, "vae")
+        latent_shape, size = unet_sizes(source, unet.config, vae, sampling)
         return StableDiffusionXLFamily(
             network=unet,
             text=None if source.network_only else _text(source),
@@ -58,7 +59,8 @@ class StableDiffusionXLFamily(UnetFamily):
             scheduler=source.scheduler(),
             device=source.device,
             zero_negative=bool(source.index().get("force_zeros_for_empty_prompt", True)),
-            **unet_sizes(source, unet.config, vae, sampling),
+            latent_shape=latent_shape,
+            size=size,
         )
 
     def embed(self, prompts: Sequence[str]) -> Condition:
