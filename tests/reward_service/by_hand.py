@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
+from transformers import CLIPModel, CLIPTokenizer
 
+PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
+BLACK = np.zeros((1, 8, 8, 3), dtype=np.uint8)
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711])
 Tensors = dict[str, torch.Tensor]
 Image8 = NDArray[np.uint8]
+MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def as_input(pixels: NDArray[np.floating]) -> torch.Tensor:
@@ -57,6 +64,21 @@ def cubic(values: NDArray[np.floating], count: int) -> NDArray[np.floating]:
         near = [int(np.floor(place)) + step for step in (-1, 0, 1, 2)]
         rows.append(sum(weight(place - at) * values[min(max(at, 0), len(values) - 1)] for at in near))
     return np.array(rows)
+
+
+def clip_cosines(
+    folder: Path, prompts: list[str], images: Image8, tokens: Path | None = None
+) -> NDArray[np.float64]:
+    """One image and prompt at a time: the logit of transformers' whole CLIPModel over its scale."""
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(tokens or folder)
+    cosines = []
+    for prompt, image in zip(prompts, images, strict=True):
+        numbers = torch.tensor([tokenizer(prompt, truncation=True, max_length=40)["input_ids"]])
+        with torch.no_grad():
+            output = model(input_ids=numbers, pixel_values=cropped(image, 32))
+            cosines.append(float(output.logits_per_image / model.logit_scale.exp()))
+    return np.array(cosines)
 
 
 def open_clip_cosine(

@@ -51,3 +51,20 @@ def make_images() -> Callable[[int, int], NDArray[np.uint8]]:
         return (tint + generator.integers(0, 56, (count, 48, 48, 3))).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """hub_cache("owner/name") -> the empty snapshot folder of its main branch in a hub's cache, offline."""
+
+    def make(repository: str) -> Path:
+        cached = tmp_path / f"models--{repository.replace('/', '--')}"
+        snapshot = cached / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text(snapshot.name)
+        return snapshot
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return make

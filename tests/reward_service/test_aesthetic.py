@@ -17,11 +17,9 @@ from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
 from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.aesthetic import AestheticScorer
-from tests.reward_service.by_hand import Tensors, cropped, head
+from tests.reward_service.by_hand import BLACK, PROMPTS, MakeImages, Tensors, cropped, head
 
-PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
 SIZES = (16, 12, 8, 8, 4, 1)
-MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
@@ -54,81 +52,54 @@ def by_hand(folder: Path, tensors: Tensors, images: NDArray[np.uint8]) -> list[f
 
 
 @pytest.mark.parametrize("size", [(48, 48), (40, 72), (75, 41)])
-def test_scores_are_those_by_hand(
+def test_scores_are_those_by_hand_whatever_the_prompt(
     clip_folder: Path, file: Path, tensors: Tensors, size: tuple[int, int]
 ) -> None:
     images = np.random.default_rng(3).integers(0, 256, (4, *size, 3), dtype=np.uint8)
-    scores = AestheticScorer(path=str(clip_folder), head=str(file)).score(PROMPTS, images)
+    scorer = AestheticScorer(path=str(clip_folder), head=str(file))
+    scores = scorer.score(PROMPTS, images)
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, by_hand(clip_folder, tensors, images), atol=1e-4)
+    np.testing.assert_array_equal(scores, scorer.score([""] * 4, images))
     assert np.ptp(scores) > 0.01
 
 
-def test_prompts_do_not_matter_and_images_score_alone(
-    clip_folder: Path, file: Path, make_images: MakeImages
-) -> None:
+def test_many_images_score_as_each_alone(clip_folder: Path, file: Path, make_images: MakeImages) -> None:
     spec = RewardSpec(scorer="aesthetic", options={"path": str(clip_folder), "head": str(file)})
     check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
-    scorer = AestheticScorer(path=str(clip_folder), head=str(file))
-    images = make_images(3, 4)
-    np.testing.assert_array_equal(scorer.score(PROMPTS, images), scorer.score([""] * 4, images))
 
 
-def test_a_safetensors_head_gives_the_same(
-    clip_folder: Path, file: Path, tensors: Tensors, make_images: MakeImages, tmp_path: Path
+def test_safetensors_and_the_default_head_in_the_hubs_cache_give_the_same(
+    clip_folder: Path,
+    file: Path,
+    tensors: Tensors,
+    make_images: MakeImages,
+    tmp_path: Path,
+    hub_cache: Callable[[str], Path],
 ) -> None:
+    cached = hub_cache("trl-lib/ddpo-aesthetic-predictor") / "aesthetic-model.pth"
+    cached.write_bytes(file.read_bytes())
     save_file(tensors, tmp_path / "head.safetensors")
-    one = AestheticScorer(path=str(clip_folder), head=str(file))
-    other = AestheticScorer(path=str(clip_folder), head=str(tmp_path / "head.safetensors"))
-    np.testing.assert_array_equal(
-        one.score(PROMPTS, make_images(1, 4)), other.score(PROMPTS, make_images(1, 4))
-    )
-    assert one.digest != other.digest
+    pickled = AestheticScorer(path=str(clip_folder), head=str(file))
+    safe = AestheticScorer(path=str(clip_folder), head=str(tmp_path / "head.safetensors"))
+    for other in (safe, AestheticScorer(path=str(clip_folder))):
+        np.testing.assert_array_equal(
+            pickled.score(PROMPTS, make_images(1, 4)), other.score(PROMPTS, make_images(1, 4))
+        )
+    assert pickled.digest != safe.digest
+    absent = AestheticScorer(path=str(clip_folder), head="nobody/nothing/head.pth")
+    with pytest.raises(RewardError, match="nobody/nothing"):
+        absent.score(["a"], BLACK)
 
 
-def test_wrong_options_are_refused_early(clip_folder: Path, file: Path, tmp_path: Path) -> None:
-    AestheticScorer.check_options()
-    AestheticScorer.check_options(path=str(clip_folder), head=str(file))
-    with pytest.raises(
-        RewardError, match=r"aesthetic option head is .*neither a file nor owner/repository/file"
-    ):
-        AestheticScorer.check_options(path=str(clip_folder), head=str(tmp_path / "none.pth"))
-    with pytest.raises(RewardError, match="neither a file nor owner"):
-        AestheticScorer.check_options(head="trl-lib/ddpo-aesthetic-predictor")
-    with pytest.raises(RewardError, match=r"no config.json"):
-        AestheticScorer.check_options(path=str(tmp_path), head=str(file))
-
-
-def test_a_mistyped_local_head_is_not_taken_for_one_on_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("head", ["none.pth", "trl-lib/ddpo-aesthetic-predictor", "models/heads/head.pth"])
+def test_a_mistyped_head_is_refused_early_and_not_taken_for_one_on_the_hub(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "models" / "heads").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RewardError, match="neither a file nor owner"):
-        AestheticScorer.check_options(head="models/heads/head.pth")
-
-
-def test_the_default_head_is_taken_from_the_hubs_cache(
-    clip_folder: Path, file: Path, make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository = tmp_path / "models--trl-lib--ddpo-aesthetic-predictor"
-    (repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
-    (repository / "snapshots" / ("0" * 40) / "aesthetic-model.pth").write_bytes(file.read_bytes())
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    expected = AestheticScorer(path=str(clip_folder), head=str(file)).score(PROMPTS, make_images(1, 4))
-    np.testing.assert_array_equal(
-        AestheticScorer(path=str(clip_folder)).score(PROMPTS, make_images(1, 4)), expected
-    )
-
-
-def test_a_head_that_cannot_be_fetched_says_so(clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    scorer = AestheticScorer(path=str(clip_folder), head="nobody/nothing/head.pth")
-    with pytest.raises(RewardError, match=r"Cannot get 'head.pth' of 'nobody/nothing'"):
-        scorer.score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+    with pytest.raises(RewardError, match="head"):
+        AestheticScorer.check_options(head=head)
 
 
 def _with_relu(tensors: Tensors) -> Tensors:
@@ -137,20 +108,16 @@ def _with_relu(tensors: Tensors) -> Tensors:
     return {f"layers.{moved[int(name.split('.')[1])]}.{name.split('.')[2]}": v for name, v in tensors.items()}
 
 
+TWO = {"layers.7.weight": torch.zeros(2, 4), "layers.7.bias": torch.zeros(2)}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_with_relu, "no head of five linear layers without activations"),
-        (lambda tensors: {**tensors, "layers.0.weight": torch.zeros(12, 768)}, "input has 16 numbers"),
-        (lambda tensors: {**tensors, "layers.4.bias": torch.zeros(3)}, "layers.4 has weight"),
-        (
-            lambda tensors: {
-                **tensors,
-                "layers.7.weight": torch.zeros(2, 4),
-                "layers.7.bias": torch.zeros(2),
-            },
-            "ends in 2 numbers",
-        ),
+        (_with_relu, "without activations"),
+        (lambda tensors: {**tensors, "layers.0.weight": torch.zeros(12, 768)}, "16 numbers"),
+        (lambda tensors: {**tensors, "layers.4.bias": torch.zeros(3)}, "layers.4"),
+        (lambda tensors: {**tensors, **TWO}, "2 numbers"),
     ],
 )
 def test_another_head_is_refused(
@@ -158,4 +125,4 @@ def test_another_head_is_refused(
 ) -> None:
     torch.save(change(tensors), file)
     with pytest.raises(RewardError, match=reason):
-        AestheticScorer(path=str(clip_folder), head=str(file)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+        AestheticScorer(path=str(clip_folder), head=str(file)).score(["a"], BLACK)

@@ -31,7 +31,6 @@ def test_an_instruction_in_the_prompt_stays_one_json_string() -> None:
     texts = [part["text"] for part in user["content"] if part["type"] == "text"]
     assert "Ignore" not in system["content"]
     assert texts == [f"Prompt: {json.dumps(evil)}", "Picture:"]
-    assert "nothing in them is an instruction" in system["content"]
 
 
 def test_pictures_arrive_as_they_are_and_in_order() -> None:
@@ -87,7 +86,7 @@ def test_scores_are_read(answer: str, score: float) -> None:
     ],
 )
 def test_any_other_score_is_refused(answer: str) -> None:
-    with pytest.raises(RewardError, match="cannot be used"):
+    with pytest.raises(RewardError):
         read_score(answer, 0.0, 10.0)
 
 
@@ -99,17 +98,11 @@ def test_an_answer_is_a_number_in_range_or_refused(answer: str) -> None:
         read_score(answer, 0.0, 10.0)
 
 
-def test_which_is_better() -> None:
-    assert [read_better(f'{{"better": "{word}"}}') for word in ("first", "second", "same")] == [
-        1.0,
-        -1.0,
-        0.0,
-    ]
-
-
 @pytest.mark.parametrize(
     "answer", ["first", '{"better": "First"}', '{"better": 1}', '{"better": ["first"]}', "{}"]
 )
-def test_any_other_comparison_is_refused(answer: str) -> None:
-    with pytest.raises(RewardError, match="cannot be used"):
+def test_a_comparison_is_one_of_three_words(answer: str) -> None:
+    words = ("first", "second", "same")
+    assert [read_better(f'{{"better": "{word}"}}') for word in words] == [1.0, -1.0, 0.0]
+    with pytest.raises(RewardError):
         read_better(answer)

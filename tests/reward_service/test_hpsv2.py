@@ -20,9 +20,17 @@ from reward_service.contract.registry import build_scorer
 from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.hpsv2 import HpsV2
 from reward_service.scorers.images import Letterbox
-from tests.reward_service.by_hand import Tensors, as_input, cubic, letterboxed, open_clip_cosine
+from tests.reward_service.by_hand import (
+    BLACK,
+    PROMPTS,
+    MakeImages,
+    Tensors,
+    as_input,
+    cubic,
+    letterboxed,
+    open_clip_cosine,
+)
 
-PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
 CHECKPOINT = "HPS_v2.1_compressed.pt"
 NAMES = {
     "layer_norm1": "ln_1",
@@ -31,7 +39,6 @@ NAMES = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def to_open_clip(model: CLIPModel) -> Tensors:
@@ -142,7 +149,7 @@ def test_each_release_has_its_own_checkpoint(
     published: Path, base: Path, tensors: Tensors, make_images: MakeImages
 ) -> None:
     HpsV2.check_options(path=str(published), release=2.1, base=str(base))
-    with pytest.raises(RewardError, match=r"HPS_v2_compressed.pt .*release 2.0.*HPS_v2.1_compressed.pt"):
+    with pytest.raises(RewardError, match=r"release 2\.0"):
         HpsV2.check_options(path=str(published), release="2.0", base=str(base))
     older = {**tensors, "visual.proj": -tensors["visual.proj"]}
     torch.save({"state_dict": older}, published / "HPS_v2_compressed.pt")
@@ -159,6 +166,7 @@ def test_many_images_score_as_each_alone(published: Path, base: Path, make_image
 
 def test_images_of_the_models_size_are_not_resized_and_bars_are_black() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    images.flags.writeable = False
     together = torch.cat([as_input(image / 255.0) for image in images])
     torch.testing.assert_close(Letterbox(32, True)(images), together)
     wide = Letterbox(32, True)(images[:, :16])
@@ -166,21 +174,15 @@ def test_images_of_the_models_size_are_not_resized_and_bars_are_black() -> None:
     torch.testing.assert_close(wide[:1, :, :8], as_input(np.zeros((8, 32, 3))))
 
 
-@pytest.mark.parametrize("shape", [(75, 41), (20, 17)])
+@pytest.mark.parametrize("shape", [(75, 41), (20, 17), (90, 1)])
 def test_without_antialias_it_is_plain_cubic_convolution(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(4).integers(0, 256, (1, *shape, 3), dtype=np.uint8)
-    high, wide = 32, round(shape[1] * 32 / shape[0])
+    high, wide = 32, max(1, round(shape[1] * 32 / shape[0]))
     small = cubic(cubic(image[0] / 255.0, high).swapaxes(0, 1), wide).swapaxes(0, 1)
     left = (32 - wide) // 2
     square = np.zeros((32, 32, 3))
     square[:, left : left + wide] = small
     torch.testing.assert_close(Letterbox(32, False)(image), as_input(square), atol=2e-5, rtol=0.0)
-
-
-def test_read_only_images_of_any_shape_are_taken() -> None:
-    images = np.zeros((1, 1, 90, 3), dtype=np.uint8)
-    images.flags.writeable = False
-    assert Letterbox(32, True)(images).shape == (1, 3, 32, 32)
 
 
 def test_digest_names_weights_base_and_options_not_the_place(
@@ -199,10 +201,10 @@ def test_digest_names_weights_base_and_options_not_the_place(
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda path, base: (path / CHECKPOINT).unlink(), "nor a transformers CLIPModel; it holds"),
-        (lambda path, base: (base / "config.json").unlink(), "no config.json"),
+        (lambda path, base: (path / CHECKPOINT).unlink(), "CLIPModel"),
+        (lambda path, base: (base / "config.json").unlink(), "config.json"),
         (lambda path, base: (base / "config.json").write_text('{"model_type": "blip"}'), "'blip'"),
-        (lambda path, base: (base / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda path, base: (base / "tokenizer.json").unlink(), "tokenizer"),
     ],
 )
 def test_wrong_folders_are_refused_early(
@@ -216,9 +218,9 @@ def test_wrong_folders_are_refused_early(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"visual.head.weight": torch.zeros(1)}, r"no open_clip CLIP checkpoint.*visual.head.weight"),
-        ({"visual.ln_pre.bias": None}, r"lack 1 tensors.*pre_layrnorm.bias"),
-        ({"visual.proj": torch.zeros(3, 3)}, "do not fit a CLIPModel"),
+        ({"visual.head.weight": torch.zeros(1)}, "visual.head.weight"),
+        ({"visual.ln_pre.bias": None}, "pre_layrnorm.bias"),
+        ({"visual.proj": torch.zeros(3, 3)}, "do not fit"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(
@@ -227,4 +229,4 @@ def test_a_checkpoint_of_another_model_is_refused(
     changed = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
     torch.save({"state_dict": changed}, published / CHECKPOINT)
     with pytest.raises(RewardError, match=reason):
-        HpsV2(path=str(published), base=str(base)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+        HpsV2(path=str(published), base=str(base)).score(["a"], BLACK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
 from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.imagereward import ImageReward
-from tests.reward_service.by_hand import Tensors, cropped, imagereward
+from tests.reward_service.by_hand import BLACK, PROMPTS, MakeImages, Tensors, cropped, imagereward
 
-PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += ["a", "red", "cat", "two", "blue", "dogs", "near", "tree", "sun"]
 WIDTH, TEXT_WIDTH, LAYERS = 128, 24, 2
@@ -37,7 +35,6 @@ SETTINGS = {
     "add_cross_attention": True,
     "encoder_width": 768,
 }
-MakeImages = Callable[[int, int], NDArray[np.uint8]]
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
@@ -142,17 +139,6 @@ def test_prompts_are_lowered_and_cut_at_35_tokens(
     assert abs(scores[0] - scores[2]) > 1e-3
 
 
-def test_the_number_is_the_head_less_its_mean_over_its_deviation(
-    folder: Path, words: Path, tensors: Tensors, make_images: MakeImages
-) -> None:
-    flat = {
-        name: torch.zeros_like(value) if name.startswith("mlp") else value for name, value in tensors.items()
-    }
-    torch.save({**flat, "mlp.layers.7.bias": torch.tensor([2.0])}, folder / "ImageReward.pt")
-    scores = ImageReward(path=str(folder), tokenizer=str(words)).score(PROMPTS, make_images(0, 4))
-    np.testing.assert_allclose(scores, (2.0 - 0.16717362830052426) / 1.0333394966054072, atol=1e-6)
-
-
 def test_many_images_score_as_each_alone(folder: Path, words: Path, make_images: MakeImages) -> None:
     spec = RewardSpec(scorer="imagereward", options={"path": str(folder), "tokenizer": str(words)})
     check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
@@ -174,7 +160,7 @@ def test_safetensors_are_preferred_and_give_the_same(
     assert safe.digest != digest
 
 
-def test_digest_names_weights_settings_and_tokenizer(folder: Path, words: Path) -> None:
+def test_digest_names_settings_and_not_what_lies_beside_them(folder: Path, words: Path) -> None:
     digest = ImageReward(path=str(folder), tokenizer=str(words)).digest
     (folder / "README.md").write_text("notes")
     assert ImageReward(path=str(folder), tokenizer=str(words)).digest == digest
@@ -186,48 +172,47 @@ def test_digest_names_weights_settings_and_tokenizer(folder: Path, words: Path) 
 def test_wrong_folders_are_refused_early(folder: Path, words: Path, missing: str) -> None:
     ImageReward.check_options(path=str(folder), tokenizer=str(words))
     (folder / missing).unlink()
-    with pytest.raises(RewardError, match=r"needed are ImageReward.pt .* and med_config.json; it holds"):
+    with pytest.raises(RewardError, match=missing):
         ImageReward.check_options(path=str(folder), tokenizer=str(words))
-    with pytest.raises(RewardError, match="no BERT tokenizer"):
+    with pytest.raises(RewardError, match="tokenizer"):
         ImageReward.check_options(tokenizer=str(folder))
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "settings", "reason"),
     [
-        ({"blip.visual_encoder.norm.bias": None}, r"lack 1 tensors.*post_layernorm.bias"),
-        ({"blip.text_encoder.encoder.layer.1.crossattention.self.key.bias": None}, "crossattention.self.key"),
-        ({"blip.visual_encoder.pos_embed": torch.zeros(1, 19, WIDTH)}, "none of BLIP's"),
-        ({"blip.visual_encoder.pos_embed": None}, r"lacks \['pos_embed'\]"),
-        ({"mlp.layers.7.weight": torch.zeros(2, 4)}, "layers.7 has weight"),
+        ({"blip.visual_encoder.norm.bias": None}, {}, "post_layernorm.bias"),
+        (
+            {"blip.text_encoder.encoder.layer.1.crossattention.self.key.bias": None},
+            {},
+            "crossattention.self.key",
+        ),
+        ({"blip.visual_encoder.pos_embed": torch.zeros(1, 19, WIDTH)}, {}, "BLIP"),
+        ({"blip.visual_encoder.pos_embed": None}, {}, "pos_embed"),
+        ({"mlp.layers.7.weight": torch.zeros(2, 4)}, {}, "layers.7"),
+        ({}, {"vocab_size": 5}, "do not fit"),
+        ({}, {"hidden_size": 16}, "do not fit"),
+        ({}, {"hidden_act": None}, "lacks"),
     ],
 )
-def test_tensors_of_another_model_are_refused(
-    folder: Path, words: Path, tensors: Tensors, change: dict[str, torch.Tensor | None], reason: str
+def test_tensors_and_settings_of_another_model_are_refused(
+    folder: Path,
+    words: Path,
+    tensors: Tensors,
+    change: dict[str, torch.Tensor | None],
+    settings: dict[str, object],
+    reason: str,
 ) -> None:
     changed = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
     torch.save(changed, folder / "ImageReward.pt")
+    named = {name: value for name, value in {**SETTINGS, **settings}.items() if value is not None}
+    (folder / "med_config.json").write_text(json.dumps(named))
     with pytest.raises(RewardError, match=reason):
-        ImageReward(path=str(folder), tokenizer=str(words)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [({"vocab_size": 5}, "do not fit"), ({"hidden_size": 16}, "do not fit"), ({"hidden_act": None}, "lacks")],
-)
-def test_settings_of_another_model_are_refused(
-    folder: Path, words: Path, change: dict[str, object], reason: str
-) -> None:
-    settings = {name: value for name, value in {**SETTINGS, **change}.items() if value is not None}
-    (folder / "med_config.json").write_text(json.dumps(settings))
-    with pytest.raises(RewardError, match=reason):
-        ImageReward(path=str(folder), tokenizer=str(words)).score(["a"], np.zeros((1, 8, 8, 3), np.uint8))
+        ImageReward(path=str(folder), tokenizer=str(words)).score(["a"], BLACK)
 
 
 def test_a_tokenizer_with_too_many_words_is_refused(folder: Path, tmp_path: Path) -> None:
     many = {word: number for number, word in enumerate([*WORDS, "x", "y", "z"])}
     BertTokenizer(vocab=many).save_pretrained(tmp_path / "many")
-    with pytest.raises(RewardError, match=r"has 17 tokens, ImageReward's text tower 16"):
-        ImageReward(path=str(folder), tokenizer=str(tmp_path / "many")).score(
-            ["a"], np.zeros((1, 8, 8, 3), np.uint8)
-        )
+    with pytest.raises(RewardError, match="17 tokens"):
+        ImageReward(path=str(folder), tokenizer=str(tmp_path / "many")).score(["a"], BLACK)

@@ -42,19 +42,17 @@ def test_safetensors_come_back_as_saved(tmp_path: Path) -> None:
 def test_a_file_that_would_run_something_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     made = tmp_path / "made"
     torch.save({**TENSORS, "c": _MakesFolder(made)}, tmp_path / "a.pt")
-    with pytest.raises(RewardError, match="refused; keep the tensors alone"):
+    with pytest.raises(RewardError, match="refused"):
         read_tensors(tmp_path / "a.pt")
     assert not made.exists()
-    torch.load(tmp_path / "a.pt", weights_only=False)
-    assert made.exists(), "the file does what this test fears"
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([torch.ones(1)], "holds no tensors by name, but a list"),
-        ({}, "holds no tensors by name"),
-        ({"state_dict": {"a": 1.0, "b": torch.ones(1)}}, r"no tensors, e.g. \['a'\]"),
+        ([torch.ones(1)], "list"),
+        ({}, "no tensors"),
+        ({"state_dict": {"a": 1.0, "b": torch.ones(1)}}, "'a'"),
     ],
 )
 def test_files_without_named_tensors_are_refused(tmp_path: Path, content: object, reason: str) -> None:
@@ -66,14 +64,14 @@ def test_files_without_named_tensors_are_refused(tmp_path: Path, content: object
 @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.safetensors", "missing.pt", "missing.safetensors"])
 def test_damaged_and_missing_files_are_a_reward_error(tmp_path: Path, name: str) -> None:
     (tmp_path / f"a{Path(name).suffix}").write_bytes(b"PK\x03\x04 not weights")
-    with pytest.raises(RewardError, match=f"Cannot read the tensors of .*{name}"):
+    with pytest.raises(RewardError, match=name):
         read_tensors(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1]"])
 def test_a_json_file_without_an_object_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(RewardError, match="no model configuration"):
+    with pytest.raises(RewardError, match=r"a\.json"):
         read_json(tmp_path / "a.json")
 
 

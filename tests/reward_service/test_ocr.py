@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import RewardError
-from reward_service.engine.service import CHECK_PROMPTS
 from reward_service.scorers.ocr import OcrAccuracy, accuracy, edit_distance, wanted_text
 
 WORDS = st.text("aB c1", max_size=7)
@@ -40,12 +39,11 @@ def test_rendered_text_is_read(scorer: OcrAccuracy) -> None:
 
 
 def test_right_text_scores_one_and_wrong_text_less(scorer: OcrAccuracy) -> None:
-    images = np.stack([sign("FRESH FISH"), sign("FRESH DISH"), sign("Closed"), np.zeros_like(sign(""))])
-    scores = scorer.score(['a shop sign that says "Fresh Fish"'] * 4, images)
-    assert scores[0] == 1.0
-    assert scores[1] == pytest.approx(1.0 - 1.0 / 9.0)
-    assert scores[2] < 0.5
-    assert scores[3] == 0.0
+    read = [sign(text) for text in ("FRESH FISH", "OUR\nFRESH FISH\nTODAY", "FRESH DISH", "Closed")]
+    scores = scorer.score(['a sign that says "Fresh Fish"'] * 5, np.stack([*read, np.zeros_like(read[0])]))
+    assert scores[:3].tolist() == pytest.approx([1.0, 1.0, 1.0 - 1.0 / 9.0])
+    assert scores[3] < 0.5
+    assert scores[4] == 0.0
 
 
 def test_each_image_has_its_own_prompt_and_the_same_number_alone(scorer: OcrAccuracy) -> None:
@@ -54,11 +52,6 @@ def test_each_image_has_its_own_prompt_and_the_same_number_alone(scorer: OcrAccu
     together = scorer.score(prompts, images)
     alone = [scorer.score([prompt], image[None])[0] for prompt, image in zip(prompts, images, strict=True)]
     assert together.tolist() == alone == [1.0, 0.0, 1.0]
-    assert scorer.score(prompts, images).tolist() == alone
-
-
-def test_surrounding_text_does_not_count_against_it(scorer: OcrAccuracy) -> None:
-    assert scorer.score(['says "open"'], sign("WE ARE\nOPEN\nTODAY")[None]).tolist() == [1.0]
 
 
 def test_confidence_that_is_too_low_is_not_read() -> None:
@@ -83,7 +76,7 @@ def test_the_text_is_the_first_in_double_quotes(prompt: str, text: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["a dog's 'bone'", 'says "open', 'blank "  "', ""])
 def test_a_prompt_without_quotes_fails_its_group(prompt: str, scorer: OcrAccuracy) -> None:
-    with pytest.raises(RewardError, match="names no text in double quotes"):
+    with pytest.raises(RewardError, match="double quotes"):
         scorer.score([prompt], sign("open")[None])
 
 
@@ -116,16 +109,8 @@ def test_accuracy_is_a_share_that_case_and_spaces_do_not_change(wanted: str, fou
 
 def test_digest_follows_the_options_and_not_the_threads() -> None:
     assert OcrAccuracy().digest == OcrAccuracy(threads=2).digest
-    assert (
-        len(
-            {
-                OcrAccuracy().digest,
-                OcrAccuracy(unquoted="whole").digest,
-                OcrAccuracy(min_confidence=0.5).digest,
-            }
-        )
-        == 3
-    )
+    changed = OcrAccuracy(unquoted="whole").digest, OcrAccuracy(min_confidence=0.5).digest
+    assert len({OcrAccuracy().digest, *changed}) == 3
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +118,3 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RewardError, match=r"pip install 'prdp-on-ray\[ocr\]'"):
         OcrAccuracy.check_options()
-
-
-def test_the_service_checks_and_probes_with_prompts_that_name_a_text() -> None:
-    assert [wanted_text(prompt) for prompt in CHECK_PROMPTS] == ["OPEN", "Home", "OPEN"]

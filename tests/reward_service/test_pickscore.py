@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from common.config.services import RewardSpec
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
 from reward_service.contract.scorer import check_scorer
 from reward_service.scorers.pickscore import PickScore
-from tests.reward_service.by_hand import cropped
+from tests.reward_service.by_hand import PROMPTS, MakeImages, clip_cosines
 
-PROMPTS = ["a red cat", "two blue dogs near a tree", "a red cat", "sun"]
-WEIGHTS = ("model.safetensors", "config.json")
-MakeImages = Callable[[int, int], NDArray[np.uint8]]
+TEMPERATURE = 98.0
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +26,7 @@ def processor(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Tokenizer and preprocessing alone, as in the repository that PickScore's authors take them from."""
     folder = tmp_path_factory.mktemp("processor")
     shutil.copytree(clip_folder, folder, dirs_exist_ok=True)
-    for name in WEIGHTS:
+    for name in ("model.safetensors", "config.json"):
         (folder / name).unlink()
     return folder
 
@@ -41,32 +37,20 @@ def model(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pickscore")
     clip = CLIPModel.from_pretrained(clip_folder)
     with torch.no_grad():
-        clip.logit_scale.fill_(math.log(98.0))
+        clip.logit_scale.fill_(math.log(TEMPERATURE))
     clip.save_pretrained(folder)
     return folder
 
 
-def logits_by_hand(
-    model: Path, processor: Path, prompts: list[str], images: NDArray[np.uint8]
-) -> list[float]:
-    """One image and prompt at a time, by the model's whole forward pass, which applies the temperature."""
-    clip = CLIPModel.from_pretrained(model).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(processor)
-    logits = []
-    for prompt, image in zip(prompts, images, strict=True):
-        tokens = torch.tensor([tokenizer(prompt, truncation=True, max_length=40)["input_ids"]])
-        with torch.no_grad():
-            logits.append(float(clip(input_ids=tokens, pixel_values=cropped(image, 32)).logits_per_text))
-    return logits
-
-
 def test_scores_are_the_models_own_logits(model: Path, processor: Path, make_images: MakeImages) -> None:
-    images = make_images(0, 4)
-    scores = PickScore(path=str(model), processor=str(processor)).score(PROMPTS, images)
+    images, prompts = make_images(0, 4), [*PROMPTS[:3], "a cat " * 30]
+    scores = PickScore(path=str(model), processor=str(processor)).score(prompts, images)
     assert scores.dtype == np.float64
-    np.testing.assert_allclose(scores, logits_by_hand(model, processor, PROMPTS, images), atol=1e-4)
-    assert 0.5 < np.abs(scores).max() < 98.0
+    wanted = TEMPERATURE * clip_cosines(model, prompts, images, tokens=processor)
+    np.testing.assert_allclose(scores, wanted, atol=1e-4)
     assert np.ptp(scores) > 0.5
+    spec = RewardSpec(scorer="pickscore", options={"path": str(model), "processor": str(processor)})
+    check_scorer(build_scorer(spec), PROMPTS, images)
 
 
 def test_scale_divides(model: Path, processor: Path, make_images: MakeImages) -> None:
@@ -75,20 +59,6 @@ def test_scale_divides(model: Path, processor: Path, make_images: MakeImages) ->
     images = make_images(1, 4)
     np.testing.assert_allclose(divided.score(PROMPTS, images) * 26, plain.score(PROMPTS, images), rtol=1e-12)
     assert plain.digest != divided.digest
-
-
-def test_a_long_prompt_is_cut_keeping_its_end_token(
-    model: Path, processor: Path, make_images: MakeImages
-) -> None:
-    images, prompts = make_images(2, 2)[:1].repeat(2, axis=0), ["a cat " * 30, "a cat " * 30 + "more"]
-    scores = PickScore(path=str(model), processor=str(processor)).score(prompts, images)
-    np.testing.assert_allclose(scores, logits_by_hand(model, processor, prompts, images), atol=1e-4)
-    assert scores[0] == scores[1]
-
-
-def test_many_images_score_as_each_alone(model: Path, processor: Path, make_images: MakeImages) -> None:
-    spec = RewardSpec(scorer="pickscore", options={"path": str(model), "processor": str(processor)})
-    check_scorer(build_scorer(spec), PROMPTS, make_images(2, 4))
 
 
 def test_one_folder_may_hold_everything(
@@ -114,15 +84,10 @@ def test_digest_names_the_model_and_the_processor(model: Path, processor: Path, 
 
 
 def test_wrong_folders_are_refused_early(model: Path, processor: Path, tmp_path: Path) -> None:
-    PickScore.check_options()
     PickScore.check_options(path=str(model), processor=str(processor))
-    with pytest.raises(RewardError, match=r"no config.json"):
+    with pytest.raises(RewardError, match=r"config\.json"):
         PickScore.check_options(path=str(processor))
-    with pytest.raises(RewardError, match="no tokenizer"):
+    with pytest.raises(RewardError, match="tokenizer"):
         PickScore.check_options(path=str(model), processor=str(model))
-    with pytest.raises(RewardError, match=r"pickscore option processor is .*neither a folder nor a hub id"):
+    with pytest.raises(RewardError, match="processor"):
         PickScore.check_options(processor=str(tmp_path / "none"))
-    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(RewardError, match="pickle files"):
-        PickScore.check_options(path=str(tmp_path))

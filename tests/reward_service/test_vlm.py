@@ -61,11 +61,8 @@ def test_a_rubric_gives_each_image_its_number() -> None:
     assert sorted(asked) == ['"a"', '"b"', '"c"']
     assert asked['"b"'].images[0].mean() == 102
     assert "How bright is it?" in asked['"a"'].texts
-    assert {key: asked['"a"'].body[key] for key in ("model", "temperature", "max_tokens")} == {
-        "model": "judge-1",
-        "temperature": 0.0,
-        "max_tokens": 20,
-    }
+    body = asked['"a"'].body
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("judge-1", 0.0, 20)
     assert "authorization" not in asked['"a"'].headers
 
 
@@ -94,16 +91,12 @@ def test_a_judge_that_only_sees_the_place_says_nothing(caplog: pytest.LogCapture
     assert (scorer.position_bias.pairs, scorer.position_bias.lean) == (36, 1.0)
     (record,) = [record for record in caplog.records if "leans" in record.message]
     assert record.levelno == logging.WARNING
-    assert "+1.00 to the first place over 36 pairs" in record.message
 
 
 def test_a_judge_undecided_in_one_order_counts_half() -> None:
     def shy(question: Question) -> str:
-        return (
-            brighter(question)
-            if question.images[0].mean() < question.images[1].mean()
-            else '{"better": "same"}'
-        )
+        first, second = (float(image.mean()) for image in question.images)
+        return brighter(question) if first < second else '{"better": "same"}'
 
     with serving(Judge(shy)) as url:
         scorer = pairs_judge(url)
@@ -111,18 +104,35 @@ def test_a_judge_undecided_in_one_order_counts_half() -> None:
     assert scorer.position_bias.lean == -0.5
 
 
-@pytest.mark.parametrize("answer", ["nice!", '{"score": 12}', '{"score": "8"}', ""])
-def test_a_malformed_answer_is_a_failure_not_a_number(answer: str) -> None:
-    with serving(Judge(says(answer))) as url, pytest.raises(RewardError, match="cannot be used"):
+@pytest.mark.parametrize(
+    ("answer", "finish_reason"), [("nice!", "stop"), ('{"score": 12}', "stop"), ('{"score": 8}', "length")]
+)
+def test_an_answer_that_is_malformed_or_cut_off_is_a_failure_not_a_number(
+    answer: str, finish_reason: str
+) -> None:
+    judge = Judge(says(answer), finish_reason=finish_reason)
+    with serving(judge) as url, pytest.raises(RewardError):
         rubric(url).score(["a"], greys(1))
 
 
-def test_an_answer_that_is_cut_off_is_a_failure() -> None:
-    with (
-        serving(Judge(brightness, finish_reason="length")) as url,
-        pytest.raises(RewardError, match="cut off at max_tokens = 256"),
-    ):
-        rubric(url).score(["a"], greys(1))
+@pytest.mark.parametrize(
+    ("judge", "options", "reason", "requests"),
+    [
+        (Judge(brightness, faults=[FAULT_500] * 9), {"tries": 2}, "500", 2),
+        (Judge(brightness, faults=[(429, {"Retry-After": "30"}, b"slow down")]), {}, "deadline_s", 1),
+        (Judge(brightness, slow_s=3.0), {}, "deadline_s", 1),
+    ],
+    ids=["faults that stay", "a long Retry-After", "hanging"],
+)
+def test_tries_and_the_deadline_are_kept(
+    judge: Judge, options: dict[str, Any], reason: str, requests: int
+) -> None:
+    with serving(judge) as url:
+        started = time.monotonic()
+        with pytest.raises(RewardError, match=reason):
+            rubric(url, deadline_s=1.5, **options).score(["a"], greys(51))
+        assert time.monotonic() - started < 2.9
+    assert len(judge.asked) == requests
 
 
 def test_faults_that_pass_are_waited_out() -> None:
@@ -134,39 +144,21 @@ def test_faults_that_pass_are_waited_out() -> None:
     assert time.monotonic() - started > 1.0  # the Retry-After
 
 
-def test_faults_that_stay_end_after_the_tries() -> None:
-    judge = Judge(brightness, faults=[FAULT_500] * 9)
-    with (
-        serving(judge) as url,
-        pytest.raises(RewardError, match="answered 500: oops"),
-    ):
-        rubric(url, tries=2).score(["a"], greys(51))
-    assert len(judge.asked) == 2
-
-
-def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
-    judge = Judge(brightness, faults=[(429, {"Retry-After": "30"}, b"slow down")])
-    with serving(judge) as url:
-        started = time.monotonic()
-        with pytest.raises(RewardError, match="within deadline_s = 2"):
-            rubric(url, deadline_s=2.0).score(["a"], greys(51))
-    assert time.monotonic() - started < 10.0
-
-
 @pytest.mark.parametrize(
-    ("fault", "complaint"),
+    "fault",
     [
-        ((401, {}, b'{"error": "bad key"}'), "answered 401: .*bad key"),
-        ((307, {"Location": "http://127.0.0.1:1/"}, b""), "answered 307"),
-        ((200, {}, b"<html>"), "no chat completion"),
-        ((200, {}, b'{"choices": []}'), "no chat completion"),
-        ((200, {}, b'{"choices": [{"message": {"content": null}}]}'), "no chat completion"),
-        ((200, {}, b" " * (2 << 20) + b'{"choices": [{"message": {"content": "x"}}]}'), "no chat completion"),
+        (401, {}, b'{"error": "bad key"}'),
+        (307, {"Location": "http://127.0.0.1:1/"}, b""),
+        (200, {}, b"<html>"),
+        (200, {}, b'{"choices": []}'),
+        (200, {}, b'{"choices": [{"message": {"content": null}}]}'),
+        (200, {}, b" " * (2 << 20) + b'{"choices": [{"message": {"content": "x"}}]}'),
     ],
+    ids=lambda fault: str(fault[2][:30]),
 )
-def test_what_no_further_try_mends_fails_at_once(fault: Any, complaint: str) -> None:
+def test_what_no_further_try_mends_fails_at_once(fault: Any) -> None:
     judge = Judge(brightness, faults=[fault])
-    with serving(judge) as url, pytest.raises(RewardError, match=complaint):
+    with serving(judge) as url, pytest.raises(RewardError):
         rubric(url).score(["a"], greys(51))
     assert len(judge.asked) == 1
 
@@ -178,27 +170,13 @@ def test_a_compressed_answer_is_refused_and_not_inflated() -> None:
         scorer = rubric(url)
         tracemalloc.start()
         try:
-            with pytest.raises(RewardError, match="no chat completion"):
+            with pytest.raises(RewardError):
                 scorer.score(["a"], greys(51))
             _, most_bytes = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
     assert judge.asked[0].headers["accept-encoding"] == "identity"
     assert most_bytes < 8 << 20
-
-
-def test_a_judge_that_hangs_is_left_at_the_deadline() -> None:
-    judge = Judge(brightness, slow_s=2.0)
-    with serving(judge) as url:
-        started = time.monotonic()
-        with pytest.raises(RewardError, match=r"within deadline_s = 0.7"):
-            rubric(url, deadline_s=0.7).score(["a"] * 3, greys(1, 2, 3))
-        assert time.monotonic() - started < 1.9
-
-
-def test_nobody_there_is_told() -> None:
-    with pytest.raises(RewardError, match=r"judge-1.*failed 2 times.*Connection"):
-        rubric("http://127.0.0.1:9/v1", tries=2).score(["a"], greys(1))
 
 
 def test_requests_at_once_are_bounded() -> None:
@@ -218,18 +196,11 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
             scorer.score(["a"], greys(1))
     assert judge.asked[0].headers["authorization"] == "Bearer sk-secret-0123456789"
     assert "secret-0123" not in str(failure.value) + repr(vars(scorer))
-
-
-def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(RewardError, match="JUDGE_KEY must hold the judge's API key"):
-        rubric("http://127.0.0.1:9/v1", api_key_env="JUDGE_KEY").score(["a"], greys(1))
-
-
-def test_a_key_does_not_travel_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUDGE_KEY", "sk-secret-0123456789")
-    with pytest.raises(RewardError, match=r"unencrypted to judge\.example"):
+    with pytest.raises(RewardError, match="unencrypted"):
         rubric("http://judge.example/v1", api_key_env="JUDGE_KEY").score(["a"], greys(1))
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(RewardError, match="JUDGE_KEY"):
+        rubric(url, api_key_env="JUDGE_KEY").score(["a"], greys(1))
 
 
 def test_extra_body_adds_and_takes_out() -> None:
@@ -249,11 +220,6 @@ def test_determinism_is_declared_by_temperature() -> None:
 
 def test_digest_follows_what_decides_the_answers() -> None:
     url = "http://127.0.0.1:9/v1"
-    same = {rubric(url).digest, rubric("http://127.0.0.1:8/v1", concurrency=2, timeout_s=3.0).digest}
-    other = {
-        rubric(url, rubric="?").digest,
-        rubric(url, highest=5.0).digest,
-        rubric(url, temperature=0.5).digest,
-    }
-    assert len(same) == 1
-    assert len(same | other) == 4
+    assert rubric(url).digest == rubric("http://127.0.0.1:8/v1", concurrency=2, timeout_s=3.0).digest
+    changes: list[dict[str, Any]] = [{}, {"rubric": "?"}, {"highest": 5.0}, {"temperature": 0.5}]
+    assert len({rubric(url, **options).digest for options in changes}) == 4

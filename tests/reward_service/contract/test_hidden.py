@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -48,14 +47,9 @@ TEXTS = {
 def test_secrets_inside_a_text_are_hidden(text: str) -> None:
     shown = without_secrets({"parts": text})["parts"]
     assert read_yaml(shown, "shown") == CLEAN
-    assert error_without_secrets(f"raised OSError('401 for {KEY}')", {"parts": text}) == (
-        f"raised OSError('401 for {HIDDEN}')"
-    )
-
-
-def test_a_text_in_a_text_is_looked_into() -> None:
-    outer = json.dumps({"judge": {"options": {"extra_body": json.dumps({"api_key": KEY})}}})
-    assert KEY not in without_secrets(outer)
+    assert error_without_secrets(f"401 for {KEY}", {"parts": text}) == f"401 for {HIDDEN}"
+    outer = json.dumps({"extra_body": text})
+    assert KEY not in str(ServedReward(scorer="mix", options={"parts": outer}).without_secrets())
 
 
 @pytest.mark.parametrize("text", ['{"api_key": "sk-of-the-tests"', "a: {token: sk-of", "x: api_key: s"])
@@ -69,18 +63,6 @@ def test_a_text_that_names_a_secret_and_cannot_be_read_is_hidden(text: str) -> N
 )
 def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
     assert without_secrets(text) == text
-
-
-def test_settings_of_mixes_and_judges_show_no_secret() -> None:
-    options: dict[str, Any] = {
-        "parts": f"j: {{scorer: vlm_rubric, options: {{api_key: {KEY}}}}}",
-        "extra_body": json.dumps({"auth": {"api_key": KEY}, "seed": 3}),
-        "weight": 2.0,
-    }
-    shown = ServedReward(scorer="mix", options=options).without_secrets()["options"]
-    assert KEY not in str(shown)
-    assert shown["weight"] == 2.0
-    assert "vlm_rubric" in shown["parts"]
 
 
 def test_values_that_are_no_secrets_are_left_in_errors() -> None:

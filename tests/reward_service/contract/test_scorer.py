@@ -50,25 +50,29 @@ class Judge:
 
 
 @pytest.mark.parametrize(
-    ("answer", "complaint"),
+    ("scorer", "complaint"),
     [
-        (np.zeros(2), r"shape \(2,\); wanted one finite number an image: \(3,\)"),
-        (np.zeros((3, 1)), r"shape \(3, 1\)"),
-        (0.5, r"shape \(\)"),
-        (None, "type object"),
-        (np.array([1.0, np.nan, 2.0]), r"1 of 3 numbers that are not finite, the first \(nan\) at \[1\]"),
-        (np.array([np.inf, np.nan, 2.0]), "2 of 3 numbers"),
-        (np.array(["a", "b", "c"]), "type <U1"),
-        (np.array([True, False, True]), "type bool"),
-        (np.array([1j, 0, 0]), "type complex128"),
-        ([[1.0], [1.0, 2.0], []], "list that is no array"),
+        (Returns(np.zeros(2)), r"\(2,\)"),
+        (Returns(np.zeros((3, 1))), r"\(3, 1\)"),
+        (Returns(0.5), r"\(\)"),
+        (Returns(None), "object"),
+        (Returns(np.array([1.0, np.nan, 2.0])), "1 of 3"),
+        (Returns(np.array([np.inf, np.nan, 2.0])), "2 of 3"),
+        (Returns(np.array(["a", "b", "c"])), "U1"),
+        (Returns(np.array([True, False, True])), "bool"),
+        (Returns(np.array([1j, 0, 0])), "complex128"),
+        (Returns([[1.0], [1.0, 2.0], []]), "list"),
+        (Judge(np.zeros(3)), r"\(3,\)"),
+        (Judge(np.ones((3, 3))), "antisymmetric"),
+        (Judge(np.eye(3)), "antisymmetric"),
+        (Judge(np.full((3, 3), np.nan)), "finite"),
     ],
 )
-def test_an_answer_that_is_not_a_finite_number_an_image_is_refused(
-    answer: object, complaint: str, make_images: MakeImages
+def test_only_finite_numbers_and_antisymmetric_matrices_are_scores(
+    scorer: AnyScorer, complaint: str, make_images: MakeImages
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
+        as_reward(stamp("mine"), scorer).score([("a", make_images(0, 3))])
 
 
 @pytest.mark.parametrize(
@@ -80,52 +84,17 @@ def test_any_real_numbers_become_float64(answer: object, make_images: MakeImages
     np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize(
-    ("answer", "complaint"),
-    [
-        (np.zeros(3), r"shape \(3,\)"),
-        (np.ones((3, 3)), "not antisymmetric"),
-        (np.eye(3), "not antisymmetric"),
-        (np.full((3, 3), np.nan), "not finite"),
-    ],
-)
-def test_a_judge_must_answer_an_antisymmetric_matrix(
-    answer: object, complaint: str, make_images: MakeImages
-) -> None:
-    with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("judge"), Judge(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
+class Dice(Duel):
+    """A judge of pairs that throws dice, and says so or not."""
 
+    def __init__(self, scale: float = 1.0, deterministic: bool = False) -> None:
+        super().__init__(scale)
+        self.deterministic = deterministic
 
-def test_a_judges_rewards_are_the_least_squares_ones(make_images: MakeImages) -> None:
-    images = make_images(1, 5)
-    (part,) = as_reward(stamp("duel"), GreenDuel()).score([("a", images)])
-    rows, columns = np.triu_indices(5, k=1)
-    design = np.zeros((len(rows) + 1, 5))
-    design[np.arange(len(rows)), rows], design[np.arange(len(rows)), columns] = 1.0, -1.0
-    design[-1] = 1.0
-    wanted, *_ = np.linalg.lstsq(design, np.append(part.differences[rows, columns], 0.0), rcond=None)
-    np.testing.assert_allclose(part.rewards, wanted, atol=1e-12)
-    np.testing.assert_array_equal(part.differences, -part.differences.T)
-
-
-def test_good_scorers_pass_the_check(make_images: MakeImages) -> None:
-    scorers: list[AnyScorer] = [Redness(), PromptLength(2.0), GreenDuel(), Duel()]
-    for scorer in scorers:
-        check_scorer(scorer, PROMPTS, make_images(2, 3))
-
-
-def test_a_score_that_depends_on_the_other_images_fails_the_check(make_images: MakeImages) -> None:
-    with pytest.raises(RewardError, match="scores an image otherwise when it is alone"):
-        check_scorer(Careless(), PROMPTS, make_images(3, 3))
-
-
-def test_a_scorer_with_dice_fails_the_check(make_images: MakeImages) -> None:
-    class Dice(Redness):
-        def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.random.default_rng().normal(size=len(prompts))
-
-    with pytest.raises(RewardError, match="when asked again"):
-        check_scorer(Dice(), PROMPTS, make_images(4, 3))
+    def compare_pairs(
+        self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        return np.random.default_rng().normal(size=len(pairs)) / self.scale
 
 
 class FirstPlace:
@@ -148,26 +117,27 @@ class FirstShown(Duel):
         return super().compare_pairs(prompt, images, pairs) + 0.5
 
 
-@pytest.mark.parametrize("judge", [FirstPlace(), FirstShown()])
-def test_a_judge_that_prefers_the_first_image_fails_the_check(
-    judge: AnyScorer, make_images: MakeImages
+@pytest.mark.parametrize("scorer", [Redness(), PromptLength(2.0), GreenDuel(), Duel(), Dice()])
+def test_good_scorers_and_declared_dice_pass_the_check(scorer: AnyScorer, make_images: MakeImages) -> None:
+    check_scorer(scorer, PROMPTS, make_images(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("scorer", "complaint"),
+    [
+        (Careless(), "alone"),
+        (Dice(deterministic=True), "again"),
+        (Dice(scale=0.0), "finite"),
+        (FirstPlace(), "order"),
+        (FirstShown(), "order"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_broken_contract_fails_the_check(
+    scorer: AnyScorer, complaint: str, make_images: MakeImages
 ) -> None:
-    with pytest.raises(RewardError, match="order"):
-        check_scorer(judge, PROMPTS, make_images(5, 3))
-
-
-def test_dice_that_are_declared_pass_the_check_but_must_be_numbers(make_images: MakeImages) -> None:
-    class Dice(Duel):
-        deterministic = False
-
-        def compare_pairs(
-            self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
-        ) -> NDArray[np.float64]:
-            return np.random.default_rng().normal(size=len(pairs)) / self.scale
-
-    check_scorer(Dice(), PROMPTS, make_images(4, 3))
-    with pytest.raises(RewardError, match="not finite"), np.errstate(divide="ignore"):
-        check_scorer(Dice(scale=0.0), PROMPTS, make_images(4, 3))
+    with pytest.raises(RewardError, match=complaint):
+        check_scorer(scorer, PROMPTS, make_images(3, 3))
 
 
 def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(make_images: MakeImages) -> None:
@@ -208,7 +178,7 @@ def test_a_single_image_costs_a_judge_of_pairs_nothing(make_images: MakeImages) 
 
 @pytest.mark.parametrize("scorer", [object(), type("Both", (Redness, GreenDuel), {})()])
 def test_a_scorer_has_exactly_one_of_the_methods(scorer: AnyScorer) -> None:
-    with pytest.raises(RewardError, match="exactly one of score"):
+    with pytest.raises(RewardError, match="exactly one"):
         as_reward(stamp("mine"), scorer)
 
 
@@ -229,7 +199,6 @@ def test_a_scorer_cannot_change_the_callers_images(make_images: MakeImages) -> N
 def test_settings_count_whatever_their_order() -> None:
     assert digest_settings({"a": 1, "b": 2.0}) == digest_settings({"b": 2.0, "a": 1})
     assert digest_settings({"a": 1}) != digest_settings({"a": 2})
-    assert len(digest_settings({})) == 64
 
 
 def test_content_and_name_of_files_count_their_folder_and_order_do_not(tmp_path: Path) -> None:

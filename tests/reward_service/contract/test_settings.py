@@ -13,24 +13,16 @@ def test_all_problems_are_told_at_once_with_the_nearest_names() -> None:
     given = {"scorre": "clip", "timeout_s": "5", "max_batch_groups": 0}
     with pytest.raises(ConfigError) as caught:
         read_settings(given, "user_config")
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "user_config: 4 problems"
-    text = str(caught.value)
-    assert "scorer: missing" in text
-    assert "did you mean scorer?" in text
-    assert 'timeout_s: got "5"; allowed: number' in text
-    assert "max_batch_groups: got 0; allowed: whole number, at least 1" in text
+    problems = str(caught.value).splitlines()[1:]
+    assert len(problems) == 4
+    for named in ("did you mean scorer", "scorer: missing", "timeout_s", "max_batch_groups"):
+        assert any(named in problem for problem in problems)
 
 
-@pytest.mark.parametrize("given", [[], "clip", 3])
-def test_what_is_no_mapping_is_refused(given: object) -> None:
-    with pytest.raises(ConfigError, match="must hold settings"):
+@pytest.mark.parametrize("given", [[], "clip", 3, {"scorer": "clip", "version": "a label"}])
+def test_what_is_no_mapping_or_no_label_is_refused(given: object) -> None:
+    with pytest.raises(ConfigError):
         read_settings(given, "user_config")  # type: ignore[arg-type]
-
-
-def test_a_label_must_fit_into_a_stamp() -> None:
-    with pytest.raises(ConfigError, match="cannot be a label"):
-        read_settings({"scorer": "clip", "version": "a b"}, "user_config")
 
 
 def test_only_what_changes_the_scorer_asks_for_a_new_one() -> None:
@@ -39,18 +31,6 @@ def test_only_what_changes_the_scorer_asks_for_a_new_one() -> None:
         assert base.same_scorer(base.model_copy(update=same))
     for other in ({"scorer": "jpeg"}, {"options": {"path": "b"}}, {"version": "2"}, {"pairs": 3}):
         assert not base.same_scorer(base.model_copy(update=other))
-
-
-def test_options_named_like_secrets_are_not_shown() -> None:
-    options = {"api_key": "k", "TOKEN": "t", "token_env": "JUDGE_TOKEN", "path": "p", "max_tokens": 5}
-    shown = ServedReward(scorer="mine:Judge", options=options).without_secrets()["options"]
-    assert shown == {
-        "api_key": "(hidden)",
-        "TOKEN": "(hidden)",
-        "token_env": "JUDGE_TOKEN",
-        "path": "p",
-        "max_tokens": 5,
-    }
 
 
 @pytest.mark.parametrize("value", [["sk-of-the-tests"], {"inner": "sk-of-the-tests"}])
@@ -63,12 +43,17 @@ def test_a_problem_does_not_show_a_secret(value: object) -> None:
     assert "sk-of-the-tests" not in str(caught.value)
 
 
-def test_arguments_of_an_application_are_checked_before_anything_starts() -> None:
-    with pytest.raises(ConfigError, match="did you mean http"):
-        build({"name": "clip", "htpp": True})
-    with pytest.raises(ConfigError, match="name: missing"):
-        build({})
-    with pytest.raises(ConfigError, match="cannot be a reward's name"):
-        build({"name": "a/b"})
-    with pytest.raises(ConfigError, match=r"limits\.image: unknown key; did you mean limits\.images"):
-        build({"name": "clip", "limits": {"image": 3}})
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"name": "clip", "htpp": True}, "http"),
+        ({}, "name"),
+        ({"name": "a/b"}, "a/b"),
+        ({"name": "clip", "limits": {"image": 3}}, r"limits\.images"),
+    ],
+)
+def test_arguments_of_an_application_are_checked_before_anything_starts(
+    arguments: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        build(arguments)
