@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.loop import OneProcess, measure_loop, ray_threads, total_threads
-from benchmarks.machine import usable_cores
+from benchmarks.loop import OneProcess, measure_loop
 from common.config.schema import Config
 from driver.run.prompts import PromptStream, open_prompts
 from tests.tiny_config import make_config
@@ -19,11 +18,6 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> Config:
     return make_config(
         tiny_pipeline, tmp_path, {"actors.cpus": 0.1, "learner.cpus": 0.1, "reward_service.cpus": 0.1}
     )
-
-
-def test_threads_are_those_of_all_processes_but_no_more_than_cores(config: Config) -> None:
-    assert ray_threads(config) == 3
-    assert total_threads(config) == min(3, usable_cores())
 
 
 def test_one_process_trains_an_epoch_a_call(config: Config) -> None:

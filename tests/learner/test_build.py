@@ -62,30 +62,6 @@ def test_online_remembers_every_version_that_tasks_in_flight_can_name_and_no_old
         old_policy.check(stamps[0])
 
 
-def test_offline_accepts_foreign_stamps(tiny_pipeline: Path, tmp_path: Path) -> None:
-    config = make_config(tiny_pipeline, tmp_path, {"data": {"mode": "offline", "folder": str(tmp_path)}})
-    build_old_policy(config).check(PolicyStamp(3, "", "another run"))
-
-
-def test_the_optimizer_is_configured(tiny_pipeline: Path, tmp_path: Path) -> None:
-    settings = {
-        "learning_rate": 0.5,
-        "beta1": 0.1,
-        "beta2": 0.2,
-        "epsilon": 1e-3,
-        "weight_decay": 0.25,
-        "ema_decay": 0.9,
-    }
-    learner = build_learner(make_config(tiny_pipeline, tmp_path, {"optimizer": settings}), "run", Single())
-    assert isinstance(learner.optimizer, torch.optim.AdamW)
-    (group,) = learner.optimizer.param_groups
-    assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
-    assert (group["betas"], group["eps"]) == ((0.1, 0.2), 1e-3)
-    assert group["params"] == list(learner.parameters.values())
-    assert set(learner.averages) == set(learner.parameters)
-    assert learner.publish().stamp.run_id == "run"
-
-
 def test_gradient_checkpointing_changes_memory_and_not_the_update(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:

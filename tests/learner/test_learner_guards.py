@@ -16,7 +16,6 @@ from common.model.steps import Steps
 from common.model.trainable import Reference
 from common.trajectory import ScoredGroup
 from learner.learner import Learner
-from learner.old_policy import Online
 from tests.learner.support import double_policy, make_learner, perturb, sample_double, scored
 
 
@@ -106,20 +105,6 @@ def test_foreign_stamps_are_refused(setup: tuple[Policy, Reference, Steps], chan
     assert learner.finish_update().applied is False
 
 
-def test_versions_too_old_are_refused(setup: tuple[Policy, Reference, Steps]) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution, old_policy=Online(remembered=2))
-    stamps = []
-    for seed in range(3):
-        perturb(policy, 0.01, seed)
-        stamps.append(learner.publish().stamp)
-    groups = [sample_double(policy, reference, distribution, stamp, "a cat") for stamp in stamps]
-    with pytest.raises(WeightsError, match="did not publish"):
-        learner.accumulate([scored(groups[0], [0.1, 0.2, 0.3])])
-    for group in groups[1:]:
-        learner.accumulate([scored(group, [0.1, 0.2, 0.3])])
-
-
 def test_another_step_distribution_is_refused(setup: tuple[Policy, Reference, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
@@ -157,22 +142,6 @@ def test_an_update_without_an_untied_pair_is_skipped(
         torch.testing.assert_close(value, after[name], rtol=1e-9, atol=1e-12)
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_forgotten(
-    setup: tuple[Policy, Reference, Steps],
-) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution)
-    group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
-    latents = group.latents.copy()
-    latents[1, 1] = float("nan")
-    before = _snapshot(policy)
-    report = _update(learner, [scored(replace(group, latents=latents), [0.1, 0.5, 0.3])])
-    assert (report.applied, report.version) == (False, 0)
-    assert _unchanged(policy, before)
-    assert _update(learner, [scored(group, [0.1, 0.5, 0.3])]).applied
-    assert all(bool(torch.isfinite(value).all()) for value in policy.trainable.parameters().values())
-
-
 def test_moving_averages_follow_the_weights(setup: tuple[Policy, Reference, Steps]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.75)
@@ -185,13 +154,3 @@ def test_moving_averages_follow_the_weights(setup: tuple[Policy, Reference, Step
     for name, average in learner.averages.items():
         torch.testing.assert_close(average, expected[name], rtol=1e-12, atol=1e-14)
     assert not make_learner(policy, distribution).averages
-
-
-def test_published_weights_are_those_of_the_policy(setup: tuple[Policy, Reference, Steps]) -> None:
-    policy, _, distribution = setup
-    learner = make_learner(policy, distribution)
-    first, again = learner.publish(), learner.publish()
-    assert first.stamp == again.stamp
-    assert (first.stamp.version, first.stamp.run_id) == (0, "run")
-    perturb(policy, 0.1)
-    assert learner.publish().stamp.digest != first.stamp.digest

@@ -186,17 +186,6 @@ def test_the_policy_folders_hold_the_weights_and_their_averages(
     assert float((outputs[0] - outputs[1]).abs().max()) > 1e-4
 
 
-def test_without_averages_there_is_no_folder_of_them(tiny_pipeline: Path, tmp_path: Path) -> None:
-    run = Run(tiny_pipeline, tmp_path, "lora", ema_decay=0.0)
-    assert sorted(export_state(run.learner)) == [
-        "ema.safetensors",
-        "learner.json",
-        "optimizer.safetensors",
-        "policy/pytorch_lora_weights.safetensors",
-        "trainable.safetensors",
-    ]
-
-
 def _without(name: str) -> Callable[[Files], Files]:
     return lambda files: {key: data for key, data in files.items() if key != name}
 

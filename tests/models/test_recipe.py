@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.scenes import OBJECTS, Kind, Scene, all_scenes, canonical, is_heldout
-from models.train_tiny.__main__ import main, make_parser
+from models.train_tiny.__main__ import main
 from models.train_tiny.base import random_times
-from models.train_tiny.clip import PLANS, grid_waves
+from models.train_tiny.clip import grid_waves
 from models.train_tiny.facts import FACT_SIZES, FactHead, facts, impossible
 from models.train_tiny.paths import GOLD_NAME, MODELS, PROXY_NAME, SD_NAME
 from models.train_tiny.schedule import learning_rate
@@ -113,11 +111,6 @@ def test_the_rate_warms_up_and_falls_to_a_fiftieth() -> None:
     assert rates[200:] == sorted(rates[200:], reverse=True)
 
 
-def test_rewards_differ_in_all_that_makes_them_independent() -> None:
-    proxy, gold = vars(PLANS["proxy"]), vars(PLANS["gold"])
-    assert {name for name in proxy if proxy[name] == gold[name]} == {"layers"}
-
-
 FEW = "--threads 1 --text-steps 1 --vae-steps 5 --proxy-steps 2 --gold-steps 2 --base-steps 2 --pictures 12"
 
 
@@ -143,49 +136,12 @@ def test_the_recipe_makes_every_committed_file(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_everyone_may_read_the_weights(made: Path) -> None:
-    weights = list(made.rglob("*.safetensors"))
-    assert len(weights) == 5
-    assert all(path.stat().st_mode & 0o777 == 0o644 for path in weights)
-
-
-@pytest.mark.slow
 def test_the_committed_tokenizers_are_the_recipe_s(made: Path) -> None:
     for path in made.rglob("tokenizer.json"):
         assert path.read_text() == (MODELS / path.relative_to(made)).read_text()
-
-
-def strings(value: object) -> Iterator[str]:
-    """Every string in a JSON value, names among them."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from strings(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["*config.json", "model_index.json"])
-def test_configurations_hold_no_local_paths(made: Path, pattern: str) -> None:
-    found = list(made.rglob(pattern)) + [
-        path for name in (SD_NAME, PROXY_NAME, GOLD_NAME) for path in (MODELS / name).rglob(pattern)
-    ]
-    assert found
-    for path in found:
-        texts = list(strings(json.loads(path.read_text())))
-        assert not [text for text in texts if "/" in text or text == "_name_or_path"], path
 
 
 @pytest.mark.slow
 def test_a_stage_makes_the_same_bytes_again(tmp_path: Path) -> None:
     first, again = make(tmp_path / "one", "vae base"), make(tmp_path / "two", "vae base")
     assert first == again
-
-
-def test_the_help_names_every_stage() -> None:
-    text = make_parser().format_help()
-    assert all(stage in text for stage in ("emoji", "prompts", "vae", "proxy", "gold", "base", "report"))

@@ -28,14 +28,6 @@ def load(*overrides: str, text: str = "") -> Config:
     return config_from_yaml_text(MINIMAL + text, "run.yaml", overrides)
 
 
-def test_a_minimal_file_takes_every_default() -> None:
-    config = load()
-    assert config.prompts.train.path == "seen.txt"
-    assert config.prompts.unseen.column == "text"
-    assert config.policy == LoraPolicy()
-    assert config.sampling.steps == 50
-
-
 def test_a_number_in_exponent_form_without_a_point_is_a_number() -> None:
     config = load("objective.kl_weight=3e-6", text="optimizer: {learning_rate: 1e-4}\n")
     assert config.optimizer.learning_rate == 1e-4
@@ -47,16 +39,6 @@ def test_words_that_yaml_1_1_turns_into_something_else_stay_as_they_look(word: s
     config = load(text=f"actors: {{labels: {{zone: '{word}'}}}}\ngold: {{g: {{scorer: {word}x}}}}\n")
     assert config.actors.labels == {"zone": word}
     assert config_from_yaml_text(config_to_yaml(config)) == config
-
-
-def test_the_unquoted_word_no_is_text_and_010_is_ten() -> None:
-    config = load(text="actors: {labels: {zone: no}, threads: 010}\n")
-    assert config.actors.labels == {"zone": "no"}
-    assert config.actors.threads == 10
-
-
-def test_an_empty_section_means_its_defaults() -> None:
-    assert load(text="sampling:\n").sampling.steps == 50
 
 
 class TestOverrides:

@@ -9,7 +9,7 @@ import torch
 
 from common.errors import ModelError, WeightsError
 from common.model.guidance import ClassifierFree
-from common.model.loading import Parts, check_base, choose_device, digest_base, digest_ends, load_policy
+from common.model.loading import Parts, check_base, digest_base, digest_ends, load_policy
 from tests.tiny_config import make_config
 
 
@@ -32,24 +32,9 @@ def test_the_sampling_section_makes_the_step_distribution(tiny_pipeline: Path, t
     assert not any(distribution.std[at] for at in (1, 3, 4))
 
 
-@pytest.mark.parametrize(("precision", "autocast"), [("float32", False), ("bfloat16", True)])
-def test_precision_is_the_forward_passes(
-    tiny_pipeline: Path, tmp_path: Path, precision: str, autocast: bool
-) -> None:
-    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path, {"model.precision": precision}))
-    assert policy.guided.autocast is autocast
-    assert all(value.dtype == torch.float32 for value in policy.trainable.parameters().values())
-
-
 def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model_index\.json is missing"):
         load_policy(make_config(tmp_path, tmp_path))
-
-
-def test_devices() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert choose_device("auto").type == expected
 
 
 def test_the_digest_of_the_pretrained_network_is_of_all_that_no_adapter_adds(

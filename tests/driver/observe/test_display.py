@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-import time
 
 import pytest
 from rich.console import Console
 
 from common.config.services import DisplaySection
-from driver.observe.display import BarDisplay, DisplayState, LineDisplay, Phase, format_change, open_display
+from driver.observe.display import BarDisplay, DisplayState, LineDisplay, Phase, open_display
 
 HALFWAY = DisplayState(
     epoch=12,
@@ -59,11 +58,6 @@ def test_seconds_left_follow_the_recent_epochs() -> None:
     assert DisplayState(epoch=40, epochs=40, epoch_seconds=(5.0,)).seconds_left == 0.0
 
 
-def test_a_change_is_the_last_value_against_the_first() -> None:
-    assert format_change((0.5,)) == "0.5"
-    assert format_change((-20.0, 3.0, -21.25)) == "-21.25 (-1.25)"
-
-
 def test_bars_show_everything_and_print_text_above_them_as_it_is() -> None:
     console = console_of(True)
     display = open_display(DisplaySection(mode="live"), console, "[demo]")
@@ -75,22 +69,6 @@ def test_bars_show_everything_and_print_text_above_them_as_it_is() -> None:
     text = text_of(console)
     for shown in ("[demo]", "epoch 13/40", "sampling", "96/128 images", FIGURES, "[a note]", "a plain print"):
         assert shown in text
-    display.close()
-
-
-def test_bars_can_be_closed_unstarted() -> None:
-    open_display(DisplaySection(mode="live"), console_of(True)).close()
-
-
-def test_a_log_shows_life_while_nothing_happens() -> None:
-    console = console_of(False)
-    display = LineDisplay(console, "demo", line_seconds=0.05)
-    display.start(4)
-    display.update(DisplayState(epoch=0, epochs=4, phase=Phase.LEARNING, total=2, unit="updates"))
-    deadline = time.monotonic() + 10.0
-    while text_of(console).count("epoch 1/4 learning 0/2 updates") < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
     display.close()
 
 

@@ -10,35 +10,8 @@ import pytest
 
 from common.cluster.instruments import Instruments
 from common.cluster.live_metrics import LIVE_METRICS, LiveMetric
-from common.cluster.metrics import METRICS, MetricKind, definition_of
+from common.cluster.metrics import METRICS
 from driver.observe.gauges import InFlight, QueueGauges, RayGauges, prometheus_name
-
-
-@pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        ("reward/mean", "prdp_reward_mean"),
-        ("reward/aesthetic/mean", "prdp_reward_part_mean"),
-        ("eval/seen/reward", "prdp_eval_score"),
-        ("time/epoch_s", "prdp_time_epoch_seconds"),
-        ("time/learner_busy_s", "prdp_time_busy_seconds"),
-        ("throughput/images_per_s", "prdp_throughput_images_per_second"),
-        ("transport/bytes_moved", "prdp_transport_moved_bytes_total"),
-        ("faults/dropped_groups", "prdp_faults_dropped_groups_total"),
-        ("optimizer/gradient_norm_step_3", "prdp_optimizer_gradient_norm_step"),
-        ("objective/clip_share", "prdp_objective"),
-    ],
-)
-def test_names_follow_prometheus(metric: str, expected: str) -> None:
-    assert prometheus_name(definition_of(metric)) == expected
-
-
-def test_names_are_valid_distinct_and_mark_counters() -> None:
-    names = [prometheus_name(metric) for metric in METRICS]
-    assert len(set(names)) == len(METRICS)
-    assert all(re.fullmatch(r"prdp_[a-z0-9]+(_[a-z0-9]+)*", name) for name in names)
-    for metric, name in zip(METRICS, names, strict=True):
-        assert name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
 
 
 def test_an_undefined_metric_is_refused() -> None:

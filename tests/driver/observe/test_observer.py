@@ -113,13 +113,6 @@ def test_with_staleness_what_comes_again_takes_the_place_of_what_was_known(tmp_p
     assert (state.rewards, len(state.unseen), state.epoch) == ((0.5, 0.75), 2, 2)
 
 
-def test_a_page_without_the_first_evaluation_says_so(tmp_path: Path) -> None:
-    assert all("before: after epoch 1," in text for text in disturbed(tmp_path, 0).tracker.described)
-    whole = Watched(tmp_path / "whole", 0)
-    whole.observer.evaluated(make_evaluation(0), {}, 1.0)
-    assert not any("before: after" in text for text in whole.tracker.described)
-
-
 def test_a_full_disk_is_a_kind_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -8,12 +8,10 @@ import pytest
 from driver.report.evaluation import PromptSetEvaluation
 from driver.report.images import (
     BETTER,
-    MOST_COLUMNS,
     WORSE,
     Pixels,
     before_after_grid,
     sample_grid,
-    shown_scores,
 )
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -52,14 +50,6 @@ def test_changes_are_coloured_by_their_sign() -> None:
         assert not where(grid, tuple(bytes.fromhex(other[1:]))).any()
 
 
-def test_many_prompts_make_bands_of_equal_length() -> None:
-    half = evaluation(filled(RED, MOST_COLUMNS - 1), [0.1] * (MOST_COLUMNS - 1))
-    many = evaluation(filled(RED, 2 * MOST_COLUMNS - 2), [0.1] * (2 * MOST_COLUMNS - 2))
-    one_band, two_bands = before_after_grid(half, half), before_after_grid(many, many)
-    assert one_band.width == two_bands.width
-    assert two_bands.height > 1.8 * one_band.height
-
-
 def test_other_prompts_are_refused() -> None:
     before = evaluation(filled(RED, 2), [0.1, 0.2])
     other = PromptSetEvaluation("unseen", ("prompt 0", "another"), before.scores, before.pixels)
@@ -67,14 +57,6 @@ def test_other_prompts_are_refused() -> None:
         before_after_grid(before, other)
     with pytest.raises(ValueError, match="same prompts"):
         before_after_grid(before, evaluation(filled(RED, 1), [0.1, 0.2]))
-
-
-def test_the_trained_sum_is_shown_where_no_reward_says_the_same() -> None:
-    pixels = filled(RED, 2)
-    assert shown_scores(evaluation(pixels, [1.0, 2.0], reward=[3.0, 4.0])) == ("reward", "gold")
-    same = evaluation(pixels, [1.0, 2.0], reward=[3.0, 4.0], clip=[3.0, 4.0])
-    assert shown_scores(same) == ("gold", "clip")
-    assert len(shown_scores(evaluation(pixels, [1.0], a=[1.0], b=[2.0], c=[3.0], reward=[6.0]))) == 3
 
 
 def test_samples_stand_below_their_prompts() -> None:

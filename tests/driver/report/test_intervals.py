@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 
 import numpy as np
 import pytest
@@ -18,15 +17,12 @@ from common.trajectory import Float64, PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.intervals import (
     Interval,
-    begun_late,
     change_markdown,
     change_table,
     compare,
     evaluation_markdown,
     evaluation_metrics,
     evaluation_table,
-    format_interval,
-    headline,
     mean_interval,
 )
 
@@ -105,17 +101,6 @@ def test_markdown_marks_only_clear_differences() -> None:
     assert "Student's t" in lines[-1]
 
 
-def test_a_comparison_that_begins_late_says_so() -> None:
-    before, after = changes_up_down_and_unclear()
-    assert begun_late(before) == ""
-    remark = begun_late(after)
-    assert "after epoch 9" in remark
-    assert change_markdown(compare(before, after), remark).splitlines()[-1] == remark
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(change_table(compare(before, after), "Result", remark))
-    assert "after epoch 9" in console.export_text()
-
-
 def test_table_fits_80_columns_and_shows_every_row() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(change_table(compare(*changes_up_down_and_unclear()), "Result"))
@@ -125,36 +110,6 @@ def test_table_fits_80_columns_and_shows_every_row() -> None:
         [name, score] for name in ("seen", "unseen") for score in ("up", "down", "same")
     ]
     assert sum("*" in row for row in text.splitlines() if row.strip().startswith("16")) == 4
-
-
-def test_headline_is_one_change_in_a_line() -> None:
-    changes = compare(*changes_up_down_and_unclear())
-    assert re.fullmatch(
-        r"up on 16 unseen prompts: \S+ → \S+ \(\+1\.0000 ± 0\.0055\)", headline(changes, "up")
-    )
-    assert headline(changes, "absent") == ""
-
-
-def test_the_trained_sum_is_told_once() -> None:
-    rng = np.random.default_rng(3)
-    first, last = rng.normal(size=(2, 8, 1))
-    same = compare(evaluation({"reward": first, "clip": first}), evaluation({"reward": last, "clip": last}))
-    other = compare(evaluation({"reward": first, "clip": last}), evaluation({"reward": last, "clip": last}))
-    assert (change_table(same).row_count, change_table(other).row_count) == (1, 2)
-    assert "reward" not in change_markdown(same)
-    assert "reward" in change_markdown(other)
-
-
-@pytest.mark.parametrize(
-    ("interval", "decimals", "sign", "expected"),
-    [
-        (Interval(0.61249, 0.0213), 3, "", "0.612 ± 0.021"),
-        (Interval(0.05, 0.02), 2, "+", "+0.05 ± 0.02"),
-        (Interval(-0.05, math.inf), 1, "+", "-0.1 ± ?"),
-    ],
-)
-def test_format(interval: Interval, decimals: int, sign: str, expected: str) -> None:
-    assert format_interval(interval, decimals, sign) == expected
 
 
 def test_one_evaluation_as_metrics_and_tables() -> None:
@@ -167,7 +122,3 @@ def test_one_evaluation_as_metrics_and_tables() -> None:
     assert len(metrics) == 8
     assert evaluation_table(measured).row_count == 4
     assert "| 3 unseen | reward | 2.7 ± 2.9 |" in evaluation_markdown(measured)
-
-
-def test_an_infinite_interval_is_no_metric() -> None:
-    assert set(evaluation_metrics(evaluation({"gold": np.ones((1, 2))}))) == {"eval/unseen/gold"}

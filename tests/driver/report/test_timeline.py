@@ -75,10 +75,6 @@ def test_the_advice_names_the_pool_to_grow(
     assert expected in worked(*seconds, groups=groups).advice()
 
 
-def test_an_epoch_of_which_nothing_is_known_blames_nobody() -> None:
-    assert "No pool" in Timeline(1, 0.0, 4.0, ()).advice()
-
-
 def test_a_file_is_read_back_and_has_no_overlap_in_a_thread(tmp_path: Path) -> None:
     timeline = worked(9.0, 8.0, 5.0)
     write_timeline(tmp_path / "timeline.json", timeline)
@@ -97,12 +93,6 @@ def test_a_file_is_read_back_and_has_no_overlap_in_a_thread(tmp_path: Path) -> N
     assert len(threads) == 2 + 4 + 1
     for ends in threads.values():
         assert all(first[1] <= second[0] + 1e-3 for first, second in pairwise(sorted(ends)))
-
-
-def test_what_is_no_timeline_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "epoch.json").write_text('{"traceEvents": []}')
-    with pytest.raises(RunFolderError, match="no timeline"):
-        read_timeline(tmp_path / "epoch.json")
 
 
 def test_the_groups_of_a_rank_are_those_handed_to_it() -> None:
@@ -136,13 +126,6 @@ def test_a_run_keeps_the_last_epochs_and_adds_what_is_known_later(tmp_path: Path
     assert [span.group for span in second.of(LEARNER)] == [1, None]
     finish(log, 3, [history(2, 2, 31.0)])
     assert [file.stem for file in timeline_files(tmp_path)] == ["epoch_000002", "epoch_000003"]
-
-
-def test_none_are_kept_where_none_are_asked_for(tmp_path: Path) -> None:
-    log = TimelineLog(tmp_path, keep=0)
-    finish(log, 1, [history(0, 0, 10.5)])
-    assert log.last is None
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from common.config.services import TrackerSection
 from driver.report.tracker import (
     LEFT_ALONE_S,
     LONGEST_MODEL_TAG,
-    LONGEST_NOTE,
     OpenRun,
     RunEnd,
     Tracker,
@@ -64,15 +63,6 @@ def test_opening_is_quiet_and_importing_is_quick(tmp_path: Path) -> None:
     assert (tmp_path / "mlflow.db").exists()
 
 
-def test_the_run_page_says_what_and_where(client: MlflowClient, tracker: Tracker, runs: Path) -> None:
-    run = client.get_run(tracker.run_id)
-    assert run.info.run_name == "demo"
-    assert run.data.tags["mlflow.source.type"] == "LOCAL"
-    assert run.info.artifact_uri.startswith((runs / "mlflow-artifacts").as_uri())
-    assert client.get_experiment(run.info.experiment_id).name == "prdp"
-    assert "reward/mean" in artifact(client, tracker, "metrics.md").read_text()
-
-
 def test_configuration_is_kept_whole(client: MlflowClient, tracker: Tracker) -> None:
     config = {"many": {f"key{index}": index for index in range(230)}, "long": "x" * 7000, "off": False}
     config |= {"rewards": {"odd name (1)": {"weight": 0.5, "options": {}}}, "names": ["to_q", "to_k"]}
@@ -111,14 +101,6 @@ def test_images_texts_and_folders_are_kept(client: MlflowClient, tracker: Tracke
     assert artifact(client, tracker, "notes/summary.md").read_text() == "# Result"
     assert artifact(client, tracker, "policy/adapter.safetensors").read_bytes() == b"weights"
     assert tracker.lost_writes == 0
-
-
-def test_a_long_description_is_cut_visibly(client: MlflowClient, tracker: Tracker) -> None:
-    tracker.set_description("x" * 9000)
-    tracker.flush()
-    note = client.get_run(tracker.run_id).data.tags["mlflow.note.content"]
-    assert len(note) == LONGEST_NOTE
-    assert note.endswith("(cut)")
 
 
 @pytest.mark.parametrize("end", list(RunEnd))
@@ -196,14 +178,6 @@ def test_a_store_that_stops_answering_costs_little_and_is_said_once(
     assert "4 writes were lost" in warnings[1]
 
 
-def test_the_hint_opens_the_store(client: MlflowClient, tracker: Tracker, runs: Path) -> None:
-    command, *arguments = tracker.run_url_hint().split(" ", 1)
-    assert Path(command).resolve().parent == Path(sys.executable).parent.resolve()
-    assert arguments == [f"ui --backend-store-uri 'sqlite:///{runs}/mlflow.db'"]
-    served = Tracker(OpenRun(client, "http://host:5000/", "3", tracker.run_id), print)
-    assert served.run_url_hint() == f"http://host:5000/#/experiments/3/runs/{tracker.run_id}"
-
-
 @pytest.mark.parametrize("same_again", [True, False])
 def test_an_epoch_that_comes_again_the_same_is_logged_once(
     client: MlflowClient, tracker: Tracker, runs: Path, same_again: bool
@@ -234,9 +208,3 @@ def test_a_model_gets_a_new_version_each_time(client: MlflowClient, tracker: Tra
     assert (found.run_id, found.description) == (tracker.run_id, "how")
     assert len(found.tags["config"]) == LONGEST_MODEL_TAG
     assert tracker.lost_writes == 0
-
-
-@pytest.mark.parametrize("wrong", [{"register_as": "a/b"}, {"register_as": "a", "save_checkpoint": False}])
-def test_a_model_that_cannot_be_registered_is_refused_early(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"leave out|needs save_checkpoint"):
-        TrackerSection.model_validate(wrong)

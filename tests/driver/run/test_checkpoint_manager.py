@@ -13,14 +13,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-import driver.run.checkpoint_manager
-import driver.stalls
 from common.config.schema import Config
 from common.errors import CheckpointError, StuckError
 from common.storage import Storage
 from common.trajectory import PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
-from driver.run.checkpoint_manager import CheckpointManager, best_epochs, gold_score
+from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
 from tests.tiny_config import make_config
 
@@ -48,15 +46,6 @@ def config(tmp_path: Path) -> Config:
     return make_config(
         Path("no/model"), tmp_path, {"gold": gold, "checkpoint": {"keep": 1, "keep_best": 1, "timeout_s": 20}}
     )
-
-
-def test_of_equal_scores_the_earlier_is_better() -> None:
-    assert best_epochs({3: 0.5, 1: 0.5, 2: 0.9}, 2) == [2, 1]
-
-
-def test_the_gold_score_is_the_mean_of_the_rewards_means() -> None:
-    assert gold_score(evaluation(1, 0.25, 0.75), ("a", "b")) == 0.5
-    assert gold_score(evaluation(1, 0.25, 0.75), ("b",)) == 0.75
 
 
 def test_saved_checkpoints_are_whole_and_say_what_the_run_was_forked_from(config: Config) -> None:
@@ -94,11 +83,6 @@ def test_what_became_superfluous_by_the_last_evaluation_goes_at_the_end(config: 
             keeper.save(state(epoch), "config", FILES, epoch)
             keeper.after_evaluation(evaluation(epoch, epoch, epoch))
     assert Checkpoints.of(config).epochs() == [2, 3]
-
-
-def test_without_gold_rewards_nothing_is_best(tmp_path: Path) -> None:
-    keeper = CheckpointManager(make_config(Path("no/model"), tmp_path), None, [], print)
-    assert not keeper.after_evaluation(evaluation(1))
 
 
 class HeldStorage(Storage):
@@ -139,16 +123,6 @@ def test_saving_does_not_wait_but_a_second_one_and_the_end_do(config: Config, he
     assert checkpoints.epochs() == [1, 2]
 
 
-def test_the_wait_has_a_limit_that_names_the_checkpoint(config: Config, held: HeldStorage) -> None:
-    section = config.checkpoint.model_copy(update={"timeout_s": 0.05})
-    keeper = CheckpointManager(
-        config.model_copy(update={"checkpoint": section}), None, [], print, Checkpoints(held)
-    )
-    keeper.save(state(1), "config", FILES, 1)
-    with pytest.raises(StuckError, match=r"epoch_000001 to be written.*checkpoint\.timeout_s"):
-        keeper.wait()
-
-
 def test_one_that_took_too_long_and_another_are_never_written_at_a_time(
     config: Config, held: HeldStorage
 ) -> None:
@@ -164,25 +138,6 @@ def test_one_that_took_too_long_and_another_are_never_written_at_a_time(
     until(lambda: Checkpoints(held).epochs() == [1])
     until(lambda: keeper.save(state(3), "config", FILES, 3) or True, StuckError)
     until(lambda: Checkpoints(held).epochs() == [1, 3])
-
-
-def test_a_long_wait_says_what_it_waits_for(
-    config: Config, held: HeldStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver.stalls, "FIRST_NOTE_S", 0.1)
-    monkeypatch.setattr(driver.run.checkpoint_manager, "WAIT_SLICE_S", 0.05)
-    notes: list[str] = []
-
-    def note(text: str) -> None:
-        notes.append(text)
-        held.go_on.set()
-
-    keeper = CheckpointManager(config, None, [], note, Checkpoints(held))
-    keeper.save(state(1), "config", FILES, 1)
-    keeper.wait()
-    (line,) = notes
-    assert line.startswith("Nothing has moved for")
-    assert line.endswith("epoch_000001 to be written.")
 
 
 def test_a_write_that_fails_at_the_end_hides_no_error_that_ended_the_run(config: Config) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from driver.run.checkpoints import (
     Checkpoints,
     RunState,
     checkpoint_name,
-    list_checkpoints,
     read_checkpoint,
 )
 
@@ -213,11 +211,6 @@ def test_a_checkpoint_under_the_name_of_another_is_damage(checkpoints: Checkpoin
     assert read_checkpoint(place.with_name("kept for later")).state.epoch == 1
 
 
-def test_gold_scores_come_back_as_they_were(checkpoints: Checkpoints) -> None:
-    scored = replace(state(3), golds=((1, 0.1), (3, float("1e-300"))))
-    assert read_checkpoint(checkpoints.write(scored, "config", FILES)).state == scored
-
-
 def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints: Checkpoints) -> None:
     """Somebody's notes beside the checkpoints have no run.json either."""
     place = Path(checkpoints.write(state(1), "config", FILES)).parent
@@ -259,9 +252,3 @@ def test_a_folder_of_a_checkpoint_is_at_hand_as_files(checkpoints: Checkpoints) 
         assert (folder / "deep" / "er.bin").read_bytes() == b"d"
     with checkpoints.on_disk(1, "policy_ema") as folder:
         assert not folder.exists()
-
-
-def test_a_run_folders_own_are_listed_oldest_first(tmp_path: Path) -> None:
-    own = Checkpoints(Storage.open(tmp_path / "checkpoints"))
-    places = [own.write(state(epoch), "config", FILES) for epoch in (2, 10)]
-    assert [str(path) for path in list_checkpoints(tmp_path)] == places

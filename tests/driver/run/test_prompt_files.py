@@ -35,10 +35,8 @@ class TestFormats:
     def test_another_column_is_named(self, tmp_path: Path, suffix: str) -> None:
         path = write_as(tmp_path / f"p{suffix}", PROMPTS, "frage")
         assert list(opened(path, "frage")) == PROMPTS
-        assert "none of the columns prompt, text, Prompt, caption" in refusal(path)
-        assert f"{path} has no column 'fraeg'; set column to one of its own: id, frage" in refusal(
-            path, "fraeg"
-        )
+        assert "prompt, text, Prompt, caption" in refusal(path)
+        assert "id, frage" in refusal(path, "fraeg")
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_whitespace_and_byte_order_mark_are_stripped(self, tmp_path: Path, suffix: str) -> None:
@@ -123,49 +121,55 @@ def test_any_text_comes_back(tmp_path: Path, drawn: list[str], suffix: str) -> N
 
 
 class TestRefused:
-    def test_a_missing_file_suggests_near_names(self, tmp_path: Path) -> None:
+    """By a message that holds the place and the mistake."""
+
+    def test_files_that_are_not_there_suggest_near_names(self, tmp_path: Path) -> None:
+        assert str(tmp_path / "no") in refusal(tmp_path / "no" / "p.txt")
+        assert "folder" in refusal(tmp_path)
         write_as(tmp_path / "train.txt", PROMPTS)
-        assert refusal(tmp_path / "trian.txt") == (
-            f"There is no prompt file {tmp_path / 'trian.txt'}; did you mean {tmp_path / 'train.txt'}?"
-        )
-
-    def test_a_missing_folder_an_empty_one_and_a_folder(self, tmp_path: Path) -> None:
-        assert f"the folder {tmp_path / 'no'} does not exist" in refusal(tmp_path / "no" / "p.txt")
-        assert "no prompt file in" in refusal(tmp_path / "p.txt")
-        assert "is a folder; name a file in it" in refusal(tmp_path)
-
-    def test_unknown_suffixes_list_the_known(self, tmp_path: Path) -> None:
-        for name, kind in {"p.xlsx": "files of .xlsx", "prompts": "a file without a suffix"}.items():
-            message = refusal(written(tmp_path / name, "x"))
-            assert f"cannot read {kind}; known are .txt, .jsonl, .csv, .tsv, .parquet" in message
-
-    @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_an_empty_file(self, tmp_path: Path, suffix: str) -> None:
-        assert refusal(written(tmp_path / f"p{suffix}", "")).endswith("is empty")
+        assert f"did you mean {tmp_path / 'train.txt'}?" in refusal(tmp_path / "trian.txt")
 
     @pytest.mark.parametrize(
-        ("name", "content"), [("p.txt", " \n\n\t\n"), ("p.csv", "prompt\n"), ("p.tsv", "prompt\tx\n")]
-    )
-    def test_a_file_without_prompts(self, tmp_path: Path, name: str, content: str) -> None:
-        assert refusal(written(tmp_path / name, content)).endswith("holds no prompts")
-
-    def test_parquet_without_rows(self, tmp_path: Path) -> None:
-        assert refusal(write_as(tmp_path / "p.parquet", [])).endswith(("holds no prompts", "it holds null"))
-
-    def test_a_column_of_a_text_file(self, tmp_path: Path) -> None:
-        assert "a .txt file has no columns" in refusal(write_as(tmp_path / "p.txt", PROMPTS), "prompt")
-
-    @pytest.mark.parametrize(
-        ("name", "content"),
+        ("name", "content", "mentions"),
         [
-            ("p.txt", b"a cat\n\xff dog\n"),
-            ("p.csv", b"prompt,x\n\xff dog,1\n"),
-            ("p.tsv", b"prompt\tx\n\xff dog\t1\n"),
-            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n'),
+            ("p.xlsx", b"x", ".txt, .jsonl, .csv, .tsv, .parquet"),
+            ("prompts", b"x", ".txt, .jsonl, .csv, .tsv, .parquet"),
+            *((f"p{suffix}", b"", "is empty") for suffix in SUFFIXES),
+            ("p.txt", b" \n\n\t\n", "no prompts"),
+            ("p.csv", b"prompt\n", "no prompts"),
+            ("p.tsv", b"prompt\tx\n", "no prompts"),
+            ("p.txt", b"a cat\n\xff dog\n", "line 2: not UTF-8"),
+            ("p.csv", b"prompt,x\n\xff dog,1\n", "line 2: not UTF-8"),
+            ("p.tsv", b"prompt\tx\n\xff dog\t1\n", "line 2: not UTF-8"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "line 2: not UTF-8"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "b"\n', "line 2, column "),
+            ("p.jsonl", b'{"prompt": "a"}\n\n["b"]\n', "line 3: "),
+            ("p.jsonl", b'{"prompt": "a"}\r["b"]\r', "line 2: "),
+            ("p.jsonl", b"a cat\n", "line 1, column 1"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": 5}\n', "line 2: the prompt must be text"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}\n', "line 2: the prompt is missing"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": null}\n', "line 2: the prompt is missing"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": " "}\n', "line 2: the prompt is blank"),
+            ("p.jsonl", b'{"id": 1}\n', "none of the columns"),
+            ("p.jsonl", b"[" * 100_000, "nested"),
+            ("p.csv", b"id,prompt\n1,a\n2,b,c\n", "line 3: "),
+            ("p.csv", b"id,prompt\n1\n", "line 2: "),
+            ("p.csv", b'id,prompt\n1,a\n2,"b\n3,c\n', "line 3: "),
+            ("p.csv", b'id,prompt\n1,"a"b\n2,c\n', "line 2: "),
+            ("p.csv", b"id,prompt\n1,a\n2,\n", "line 3: the prompt is blank"),
+            ("p.csv", b'id,prompt\n1,"a\nb"\n\n2,\n', "line 5: the prompt is blank"),
+            ("p.csv", b"prompt,prompt\na,b\n", "2 columns named 'prompt'"),
+            ("p.tsv", b'id\tprompt\n1\t"a\n2 b\n', "line 3: "),
+            ("p.parquet", b"a cat\n", ".parquet"),
         ],
     )
-    def test_bytes_that_are_no_text_name_the_line(self, tmp_path: Path, name: str, content: bytes) -> None:
-        assert f"{name}, line 2: not UTF-8 text" in refusal(written(tmp_path / name, content))
+    def test_content(self, tmp_path: Path, name: str, content: bytes, mentions: str) -> None:
+        message = refusal(written(tmp_path / name, content))
+        assert name in message
+        assert mentions in message
+
+    def test_a_column_of_a_text_file(self, tmp_path: Path) -> None:
+        assert "columns" in refusal(write_as(tmp_path / "p.txt", PROMPTS), "prompt")
 
     def test_bad_bytes_after_the_first_block_name_the_line(self, tmp_path: Path) -> None:
         path = written(tmp_path / "p.txt", b"a line of text\n" * 200_000 + b"bad \xc3\n")
@@ -177,40 +181,6 @@ class TestRefused:
         assert list(opened(written(tmp_path / "p.jsonl", f'{{"prompt": "a", "x": "{article}"}}\n'))) == ["a"]
         assert "p.txt is not a readable .txt file" in refusal(written(tmp_path / "p.txt", f"a\n{article}"))
 
-    @pytest.mark.parametrize(
-        ("text", "mentions"),
-        [
-            ('{"prompt": "a"}\n{"prompt": "b"\n', "line 2, column "),
-            ('{"prompt": "a"}\n\n["b"]\n', "line 3: must be an object"),
-            ('{"prompt": "a"}\r["b"]\r', "line 2: must be an object"),
-            ("a cat\n", "line 1, column 1"),
-            ('{"prompt": "a"}\n{"prompt": 5}\n', "line 2: the prompt must be text, got int"),
-            ('{"prompt": "a"}\n{"text": "b"}\n', "line 2: the prompt is missing"),
-            ('{"prompt": "a"}\n{"prompt": null}\n', "line 2: the prompt is missing"),
-            ('{"prompt": "a"}\n{"prompt": " "}\n', "line 2: the prompt is blank"),
-            ('{"id": 1}\n', "none of the columns"),
-            ("[" * 100_000, "nested too deep"),
-        ],
-    )
-    def test_jsonl(self, tmp_path: Path, text: str, mentions: str) -> None:
-        assert mentions in refusal(written(tmp_path / "p.jsonl", text))
-
-    @pytest.mark.parametrize(
-        ("name", "text", "mentions"),
-        [
-            ("p.csv", "id,prompt\n1,a\n2,b,c\n", "line 3: 3 fields where the header has 2"),
-            ("p.csv", "id,prompt\n1\n", "line 2: 1 fields where the header has 2"),
-            ("p.csv", 'id,prompt\n1,a\n2,"b\n3,c\n', "line 3: not a valid table"),
-            ("p.csv", 'id,prompt\n1,"a"b\n2,c\n', "line 2: not a valid table"),
-            ("p.csv", "id,prompt\n1,a\n2,\n", "line 3: the prompt is blank"),
-            ("p.csv", 'id,prompt\n1,"a\nb"\n\n2,\n', "line 5: the prompt is blank"),
-            ("p.csv", "prompt,prompt\na,b\n", "2 columns named 'prompt'"),
-            ("p.tsv", 'id\tprompt\n1\t"a\n2 b\n', "line 3: 1 fields where the header has 2; separate"),
-        ],
-    )
-    def test_tables(self, tmp_path: Path, name: str, text: str, mentions: str) -> None:
-        assert mentions in refusal(written(tmp_path / name, text))
-
     @pytest.mark.parametrize("at", [0, 1, 70_000])
     def test_parquet_rows_without_a_prompt_name_the_row(self, tmp_path: Path, at: int) -> None:
         for value, what in ((None, "missing"), (" \t", "blank")):
@@ -219,11 +189,9 @@ class TestRefused:
             pq.write_table(pa.table({"text": pa.array(prompts, pa.string())}), tmp_path / "p.parquet")
             assert f"row {at + 1}: the prompt (column 'text') is {what}" in refusal(tmp_path / "p.parquet")
 
-    def test_parquet_of_numbers(self, tmp_path: Path) -> None:
+    def test_parquet_of_numbers_of_nothing_and_half_of_one(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"prompt": [1, 2]}), tmp_path / "p.parquet")
-        assert "column 'prompt' must be text, it holds int64" in refusal(tmp_path / "p.parquet")
-
-    def test_what_is_no_parquet_or_half_of_one(self, tmp_path: Path) -> None:
-        assert "not a readable .parquet file" in refusal(written(tmp_path / "p.parquet", "a cat\n"))
+        assert "int64" in refusal(tmp_path / "p.parquet")
+        assert "p.parquet" in refusal(write_as(tmp_path / "p.parquet", []))
         whole = write_as(tmp_path / "q.parquet", PROMPTS).read_bytes()
-        assert "not a readable .parquet file" in refusal(written(tmp_path / "p.parquet", whole[:-20]))
+        assert "p.parquet" in refusal(written(tmp_path / "p.parquet", whole[:-20]))

@@ -59,38 +59,10 @@ class TestHub:
         source = PromptSource(path="org/name", column="frage", revision=self.REVISION)
         assert list(open_prompts(source)) == ["a"]
 
-    def test_a_data_set_without_prompt_files(self, cached: Path) -> None:
+    def test_what_is_not_there_is_named(self, cached: Path) -> None:
         (cached / "README.md").write_text("text")
-        assert "org/name (revision main) has no .parquet or .jsonl or .csv or .tsv file" in refusal(
-            "org/name"
-        )
-
-    def test_a_data_set_that_is_not_cached(self, cached: Path) -> None:
-        message = refusal("org/another")
-        assert "There is no file org/another" in message
-        assert "not in the cache" in message
-
-    def test_a_path_with_a_known_suffix_is_a_file(self, cached: Path) -> None:
-        assert "There is no prompt file org/name.txt: the folder org does not exist" in refusal(
-            "org/name.txt"
-        )
-
-    def test_the_environment_variables_do_the_same(self, cached: Path) -> None:
-        write_as(cached / "train.jsonl", ["a", "b"])
-        code = (
-            "from driver.run.prompts import open_prompts\nfrom common.config.training import PromptSource\n"
-            "print(list(open_prompts(PromptSource(path='org/name'))))"
-        )
-        environment = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cached.parents[2]), "PATH": "/usr/bin"}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=DATA.parents[1],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.stdout.strip() == "['a', 'b']", done.stderr
+        for place in ("org/name", "org/another", "org/name.txt"):
+            assert place in refusal(place)
 
 
 @pytest.fixture
@@ -114,10 +86,6 @@ class TestStream:
         assert PromptStream(numbers, seed=1).at(777) == wanted[777]
         assert stream.take(95, 10) == [(index, wanted[index]) for index in range(95, 105)]
 
-    def test_seeds_differ(self, numbers: PromptSet) -> None:
-        first = [tuple(prompt for _, prompt in PromptStream(numbers, seed).take(0, 20)) for seed in range(20)]
-        assert len(set(first)) == 20
-
     def test_the_order_is_fixed_for_ever(self, numbers: PromptSet) -> None:
         """A checkpoint's cursor means the same prompts under later versions of this code and of numpy."""
         drawn = [prompt for _, prompt in PromptStream(numbers, seed=7).take(98, 4)]
@@ -131,16 +99,6 @@ class TestStream:
         )
         assert len(orders) == 6
         assert all(60 < count < 140 for count in orders.values())
-
-    def test_at_most_two_orders_are_kept(self, numbers: PromptSet) -> None:
-        stream = PromptStream(numbers, seed=1)
-        for index in range(0, 2000, 10):
-            stream.at(index)
-            assert len(stream._orders) <= 2
-
-    def test_positions_before_the_beginning(self, numbers: PromptSet) -> None:
-        with pytest.raises(IndexError, match="begin at 0"):
-            PromptStream(numbers, seed=1).at(-1)
 
 
 class TestSample:
@@ -156,7 +114,7 @@ class TestSample:
         assert sampled != [prompt for _, prompt in PromptStream(numbers, seed=5).take(0, 100)]
 
     def test_more_than_there_are(self, numbers: PromptSet) -> None:
-        with pytest.raises(PromptSetError, match=r"has 100 prompts, 101 different ones are asked for; lower"):
+        with pytest.raises(PromptSetError, match="100 prompts, 101"):
             sample_prompts(numbers, 101, seed=5)
 
 

@@ -165,14 +165,12 @@ class TestWriting:
         assert [item.name for item in tmp_path.iterdir()] == [path.name]
         assert path.read_bytes() == before
 
-    def test_no_group_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RecordingError, match="no group to record"):
+    def test_no_group_and_a_folder_that_is_a_file_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(RecordingError):
             write(tmp_path)
         assert list(tmp_path.iterdir()) == []
-
-    def test_a_folder_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "taken").write_text("x")
-        with pytest.raises(RecordingError, match=r"Cannot write the recording .*taken"):
+        with pytest.raises(RecordingError, match="taken"):
             write(tmp_path / "taken", make_group())
 
     def test_a_full_disk_is_refused_and_leaves_nothing(self, tmp_path: Path) -> None:
@@ -201,20 +199,20 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("part", "change", "reason"),
         [
-            ("trajectory", {"latents": np.full((18, 2, 4, 4), np.nan, "f4")}, "latents holds .* not"),
-            ("trajectory", {"latents": np.zeros((17, 2, 4, 4), np.float32)}, "rows of the 17 latents"),
-            ("trajectory", {"latents": np.zeros((18, 2, 4, 4))}, "latents must be float32"),
+            ("trajectory", {"latents": np.full((18, 2, 4, 4), np.nan, "f4")}, "latents"),
+            ("trajectory", {"latents": np.zeros((17, 2, 4, 4), np.float32)}, "17 latents"),
+            ("trajectory", {"latents": np.zeros((18, 2, 4, 4))}, "latents.*float32"),
             ("trajectory", {"nodes": np.zeros((3, 5), np.int32)}, r"T\+1"),
-            ("trajectory", {"condition": {"a": np.array([np.nan])}}, "condition a holds .* not finite"),
-            ("trajectory", {"log_prob": np.full((3, 4), -np.inf)}, "log_prob holds .* not finite"),
-            ("trajectory", {"log_ratio": np.zeros((3, 5), "f4")}, r"log_ratio must be float32 \(3, 4\)"),
-            ("trajectory", {"stochastic_steps": np.array([0, 2, 1, 3])}, "increasing positions"),
-            ("trajectory", {"stochastic_steps": np.array([0, 1, 2, 5])}, "increasing positions"),
-            ("score", {"rewards": np.zeros(2)}, r"rewards must be float64 \(3,\), it is float64 \(2,\)"),
-            ("score", {"rewards": np.array([1.0, np.nan, 2.0])}, "rewards holds .* not finite"),
-            ("score", {"differences": np.ones((3, 3))}, "not antisymmetric"),
-            ("score", {"differences": np.zeros((3, 2))}, r"differences must be float64 \(3, 3\)"),
-            ("score", {"parts": {"a": np.zeros(4)}}, "part a must be"),
+            ("trajectory", {"condition": {"a": np.array([np.nan])}}, "condition a"),
+            ("trajectory", {"log_prob": np.full((3, 4), -np.inf)}, "log_prob"),
+            ("trajectory", {"log_ratio": np.zeros((3, 5), "f4")}, "log_ratio"),
+            ("trajectory", {"stochastic_steps": np.array([0, 2, 1, 3])}, "increasing"),
+            ("trajectory", {"stochastic_steps": np.array([0, 1, 2, 5])}, "increasing"),
+            ("score", {"rewards": np.zeros(2)}, "rewards"),
+            ("score", {"rewards": np.array([1.0, np.nan, 2.0])}, "rewards"),
+            ("score", {"differences": np.ones((3, 3))}, "antisymmetric"),
+            ("score", {"differences": np.zeros((3, 2))}, "differences"),
+            ("score", {"parts": {"a": np.zeros(4)}}, "part a"),
         ],
     )
     def test_an_unsound_group_is_not_written(
@@ -233,19 +231,17 @@ class TestCheck:
         write(tmp_path, make_group(1), epoch=1)
         open_recording(tmp_path).check("abc", (2, 4, 4), "base")
 
-    def test_another_base_of_the_same_shape_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("run", "mentions"),
+        [
+            (("abc", (2, 4, 4), "other"), r"epoch_000000.*another pretrained model"),
+            (("xyz", (2, 4, 4), "base"), r"epoch_000000\.parquet, row 1: .*abc.*xyz"),
+            (("abc", (4, 8, 8), "base"), r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"),
+        ],
+    )
+    def test_what_does_not_fit_the_run_is_refused_with_file_and_row(
+        self, tmp_path: Path, run: tuple[str, tuple[int, ...], str], mentions: str
+    ) -> None:
         write(tmp_path, make_group(0))
-        with pytest.raises(RecordingError, match=r"epoch_000000.*another pretrained model \(digest base\)"):
-            open_recording(tmp_path).check("abc", (2, 4, 4), "other")
-
-    def test_another_step_distribution_is_refused_with_file_and_row(self, tmp_path: Path) -> None:
-        write(tmp_path, make_group(0))
-        write(tmp_path, make_group(1), make_group(2, schedule="xyz"), epoch=4)
-        reason = r"epoch_000004\.parquet, row 2: .*distribution xyz, this run's is abc"
-        with pytest.raises(RecordingError, match=reason):
-            open_recording(tmp_path).check("abc", (2, 4, 4), "base")
-
-    def test_another_latent_shape_is_refused(self, tmp_path: Path) -> None:
-        write(tmp_path, make_group(0))
-        with pytest.raises(RecordingError, match=r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"):
-            open_recording(tmp_path).check("abc", (4, 8, 8), "base")
+        with pytest.raises(RecordingError, match=mentions):
+            open_recording(tmp_path).check(*run)

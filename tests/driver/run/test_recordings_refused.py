@@ -12,19 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import RecordingError
-from common.trajectory import (
-    ScoredGroup,
-)
-from driver.run.recordings import TrajectoryWriter, open_recording
+from driver.run.recordings import open_recording
+from tests.driver.run.test_recordings import read, write
 from tests.scored_groups import assert_same_bits, make_group
-
-
-def write(folder: Path, *groups: ScoredGroup, epoch: int = 0) -> Path:
-    return TrajectoryWriter(folder, base="base").write_epoch(epoch, groups)
-
-
-def read(folder: Path, epoch: int = 0) -> list[ScoredGroup]:
-    return list(open_recording(folder).read_epoch(epoch))
 
 
 def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None], metadata: dict[str, str]) -> None:
@@ -40,61 +30,58 @@ def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None], metada
         writer.add_key_value_metadata({**kept, **metadata})
 
 
+def _holds(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+def _cut(share: float) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def _version(version: str) -> Callable[[Path], None]:
+    return lambda path: rewritten(path, lambda rows: None, {"format_version": version})
+
+
+def _other_columns(path: Path) -> None:
+    table = pq.read_table(path).drop_columns(["rewards"])
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"format": "prdp-trajectories", "format_version": "3", "groups": "2"})
+
+
 class TestRefused:
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         return write(tmp_path, make_group(0), make_group(1))
 
     def test_a_missing_folder_and_one_without_recordings(self, tmp_path: Path) -> None:
-        with pytest.raises(RecordingError, match="no folder of recorded trajectories"):
-            open_recording(tmp_path / "nowhere")
-        with pytest.raises(RecordingError, match=r"has no recorded trajectories, no file like epoch_000000"):
-            open_recording(tmp_path)
+        for folder in (tmp_path / "nowhere", tmp_path):
+            with pytest.raises(RecordingError, match=str(folder)):
+                open_recording(folder)
 
-    @pytest.mark.parametrize("content", [b"", b"not parquet at all", b"PAR1PAR1"])
-    def test_what_is_no_parquet(self, path: Path, content: bytes) -> None:
-        path.write_bytes(content)
-        with pytest.raises(RecordingError, match=rf"{path.name} is not a whole Parquet file"):
-            open_recording(path.parent)
-
-    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-    def test_a_truncated_file(self, path: Path, share: float) -> None:
-        data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(RecordingError, match="not a whole Parquet file"):
-            open_recording(path.parent)
-
-    def test_parquet_of_something_else(self, path: Path) -> None:
-        pq.write_table(pa.table({"prompt": ["a"]}), path)
-        with pytest.raises(RecordingError, match="Parquet, but no recording of trajectories"):
-            open_recording(path.parent)
-
-    @pytest.mark.parametrize(("version", "which"), [("2", "an earlier version"), ("4", "a later version")])
-    def test_another_version_of_the_format_is_refused_with_what_to_do(
-        self, path: Path, version: str, which: str
+    @pytest.mark.parametrize(
+        ("damage", "mentions"),
+        [
+            *((_holds(content), "") for content in (b"", b"not parquet at all", b"PAR1PAR1")),
+            *((_cut(share), "") for share in (0.1, 0.5, 0.9, 0.999)),
+            (lambda path: pq.write_table(pa.table({"prompt": ["a"]}), path), ""),
+            (lambda path: rewritten(path, lambda rows: rows.pop(), {}), "1 rows of the 2"),
+            (_other_columns, "columns"),
+            (_version("2"), "earlier.*format 2"),
+            (_version("4"), "later.*format 4"),
+        ],
+    )
+    def test_what_is_no_whole_recording(
+        self, path: Path, damage: Callable[[Path], object], mentions: str
     ) -> None:
-        rewritten(path, lambda rows: None, {"format_version": version})
-        with pytest.raises(RecordingError, match=rf"{which}.*format {version}.*record anew"):
+        damage(path)
+        with pytest.raises(RecordingError, match=rf"{path.name}.*{mentions}"):
             open_recording(path.parent)
 
     def test_rows_in_another_order(self, path: Path) -> None:
         rewritten(path, lambda rows: rows.reverse(), {})
-        with pytest.raises(RecordingError, match=r"row 1: .*SHA-256 differs"):
+        with pytest.raises(RecordingError, match=r"row 1: .*SHA-256"):
             read(path.parent)
-
-    def test_a_file_that_lost_rows(self, path: Path) -> None:
-        rewritten(path, lambda rows: rows.pop(), {})
-        with pytest.raises(RecordingError, match="1 rows of the 2"):
-            open_recording(path.parent)
-
-    def test_other_columns(self, path: Path) -> None:
-        table = pq.read_table(path).drop_columns(["rewards"])
-        with pq.ParquetWriter(path, table.schema) as writer:
-            writer.write_table(table)
-            metadata = {"format": "prdp-trajectories", "format_version": "3", "groups": "2"}
-            writer.add_key_value_metadata(metadata)
-        with pytest.raises(RecordingError, match="other columns"):
-            open_recording(path.parent)
 
     def test_a_faithful_copy_by_another_writer_is_read(self, path: Path) -> None:
         rewritten(path, lambda rows: None, {})
@@ -102,19 +89,14 @@ class TestRefused:
             assert_same_bits(got, wanted)
 
     @pytest.mark.parametrize(
-        ("column", "value", "reason"),
-        [
-            ("header", "{}", "SHA-256 differs"),
-            ("arrays", [], "SHA-256 differs"),
-            ("arrays", [b"1234"], "SHA-256 differs"),
-            ("sha256", "0" * 64, "SHA-256 differs"),
-        ],
+        ("column", "value"),
+        [("header", "{}"), ("arrays", []), ("arrays", [b"1234"]), ("sha256", "0" * 64)],
     )
-    def test_a_changed_row(self, path: Path, column: str, value: Any, reason: str) -> None:
+    def test_a_changed_row(self, path: Path, column: str, value: Any) -> None:
         rewritten(path, lambda rows: rows[1].update({column: value}), {})
         groups = open_recording(path.parent).read_epoch(0)
         assert_same_bits(next(groups), make_group(0))
-        with pytest.raises(RecordingError, match=rf"{path.name}, row 2: .*{reason}"):
+        with pytest.raises(RecordingError, match=rf"{path.name}, row 2: .*SHA-256"):
             next(groups)
 
     def test_flipped_bits_anywhere_are_found_or_without_effect(self, path: Path) -> None:

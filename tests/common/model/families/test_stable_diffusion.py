@@ -170,10 +170,6 @@ def test_paths_that_are_neither_folder_nor_hub_id_are_refused(source: str) -> No
         check_model(ModelSection(path=source), SAMPLING)
 
 
-def test_a_hub_id_is_left_to_loading() -> None:
-    check_model(ModelSection(path="owner/name"), SAMPLING)
-
-
 def test_a_prompt_is_embedded_alone_and_remembered(family: StableDiffusionFamily) -> None:
     calls: list[int] = []
     assert family.text is not None
