@@ -175,14 +175,15 @@ class LearnerHost:
 
 
 class Share:
-    """One of the many that a host stands for, as a Ray handle: its number goes before every argument."""
+    """One of the many that a host of a kind stands for, as a Ray handle with the kind's public methods.
 
-    def __init__(self, host: Any, number: int) -> None:
-        self._host = host
-        self._number = number
+    Its number goes before every argument.
+    """
 
-    def __getattr__(self, name: str) -> ShareMethod:
-        return ShareMethod(getattr(self._host, name), self._number)
+    def __init__(self, host: Any, kind: type, number: int) -> None:
+        for name in vars(kind):
+            if not name.startswith("_"):
+                setattr(self, name, ShareMethod(getattr(host, name), number))
 
 
 class ShareMethod:

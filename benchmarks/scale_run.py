@@ -169,9 +169,9 @@ async def run_simulated(session: Session, row: Row, stalls: StallReporter, keepe
         .options(num_cpus=0, max_concurrency=4 * row.groups + 100)
         .remote(row.sizes, row.learn_seconds)
     )
-    shares = (Share(hosts[number % row.hosts], number) for number in itertools.count())
+    shares = (Share(hosts[number % row.hosts], ActorHost, number) for number in itertools.count())
     pool = ActorPool(config, lambda _: next(shares))
-    group = LearnerGroup(config, RUN_ID, [Share(learner, rank) for rank in range(row.ranks)])
+    group = LearnerGroup(config, RUN_ID, [Share(learner, LearnerHost, rank) for rank in range(row.ranks)])
     rewards = start_rewards(
         config.rewards, {}, config.reward_service, "scale", str(os.getpid()), START_LIMIT_S, stop_serve=False
     )

@@ -1,10 +1,12 @@
-"""Simulated actors behave as the driver expects, and figures are computed right from what rows print."""
+"""Simulated actors and ranks behave as the driver expects."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from typing import Any
+
+import numpy as np
 
 from benchmarks.scale_parts import ActorHost, LearnerHost, Sizes
 from common.model.weights import Weights
@@ -50,9 +52,9 @@ def test_the_learner_measures_from_sampled_to_accumulated() -> None:
     async def learn() -> tuple[list[float], list[PolicyStamp], list[int]]:
         host = LearnerHost(SIZES, seconds=0.05)
         trajectory, _, _ = await sampled(ActorHost(SIZES, 0.0, 0.0), 0, 0)
-        score = GroupScore.pointwise([0.0, 1.0], {}, ())  # type: ignore[arg-type]
+        score = GroupScore.pointwise(np.array([0.0, 1.0]), {}, ()), None
         await asyncio.sleep(0.05)
-        await asyncio.gather(*(host.accumulate(rank, trajectory, score) for rank in (0, 0, 1)))
+        await asyncio.gather(*(host.accumulate(rank, [score], trajectory) for rank in (0, 0, 1)))
         reports = [await host.finish_update(rank) for rank in (0, 1)]
         stamp, weights = await host.publish(0)
         stamps = [stamp, weights.stamp, await host.agree(1)]

@@ -52,6 +52,16 @@ def perturb(policy: Policy, size: float, seed: int = 0) -> None:
             value.add_(size * torch.randn(value.shape, generator=generator, dtype=value.dtype))
 
 
+def weights_of(policy: Policy) -> dict[str, Tensor]:
+    """Copies of the trained weights."""
+    return {name: value.detach().clone() for name, value in policy.trainable.parameters().items()}
+
+
+def has_weights(policy: Policy, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the trained weights are these, to the bit."""
+    return all(torch.equal(value, weights[name]) for name, value in policy.trainable.parameters().items())
+
+
 def slow_log_prob(
     policy: Denoiser, family: Any, distribution: Steps, latents: Tensor, condition: Any
 ) -> Tensor:

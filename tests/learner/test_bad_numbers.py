@@ -89,17 +89,6 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
     assert same(*ends)
 
 
-def test_later_updates_of_the_epoch_go_on_without_the_group(setup: Setup) -> None:
-    learner = make_learner(setup[0], setup[2], updates=3)
-    stamp = learner.publish().stamp
-    learner.accumulate([spoilt(group(setup, stamp, 0), "latents", math.nan)])
-    learner.accumulate([group(setup, stamp, 1)])
-    reports = [learner.finish_update(), learner.repeat_update(), learner.repeat_update()]
-    assert [report.outcome for report in reports] == [Outcome.BAD_GROUP, Outcome.APPLIED, Outcome.APPLIED]
-    assert [len(report.bad_groups) for report in reports] == [1, 0, 0]
-    assert [report.groups for report in reports] == [1, 1, 1]
-
-
 def test_two_bad_groups_are_both_named_and_good_ones_among_them_are_not(setup: Setup) -> None:
     learner = make_learner(setup[0], setup[2])
     stamp = learner.publish().stamp

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from common.model.loading import load_policy
-from common.model.policy import Policy
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.old_policy import Offline
 from tests.learner.support import (
     double_policy,
+    has_weights,
     make_learner,
     make_optimizer,
     perturb,
@@ -23,6 +23,7 @@ from tests.learner.support import (
     slow_log_prob,
     slow_loss,
     slow_update,
+    weights_of,
     whole,
 )
 from tests.tiny_config import make_config
@@ -90,14 +91,6 @@ class Twins:
             torch.testing.assert_close(self.policy.trainable.parameters()[name], value, rtol=1e-8, atol=1e-10)
 
 
-def _snapshot(policy: Policy) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in policy.trainable.parameters().items()}
-
-
-def _unchanged(policy: Policy, before: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, before[name]) for name, value in policy.trainable.parameters().items())
-
-
 @every_setting
 def test_one_update_is_algorithm_1(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
@@ -105,12 +98,12 @@ def test_one_update_is_algorithm_1(
     twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
     learner = make_learner(twins.policy, twins.distribution, beta=BETA)
     groups = twins.groups(learner.publish().stamp)
-    start = _snapshot(twins.policy)
+    start = weights_of(twins.policy)
     learner.accumulate(groups)
     report = learner.finish_update()
     loss, norm = twins.slow_step(groups, twins.log_probs(groups), float("inf"))
     twins.assert_equal()
-    assert not _unchanged(twins.policy, start)
+    assert not has_weights(twins.policy, start)
     assert report.loss == pytest.approx(loss, rel=1e-9)
     assert report.gradient_norm == pytest.approx(norm, rel=1e-9)
     assert report.gradient_norm > 1  # so that the clip of the gradient acts

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from common.errors import WeightsError
 from common.model.policy import Policy
@@ -16,15 +15,17 @@ from common.model.steps import Steps
 from common.model.trainable import Reference
 from common.trajectory import ScoredGroup
 from learner.learner import Learner
-from tests.learner.support import double_policy, make_learner, perturb, sample_double, scored
+from tests.learner.support import (
+    double_policy,
+    has_weights,
+    make_learner,
+    perturb,
+    sample_double,
+    scored,
+    weights_of,
+)
 
-
-def _snapshot(policy: Policy) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in policy.trainable.parameters().items()}
-
-
-def _unchanged(policy: Policy, before: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, before[name]) for name, value in policy.trainable.parameters().items())
+Setup = tuple[Policy, Reference, Steps]
 
 
 def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
@@ -34,19 +35,17 @@ def _update(learner: Learner, groups: list[ScoredGroup]) -> Any:
 
 
 @pytest.fixture
-def setup(tiny_pipeline: Path, tmp_path: Path) -> tuple[Policy, Reference, Steps]:
+def setup(tiny_pipeline: Path, tmp_path: Path) -> Setup:
     """A LoRA policy with its reference, for what does not depend on the kind of policy."""
     return double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 3})
 
 
-def test_the_mismatch_shows_an_actor_with_other_weights(
-    setup: tuple[Policy, Reference, Steps],
-) -> None:
+def test_the_mismatch_shows_an_actor_with_other_weights(setup: Setup) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     stamp = learner.publish().stamp
     honest = sample_double(policy, reference, distribution, stamp, "a cat")
-    weights = _snapshot(policy)
+    weights = weights_of(policy)
     perturb(policy, 0.05)
     liar = sample_double(policy, reference, distribution, stamp, "a cat")
     policy.load(weights)
@@ -58,9 +57,7 @@ def test_the_mismatch_shows_an_actor_with_other_weights(
     assert learner.finish_update().log_ratio_mismatch > 1e-3
 
 
-def test_later_updates_measure_movement_in_the_learners_own_numerics(
-    setup: tuple[Policy, Reference, Steps],
-) -> None:
+def test_later_updates_measure_movement_in_the_learners_own_numerics(setup: Setup) -> None:
     """An actor that rounds otherwise must not look like a policy that has moved."""
     policy, reference, distribution = setup
     perturb(policy, 0.05)
@@ -68,7 +65,7 @@ def test_later_updates_measure_movement_in_the_learners_own_numerics(
     group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
     rounding = 1e-3 * torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     otherwise = replace(group, log_prob=group.log_prob + rounding.numpy())
-    weights = _snapshot(policy)
+    weights = weights_of(policy)
     first = _update(learner, [scored(otherwise, [0.1, 0.5, 0.3])])
     assert first.log_ratio_mismatch == pytest.approx(float(rounding.abs().max()))
     policy.load(weights)
@@ -78,9 +75,7 @@ def test_later_updates_measure_movement_in_the_learners_own_numerics(
     assert second.log_ratio_mean == pytest.approx(first.log_ratio_mean, rel=1e-9)
 
 
-def test_step_norms_are_of_the_first_groups_own_gradient(
-    setup: tuple[Policy, Reference, Steps],
-) -> None:
+def test_step_norms_are_of_the_first_groups_own_gradient(setup: Setup) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, updates=2, max_norm=1e9)
     stamp = learner.publish().stamp
@@ -95,43 +90,41 @@ def test_step_norms_are_of_the_first_groups_own_gradient(
 
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"digest": "0" * 64}, {"run_id": "another run"}])
-def test_foreign_stamps_are_refused(setup: tuple[Policy, Reference, Steps], change: dict[str, Any]) -> None:
+def test_foreign_stamps_are_refused(setup: Setup, change: dict[str, Any]) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     stamp = replace(learner.publish().stamp, **change)
     group = sample_double(policy, reference, distribution, stamp, "a cat")
-    with pytest.raises(WeightsError, match="which the learner did not publish"):
+    with pytest.raises(WeightsError, match="did not publish"):
         learner.accumulate([scored(group, [0.1, 0.2, 0.3])])
     assert learner.finish_update().applied is False
 
 
-def test_another_step_distribution_is_refused(setup: tuple[Policy, Reference, Steps]) -> None:
+def test_another_step_distribution_is_refused(setup: Setup) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution)
     group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
     other = replace(group, schedule=distribution.fingerprint("another guidance"))
-    with pytest.raises(WeightsError, match=r"'a cat' was sampled from another step distribution or guidance"):
+    with pytest.raises(WeightsError, match="another step distribution"):
         learner.accumulate([scored(other, [0.1, 0.2, 0.3])])
 
 
-def test_an_update_without_an_untied_pair_is_skipped(
-    setup: tuple[Policy, Reference, Steps],
-) -> None:
+def test_an_update_without_an_untied_pair_is_skipped(setup: Setup) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.5)
     stamp = learner.publish().stamp
     group = sample_double(policy, reference, distribution, stamp, "a cat")
-    before = _snapshot(policy)
+    before = weights_of(policy)
     tied = scored(group, [0.2, 0.2, 0.2])
     for groups in ([], [tied], [tied, tied]):
         report = _update(learner, groups)
         assert (report.applied, report.version, report.loss) == (False, 0, 0.0)
         assert (report.stats["tied_groups"], report.groups) == (float(bool(groups)), len(groups))
         assert report.stats["tie_share"] == (1.0 if groups else 0.0)
-        assert _unchanged(policy, before)
+        assert has_weights(policy, before)
     # One tied group beside an untied one takes nothing from it.
     alone = _update(learner, [scored(group, [0.1, 0.5, 0.3])])
-    after = _snapshot(policy)
+    after = weights_of(policy)
     policy.load(before)
     fresh = make_learner(policy, distribution)
     fresh.publish()
@@ -142,10 +135,10 @@ def test_an_update_without_an_untied_pair_is_skipped(
         torch.testing.assert_close(value, after[name], rtol=1e-9, atol=1e-12)
 
 
-def test_moving_averages_follow_the_weights(setup: tuple[Policy, Reference, Steps]) -> None:
+def test_moving_averages_follow_the_weights(setup: Setup) -> None:
     policy, reference, distribution = setup
     learner = make_learner(policy, distribution, ema_decay=0.75)
-    expected = _snapshot(policy)
+    expected = weights_of(policy)
     for _ in range(2):
         group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
         _update(learner, [scored(group, [0.1, 0.5, 0.3])])

@@ -64,9 +64,7 @@ def learned(config: Config) -> int:
     stochastic = np.array(steps.stochastic_steps, dtype=np.int64)
     learner = build_learner(config, "run", Single())
     generator = np.random.default_rng(0)
-    latents = generator.standard_normal(
-        (images * (count + 1), *policy.family.latent_shape), dtype=np.float32
-    )
+    latents = generator.standard_normal((images * (count + 1), *policy.family.latent_shape), dtype=np.float32)
     trajectory = TrajectoryGroup(
         prompt="a prompt",
         noise=NoiseKey(0, "train", 0, 0),

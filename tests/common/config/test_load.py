@@ -85,28 +85,23 @@ class TestOverrides:
 
 
 class TestKinds:
-    def test_the_default_kind_need_not_be_named(self) -> None:
-        assert load(text="policy: {rank: 4}\n").policy == LoraPolicy(rank=4)
-        assert load("policy.rank=4").policy == LoraPolicy(rank=4)
-
-    def test_switching_the_kind_drops_what_the_file_gives_for_the_other(self) -> None:
+    def test_the_default_kind_need_not_be_named_and_another_drops_what_the_file_gives_for_it(self) -> None:
+        assert load(text="policy: {rank: 4}\n").policy == load("policy.rank=4").policy == LoraPolicy(rank=4)
         assert load("policy.kind=full", text="policy: {kind: lora, rank: 4}\n").policy == FullPolicy()
+        resolved = config_to_yaml(load())
+        assert config_from_yaml_text(resolved, overrides=["policy.kind=full"]).policy == FullPolicy()
 
     def test_settings_that_both_kinds_have_stay(self) -> None:
         config = load("objective.kind=ddpo", text="objective: {kl_weight: 0.1, updates_per_epoch: 3}\n")
         assert config.objective == DdpoSection(updates_per_epoch=3)
 
-    def test_a_key_of_the_other_kind_given_on_the_command_line_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        ("text", "overrides"),
+        [("", ["policy.rank=4", "policy.kind=full"]), ("policy: {kind: full, rank: 4}\n", [])],
+    )
+    def test_a_key_of_the_other_kind_is_refused(self, text: str, overrides: list[str]) -> None:
         with pytest.raises(ConfigError, match=r"policy\.rank.*for full"):
-            load("policy.rank=4", "policy.kind=full")
-
-    def test_a_key_of_the_other_kind_in_the_file_is_refused_where_the_file_names_the_kind(self) -> None:
-        with pytest.raises(ConfigError, match=r"policy\.rank"):
-            load(text="policy: {kind: full, rank: 4}\n")
-
-    def test_the_kind_can_be_switched_in_a_resolved_configuration(self) -> None:
-        resolved = config_to_yaml(load())
-        assert config_from_yaml_text(resolved, overrides=["policy.kind=full"]).policy == FullPolicy()
+            load(*overrides, text=text)
 
 
 class TestRewards:
@@ -126,15 +121,7 @@ gold:
             "elsewhere": UrlReward(url="https://host:8000/geneval", token_env="GENEVAL_TOKEN"),
         }
         assert config.embedded == config.rewards
-
-    def test_a_resolved_configuration_reads_as_an_equal_one(self) -> None:
-        config = load(text=self.FILE)
         assert config_from_yaml_text(config_to_yaml(config)) == config
-
-    def test_overrides_reach_every_form(self) -> None:
-        config = load("gold.deployed.weight=2", "gold.elsewhere.token_env=OTHER", text=self.FILE)
-        assert config.gold["deployed"].weight == 2.0
-        assert config.gold["elsewhere"] == UrlReward(url="https://host:8000/geneval", token_env="OTHER")
 
     def test_a_form_chosen_on_the_command_line_drops_what_only_the_other_has(self) -> None:
         text = "gold: {g: {scorer: clip, weight: 3, options: {path: x}}}\n"
@@ -147,9 +134,6 @@ gold:
     def test_what_the_command_line_itself_gives_for_another_form_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"rewards\.clip\.options.*for app"):
             load("rewards.clip.app=foo", "rewards.clip.options.path=x")
-
-    def test_a_whole_entry_may_be_replaced(self) -> None:
-        assert load("rewards.clip={app: foo}").rewards == {"clip": AppReward(app="foo")}
 
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=12)
@@ -179,26 +163,16 @@ def test_round_trip(options: dict, labels: dict, rate: float, experiment: str) -
     assert list(map(type, again.rewards["r"].options.values())) == list(map(type, options.values()))
 
 
-class TestDifferences:
-    def test_none_between_equals(self) -> None:
-        assert config_differences(load(), load()) == []
-
-    def test_each_with_both_values(self) -> None:
-        other = load("sampling.steps=7", "policy.kind=full", "rewards.b.scorer=jpeg")
-        assert config_differences(load(), other) == [
-            'policy.kind: "lora" against "full"',
-            "policy.rank: 16 against not set",
-            "policy.alpha: 16 against not set",
-            'policy.target_modules: ["to_q", "to_k", "to_v", "to_out.0"] against not set',
-            "sampling.steps: 50 against 7",
-            'rewards.b.scorer: not set against "jpeg"',
-            "rewards.b.pairs: not set against 0",
-            "rewards.b.weight: not set against 1.0",
-        ]
-
-    def test_long_texts_that_differ_at_their_end(self) -> None:
-        a, b = (load(f"model.path={'x' * 300}{end}") for end in "ab")
-        assert len(config_differences(a, b)) == 1
+def test_differences_have_both_values() -> None:
+    assert config_differences(load(), load()) == []
+    other = load("sampling.steps=7", "policy.kind=full", "rewards.b.scorer=jpeg")
+    found = dict(line.split(": ", 1) for line in config_differences(load(), other))
+    assert found["policy.kind"] == '"lora" against "full"'
+    assert found["sampling.steps"] == "50 against 7"
+    assert found["rewards.b.scorer"] == 'not set against "jpeg"'
+    assert {key.split(".")[0] for key in found} == {"policy", "sampling", "rewards"}
+    a, b = (load(f"model.path={'x' * 300}{end}") for end in "ab")
+    assert len(config_differences(a, b)) == 1
 
 
 class TestFiles:
@@ -212,19 +186,16 @@ class TestFiles:
         with pytest.raises(ConfigError, match=r"quikstart\.yaml; did you mean .*quickstart\.yaml"):
             load_config(tmp_path / "quikstart.yaml", [])
 
-    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"folder .*nowhere does not exist"):
-            load_config(tmp_path / "nowhere" / "run.yaml", [])
-
-    def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="Cannot read"):
-            load_config(tmp_path, [])
-
-    def test_bytes_that_are_no_text_name_the_line(self, tmp_path: Path) -> None:
+    def test_what_cannot_be_read_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "run.yaml"
         path.write_bytes(b"a: 1\nb: \xff\n")
-        with pytest.raises(ConfigError, match="line 2: not UTF-8"):
-            load_config(path, [])
+        for place, mentions in (
+            (tmp_path / "nowhere" / "run.yaml", "nowhere"),
+            (tmp_path, str(tmp_path)),
+            (path, r"line 2: not UTF-8"),
+        ):
+            with pytest.raises(ConfigError, match=mentions):
+                load_config(place, [])
 
 
 def test_loading_needs_nothing_heavy() -> None:

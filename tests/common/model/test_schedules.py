@@ -103,7 +103,7 @@ def test_no_stochastic_step_is_plain_ddim() -> None:
 
 def test_last_step_without_noise_is_refused() -> None:
     """set_alpha_to_one ends at abar = 1, where the posterior is a point."""
-    with pytest.raises(ModelError, match=r"Steps \[4\] of 5 draw no noise"):
+    with pytest.raises(ModelError, match="no noise"):
         _named({"set_alpha_to_one": True}, 5, 1.0, range(5))
     last = _named({"set_alpha_to_one": False, "steps_offset": 1}, 5, 1.0, range(5))
     assert last.std[-1] > 0
@@ -111,28 +111,28 @@ def test_last_step_without_noise_is_refused() -> None:
 
 def test_zero_signal_is_refused_for_epsilon_and_fine_for_v() -> None:
     config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
-    with pytest.raises(ModelError, match="zero-SNR schedule needs v_prediction"):
+    with pytest.raises(ModelError, match="v_prediction"):
         _named({**config, "prediction_type": "epsilon"}, 5, 1.0, range(4))
     distribution = _named({**config, "prediction_type": "v_prediction"}, 5, 1.0, range(4))
     assert distribution.times[0] == 999
 
 
-def test_more_steps_than_the_schedule_has_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"sampling\.steps is 51, but the model's schedule has only 50"):
-        _named({"num_train_timesteps": 50}, 51, 1.0, (0,))
-
-
 @pytest.mark.parametrize(
-    ("config", "steps"), [({"timestep_spacing": "trailing"}, 61), ({"steps_offset": 1}, 1000)]
+    ("config", "steps"),
+    [
+        ({"num_train_timesteps": 50}, 51),
+        ({"timestep_spacing": "trailing"}, 61),
+        ({"steps_offset": 1}, 1000),
+    ],
 )
-def test_schedules_that_run_past_an_end_are_refused(config: dict[str, Any], steps: int) -> None:
-    with pytest.raises(ModelError, match=f"cannot be cut into {steps} steps"):
+def test_more_steps_than_the_schedule_has_are_refused(config: dict[str, Any], steps: int) -> None:
+    with pytest.raises(ModelError, match=str(steps)):
         _named(config, steps, 1.0, (0,))
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "LCMScheduler"])
 def test_unsupported_schedulers_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match=f"scheduler is {name}; supported are DDIMScheduler"):
+    with pytest.raises(ModelError, match=f"{name}.*DDIMScheduler"):
         check_discrete(name, {})
 
 

@@ -24,10 +24,7 @@ HALFWAY = DisplayState(
     dropped=1,
     alarms=("gradient_norm",),
 )
-FIGURES = (
-    "reward 0.612 (+0.104) | gold on unseen prompts 0.33 (+0.02) | 14.2 images/s | 0:02:48 left"
-    " | groups dropped: 1 | ALARM gradient_norm"
-)
+FIGURES = ("0.612 (+0.104)", "0.33 (+0.02)", "14.2 images/s", "0:02:48", "dropped: 1", "gradient_norm")
 
 
 def console_of(terminal: bool) -> Console:
@@ -67,7 +64,8 @@ def test_bars_show_everything_and_print_text_above_them_as_it_is() -> None:
     display.note("[a note]")
     display.close()
     text = text_of(console)
-    for shown in ("[demo]", "epoch 13/40", "sampling", "96/128 images", FIGURES, "[a note]", "a plain print"):
+    expected = ("[demo]", "epoch 13/40", "sampling", "96/128 images", *FIGURES, "[a note]", "a plain print")
+    for shown in expected:
         assert shown in text
     display.close()
 
@@ -82,10 +80,8 @@ def test_lines_come_at_epoch_ends_and_now_and_then() -> None:
     display.update(HALFWAY)
     display.note("[a note]")
     display.close()
-    assert [line.split(" ", 1)[1] for line in text_of(console).splitlines()] == [
-        "demo: 40 epochs",
-        "epoch 12/40 learning 32/128 images",
-        "epoch 12/40 learning 32/128 images",
-        f"epoch 12/40 done | {FIGURES}",
-        "[a note]",
-    ]
+    begin, *now_and_then, done, note = text_of(console).splitlines()
+    assert "40 epochs" in begin
+    assert ["32/128 images" in line for line in now_and_then] == [True, True]
+    assert all(figure in done for figure in FIGURES)
+    assert "[a note]" in note
