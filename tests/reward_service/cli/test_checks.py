@@ -12,20 +12,13 @@ from numpy.typing import NDArray
 from reward_service.cli import checks
 from reward_service.cli.checks import CHECKS, Finding, Verdict, check_reward
 from reward_service.contract.settings import ServedReward
+from tests.reward_service.scorers import Duel, Redness
 
 HERE = "tests.reward_service.cli.test_checks"
 SHARED = "tests.reward_service.scorers"
 
 
-class _Brightness:
-    version = "1"
-    digest = "abc"
-
-    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return images.mean(axis=(1, 2, 3)) / 255.0
-
-
-class Restless(_Brightness):
+class Restless(Redness):
     """Adds noise."""
 
     rng = np.random.default_rng(0)
@@ -40,35 +33,35 @@ class HonestlyRestless(Restless):
     deterministic = False
 
 
-class NotFinite(_Brightness):
+class NotFinite(Redness):
     """NaN for an image that is alone."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return super().score(prompts, images) + (np.nan if len(images) == 1 else 0.0)
 
 
-class OneShort(_Brightness):
+class OneShort(Redness):
     """A number too few where there are several."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return super().score(prompts, images)[: max(1, len(images) - 1)]
 
 
-class Huge(_Brightness):
+class Huge(Redness):
     """In millions."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return super().score(prompts, images) * 1e7
 
 
-class Constant(_Brightness):
+class Constant(Redness):
     """Likes all."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return np.ones(len(images))
 
 
-class MainThreadOnly(_Brightness):
+class MainThreadOnly(Redness):
     """Cannot be called from another thread."""
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -77,27 +70,13 @@ class MainThreadOnly(_Brightness):
         return super().score(prompts, images)
 
 
-class FirstPlace:
+class FirstPlace(Duel):
     """A judge who prefers the first of two."""
-
-    version = "1"
-    digest = ""
 
     def compare_pairs(
         self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        light = images.mean(axis=(1, 2, 3)) / 255.0
-        return light[pairs[:, 0]] - light[pairs[:, 1]] + 0.3
-
-
-class Lopsided:
-    """A matrix that is not antisymmetric."""
-
-    version = "1"
-    digest = ""
-
-    def compare(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.abs(np.subtract.outer(images.mean(axis=(1, 2, 3)), images.mean(axis=(1, 2, 3))))
+        return super().compare_pairs(prompt, images, pairs) + 0.3
 
 
 def findings(scorer: str, **settings: Any) -> dict[str, Finding]:
@@ -108,9 +87,43 @@ def verdicts(scorer: str, verdict: Verdict) -> set[str]:
     return {name for name, one in findings(scorer).items() if one.verdict is verdict}
 
 
-@pytest.mark.parametrize("scorer", ["jpeg_compressibility", f"{SHARED}:GreenDuel", f"{SHARED}:Duel"])
-def test_sound_scorers_pass_every_check(scorer: str) -> None:
-    found = findings(scorer)
+def test_noise_that_is_declared_is_no_failure_and_what_does_not_answer_is_not_asked_again() -> None:
+    assert not verdicts(f"{HERE}:HonestlyRestless", Verdict.FAILED)
+    assert verdicts(f"{HERE}:HonestlyRestless", Verdict.SKIPPED) == {"same again", "batch size", "order"}
+    assert len(verdicts(f"{HERE}:NotFinite", Verdict.SKIPPED)) == len(CHECKS) - 1
+
+
+@pytest.mark.parametrize(
+    ("scorer", "settings", "check", "verdict", "said"),
+    [
+        (f"{HERE}:Restless", {}, "same again", Verdict.FAILED, "deterministic = False"),
+        (f"{SHARED}:Duel", {"pairs": 2}, "finite, one each", Verdict.FAILED, "5"),
+        (f"{SHARED}:Unbuildable", {}, "built", Verdict.FAILED, "no such model"),
+        (f"{HERE}:Huge", {}, "magnitude", Verdict.NOTE, "e-07"),
+        (f"{HERE}:Constant", {}, "magnitude", Verdict.NOTE, "same number"),
+        (f"{SHARED}:Redness", {}, "time", Verdict.NOTE, "replicas"),
+    ],
+)
+def test_a_finding_comes_with_what_it_was_or_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+    scorer: str,
+    settings: dict[str, Any],
+    check: str,
+    verdict: Verdict,
+    said: str,
+) -> None:
+    monkeypatch.setattr(checks, "_SLOW_S", 1e-9)
+    found = findings(scorer, **settings)[check]
+    assert found.verdict is verdict
+    assert said in found.detail + found.advice
+
+
+@pytest.mark.parametrize(
+    ("scorer", "pairs"),
+    [("jpeg_compressibility", 0), (f"{SHARED}:GreenDuel", 0), (f"{SHARED}:Duel", 0), (f"{SHARED}:Duel", 4)],
+)
+def test_sound_scorers_pass_every_check(scorer: str, pairs: int) -> None:
+    found = findings(scorer, pairs=pairs)
     assert list(found) == ["built", *(check.name for check in CHECKS)]
     assert {one.verdict for one in found.values()} == {Verdict.OK}
 
@@ -130,51 +143,8 @@ def test_a_broken_contract_is_found(scorer: str, failed: set[str]) -> None:
     assert verdicts(scorer, Verdict.FAILED) - {"magnitude", "time"} == failed
 
 
-def test_a_failure_comes_with_what_it_was_and_what_to_do() -> None:
-    same = findings(f"{HERE}:Restless")["same again"]
-    assert "other numbers for the same images" in same.detail
-    assert "deterministic = False" in same.advice
-    assert "not antisymmetric" in findings(f"{HERE}:Lopsided")["finite, one each"].detail
-
-
-def test_noise_that_is_declared_is_no_failure() -> None:
-    assert not verdicts(f"{HERE}:HonestlyRestless", Verdict.FAILED)
-    assert verdicts(f"{HERE}:HonestlyRestless", Verdict.SKIPPED) == {"same again", "batch size", "order"}
-
-
-def test_what_does_not_answer_is_not_asked_again() -> None:
-    found = findings(f"{HERE}:NotFinite")
-    assert {one.verdict for name, one in found.items() if name not in ("built", "answers")} == {
-        Verdict.SKIPPED
-    }
-
-
-def test_orders_of_magnitude_are_noted() -> None:
-    huge = findings(f"{HERE}:Huge")["magnitude"]
-    assert (huge.verdict, "e-07" in huge.advice) == (Verdict.NOTE, True)
-    constant = findings(f"{HERE}:Constant")["magnitude"]
-    assert (constant.verdict, "teaches nothing" in constant.advice) == (Verdict.NOTE, True)
-
-
-def test_slowness_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_SLOW_S", 1e-9)
-    slow = findings(f"{SHARED}:Redness")["time"]
-    assert (slow.verdict, "replicas" in slow.advice) == (Verdict.NOTE, True)
-
-
-def test_what_cannot_be_built_is_one_finding() -> None:
-    (found,) = findings(f"{SHARED}:Unbuildable").values()
-    assert (found.verdict, "no such model on this machine" in found.detail) == (Verdict.FAILED, True)
-
-
 def test_a_scorer_is_tested_with_the_prompts_it_names_unless_others_are_given() -> None:
     assert {one.verdict for one in findings(f"{SHARED}:Lookup").values()} == {Verdict.OK}
     served = ServedReward(scorer=f"{SHARED}:Lookup")
     assert {one.verdict for one in check_reward(served, ["a bench"])} == {Verdict.OK}
     assert "KeyError" in check_reward(served, ["a cat"])[1].detail
-
-
-def test_a_budget_of_pairs_is_kept() -> None:
-    assert {one.verdict for one in findings(f"{SHARED}:Duel", pairs=4).values()} == {Verdict.OK}
-    few = findings(f"{SHARED}:Duel", pairs=2)["finite, one each"]
-    assert "cannot connect 5" in few.detail

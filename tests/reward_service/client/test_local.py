@@ -41,21 +41,18 @@ def test_scores_are_weighted_sums_of_the_scorers_answers(make_images: MakeImages
 
 def test_a_failure_says_which_reward_and_why(make_images: MakeImages) -> None:
     mix = local_rewards({"moody": spec("Moody"), "red": spec("Redness")}, {}, SECTION)
-    with pytest.raises(RewardError, match=r"'raise now' could not be scored: moody: .*the judge is out"):
+    with pytest.raises(RewardError, match=r"'raise now'.*moody: .*the judge is out"):
         mix.score_group("raise now", make_images(0, 2))
-
-
-def test_an_application_of_a_cluster_is_refused_kindly() -> None:
-    with pytest.raises(RewardError, match=r"'a' is the application 'x' of a Ray cluster.*url"):
+    with pytest.raises(RewardError, match=r"'a'.*'x'"):
         local_rewards({"a": AppReward(app="x")}, {}, SECTION)
 
 
 class TestEntries:
     def test_scorers_options_and_tokens_are_checked_and_named(self) -> None:
         check_entries({"red": spec("Redness"), "app": AppReward(app="x")})
-        with pytest.raises(RewardError, match=r"'a': no scorer named 'clib'.*Did you mean 'clip'"):
+        with pytest.raises(RewardError, match=r"'a': .*'clip'"):
             check_entries({"a": RewardSpec(scorer="clib")})
-        with pytest.raises(RewardError, match=r"'a': The environment variable NO_SUCH_TOKEN is not set"):
+        with pytest.raises(RewardError, match=r"'a': .*NO_SUCH_TOKEN"):
             check_entries({"a": UrlReward(url="http://127.0.0.1:1", token_env="NO_SUCH_TOKEN")})
 
     def test_a_token_does_not_travel_unencrypted(self, monkeypatch: pytest.MonkeyPatch) -> None:

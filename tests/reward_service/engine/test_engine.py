@@ -236,10 +236,13 @@ async def test_the_newest_settings_win_even_where_they_are_refused() -> None:
 @in_loop
 async def test_a_scorer_that_is_not_ready_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "BUILD_LIMIT_S", 0.05)
-    with pytest.raises(RewardError, match="not ready after"):
+    with pytest.raises(RewardError, match="not ready"):
         async with running(f"{__name__}:GatedBuild"):
             pass
     GatedBuild.may_go_on.set()
+    with pytest.raises(RewardError, match=r"'mine'.*no such model"):
+        async with running(f"{SCORERS}:Unbuildable"):
+            pass
 
 
 @in_loop
@@ -248,9 +251,9 @@ async def test_settings_that_cannot_work_change_nothing_and_say_why() -> None:
     async with running(f"{SCORERS}:Redness", meter=meter) as engine:
         before = await engine.describe()
         refusals = {
-            "did you mean scorer": {"scorre": "clip"},
-            "no such model on this machine": {"scorer": f"{SCORERS}:Unbuildable"},
-            "scores an image otherwise": {"scorer": f"{SCORERS}:Careless"},
+            "scorer": {"scorre": "clip"},
+            "no such model": {"scorer": f"{SCORERS}:Unbuildable"},
+            "alone": {"scorer": f"{SCORERS}:Careless"},
         }
         for reason, given in refusals.items():
             assert reason in await engine.change(given)
@@ -262,15 +265,6 @@ async def test_settings_that_cannot_work_change_nothing_and_say_why() -> None:
         assert await engine.change({"scorer": f"{SCORERS}:Redness", "version": "b"}) == ""
         assert (await engine.describe()).refused == ""
         assert scores_of(await engine.score("a cat", PIXELS)).stamp.version == "1+b"
-
-
-@in_loop
-async def test_settings_that_ask_for_the_same_scorer_build_none() -> None:
-    GatedBuild.may_go_on.set()
-    async with running(f"{__name__}:GatedBuild") as engine:
-        GatedBuild.may_go_on.clear()
-        assert await engine.change({"scorer": f"{__name__}:GatedBuild", "timeout_s": 7.0}) == ""
-        assert engine.settings.timeout_s == 7.0
 
 
 @in_loop
@@ -333,16 +327,6 @@ async def test_a_scorer_that_is_paid_is_never_asked_for_its_health() -> None:
             patch.setattr(engine_module, "PROOF_LASTS_S", 0.0)
             assert 0.0 <= await engine.probe() < 30.0
         assert Paid.calls == 1
-
-
-@in_loop
-async def test_what_cannot_start_tells_why() -> None:
-    with pytest.raises(RewardError, match=r"Reward 'mine': .*no such model on this machine"):
-        async with running(f"{SCORERS}:Unbuildable"):
-            pass
-    with pytest.raises(RewardError, match="scores an image otherwise"):
-        async with running(f"{SCORERS}:Careless"):
-            pass
 
 
 @in_loop

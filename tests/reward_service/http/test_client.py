@@ -62,7 +62,7 @@ def test_a_wrong_token_fails_at_once_and_says_so() -> None:
     def ask(url: str) -> None:
         started = time.monotonic()
         wrong = Token("another-token-0123456789")
-        with pytest.raises(RewardError, match=r"401.*same token") as caught:
+        with pytest.raises(RewardError, match="401") as caught:
             HttpReward(url, wrong, 20.0).score("calm", PIXELS)
         assert time.monotonic() - started < 5.0
         assert wrong.get_secret_value() not in str(caught.value)
@@ -81,29 +81,54 @@ def _with_a_real_server(ask: Callable[[str], None], token: Token) -> None:
     asyncio.run(serve())
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_server_is_asked_again(status: int) -> None:
-    script = Script(error(status), error(status), Say())
-    assert asked(script).stamp == PART.stamp
-    assert len(script.seen) == 3
-
-
-def test_a_connection_that_breaks_once_is_tried_again() -> None:
-    script = Script(Say(drop=True), error(503), error(429), Say())
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        *([error(status), error(status)] for status in (429, 502, 503, 504)),
+        [Say(drop=True), error(503), error(429)],
+        [Say(500, b"Internal Server Error", "text/plain")],
+    ],
+    ids=["429", "502", "503", "504", "a broken connection", "a proxy's 500"],
+)
+def test_what_passes_is_tried_again(trouble: list[Say]) -> None:
+    script = Script(*trouble, Say())
     np.testing.assert_array_equal(asked(script).rewards, PART.rewards)
+    assert len(script.seen) == len(trouble) + 1
+
+
+@pytest.mark.parametrize(
+    ("say", "deadline_s", "reason", "tries"),
+    [
+        (error(503), 20.0, "4 tries", 4),
+        (error(429, retry_after_s=60.0), 5.0, "5 s", 1),
+        (Say(wait_s=5.0), 0.5, "0.5 s", 1),
+    ],
+    ids=["tries", "a wait beyond the deadline", "a slow answer"],
+)
+def test_tries_and_the_deadline_are_kept(say: Say, deadline_s: float, reason: str, tries: int) -> None:
+    script = Script(say)
+    started = time.monotonic()
+    assert reason in refused(script, deadline_s)
+    assert time.monotonic() - started < 3.0
+    assert len(script.seen) == tries
+
+
+def test_nobody_there_is_an_error_by_the_deadline() -> None:
+    with pytest.raises(RewardError, match="4 tries"):
+        HttpReward("http://127.0.0.1:9/x", deadline_s=10.0, retrying=QUICK).score("a", PIXELS)
 
 
 @pytest.mark.parametrize("then", [Say(drop=True), error(503)], ids=["breaks again", "not back in time"])
 def test_a_group_that_may_have_killed_its_server_is_lost_after_a_few_tries(then: Say) -> None:
     script = Script(Say(drop=True), then)
-    with pytest.raises(LostGroupError, match="gave no answer in"):
+    with pytest.raises(LostGroupError):
         asked(script)
     assert len(script.seen) == (2 if then.drop else 4)
 
 
 def test_a_group_whose_scorer_died_is_lost_at_once() -> None:
     script = Script(error(503), error(503, "it died", code="lost"), Say())
-    with pytest.raises(LostGroupError, match=r"answered 503 \(lost\): it died"):
+    with pytest.raises(LostGroupError, match="it died"):
         asked(script)
     assert len(script.seen) == 2
 
@@ -114,24 +139,13 @@ def test_a_group_that_nobody_answers_is_not_lost(late: Say) -> None:
         HttpReward(url, NO_TOKEN, 0.5, retrying=QUICK).score("a", PIXELS)
 
 
-def test_a_500_of_a_proxy_is_tried_again() -> None:
-    script = Script(Say(500, b"Internal Server Error", "text/plain"), Say())
-    np.testing.assert_array_equal(asked(script).rewards, PART.rewards)
-    assert len(script.seen) == 2
-
-
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 415, 422, 500])
 def test_an_error_that_lasts_is_not_tried_again(status: int) -> None:
     script = Script(error(status, "that is wrong"))
     reason = refused(script)
-    assert f"answered {status} (c): that is wrong" in reason
+    assert str(status) in reason
+    assert "that is wrong" in reason
     assert len(script.seen) == 1
-
-
-def test_tries_have_a_cap() -> None:
-    script = Script(error(503))
-    assert "in 4 tries" in refused(script)
-    assert len(script.seen) == 4
 
 
 def test_retry_after_is_waited_for() -> None:
@@ -139,23 +153,6 @@ def test_retry_after_is_waited_for() -> None:
     started = time.monotonic()
     asked(script)
     assert time.monotonic() - started >= 0.4
-
-
-def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
-    started = time.monotonic()
-    assert "limit 5 s" in refused(Script(error(429, retry_after_s=60.0)), deadline_s=5.0)
-    assert time.monotonic() - started < 3.0
-
-
-def test_the_deadline_ends_a_slow_answer() -> None:
-    started = time.monotonic()
-    assert "limit 0.5 s" in refused(Script(Say(wait_s=5.0)), deadline_s=0.5)
-    assert time.monotonic() - started < 3.0
-
-
-def test_nobody_there_is_an_error_by_the_deadline() -> None:
-    with pytest.raises(RewardError, match="gave no answer in 4 tries"):
-        HttpReward("http://127.0.0.1:9/x", deadline_s=10.0, retrying=QUICK).score("a", PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +198,7 @@ _SAYS = {
     "of two images": Say(body=encode_reply(_TWO, 0.0, NoShadow())),
     "HTML": Say(body=b"<html>", content_type="text/html"),
     "empty": Say(body=b""),
+    "no score": Say(body=b"{}"),
     "too long": Say(body=bytes(3 << 20)),
     "packed": Say(body=b"\x1f\x8b" + SCORE, headers={"Content-Encoding": "gzip"}),
 }
@@ -211,11 +209,13 @@ def test_an_unsound_answer_is_an_error_and_no_number(what: str) -> None:
     script = Script(_SAYS[what])
     refused(script)
     assert len(script.seen) == 1
+    with scripted(Script(_SAYS[what])) as url, pytest.raises(RewardError):
+        HttpReward(url).describe()
 
 
 def test_a_redirect_is_told_and_not_followed() -> None:
     script = Script(Say(307, headers={"Location": "https://elsewhere.example.org/"}))
-    assert "redirects to https://elsewhere.example.org/; give that address" in refused(script)
+    assert "https://elsewhere.example.org/" in refused(script)
     assert len(script.seen) == 1
 
 
@@ -228,18 +228,3 @@ def test_the_token_is_sent_and_nothing_replaces_it(tmp_path: object, monkeypatch
     script = Script(Say())
     asked(script, token=TOKEN)
     assert script.seen == [f"Bearer {TOKEN.get_secret_value()}"]
-
-
-def test_images_of_another_form_are_not_sent() -> None:
-    script = Script(Say())
-    with scripted(script) as url, pytest.raises(RewardError, match="uint8"):
-        HttpReward(url).score("a", PIXELS.astype(np.float32))  # type: ignore[arg-type]
-    assert script.seen == []
-
-
-def test_a_description_of_another_form_is_an_error() -> None:
-    with (
-        scripted(Script(Say(body=b"{}"))) as url,
-        pytest.raises(RewardError, match="does not describe itself"),
-    ):
-        HttpReward(url).describe()

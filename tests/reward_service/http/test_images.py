@@ -68,21 +68,12 @@ REFUSED = {
 }
 
 
-def test_png_is_lossless() -> None:
-    files = [encode_png(_noise(seed)) for seed in range(3)]
-    np.testing.assert_array_equal(decode_images(files, LIMITS, _free), [_noise(seed) for seed in range(3)])
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB"])
-def test_other_modes_give_the_same_colours(mode: str) -> None:
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB", "RGBA"])
+def test_png_is_lossless_in_every_mode_without_transparency(mode: str) -> None:
     image = NOISE.convert(mode)
-    (pixels,) = decode_images([_saved(image, "PNG")], LIMITS, _free)
-    np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
-
-
-def test_an_opaque_alpha_channel_is_dropped() -> None:
-    (pixels,) = decode_images([_saved(NOISE.convert("RGBA"), "PNG")], LIMITS, _free)
-    np.testing.assert_array_equal(pixels, _noise())
+    files = [_saved(image, "PNG"), encode_png(np.asarray(image.convert("RGB")))]
+    for pixels in decode_images(files, LIMITS, _free):
+        np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -117,5 +108,5 @@ def test_a_large_image_is_refused_before_room_is_taken() -> None:
     def reserve(count: int) -> None:
         raise AssertionError(f"{count} bytes were taken")
 
-    with pytest.raises(Refusal, match="90000 pixels"):
+    with pytest.raises(Refusal, match="90000"):
         decode_images([_saved(Image.new("L", (300, 300)), "PNG")], HttpLimits(image_pixels=89_999), reserve)

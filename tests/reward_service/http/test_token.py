@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import RewardError
@@ -14,13 +14,12 @@ from reward_service.http.token import NO_TOKEN, Token, TokenSource
 SECRET = "abcdefgh-01234567.XYZ"
 
 
-def test_from_the_environment() -> None:
+def test_it_is_read_from_the_environment_or_a_file(tmp_path: Path) -> None:
     assert Token.from_env("T", {"T": f" {SECRET}\n"}).get_secret_value() == SECRET
-
-
-def test_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(SECRET + "\n")
     assert TokenSource(file=str(tmp_path / "token")).read() == Token(SECRET)
+    with pytest.raises(RewardError, match="T is not set"):
+        Token.from_env("T", {})
 
 
 @pytest.mark.parametrize(
@@ -33,21 +32,16 @@ def test_a_malformed_token_is_refused_without_showing_it(value: str) -> None:
     assert not value or value not in str(caught.value)
 
 
-def test_a_missing_variable_says_how_to_make_a_token() -> None:
-    with pytest.raises(RewardError, match=r"T is not set.*secrets\.token_urlsafe"):
-        Token.from_env("T", {})
-
-
 @pytest.mark.parametrize("content", [b"\xff" * 20, None])
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "token").write_bytes(content)
-    with pytest.raises(RewardError, match="Cannot read the token from"):
+    with pytest.raises(RewardError, match="token"):
         Token.from_file(tmp_path / "token")
 
 
 def test_two_sources_are_refused_and_none_is_no_token() -> None:
-    with pytest.raises(RewardError, match="not by both"):
+    with pytest.raises(RewardError, match="both"):
         TokenSource(env="A", file="b").read()
     assert TokenSource().read() is NO_TOKEN
 
@@ -62,16 +56,13 @@ def test_the_right_header_matches() -> None:
     assert token.matches(f"Bearer {SECRET}".encode())
     assert token.matches(f"bearer   {SECRET}".encode())
     assert token.headers() == {"Authorization": f"Bearer {SECRET}"}
+    assert NO_TOKEN.headers() == {}
 
 
 @given(st.binary(max_size=60))
+@example(b"")
 def test_no_other_header_matches(header: bytes) -> None:
     assert not Token(SECRET).matches(header)
     assert not Token(SECRET).matches(b"Bearer " + header)
     assert not NO_TOKEN.matches(header)
-
-
-@pytest.mark.parametrize("header", [b"", b"Bearer", b"Bearer "])
-def test_without_a_token_nothing_matches(header: bytes) -> None:
-    assert not NO_TOKEN.matches(header)
-    assert NO_TOKEN.headers() == {}
+    assert not NO_TOKEN.matches(b"Bearer " + header)
