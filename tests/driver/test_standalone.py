@@ -16,7 +16,7 @@ from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.storage import Content
 from common.trajectory import NoiseKey
-from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
+from driver.run.checkpoints import Checkpoints, RunState
 from driver.standalone import load_checkpoint, load_pretrained
 from learner.build import build_learner
 from learner.parallel import Single
@@ -68,22 +68,6 @@ def test_a_checkpoint_is_stamped_with_its_updates_not_its_epochs(trained: tuple[
     assert (loaded.epoch, loaded.stamp.version, loaded.stamp.run_id) == (2, 7, "run")
 
 
-def test_sample_takes_a_checkpoint_by_its_uri(
-    trained: tuple[Config, Path], s3_folder: str, tmp_path: Path
-) -> None:
-    config, checkpoint = trained
-    section = config.checkpoint.model_copy(update={"folder": s3_folder})
-    found = read_checkpoint(checkpoint)
-    remote = Checkpoints.of(config.model_copy(update={"checkpoint": section}))
-    places = [str(checkpoint), remote.write(found.state, found.config_yaml, found.files)]
-    pictures = []
-    for number, place in enumerate(places):
-        output = tmp_path / f"{number}.png"
-        assert sample.main(["a cat", "--checkpoint", place, "--output", str(output)]) == 0
-        pictures.append(np.asarray(Image.open(output)))
-    np.testing.assert_array_equal(*pictures)
-
-
 def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(
     trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,13 +90,3 @@ def test_evaluate_measures_the_pretrained_model_alone(trained: tuple[Config, Pat
     path.write_text(config_to_yaml(config))
     assert evaluate.main(["--config", str(path), "--output", str(tmp_path / "out")]) == 0
     assert "unseen" in (tmp_path / "out" / "table.md").read_text()
-
-
-def test_mistakes_end_with_status_2(trained: tuple[Config, Path], tmp_path: Path) -> None:
-    _, checkpoint = trained
-    assert (
-        sample.main(["a cat", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "no" / "x.png")])
-        == 2
-    )
-    assert sample.main(["a cat"]) == 2
-    assert evaluate.main(["--checkpoint", str(tmp_path)]) == 2

@@ -1,4 +1,4 @@
-"""The micro-batched gradient is the gradient of one whole autograd graph, at a memory flat in T and B."""
+"""The micro-batched gradient is the gradient of one whole autograd graph."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.trajectory import PolicyStamp, TrajectoryGroup
 from learner.gradient import GradientEngine, Wave
 from learner.parallel import Single
 from tests.learner.support import double_policy, make_engine, perturb, sample_double, slow_log_prob, whole
-from tests.tiny_config import make_config
 
 LORA = {"kind": "lora", "rank": 2, "alpha": 4}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -228,33 +225,3 @@ def test_passes_for_other_ranks_add_nothing(tiny_pipeline_v: Path, tmp_path: Pat
     assert len(engine.accumulate(None, torch.zeros(0), torch.zeros(0, dtype=torch.int64))) == 0
     assert seen == [8] * (own + 6)
     assert not case.accumulated().any()
-
-
-def _kept_for_backward(pipeline: Path, folder: Path, steps: int, images: int) -> int:
-    """Most tensor elements that a backward pass of the learner holds at once."""
-    policy, distribution = load_policy(make_config(pipeline, folder, {"sampling.steps": steps}))
-    group = sample_double(policy, policy, distribution, STAMP, "a cat", images, dtype=torch.float32)
-    wave = Wave.of([group], torch.device("cpu"))
-    sums = torch.ones(wave.size, dtype=torch.float64)
-    held, most = 0, 0
-
-    class Held:
-        def __init__(self, tensor: Tensor) -> None:
-            nonlocal held, most
-            self.tensor = tensor
-            held += tensor.numel()
-            most = max(most, held)
-
-        def __del__(self) -> None:
-            nonlocal held
-            held -= self.tensor.numel()
-
-    with torch.autograd.graph.saved_tensors_hooks(Held, lambda kept: kept.tensor):
-        make_engine(policy, distribution, 4).accumulate(wave, sums, torch.arange(wave.size))
-    return most
-
-
-def test_memory_does_not_grow_with_steps_or_images(tiny_pipeline: Path, tmp_path: Path) -> None:
-    few = _kept_for_backward(tiny_pipeline, tmp_path, steps=3, images=2)
-    assert _kept_for_backward(tiny_pipeline, tmp_path, steps=9, images=4) == few
-    assert np.isfinite(few)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from models.scenes import OBJECTS, Kind, all_scenes, is_heldout, prompt_of
+from models.scenes import all_scenes, is_heldout, prompt_of
 from models.train_tiny.paths import PROMPTS_FOLDER
-from models.train_tiny.quickstart import CHOSEN, scenes_by_object, split
+from models.train_tiny.quickstart import CHOSEN
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -28,19 +27,3 @@ def test_unseen_prompts_are_a_third_of_each_objects_and_never_trained_on() -> No
     counts = [Counter(row["object1"] for row in part) for part in (train, unseen)]
     assert [len(count) for count in counts] == [CHOSEN, CHOSEN]
     assert all(counts[0][name] == 2 * counts[1][name] for name in counts[0])
-
-
-def test_every_object_has_one_background_it_was_never_seen_on() -> None:
-    found = scenes_by_object()
-    assert set(found) == set(OBJECTS)
-    for name, scenes in found.items():
-        assert {scene.object1 for scene in scenes} == {name}
-        assert {scene.kind for scene in scenes} == {Kind.SINGLE}
-        assert len({scene.background for scene in scenes}) == 1
-        assert len(set(scenes)) == len(scenes) == 18
-
-
-def test_a_split_takes_every_scene_of_the_chosen_once() -> None:
-    train, unseen = split({"cat", "moon"}, np.random.default_rng(0))
-    found = scenes_by_object()
-    assert sorted(map(prompt_of, [*train, *unseen])) == sorted(map(prompt_of, found["cat"] + found["moon"]))

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from models.scenes import OBJECTS, Kind, Scene, all_scenes, canonical, is_heldout
 from models.train_tiny.__main__ import main
 from models.train_tiny.base import random_times
-from models.train_tiny.clip import grid_waves
 from models.train_tiny.facts import FACT_SIZES, FactHead, facts, impossible
 from models.train_tiny.paths import GOLD_NAME, MODELS, PROXY_NAME, SD_NAME
-from models.train_tiny.schedule import learning_rate
 
 SCENES = list(all_scenes())
 TRAINING = [scene for scene in SCENES if not is_heldout(scene)]
@@ -76,22 +74,6 @@ def test_losses_agree_where_the_unseen_objects_are_out_of_the_question() -> None
     assert head.loss(embeddings, targets) > head.loss_of_pictures(embeddings, targets)
 
 
-@pytest.mark.parametrize(("side", "width"), [(4, 128), (5, 160)])
-def test_grid_waves_tell_places_apart_and_neighbours_alike(side: int, width: int) -> None:
-    waves = grid_waves(side, width)
-    assert waves.shape == (side * side, width)
-    cosines = torch.nn.functional.normalize(waves, dim=1) @ torch.nn.functional.normalize(waves, dim=1).T
-    places = [(index // side, index % side) for index in range(side * side)]
-    near = [
-        cosines[i, j]
-        for i, p in enumerate(places)
-        for j, q in enumerate(places)
-        if abs(p[0] - q[0]) + abs(p[1] - q[1]) == 1
-    ]
-    assert (cosines - torch.eye(side * side)).max() < 0.99
-    assert min(near) > cosines[0, side * side - 1]
-
-
 @pytest.mark.parametrize("count", [1, 7, 64])
 def test_random_times_fall_one_into_each_stretch(count: int) -> None:
     torch.manual_seed(1)
@@ -101,14 +83,6 @@ def test_random_times_fall_one_into_each_stretch(count: int) -> None:
         assert int(index * 1000 / count) <= time < (index + 1) * 1000 / count
     assert times.min() >= 0
     assert times.max() <= 999
-
-
-def test_the_rate_warms_up_and_falls_to_a_fiftieth() -> None:
-    rates = [learning_rate(step, 1000, 1.0) for step in range(1001)]
-    assert rates[0] == pytest.approx(1 / 200)
-    assert max(rates) == max(rates[150:250])
-    assert rates[1000] == pytest.approx(0.02)
-    assert rates[200:] == sorted(rates[200:], reverse=True)
 
 
 FEW = "--threads 1 --text-steps 1 --vae-steps 5 --proxy-steps 2 --gold-steps 2 --base-steps 2 --pictures 12"

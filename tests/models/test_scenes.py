@@ -25,7 +25,6 @@ from models.scenes import (
     parse_prompt,
     prompt_of,
 )
-from models.sprites import CELL, atlas_size, sprite
 from models.train_tiny.data import random_scene
 from models.train_tiny.paths import PROMPTS_FOLDER
 
@@ -118,16 +117,6 @@ def test_every_word_is_trained_on(train: list[dict]) -> None:
     assert {row["object1"] for row in train} == set(OBJECTS) == {row["object2"] for row in train} - {None}
     assert {row["background"] for row in train} == set(BACKGROUNDS)
     assert {row["kind"] for row in train} == set(Kind)
-
-
-def test_atlas_has_a_visible_distinct_sprite_for_every_object() -> None:
-    width, height = atlas_size()
-    assert width * height >= len(OBJECTS) * CELL * CELL
-    pictures = [sprite(obj, CELL) for obj in OBJECTS]
-    assert all(picture.shape == (CELL, CELL, 4) and picture[..., 3].mean() > 0.1 for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == len(OBJECTS)
-    with pytest.raises(ValueError, match="not in"):
-        sprite("unicorn", CELL)
 
 
 def test_pictures_are_reproducible_and_follow_the_scene() -> None:

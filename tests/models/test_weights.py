@@ -19,7 +19,6 @@ from models.train_tiny.data import random_scene, to_tensor
 from models.train_tiny.measure import Question, Reward, load_pipeline, measure, noise_ratio, sample
 from models.train_tiny.paths import GOLD_FOLDER, PROXY_FOLDER, SD_FOLDER
 
-MIB = 2**20
 REWARDS = {"proxy": PROXY_FOLDER, "gold": GOLD_FOLDER}
 
 

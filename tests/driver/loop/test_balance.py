@@ -60,16 +60,3 @@ def test_the_role_that_waits_is_named_with_numbers_that_mend_it() -> None:
     mended = shipped("paper_large", *changes)
     assert advice(mended, balance_of(mended)) is None
     assert mended.actors.count + mended.learner.workers == 16
-
-
-def test_many_updates_are_mended_by_sharing_gpus_or_by_running_ahead() -> None:
-    alone = ["actors.count=7", "actors.gpus=1", "learner.workers=1", "learner.gpus=1"]
-    config = shipped("paper_small", *alone)
-    assert "actors.gpus=0.5" in (advice(config, balance_of(config)) or "")
-    ahead = shipped("paper_small", *alone, "data.max_staleness=1")
-    assert balance_of(ahead).epoch <= balance_of(config).epoch
-
-
-def test_runs_without_gpus_are_not_judged() -> None:
-    config = shipped("quickstart", "actors.count=50")
-    assert advice(config, balance_of(config)) is None

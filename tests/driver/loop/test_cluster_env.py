@@ -34,11 +34,6 @@ def test_workers_get_the_projects_folder_and_nothing_of_our_environment() -> Non
         assert worker_environment(environ, CODE_FOLDER) == {"working_dir": str(CODE_FOLDER)}
 
 
-def test_a_job_and_an_installed_package_bring_the_code_themselves(tmp_path: Path) -> None:
-    assert worker_environment(WITH_FOLDER, tmp_path) == {}
-    assert worker_environment({}, tmp_path, code=tmp_path / "site-packages") == {}
-
-
 def test_elsewhere_than_in_the_project_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Start it in .*ray job submit"):
         worker_environment({}, tmp_path)
@@ -51,8 +46,3 @@ def test_a_run_folder_inside_a_jobs_folder_is_refused(tmp_path: Path) -> None:
     check_run_folder(relative, {})
     for lasting in (str(tmp_path), "~/runs"):
         check_run_folder(make_config(tmp_path, tmp_path, {"run.folder": lasting}), WITH_FOLDER)
-
-
-def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path) -> None:
-    config = make_config(tmp_path, tmp_path, {"run.folder": "~/runs"})
-    assert config.run_folder == Path.home() / "runs" / config.run.name

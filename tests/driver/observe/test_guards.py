@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from common.errors import BadNumbersError, RecordingError
 from common.trajectory import ScoredGroup
 from driver.observe.guards import (
     ALARMS,
-    FIRST_EPOCHS,
     SAVED_FILES,
     SAVED_GROUPS,
     EpochSigns,
@@ -121,17 +120,6 @@ def test_where_no_group_is_to_blame_the_first_are_saved(config: Config) -> None:
     guards.check_updates(1, [bad(outcome=Outcome.BAD_GRADIENT)], many)
     saved = list(open_recording(config.run_folder / "inspection", INSPECTION).read_epoch(1))
     assert [one.trajectory.prompt for one in saved] == [one.trajectory.prompt for one in many[:SAVED_GROUPS]]
-
-
-def test_sound_updates_fetch_nothing(config: Config) -> None:
-    def never() -> Iterator[ScoredGroup]:
-        raise AssertionError("fetched")
-        yield
-
-    guards, notebook = guards_of(config)
-    guards.check_updates(1, [[report()], [report(outcome=Outcome.NOTHING_TO_LEARN)]], never())
-    assert not notebook.notes
-    assert not (config.run_folder / "inspection").exists()
 
 
 def through(guards: Guards, epoch: int, reports: list[list[UpdateReport]]) -> None:
@@ -272,12 +260,6 @@ def test_an_epoch_is_judged_by_those_before_it_alone(now: EpochSigns, expected: 
     later = {8: signs(norm=1e9, spread=1e9), 9: signs(norm=1e9)}
     assert set(judge(now, history, 8, GuardsSection())) == expected
     assert set(judge(now, {**history, **later}, 8, GuardsSection())) == expected
-
-
-def test_the_first_epochs_are_not_judged_by_each_other() -> None:
-    history = {number: signs(spread=0.001 if number == 3 else 1.0) for number in range(1, FIRST_EPOCHS + 1)}
-    for epoch in history:
-        assert not judge(history[epoch], history, epoch, GuardsSection())
 
 
 def test_a_mismatch_beyond_the_clip_range_is_an_alarm(config: Config) -> None:

@@ -47,15 +47,6 @@ def test_the_epochs_of_an_earlier_process_are_those_of_the_same_run(tmp_path: Pa
     assert epochs_reached(tmp_path, "abc") == 0
 
 
-def test_a_start_that_fails_forgets_nothing(tmp_path: Path) -> None:
-    """Else the next one would not say which epochs it does again."""
-    config = make_config(Path("no/model"), tmp_path)
-    config.run_folder.mkdir(parents=True)
-    with pytest.raises(ValueError, match="early"), StatusFile(config, "abc", 7).until_the_end():
-        raise ValueError("early")
-    assert epochs_reached(config.run_folder, "abc") == read_status(config.run_folder).epoch == 7
-
-
 def test_epochs_that_are_done_again_are_not_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,6 @@ import pytest
 
 from driver.report.evaluation import PromptSetEvaluation
 from driver.report.images import (
-    BETTER,
-    WORSE,
     Pixels,
     before_after_grid,
     sample_grid,
@@ -40,14 +38,6 @@ def test_before_stands_above_after_in_every_column(side: int) -> None:
     assert red.sum() == pytest.approx(blue.sum(), rel=0.01)
     assert np.flatnonzero(red.any(axis=1)).max() < np.flatnonzero(blue.any(axis=1)).min()
     assert (red.any(axis=0) == blue.any(axis=0)).mean() > 0.99
-
-
-def test_changes_are_coloured_by_their_sign() -> None:
-    before = evaluation(filled(RED, 1), [0.1])
-    for gold, colour, other in ((0.2, BETTER, WORSE), (0.0, WORSE, BETTER)):
-        grid = before_after_grid(before, evaluation(filled(BLUE, 1), [gold]))
-        assert where(grid, tuple(bytes.fromhex(colour[1:]))).any()
-        assert not where(grid, tuple(bytes.fromhex(other[1:]))).any()
 
 
 def test_other_prompts_are_refused() -> None:

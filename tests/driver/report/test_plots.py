@@ -10,7 +10,7 @@ import pytest
 from common.trajectory import PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.intervals import score_intervals
-from driver.report.plots import gradient_figure, objective_figure, time_figure, training_figure, write_plots
+from driver.report.plots import objective_figure, training_figure, write_plots
 
 BUSY = {"time/actors_busy_s": 5.0, "time/reward_busy_s": 1.0, "time/learner_busy_s": 2.0}
 FIRST = {"reward/mean": 0.5, **BUSY, "time/epoch_s": 9.0, "objective/loss": 2.0}
@@ -56,19 +56,6 @@ def test_every_statistic_of_the_objective_has_a_plot() -> None:
     figure = objective_figure(EPOCHS)
     drawn = {axes.get_title(loc="left"): axes.lines[0].get_ydata().tolist() for axes in figure.axes}
     assert drawn == {"clip_share": pytest.approx([np.nan, 0.5], nan_ok=True), "loss": [2.0, 1.0]}
-
-
-def test_gradient_bars_stand_at_their_steps() -> None:
-    (axes,) = gradient_figure(EPOCHS).axes
-    assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx([0.0, 11.0])
-    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.2, 0.8])
-
-
-def test_time_is_stacked_by_role_under_the_wall_time() -> None:
-    (axes,) = time_figure(EPOCHS).axes
-    tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
-    assert tops == pytest.approx([5.0, 4.0, 6.0, 4.0, 8.0, 6.5])
-    assert axes.lines[0].get_ydata().tolist() == [9.0, 8.0]
 
 
 @pytest.mark.parametrize("epochs", [EPOCHS, []])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,22 +45,6 @@ def steps(client: MlflowClient, tracker: Tracker, name: str) -> list[int]:
     return [metric.step for metric in client.get_metric_history(tracker.run_id, name)]
 
 
-def test_opening_is_quiet_and_importing_is_quick(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from driver.report.tracker import RunEnd, open_tracker\n"
-        "from common.config.services import TrackerSection\n"
-        "assert 'mlflow' not in sys.modules\n"
-        f"tracker = open_tracker(TrackerSection(), 'demo', Path({str(tmp_path)!r}))\n"
-        "tracker.log_metrics({'reward/mean': 0.5}, 1)\n"
-        "tracker.finish(RunEnd.FINISHED)\n"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-    assert (tmp_path / "mlflow.db").exists()
-
-
 def test_configuration_is_kept_whole(client: MlflowClient, tracker: Tracker) -> None:
     config = {"many": {f"key{index}": index for index in range(230)}, "long": "x" * 7000, "off": False}
     config |= {"rewards": {"odd name (1)": {"weight": 0.5, "options": {}}}, "names": ["to_q", "to_k"]}
@@ -101,13 +83,6 @@ def test_images_texts_and_folders_are_kept(client: MlflowClient, tracker: Tracke
     assert artifact(client, tracker, "notes/summary.md").read_text() == "# Result"
     assert artifact(client, tracker, "policy/adapter.safetensors").read_bytes() == b"weights"
     assert tracker.lost_writes == 0
-
-
-@pytest.mark.parametrize("end", list(RunEnd))
-def test_the_run_ends_as_asked(client: MlflowClient, tracker: Tracker, end: RunEnd) -> None:
-    assert client.get_run(tracker.run_id).info.status == "RUNNING"
-    tracker.finish(end)
-    assert client.get_run(tracker.run_id).info.status == end.value
 
 
 def test_a_continued_run_is_the_same_run(client: MlflowClient, tracker: Tracker, runs: Path) -> None:

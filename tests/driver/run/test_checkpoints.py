@@ -243,12 +243,3 @@ def test_another_format_is_refused_with_what_to_do_and_not_taken_for_damage(
     with pytest.raises(CheckpointError, match=rf"{writer}.*format {number}.*run\.name") as caught:
         checkpoints.newest()
     assert not isinstance(caught.value, DamagedError)
-
-
-def test_a_folder_of_a_checkpoint_is_at_hand_as_files(checkpoints: Checkpoints) -> None:
-    checkpoints.write(state(1), "config", {**FILES, "policy/deep/er.bin": b"d"})
-    with checkpoints.on_disk(1, "policy") as folder:
-        assert sorted(path.name for path in folder.rglob("*.*")) == ["er.bin", "weights.safetensors"]
-        assert (folder / "deep" / "er.bin").read_bytes() == b"d"
-    with checkpoints.on_disk(1, "policy_ema") as folder:
-        assert not folder.exists()
