@@ -141,6 +141,28 @@ async def engine(scorer: str = "Redness", **settings: Any) -> AsyncIterator[Engi
 
 
 @contextmanager
+def served_engine(scorer: str, token: Token = NO_TOKEN, **settings: Any) -> Iterator[str]:
+    """A server around an engine whose event loop runs in a thread of its own; yields its base URL."""
+    started, stop, found = threading.Event(), threading.Event(), []
+
+    async def serve() -> None:
+        async with engine(scorer, **settings) as backend:
+            with served(backend, token) as url:
+                found.append(url)
+                started.set()
+                await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert started.wait(60.0)
+        yield found[0]
+    finally:
+        stop.set()
+        thread.join(30.0)
+
+
+@contextmanager
 def served(backend: Backend, token: Token = NO_TOKEN, limits: HttpLimits = SMALL) -> Iterator[str]:
     """An HTTP server in a thread of this process; yields its base URL."""
     config = uvicorn.Config(

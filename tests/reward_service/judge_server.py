@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.reward_service.scripted_http import HttpAnswer, http_server
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Judge:
     """
 
     rule: Callable[[Question], str]
-    faults: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    faults: list[HttpAnswer] = field(default_factory=list)
     slow_s: float = 0.0
     finish_reason: str = "stop"
     asked: list[Question] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Judge:
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, question: Question) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, question: Question) -> HttpAnswer:
         with self.lock:
             self.asked.append(question)
             self.at_once += 1
@@ -83,34 +84,9 @@ def read_question(raw: bytes, headers: dict[str, str]) -> Question:
 def serving(judge: Judge) -> Iterator[str]:
     """Serve the judge; gives the base URL."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(path: str, headers: dict[str, str], body: bytes) -> HttpAnswer:
+        assert path == "/v1/chat/completions"
+        return judge.answer(read_question(body, headers))
 
-        def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            status, extra, content = 404, {}, b"no such path"
-            if self.path == "/v1/chat/completions":
-                status, extra, content = judge.answer(read_question(raw, headers))
-            try:
-                self.send_response(status)
-                for name, value in extra.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(answer) as url:
+        yield f"{url}/v1"

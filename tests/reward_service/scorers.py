@@ -127,14 +127,6 @@ class Careless(Redness):
         return rewards - rewards.mean()
 
 
-class SlowToBuild(PromptLength):
-    """PromptLength that takes so many seconds to build."""
-
-    def __init__(self, scale: float = 1.0, seconds: float = 0.5) -> None:
-        super().__init__(scale)
-        time.sleep(seconds)
-
-
 class Threads(Redness):
     """The number of threads that torch may use where it is asked. Loads torch when it is built."""
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,8 @@ PART = RewardScores(
     np.arange(3.0), np.subtract.outer(np.arange(3.0), np.arange(3.0)), 0.0, ScorerStamp("a", "1", "")
 )
 SCORE = encode_reply(PART, 0.5, NoShadow())
+HttpAnswer = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,47 @@ class Script:
 def scripted(script: Script) -> Iterator[str]:
     """A real HTTP server that answers by a script; yields its base URL."""
 
+    def answer(path: str, headers: dict[str, str], body: bytes) -> HttpAnswer | None:
+        say = script.next(headers.get("authorization"))
+        time.sleep(say.wait_s)
+        return None if say.drop else (say.status, {"Content-Type": say.content_type, **say.headers}, say.body)
+
+    with http_server(answer) as url:
+        yield f"{url}/app"
+
+
+@contextmanager
+def http_server(answer: Callable[[str, dict[str, str], bytes], HttpAnswer | None]) -> Iterator[str]:
+    """A real HTTP server. answer: of a path, headers by lower-case names and a body; None: hang up."""
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            self._answer()
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            said = answer(self.path, {name.lower(): text for name, text in self.headers.items()}, body)
+            if said is None:
+                self.close_connection = True
+                return
+            with contextlib.suppress(ConnectionError):  # a client that went away at its deadline
+                self.send_response(said[0])
+                for name, value in said[1].items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(said[2])))
+                self.end_headers()
+                self.wfile.write(said[2])
 
-        def do_GET(self) -> None:
-            self._answer()
+        do_GET = do_POST  # noqa: N815 - named by the standard library
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
-
-        def _answer(self) -> None:
-            say = script.next(self.headers.get("Authorization"))
-            time.sleep(say.wait_s)
-            if say.drop:
-                self.close_connection = True
-                return
-            self.send_response(say.status)
-            for name, value in {"Content-Type": say.content_type, **say.headers}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(say.body)))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # a client that went away at its deadline
-                self.wfile.write(say.body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/app"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -61,18 +61,6 @@ def test_scale_divides(model: Path, processor: Path, make_images: MakeImages) ->
     assert plain.digest != divided.digest
 
 
-def test_one_folder_may_hold_everything(
-    clip_folder: Path, model: Path, make_images: MakeImages, tmp_path: Path
-) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(clip_folder, whole)
-    shutil.copytree(model, whole, dirs_exist_ok=True)
-    split = PickScore(path=str(model), processor=str(clip_folder)).score(PROMPTS, make_images(3, 4))
-    np.testing.assert_array_equal(
-        PickScore(path=str(whole), processor=str(whole)).score(PROMPTS, make_images(3, 4)), split
-    )
-
-
 def test_digest_names_the_model_and_the_processor(model: Path, processor: Path, tmp_path: Path) -> None:
     digest = PickScore(path=str(model), processor=str(processor)).digest
     copy = tmp_path / "copy"

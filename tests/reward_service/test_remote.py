@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,22 +10,12 @@ import pytest
 from common.errors import RewardError
 from reward_service.contract.results import RewardScores
 from reward_service.contract.settings import ServedReward
-from reward_service.engine.engine import Engine
 from reward_service.engine.service import build_service
 from reward_service.scorers.remote import RemoteReward, RemoteScore
-from tests.reward_service.http_calls import TOKEN, engine, served
+from tests.reward_service.http_calls import TOKEN, engine, served, served_engine
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 RED = PIXELS[..., 0].mean(axis=(1, 2)) / 255.0
-
-
-def _with_a_server(ask: Callable[[str, Engine], Any], scorer: str, **settings: Any) -> Any:
-    async def serve() -> Any:
-        async with engine(scorer, **settings) as backend:
-            with served(backend, TOKEN) as url:
-                return await asyncio.to_thread(ask, url, backend)
-
-    return asyncio.run(serve())
 
 
 @pytest.fixture(autouse=True)
@@ -35,41 +23,33 @@ def _token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REMOTE_TOKEN", TOKEN.get_secret_value())
 
 
-def test_a_pointwise_reward_keeps_its_differences_and_its_numbers() -> None:
-    def ask(url: str, _: Engine) -> None:
-        matrix = RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("calm", PIXELS)
-        np.testing.assert_allclose(matrix, RED[:, None] - RED[None, :], atol=1e-15)
-        prompts = ["calm", "calm", "other", "calm"]
-        np.testing.assert_array_equal(
-            RemoteScore(url=url, token_env="REMOTE_TOKEN").score(prompts, PIXELS), RED
-        )
-
-    _with_a_server(ask, "Redness")
-
-
-def test_a_judge_passes_its_matrix_on_and_has_no_numbers() -> None:
-    def ask(url: str, _: Engine) -> None:
-        green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
-        matrix = RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("calm", PIXELS)
-        np.testing.assert_allclose(matrix, np.tanh(green[:, None] - green[None, :]))
-        with pytest.raises(RewardError, match="scorer remote"):
-            RemoteScore(url=url, token_env="REMOTE_TOKEN").score(["calm"] * 4, PIXELS)
-
-    _with_a_server(ask, "GreenDuel")
-
-
-def test_it_is_a_scorer_of_the_service_with_the_server_s_version() -> None:
-    def ask(url: str, _: Engine) -> None:
+def test_a_pointwise_reward_keeps_its_differences_its_numbers_and_its_version() -> None:
+    with served_engine("Redness", TOKEN, version="x") as url:
         options: dict[str, str | int | float | bool] = {"url": url, "token_env": "REMOTE_TOKEN"}
+        scorer = RemoteScore(url=url, token_env="REMOTE_TOKEN")
+        np.testing.assert_array_equal(scorer.score(["calm", "calm", "other", "calm"], PIXELS), RED)
         service = build_service("far", ServedReward(scorer="remote", options=options))
         service.check()
         (part,) = service.score_groups([("calm", PIXELS)])
         assert isinstance(part, RewardScores)
         np.testing.assert_allclose(part.rewards, RED - RED.mean(), atol=1e-15)
+        np.testing.assert_allclose(part.differences, np.subtract.outer(RED, RED), atol=1e-15)
         assert (service.kind, part.stamp.name, part.stamp.version) == ("pairwise", "far", "1+x")
         assert TOKEN.get_secret_value() not in repr(service.stamp)
 
-    _with_a_server(ask, "Redness", version="x")
+
+def test_a_judge_passes_its_matrix_on_and_has_no_numbers() -> None:
+    green = PIXELS[..., 1].mean(axis=(1, 2)) / 32.0
+    with served_engine("GreenDuel", TOKEN) as url:
+        matrix = RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("calm", PIXELS)
+        np.testing.assert_allclose(matrix, np.tanh(green[:, None] - green[None, :]))
+        with pytest.raises(RewardError, match="remote"):
+            RemoteScore(url=url, token_env="REMOTE_TOKEN").score(["calm"] * 4, PIXELS)
+
+
+def test_a_failure_of_the_far_scorer_is_a_failure_here() -> None:
+    with served_engine("Moody", TOKEN) as url, pytest.raises(RewardError, match="the judge is out"):
+        RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("raise always", PIXELS)
 
 
 def test_a_swap_at_the_server_is_a_failure_that_says_what_to_do() -> None:
@@ -84,11 +64,3 @@ def test_a_swap_at_the_server_is_a_failure_that_says_what_to_do() -> None:
                     await asyncio.to_thread(scorer.compare, "calm", PIXELS)
 
     asyncio.run(swap())
-
-
-def test_a_failure_of_the_far_scorer_is_a_failure_here() -> None:
-    def ask(url: str, _: Engine) -> None:
-        with pytest.raises(RewardError, match="the judge is out"):
-            RemoteReward(url=url, token_env="REMOTE_TOKEN").compare("raise always", PIXELS)
-
-    _with_a_server(ask, "Moody")

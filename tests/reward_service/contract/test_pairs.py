@@ -61,23 +61,6 @@ def test_a_plan_follows_its_seed() -> None:
     assert not np.array_equal(plan_pairs(9, 0, 5), plan_pairs(9, 0, 6))
 
 
-def test_few_pairs_tell_more_than_a_random_choice() -> None:
-    """The mean variance of a difference, for answers with independent noise, against random graphs."""
-
-    def variance(pairs: np.ndarray) -> float:
-        laplacian = np.zeros((24, 24))
-        for first, second in pairs:
-            laplacian[first, second] = laplacian[second, first] = -1.0
-        np.fill_diagonal(laplacian, -laplacian.sum(axis=1))
-        return float(np.trace(np.linalg.pinv(laplacian)))
-
-    rng = np.random.default_rng(0)
-    every = plan_pairs(24, 0, 0)
-    drawn = (every[rng.choice(len(every), 48, replace=False)] for _ in range(50))
-    connected = [pairs for pairs in drawn if reached_from_first(24, pairs) == 24]
-    assert variance(plan_pairs(24, 48, 0)) < min(variance(pairs) for pairs in connected)
-
-
 @pytest.mark.parametrize(("count", "budget"), [(5, 3), (5, -1), (40, 1), (0, 0)])
 def test_a_budget_that_cannot_connect_is_refused(count: int, budget: int) -> None:
     with pytest.raises(RewardError, match=rf"\b{count}\b"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +16,7 @@ from reward_service.http.client import AsyncHttpReward, HttpReward, LostGroupErr
 from reward_service.http.replies import encode_reply
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import JSON, SAFETENSORS, Wire
-from tests.reward_service.http_calls import TOKEN, engine, served
+from tests.reward_service.http_calls import TOKEN, served_engine
 from tests.reward_service.scripted_http import PART, SCORE, Say, Script, error, scripted
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
@@ -44,7 +43,7 @@ def refused(script: Script, deadline_s: float = 20.0, retrying: Retrying = QUICK
 @pytest.mark.parametrize("wire", [JSON, SAFETENSORS], ids=["json", "safetensors"])
 @pytest.mark.parametrize("token", [NO_TOKEN, TOKEN], ids=["open", "token"])
 def test_a_real_server_scores(wire: Wire, token: Token) -> None:
-    def ask(url: str) -> None:
+    with served_engine("Moody", token) as url:
         client = HttpReward(url, token, 20.0, wire)
         outcome = client.score("calm", PIXELS).outcome
         assert isinstance(outcome, RewardScores)
@@ -55,30 +54,15 @@ def test_a_real_server_scores(wire: Wire, token: Token) -> None:
         assert "the judge is out" in failed.outcome.reason
         client.close()
 
-    _with_a_real_server(ask, token)
-
 
 def test_a_wrong_token_fails_at_once_and_says_so() -> None:
-    def ask(url: str) -> None:
+    wrong = Token("another-token-0123456789")
+    with served_engine("Moody", TOKEN) as url:
         started = time.monotonic()
-        wrong = Token("another-token-0123456789")
         with pytest.raises(RewardError, match="401") as caught:
             HttpReward(url, wrong, 20.0).score("calm", PIXELS)
-        assert time.monotonic() - started < 5.0
-        assert wrong.get_secret_value() not in str(caught.value)
-
-    _with_a_real_server(ask, TOKEN)
-
-
-def _with_a_real_server(ask: Callable[[str], None], token: Token) -> None:
-    """The engine lives in this loop, the server in a thread of its own, as do its callers."""
-
-    async def serve() -> None:
-        async with engine("Moody") as backend:
-            with served(backend, token) as url:
-                await asyncio.to_thread(ask, url)
-
-    asyncio.run(serve())
+    assert time.monotonic() - started < 10.0
+    assert wrong.get_secret_value() not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +18,7 @@ from reward_service.http.client import HttpReward
 from reward_service.http.errors import Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.wire import JSON, SAFETENSORS, WIRES, Group
-from tests.reward_service.http_calls import SMALL, TOKEN, engine, served
+from tests.reward_service.http_calls import TOKEN, served_engine
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
 BODIES = {wire.content_type: wire.encode_group(Group("a prompt", PIXELS)) for wire in (JSON, SAFETENSORS)}
@@ -88,24 +86,8 @@ def test_any_json_is_a_group_or_refused(content_type: str, body: Any) -> None:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server on a real socket, whose engine has an event loop of its own."""
-    started, stop, found = threading.Event(), threading.Event(), []
-
-    async def serve() -> None:
-        async with engine() as backend:
-            with served(backend, TOKEN, SMALL) as url:
-                found.append(url)
-                started.set()
-                await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert started.wait(60.0)
-        yield found[0]
-    finally:
-        stop.set()
-        thread.join(30.0)
+    with served_engine("Redness", TOKEN) as url:
+        yield url
 
 
 schemathesis.openapi.media_type(SAFETENSORS.content_type, st.binary(max_size=200))

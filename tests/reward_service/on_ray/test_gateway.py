@@ -62,12 +62,6 @@ def _score(handle: _Handle) -> Reply:
     return asyncio.run(ReplicaBackend(handle).score("a", PIXELS))  # type: ignore[arg-type]
 
 
-def test_a_reply_is_passed_on() -> None:
-    handle = _Handle(REPLY)
-    assert _score(handle) is REPLY
-    assert handle.asked == [("a", PIXELS)]
-
-
 @pytest.mark.parametrize(
     ("error", "wait_s"),
     [
