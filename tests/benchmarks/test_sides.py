@@ -11,10 +11,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from benchmarks.bare import BareSampler
-from benchmarks.learning import bare_gradient, measure_policy, sampled_wave
-from benchmarks.sampling import at_guidance, bare_sampler, measure_guidance
+from benchmarks.learning import bare_gradient, sampled_wave
+from benchmarks.sampling import at_guidance, bare_sampler
 from common.config.schema import Config
-from common.config.training import FullPolicy
 from common.model.loading import load_policy
 from tests.tiny_config import make_config
 
@@ -76,14 +75,6 @@ def test_sampling_sides_take_as_many_unet_items(config: Config) -> None:
     assert ours == counted.sizes == [8] * 4
 
 
-def test_sampling_measures_a_ratio_and_the_reference_pass(config: Config) -> None:
-    found = measure_guidance(config, repeats=3, warm_ups=1)
-    assert found.comparison.items == 4
-    assert len(found.comparison.ours.wall) == len(found.comparison.bare.wall) == 3
-    assert 0.2 < found.comparison.ratio < 5
-    assert found.reference_cost > 1.0
-
-
 def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Config) -> None:
     policy, distribution = load_policy(config)
     wave = sampled_wave(config, policy, distribution)
@@ -94,12 +85,3 @@ def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Co
     bare.accumulate()
     assert counted.sizes == [5, 5, 2]
     assert all(value.grad is not None for value in policy.trainable.parameters().values())
-
-
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_learning_measures_a_ratio(config: Config, kind: str) -> None:
-    chosen = config if kind == "lora" else config.model_copy(update={"policy": FullPolicy()})
-    found = measure_policy(chosen, repeats=3, warm_ups=1)
-    assert found.comparison.items == 12
-    assert kind in found.comparison.what
-    assert 0.2 < found.comparison.ratio < 5

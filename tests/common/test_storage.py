@@ -15,6 +15,7 @@ from common.storage import Storage, join_place, local_path, replace_file, split_
 NAMES = st.text("abz019-_.", min_size=1, max_size=8).filter(lambda name: name.strip("."))
 FOLDERS = ("/tmp/a", "runs", "s3://bucket", "s3://bucket/a/b?scheme=http&x=h:1", "gs://b/a", "file:///tmp/a")
 
+
 def test_a_file_is_replaced_and_nothing_stays_aside(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file.json"
     for content in (b"one", b"two"):
@@ -43,7 +44,7 @@ def test_a_disk_that_refuses_is_a_kind_error_and_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunFolderError, match=r"Cannot write .*file: .*No space left.*Free space"):
+    with pytest.raises(RunFolderError, match=r"file: .*No space left"):
         replace_file(path, b"new")
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("file", b"old")]
 

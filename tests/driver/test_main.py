@@ -63,7 +63,7 @@ def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> No
     check_room(config, {"CPU": 3.5})
     elastic = make_config(Path("no/model"), tmp_path, {"actors": {"count": 3, "cpus": 1.0}})
     check_room(elastic, {"CPU": 1.5})
-    with pytest.raises(ConfigError, match=r"asks for 3\.5 CPUs at once \(actors 3, .*this machine has 2"):
+    with pytest.raises(ConfigError, match=r"3\.5 CPUs.*actors 3.* 2"):
         check_room(config, {"CPU": 2.0})
     jpeg = {"scorer": "jpeg_compressibility"}
     several = {"rewards": {"a": jpeg, "b": jpeg, "c": {"app": "x"}}, "gold": {"d": jpeg}}
@@ -71,12 +71,12 @@ def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"reward_service 1\.5\)"):
         check_room(every, {"CPU": 1.0})
     gpus = make_config(Path("no/model"), tmp_path, {"learner": {"gpus": 1}})
-    with pytest.raises(ConfigError, match=r"1 GPUs at once .*this machine has 0\. Lower gpus"):
+    with pytest.raises(ConfigError, match="1 GPUs"):
         check_room(gpus, {"CPU": 8.0})
 
 
 def test_a_cluster_without_enough_free_room_is_named_before_anybody_waits(tmp_path: Path) -> None:
     config = make_config(Path("no/model"), tmp_path, {"actors": {"count": 3, "minimum": 3, "cpus": 1.0}})
     (line,) = missing_room(config, {"CPU": 2.0})
-    assert "takes 3.5 CPUs (actors 3, learner 0.25, reward_service 0.25), and 2 are free" in line
+    assert all(word in line for word in ("3.5 CPUs", "actors 3", "learner 0.25", "2 are free"))
     assert missing_room(config, {"CPU": 3.5}) == []

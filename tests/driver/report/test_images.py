@@ -9,7 +9,6 @@ from driver.report.evaluation import PromptSetEvaluation
 from driver.report.images import (
     Pixels,
     before_after_grid,
-    sample_grid,
 )
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -47,10 +46,3 @@ def test_other_prompts_are_refused() -> None:
         before_after_grid(before, other)
     with pytest.raises(ValueError, match="same prompts"):
         before_after_grid(before, evaluation(filled(RED, 1), [0.1, 0.2]))
-
-
-def test_samples_stand_below_their_prompts() -> None:
-    grid = sample_grid(filled(RED, 5), ["a prompt " * 60] * 5)
-    assert where(grid, RED).mean() > 0.2
-    with pytest.raises(ValueError, match="1 prompts for 2 images"):
-        sample_grid(filled(RED, 2), ["one"])

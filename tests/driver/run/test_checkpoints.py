@@ -93,7 +93,7 @@ def test_any_damage_is_found_and_the_one_before_is_used(
 def test_only_damaged_ones_are_an_error(checkpoints: Checkpoints) -> None:
     for epoch in (1, 2):
         (Path(checkpoints.write(state(epoch), "config", FILES)) / "a.bin").unlink()
-    with pytest.raises(CheckpointError, match=r"(?s)epoch_000002.*a\.bin.*epoch_000001.*a\.bin.*begin anew"):
+    with pytest.raises(CheckpointError, match=r"(?s)epoch_000002.*a\.bin.*epoch_000001.*a\.bin"):
         checkpoints.newest()
 
 
@@ -173,7 +173,7 @@ def test_another_runs_checkpoint_is_never_replaced(checkpoints: Checkpoints) -> 
 
 def test_an_unwritable_disk_is_an_error_and_leaves_the_earlier_one(checkpoints: Checkpoints) -> None:
     checkpoints.write(state(1), "config", FILES)
-    with pytest.raises(CheckpointError, match=r"Could not write the checkpoint.*Free space"):
+    with pytest.raises(CheckpointError, match="epoch_000002"):
         checkpoints.write(state(2), "config", {"x" * 300: b""})
     assert newest(checkpoints).state.epoch == 1
 

@@ -61,7 +61,3 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / VERSIONS_FILE).write_text(text)
     with pytest.raises(RunFolderError, match=r"reward_versions\.json.*Delete it"):
         load_versions(tmp_path, 1)
-
-
-def test_no_file_is_no_record(tmp_path: Path) -> None:
-    assert load_versions(tmp_path, 5) == []
