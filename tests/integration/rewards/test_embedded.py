@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from reward_service.contract.results import BusyError, NoShadow, RewardFailure, RewardScores
+from reward_service.contract.results import NoShadow, RewardFailure, RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.on_ray import deployment
 from reward_service.on_ray.app import embedded_app, groups_at_a_replica
@@ -177,21 +177,6 @@ def test_counts_reach_prometheus(moody: str) -> None:
         return seen.items() >= wanted.items()
 
     wait_until(all_seen, "the counts of three groups")
-
-
-def test_groups_beyond_the_queue_are_told_when_to_come_back(moody: str) -> None:
-    naps = ray.put(images_of("nap now", 2))  # half a second
-    sent = [reward_handle(moody).score.remote("nap now", naps) for _ in range(4)]
-    busy = []
-    for response in sent:
-        try:
-            assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardScores)
-        except RayTaskError as error:
-            busy.append(error.cause)
-    assert 1 <= len(busy) <= 3
-    for cause in busy:
-        assert isinstance(cause, BusyError)
-        assert 0.0 < cause.retry_after_s <= 30.0
 
 
 def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str) -> None:

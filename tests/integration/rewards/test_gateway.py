@@ -91,13 +91,6 @@ def test_without_a_token_a_forwarded_request_is_refused(base: str) -> None:
     assert named.status_code == 401
 
 
-def test_a_failing_scorer_is_a_failure_of_the_group(base: str) -> None:
-    outcome = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S).score("raise always", PIXELS).outcome
-    assert isinstance(outcome, RewardFailure)
-    assert "the judge is out" in outcome.reason
-    assert "Traceback" not in outcome.reason
-
-
 def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
     headers = {"Content-Type": JSON.content_type, **TOKEN.headers()}
 
