@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
 import torch
 
 PACKAGES = ("torch", "diffusers", "transformers", "ray")
@@ -55,12 +54,6 @@ class Machine:
 def load() -> float:
     """Runnable processes of the whole machine, mean over the last minute."""
     return round(os.getloadavg()[0], 1)
-
-
-def spare_core_seconds() -> float:
-    """Seconds since the machine started that its cores were idle or did work of lower priority, in all."""
-    times = psutil.cpu_times()
-    return float(times.idle + times.nice)
 
 
 def usable_cores() -> int:

@@ -147,6 +147,10 @@ def learning_flop(cost: ShapeCost, images: int, learned: int, passes: int, full:
 
 
 if __name__ == "__main__":
-    print(count(SD15.unet, {}))
-    print(count(SDXL_UNET, SDXL_ADDED))
+    for name, shape, added in (("SD 1.5", SD15.unet, {}), ("SDXL", SDXL_UNET, SDXL_ADDED)):
+        cost = count(shape, added)
+        lora, full = (learning_flop(cost, 8, 49, 2, full) / 1e12 for full in (False, True))
+        sampling = sampling_flop(cost, 8, 50, 49, 2) / 1e12
+        print(f"{name}: {cost}\n  TFLOP of a group of 8, 50 steps: sampling {sampling:,.0f}, ", end="")
+        print(f"learning LoRA {lora:,.0f}, full {full:,.0f}")
     sys.exit(0)
