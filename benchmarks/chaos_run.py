@@ -66,11 +66,8 @@ class Running:
 
     def status(self) -> list[RunStatus]:
         """What status.json says, where it is of this process."""
-        try:
-            found = read_status(self.config.run_folder)
-        except FileNotFoundError:
-            return []
-        return [found] if found.pid == self.process.pid else []
+        found = read_status(self.config.run_folder)
+        return [found] if found is not None and found.pid == self.process.pid else []
 
     def until(self, there: Callable[[RunStatus], bool], limit_s: float) -> RunStatus:
         """The first status for which it holds. Raises TimeoutError where the run ends or hangs before."""

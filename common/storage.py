@@ -32,12 +32,15 @@ WAITS_S = (0.0, 5.0, 30.0)
 """Pauses before each try of a write to a remote store: a run of days outlives a minute without network."""
 Content = bytes | NDArray[np.uint8]
 """Of a file. Arrays come out of the object store without a copy."""
+_HELD: dict[int, Path] = {}
+"""Locked files that say that the folders which they lie in are this process's, by open handle."""
 _ASIDE = re.compile(r"\.(.+)(?:\.partial|\.replaced)")
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Named folders of files in one place. Every method raises OSError where the store refuses.
+    """Named folders of files in one place. Every method raises OSError where the store refuses; those that
+    write raise RunFolderError where the place lies in a run folder that is gone.
 
     In a remote store the commit file is written last and deleted first, so that a folder without it is known
     to be unfinished. On this machine a folder is written aside, flushed to the disk and renamed, so that it
@@ -99,6 +102,8 @@ class Storage:
     def delete(self, name: str) -> None:
         """Delete a folder, if it is there."""
         folder = f"{self.root}/{name}"
+        if self.local:
+            check_held(Path(folder))
         if self.local and not name.startswith("."):
             folder = self._put_aside(name)
         commit, there = self.filesystem.get_file_info([f"{folder}/{COMMIT_FILE}", folder])
@@ -180,6 +185,8 @@ class Storage:
 
     def _put(self, file: str, data: Content) -> None:
         path = f"{self.root}/{file}"
+        if self.local:
+            check_held(Path(path))
         # An object store has no folders: markers of empty ones would only ask for more rights.
         if not isinstance(self.filesystem, fs.S3FileSystem | fs.GcsFileSystem):
             self.filesystem.create_dir(str(Path(path).parent), recursive=True)
@@ -208,27 +215,62 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises RunFolderError where that fails; then what was there stays, and nothing is left aside.
     """
-    aside = path.with_name(f".{path.name}.writing")
     with written_into(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            flush(aside)
-            os.replace(aside, path)
-            flush(path.parent)
-        except OSError:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise
+        put_file(path, data)
+
+
+def put_file(path: Path, data: bytes) -> None:
+    """replace_file for what a run can do without: raises OSError where the disk refuses, and RunFolderError
+    only where the run folder is gone."""
+    check_held(path)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        flush(aside)
+        os.replace(aside, path)
+        flush(path.parent)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def written_into(place: Path) -> Iterator[None]:
-    """Inside, a file or folder of a run folder is written. Raises RunFolderError where the disk refuses."""
+    """Inside, a file or folder of a run folder is written. Raises RunFolderError where the disk refuses, or
+    where the run folder is gone."""
+    check_held(place)
     try:
         yield
     except OSError as error:
         raise RunFolderError(f"Cannot write {place}: {error}. Free space or mend its rights.") from error
+
+
+@contextmanager
+def held(lock: Path, handle: int) -> Iterator[None]:
+    """Inside, the folder of the lock file is this process's, see check_held. handle: of the file, locked."""
+    _HELD[handle] = lock.absolute()
+    try:
+        yield
+    finally:
+        del _HELD[handle]
+
+
+def check_held(place: Path) -> None:
+    """Raise RunFolderError where the place lies in a folder that this process holds, and that is gone, or
+    another has its name. Called before anything is written."""
+    for handle, lock in _HELD.items():
+        if not place.absolute().is_relative_to(lock.parent):
+            continue
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(os.stat(lock), os.fstat(handle)):
+                continue
+        raise RunFolderError(
+            f"{lock.parent} is not the folder that this run began in: it was deleted, moved away, or another "
+            "took its place. Nothing more is written. Where it was moved, move it back: the same command "
+            "goes on with what is in it."
+        )
 
 
 def join_place(place: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +26,10 @@ from driver.loop.evaluation import TOTAL, PromptSets
 from driver.loop.tasks import evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
+from learner.state import HEADER_FILE, read_header
 from reward_service.client.local import LocalRewards
 
-WEIGHTS = ("learner.json", "trainable.safetensors", "ema.safetensors")
+WEIGHTS = (HEADER_FILE, "trainable.safetensors", "ema.safetensors")
 PRETRAINED = PolicyStamp(version=0, digest="", run_id="pretrained")
 
 
@@ -103,7 +103,7 @@ def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
     tensors = averages or safetensors.torch.load(checkpoint.files["trainable.safetensors"])
     loaded.policy.load(tensors)
     stamp = PolicyStamp(
-        version=int(json.loads(checkpoint.files["learner.json"])["version"]),
+        version=read_header(checkpoint.files).version,
         digest=digest_tensors(loaded.policy.trainable.parameters()),
         run_id=checkpoint.state.run_id,
     )

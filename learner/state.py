@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.errors import CheckpointError, WeightsError
 from common.model.weights import Tensors
+from common.records import parse_record
 from common.trajectory import PolicyStamp
 from learner.learner import Learner
 
@@ -25,10 +26,32 @@ Arrays = dict[str, NDArray[Any]]
 Files = dict[str, NDArray[np.uint8]]
 """Contents by relative name, as arrays: the object store shares them without a copy."""
 
+HEADER_FILE = "learner.json"
 POLICY_FOLDER = "policy"
 AVERAGED_FOLDER = "policy_ema"
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW keeps of each tensor."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What learner.json holds. published: as in Snapshot; none in a fork, which takes over nothing that is in
+    flight."""
+
+    version: int
+    published: tuple[tuple[int, str], ...] = ()
+
+    def to_json(self) -> bytes:
+        """As read_header reads it."""
+        return json.dumps(asdict(self)).encode()
+
+
+def read_header(files: Mapping[str, bytes | NDArray[np.uint8]]) -> Header:
+    """Of a checkpoint's files. Raises CheckpointError where it is not there, or holds something else."""
+    try:
+        return parse_record(Header, bytes(files[HEADER_FILE]))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint's {HEADER_FILE} is missing or damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -103,21 +126,20 @@ def restore_state(learner: Learner, state: Snapshot | Mapping[str, bytes | NDArr
 
 
 def _read(files: Mapping[str, bytes | NDArray[np.uint8]]) -> Snapshot:
+    header = read_header(files)
     try:
-        header = json.loads(bytes(files["learner.json"]))
         trainable, optimizer, averages = (
             safetensors.numpy.load(bytes(files[f"{name}.safetensors"]))
             for name in ("trainable", "optimizer", "ema")
         )
         return Snapshot(
-            version=int(header["version"]),
-            # A fork leaves them out: it takes over nothing that is in flight.
-            published=tuple((int(version), str(digest)) for version, digest in header.get("published", ())),
+            version=header.version,
+            published=header.published,
             trainable=trainable,
             optimizer=optimizer,
             averages=averages,
         )
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"
         ) from error
@@ -147,9 +169,8 @@ def _check_names(learner: Learner, snapshot: Snapshot) -> None:
 
 
 def _exact_files(snapshot: Snapshot) -> Files:
-    header = {"version": snapshot.version, "published": snapshot.published}
     contents = {
-        "learner.json": json.dumps(header).encode(),
+        HEADER_FILE: Header(snapshot.version, snapshot.published).to_json(),
         "trainable.safetensors": safetensors.numpy.save(snapshot.trainable),
         "optimizer.safetensors": safetensors.numpy.save(snapshot.optimizer),
         "ema.safetensors": safetensors.numpy.save(snapshot.averages),

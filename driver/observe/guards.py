@@ -17,7 +17,8 @@ from typing import Protocol
 
 from common.config.safety import GuardsSection
 from common.config.schema import Config
-from common.errors import BadNumbersError, RecordingError, RunFolderError
+from common.errors import BadNumbersError, RecordingError
+from common.records import read_record
 from common.storage import replace_file
 from common.trajectory import ScoredGroup
 from driver.observe.epoch_metrics import Reports
@@ -116,14 +117,10 @@ def save_history(run_folder: Path, history: History) -> None:
 
 def load_history(run_folder: Path, epochs: int) -> dict[int, EpochSigns]:
     """What was known after so many epochs of the run in a folder. Raises RunFolderError."""
-    path = run_folder / HISTORY_FILE
-    if not epochs or not path.exists():
+    if not epochs:
         return {}
-    try:
-        known = {int(epoch): EpochSigns(**fields) for epoch, fields in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}). Delete it to go on without it.") from error
-    return {epoch: signs for epoch, signs in known.items() if epoch <= epochs}
+    known = read_record(run_folder / HISTORY_FILE, dict[int, EpochSigns], "Delete it to go on without it.")
+    return {epoch: signs for epoch, signs in (known or {}).items() if epoch <= epochs}
 
 
 def bad_groups(reports: Reports) -> list[BadGroup]:

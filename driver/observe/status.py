@@ -15,6 +15,9 @@ import ray
 from common.cluster.process_failures import all_actors
 from common.config.schema import Config
 from common.config.services import AppReward
+from common.errors import RunFolderError
+from common.records import read_record
+from common.storage import put_file
 from driver.observe.display import DisplayState
 from driver.stop import StopRequested
 
@@ -81,7 +84,8 @@ def living_processes(config: Config) -> tuple[ProcessStatus, ...]:
 
 
 class StatusFile:
-    """Keeps the file up to date. A disk that does not take it never stops the run.
+    """Keeps the file up to date. A disk that does not take it never stops the run; a folder that is gone
+    does.
 
     reached: the most epochs that the run's earlier processes had finished; 0 for a new run.
     """
@@ -109,7 +113,9 @@ class StatusFile:
             how = "stopped"
             raise
         finally:
-            self._put(how, ())
+            # Where the folder is gone, the error on its way says so.
+            with suppress(RunFolderError):
+                self._put(how, ())
 
     def _put(self, phase: str, processes: tuple[ProcessStatus, ...]) -> None:
         status = RunStatus(
@@ -123,23 +129,20 @@ class StatusFile:
             since=time.time(),
             processes=processes,
         )
-        aside = self._path.with_suffix(".writing")
         with suppress(OSError):
-            aside.write_text(json.dumps(asdict(status), indent=1) + "\n")
-            os.replace(aside, self._path)
+            put_file(self._path, f"{json.dumps(asdict(status), indent=1)}\n".encode())
 
 
-def read_status(run_folder: Path) -> RunStatus:
-    """The file of a run. Raises FileNotFoundError before its first phase."""
-    fields = json.loads((run_folder / STATUS_FILE).read_text())
-    processes = tuple(ProcessStatus(**process) for process in fields.pop("processes"))
-    return RunStatus(**fields, processes=processes)
+def read_status(run_folder: Path) -> RunStatus | None:
+    """The file of a run; None before its first phase. Raises RunFolderError where it cannot be read."""
+    return read_record(run_folder / STATUS_FILE, RunStatus, "Delete it: the run writes another.")
 
 
 def epochs_reached(run_folder: Path, run_id: str) -> int:
     """The most epochs that the run's earlier processes had finished; 0 where there were none."""
     try:
         status = read_status(run_folder)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except RunFolderError:
+        # It only says which epochs come again; it is replaced at once.
         return 0
-    return status.reached if status.run_id == run_id else 0
+    return status.reached if status is not None and status.run_id == run_id else 0

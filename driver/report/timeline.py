@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import PrdpError, RunFolderError
+from common.storage import put_file
 
 ACTORS, REWARDS, LEARNER, DRIVER = "actors", "rewards", "learner", "driver"
 ROLES = (ACTORS, REWARDS, LEARNER, DRIVER)
@@ -137,10 +137,7 @@ def write_timeline(file: Path, timeline: Timeline) -> None:
         "end_s": timeline.end_s,
         "advice": timeline.advice(),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"otherData": facts, "traceEvents": list(_events(timeline))}))
-    os.replace(partial, file)
+    put_file(file, json.dumps({"otherData": facts, "traceEvents": list(_events(timeline))}).encode())
 
 
 def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:

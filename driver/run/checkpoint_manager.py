@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from common.config.schema import Config
-from common.errors import CheckpointError, StuckError
+from common.errors import CheckpointError, PrdpError, StuckError
 from common.storage import Content
 from driver.report.evaluation import Evaluation
 from driver.run.checkpoints import Checkpoints, RunState
@@ -88,7 +88,7 @@ class CheckpointManager:
             return
         try:
             self.finish()
-        except (CheckpointError, StuckError) as error:
+        except PrdpError as error:
             if kind in (None, StopRequested):
                 raise
             # It must not take the place of the error that ends the run.
@@ -114,7 +114,7 @@ class CheckpointManager:
         self._written = (state.epoch, sound)
 
     def check(self) -> None:
-        """Raise CheckpointError where the checkpoint in work has failed meanwhile. Does not wait."""
+        """Raise what the checkpoint in work has failed with meanwhile. Does not wait."""
         if self._in_work is None or not self._in_work.running:
             self.wait()
 
@@ -152,7 +152,7 @@ class CheckpointManager:
 class BackgroundWrite:
     """Work in a thread of its own, begun at once. what: names it in errors. limit_s: of all waits together.
 
-    The work may raise CheckpointError. The thread ends with the process, finished or not.
+    The work may raise a PrdpError. The thread ends with the process, finished or not.
     """
 
     def __init__(self, work: Callable[[], None], what: str, limit_s: float) -> None:
@@ -160,7 +160,7 @@ class BackgroundWrite:
         self.what = what
         self._limit_s = limit_s
         self._waited_s = 0.0
-        self._failure: CheckpointError | None = None
+        self._failure: PrdpError | None = None
         self._through = False
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
         self._thread.start()
@@ -184,7 +184,7 @@ class BackgroundWrite:
             )
 
     def check(self) -> None:
-        """Raise the CheckpointError of work that has failed. Only after `wait`."""
+        """Raise the error of work that has failed. Only after `wait`."""
         if self._failure is not None:
             raise self._failure
         if not self._through:
@@ -193,6 +193,6 @@ class BackgroundWrite:
     def _run(self) -> None:
         try:
             self._work()
-        except CheckpointError as error:
+        except PrdpError as error:
             self._failure = error
         self._through = True

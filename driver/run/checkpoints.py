@@ -21,6 +21,7 @@ from typing import Any
 
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
+from common.records import parse_record
 from common.storage import COMMIT_FILE, Content, Storage, join_place, split_place
 
 FORMAT = 2
@@ -49,12 +50,6 @@ class RunState:
     forked_from: str = ""
     golds: tuple[tuple[int, float], ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
-
-    @staticmethod
-    def of(fields: Mapping[str, Any]) -> RunState:
-        """As it was written. Raises KeyError, TypeError, ValueError where it is something else."""
-        golds = tuple((int(epoch), float(gold)) for epoch, gold in fields.get("golds", ()))
-        return RunState(**{**fields, "golds": golds})
 
 
 @dataclass(frozen=True)
@@ -248,13 +243,14 @@ def _read(storage: Storage, name: str, wanted: Callable[[str], bool] | None) -> 
         header = _header(storage, name)
         if header["format"] != FORMAT:
             raise CheckpointError(_other_format(place, header["format"]))
-        digests = {file: digest for file, digest in header["files"].items() if wanted is None or wanted(file)}
-        state = RunState.of(header["state"])
+        digests = parse_record(dict[str, str], json.dumps(header["files"]).encode())
+        state = parse_record(RunState, json.dumps(header["state"]).encode())
         if header["digest"] != _digest(header):
             raise DamagedError(f"{place} is damaged: {COMMIT_FILE} changed since it was written.")
         if _epochs([name]) not in ([], [state.epoch]):
             raise DamagedError(f"{place} is the checkpoint after epoch {state.epoch}, under another's name.")
-        files = {file: _read_file(storage, name, file, digests[file]) for file in digests}
+        chosen = [file for file in digests if wanted is None or wanted(file)]
+        files = {file: _read_file(storage, name, file, digests[file]) for file in chosen}
         return Checkpoint(place, state, files.pop(CONFIG_FILE, b"").decode(), files)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{place} is no checkpoint, or a torn one: {error!r}.") from error

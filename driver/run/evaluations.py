@@ -5,16 +5,36 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import asdict
+import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import CheckpointError
+from common.records import parse_record
 from common.storage import replace_file
 from common.trajectory import PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
+
+
+@dataclass(frozen=True)
+class _Set:
+    """scores: names."""
+
+    name: str
+    prompts: tuple[str, ...]
+    scores: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What of an evaluation is no array."""
+
+    epoch: int
+    stamp: PolicyStamp
+    sets: tuple[_Set, ...]
 
 
 def evaluation_file(run_folder: Path, epoch: int) -> Path:
@@ -24,15 +44,9 @@ def evaluation_file(run_folder: Path, epoch: int) -> Path:
 
 def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
     """Write one evaluation as plain arrays and JSON, whole or not at all. Raises RunFolderError."""
-    header = {
-        "epoch": evaluation.epoch,
-        "stamp": asdict(evaluation.stamp),
-        "sets": [
-            {"name": measured.name, "prompts": measured.prompts, "scores": sorted(measured.scores)}
-            for measured in evaluation.sets
-        ],
-    }
-    arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    sets = tuple(_Set(own.name, own.prompts, tuple(sorted(own.scores))) for own in evaluation.sets)
+    header = json.dumps(asdict(_Header(evaluation.epoch, evaluation.stamp, sets)))
+    arrays: dict[str, Any] = {"header": np.frombuffer(header.encode(), dtype=np.uint8)}
     for number, measured in enumerate(evaluation.sets):
         arrays[f"{number}/pixels"] = measured.pixels
         arrays |= {f"{number}/{name}": values for name, values in measured.scores.items()}
@@ -52,18 +66,18 @@ def load_evaluations(run_folder: Path) -> list[Evaluation]:
 def _load(path: Path) -> Evaluation:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
+            header = parse_record(_Header, arrays["header"].tobytes())
             sets = tuple(
                 PromptSetEvaluation(
-                    name=fields["name"],
-                    prompts=tuple(fields["prompts"]),
-                    scores={name: arrays[f"{number}/{name}"] for name in fields["scores"]},
+                    name=fields.name,
+                    prompts=fields.prompts,
+                    scores={name: arrays[f"{number}/{name}"] for name in fields.scores},
                     pixels=arrays[f"{number}/pixels"],
                 )
-                for number, fields in enumerate(header["sets"])
+                for number, fields in enumerate(header.sets)
             )
-            return Evaluation(header["epoch"], PolicyStamp(**header["stamp"]), sets)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            return Evaluation(header.epoch, header.stamp, sets)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f"The evaluation {path} is damaged ({error}). Delete it to go on without it."
         ) from error

@@ -19,7 +19,8 @@ from typing import Any
 from common.config.load import config_differences, config_from_yaml_text, flat_settings
 from common.config.schema import Config
 from common.errors import RunFolderError
-from common.storage import replace_file
+from common.records import read_record
+from common.storage import check_held, held, replace_file
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, list_checkpoints
 
 LOCK_FILE = ".lock"
@@ -66,15 +67,8 @@ def write_journal(run_folder: Path, journal: Journal) -> None:
 
 def read_journal(run_folder: Path) -> Journal | None:
     """The journal of the run in a folder, if there is a run. Raises RunFolderError."""
-    path = run_folder / JOURNAL_FILE
-    try:
-        return Journal(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error}). Delete it: a run with checkpoints goes on without it."
-        ) from error
+    mend = "Delete it: a run with checkpoints goes on without it."
+    return read_record(run_folder / JOURNAL_FILE, Journal, mend)
 
 
 @dataclass(frozen=True)
@@ -127,9 +121,12 @@ def claim(folder: Path) -> Iterator[None]:
                 f"Another process ({holder}) is training in {folder}. Wait for it, or choose another "
                 "run.name."
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"pid {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        yield
+        with held(folder / LOCK_FILE, handle):
+            # Somebody may have deleted it before it was locked.
+            check_held(folder)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"pid {os.getpid()} on {os.uname().nodename}".encode(), 0)
+            yield
     finally:
         os.close(handle)
 

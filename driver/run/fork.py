@@ -6,7 +6,6 @@ like any other that goes on, so it can be killed and gone on with at any moment.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from common.errors import CheckpointError, RunFolderError
 from common.storage import join_place, local_path, split_place
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import LOCK_FILE
+from learner.state import HEADER_FILE, Header, read_header
 
 # What the weights, the optimizer's state and the averages belong to.
 FITTING = ("model.path", "model.revision", "model.variant", "policy.")
@@ -89,9 +89,7 @@ def _as_recorded(place: str) -> str:
 
 def _without_what_is_in_flight(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files, but for the weights that the other run's trajectories in flight were sampled with."""
-    header = json.loads(files["learner.json"])
-    header.pop("published", None)
-    return {**files, "learner.json": json.dumps(header).encode()}
+    return {**files, HEADER_FILE: Header(read_header(files).version).to_json()}
 
 
 def _described(checkpoint: Checkpoint) -> str:

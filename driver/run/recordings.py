@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.errors import RecordingError
-from common.storage import flush
+from common.storage import check_held, flush
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, ScorerStamp, TrajectoryGroup
 
 FORMAT_VERSION = 3
@@ -71,10 +71,11 @@ class TrajectoryWriter:
 
         Takes the groups one at a time. Raises RecordingError where there is no group, a group is not sound
         (arrays that do not fit or, for training, are not finite), or the disk refuses; then no part of a file
-        is left.
+        is left. Raises RunFolderError where the run folder is gone.
         """
         path = self.folder / _file_name(epoch)
         aside = path.with_name(f".{path.name}.writing")
+        check_held(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write(aside, path, groups)

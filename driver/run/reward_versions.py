@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.errors import RunFolderError
+from common.records import read_record
 from common.storage import replace_file
 from common.trajectory import ScorerStamp
 from reward_service.client.versions import Swap, VersionHistory
@@ -91,11 +91,7 @@ def load_versions(run_folder: Path, epochs: int) -> list[VersionRecord]:
 
     Raises RunFolderError where it cannot be read.
     """
-    path = run_folder / VERSIONS_FILE
-    if not path.exists():
+    if not epochs:
         return []
-    try:
-        records = [VersionRecord(**fields) for fields in json.loads(path.read_text())]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}). Delete it to go on without it.") from error
-    return [record for record in records if record.epoch <= epochs] if epochs else []
+    known = read_record(run_folder / VERSIONS_FILE, list[VersionRecord], "Delete it to go on without it.")
+    return [record for record in known or () if record.epoch <= epochs]

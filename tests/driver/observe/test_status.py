@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 import driver.observe.status
+from common.errors import RunFolderError
 from driver.observe.display import DisplayState
 from driver.observe.status import STATUS_FILE, StatusFile, epochs_reached, read_status
+from driver.run.folder import claim
 from driver.stop import StopRequested
 from tests.tiny_config import make_config
 
@@ -18,8 +21,7 @@ def test_it_says_how_the_run_ended(tmp_path: Path) -> None:
     config = make_config(Path("no/model"), tmp_path)
     config.run_folder.mkdir(parents=True)
     status = StatusFile(config, "abc")
-    with pytest.raises(FileNotFoundError):
-        read_status(config.run_folder)
+    assert read_status(config.run_folder) is None
     with status.until_the_end():
         pass
     found = read_status(config.run_folder)
@@ -32,9 +34,22 @@ def test_it_says_how_the_run_ended(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     config = make_config(Path("no/model"), tmp_path)
+    config.run_folder.parent.mkdir()
+    config.run_folder.write_text("no folder")
     with StatusFile(config, "abc").until_the_end():
         pass
-    assert not config.run_folder.exists()
+    assert config.run_folder.read_text() == "no folder"
+
+
+def test_a_folder_that_is_gone_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver.observe.status, "living_processes", lambda _: ())
+    config = make_config(Path("no/model"), tmp_path)
+    status = StatusFile(config, "abc")
+    with claim(config.run_folder):
+        shutil.rmtree(config.run_folder)
+        with pytest.raises(RunFolderError, match=str(config.run_folder)), status.until_the_end():
+            status.write(DisplayState(epoch=1, epochs=9))
+        assert not config.run_folder.exists()
 
 
 def test_the_epochs_of_an_earlier_process_are_those_of_the_same_run(tmp_path: Path) -> None:
@@ -43,8 +58,11 @@ def test_the_epochs_of_an_earlier_process_are_those_of_the_same_run(tmp_path: Pa
     (tmp_path / STATUS_FILE).write_text('{"run_id": "abc", "epoch": 4, "reached": 7, ' + fields + "}")
     assert epochs_reached(tmp_path, "abc") == 7
     assert epochs_reached(tmp_path, "another") == 0
-    (tmp_path / STATUS_FILE).write_text("{")
-    assert epochs_reached(tmp_path, "abc") == 0
+    for damaged in ("{", "", "[]", '{"run_id": "abc", "epoch": 4, "reached": "7", ' + fields + "}"):
+        (tmp_path / STATUS_FILE).write_text(damaged)
+        assert epochs_reached(tmp_path, "abc") == 0
+        with pytest.raises(RunFolderError, match=STATUS_FILE):
+            read_status(tmp_path)
 
 
 def test_epochs_that_are_done_again_are_not_forgotten(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from driver.run.folder import (
     read_journal,
     write_journal,
 )
+from driver.run.recordings import TrajectoryWriter
 from tests.tiny_config import make_config
 
 
@@ -82,6 +84,47 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_holder_dies(config: 
         assert config.run_folder.is_dir()
 
 
+def delete(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def replace(folder: Path) -> None:
+    """By a copy of it, lock and all."""
+    folder.rename(folder.with_name("away"))
+    shutil.copytree(folder.with_name("away"), folder)
+
+
+@pytest.mark.parametrize("take_away", [delete, replace])
+def test_nothing_is_written_into_a_folder_that_is_not_the_runs_any_more(
+    config: Config, take_away: Callable[[Path], None]
+) -> None:
+    folder, journal = config.run_folder, Journal("abc", "tracked", "digest", 0)
+    with claim(folder):
+        save(config, 1)
+        take_away(folder)
+        before = sorted(folder.rglob("*"))
+        for write in (
+            lambda: write_journal(folder, journal),
+            lambda: save(config, 1),
+            lambda: TrajectoryWriter(folder / "trajectories").write_epoch(0, ()),
+        ):
+            with pytest.raises(RunFolderError, match=str(folder)):
+                write()
+        assert sorted(folder.rglob("*")) == before
+    with claim(folder):
+        write_journal(folder, journal)
+
+
+def test_a_folder_that_was_moved_and_came_back_is_written_again(config: Config) -> None:
+    folder = config.run_folder
+    with claim(folder):
+        folder.rename(folder.with_name("away"))
+        with pytest.raises(RunFolderError, match="move it back"):
+            save(config, 1)
+        folder.with_name("away").rename(folder)
+        save(config, 1)
+
+
 def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
@@ -134,10 +177,13 @@ def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL_FILE]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"run_id": "run"}'])
-def test_a_damaged_one_is_refused_with_what_to_do(tmp_path: Path, text: str) -> None:
-    (tmp_path / JOURNAL_FILE).write_text(text)
-    with pytest.raises(RunFolderError, match="journal"):
+WRONG_TYPE = b'{"run_id": "run", "tracker_run": "t", "config_digest": "d", "finished": "4"}'
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"run_id": "run"}', b"\xff\xfe", WRONG_TYPE])
+def test_a_damaged_one_is_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / JOURNAL_FILE).write_bytes(content)
+    with pytest.raises(RunFolderError, match=rf"{JOURNAL_FILE} cannot be read.*Delete it"):
         read_journal(tmp_path)
 
 

@@ -20,7 +20,7 @@ from learner.parallel import Single
 from learner.state import export_state, restore_state
 from tests.tiny_config import make_config
 
-FILES = {"learner.json": b"{}", "policy/w": b"w"}
+FILES = {"learner.json": b'{"version": 0, "published": []}', "policy/w": b"w"}
 
 
 def make(folder: Path, name: str, **overrides: Any) -> Config:

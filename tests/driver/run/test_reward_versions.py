@@ -56,7 +56,7 @@ def test_a_swap_while_the_run_was_stopped_is_noticed(log: VersionLog, tmp_path: 
     assert (swap.index, swap.before.version, swap.after.version) == (3, "b", "c")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '[{"epoch": 1}]'])
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"epoch": 1}]', "{}"])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / VERSIONS_FILE).write_text(text)
     with pytest.raises(RunFolderError, match=r"reward_versions\.json.*Delete it"):
