@@ -10,6 +10,7 @@ import ray
 import torch
 
 from actors.actor import Actor, Sample
+from common.cluster.fate import end_with_parent
 from common.cluster.process_options import process_options
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
@@ -47,6 +48,7 @@ class ActorProcess:
     """One actor's process. Thin: the work is Actor's."""
 
     def __init__(self, config: Config) -> None:
+        end_with_parent()
         torch.set_num_threads(config.actors.threads)
         policy, distribution = load_policy(config)
         self._base, self._ends = digest_base(policy), digest_ends(policy)

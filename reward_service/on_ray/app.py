@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
+from common.cluster.fate import end_with_parent
 from common.cluster.process_options import process_options
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
@@ -44,6 +45,7 @@ class RewardReplica:
     """
 
     def __init__(self, name: str, owner: str) -> None:
+        end_with_parent()
         self._name = name
         self._owner = owner
         self._engine: Engine | None = None
