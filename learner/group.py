@@ -16,7 +16,8 @@ from typing import Any
 import ray
 import torch
 
-from common.cluster.process_failures import DEATHS, nodes_of
+from common.cluster.fate import end_with_parent
+from common.cluster.process_failures import DEATHS, nodes_of, place_of
 from common.cluster.process_options import process_options
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
@@ -24,22 +25,33 @@ from common.model.loading import choose_device
 from common.model.weights import Weights
 from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
 from learner.build import build_learner
-from learner.parallel import Parallel, Replicated, Single, connect, listen
+from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
 
 Scores = tuple[GroupScore, Float64 | None]
 """A group's score and advantages."""
 
+LOOPBACK = "127.0.0.1"
 DEATH_LIMIT_S = 20.0
 """How long a dead rank may stay unnoticed after another one failed in its wake."""
 
 
 class Rendezvous:
-    """A small process where rank 0 leaves its address and the other ranks wait for it."""
+    """A small process where the ranks come together, and rank 0 leaves the address at which it listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._nodes: list[str] = []
+        self._together: asyncio.Future[bool] = asyncio.Future()
         self._offered: asyncio.Future[tuple[str, int]] = asyncio.Future()
+
+    async def share_a_node(self, node: str) -> bool:
+        """Whether all ranks run on one node, once each has said the address of its own."""
+        self._nodes.append(node)
+        if len(self._nodes) == self._count:
+            self._together.set_result(len(set(self._nodes)) == 1)
+        return await asyncio.shield(self._together)
 
     async def offer(self, address: str, port: int) -> None:
         """Rank 0 listens here."""
@@ -55,8 +67,11 @@ def join_ranks(config: Config, rank: int, rendezvous: Any) -> Parallel:
     count, limit = config.learner.workers, config.learner.timeout_s
     if count == 1:
         return Single()
+    own = ray.util.get_node_ip_address()
+    if ray.get(rendezvous.share_a_node.remote(own), timeout=limit):
+        own = LOOPBACK
+    listen_only_at(own)
     if rank == 0:
-        own = ray.util.get_node_ip_address()
         store = listen(own, limit)
         ray.get(rendezvous.offer.remote(own, store.port), timeout=limit)
     else:
@@ -69,6 +84,7 @@ class LearnerRank:
     """One rank's process. Thin: every method is the Learner's."""
 
     def __init__(self, config: Config, run_id: str, rank: int, rendezvous: Any) -> None:
+        end_with_parent()
         torch.set_num_threads(config.learner.threads)
         self._learner = build_learner(config, run_id, join_ranks(config, rank, rendezvous))
         self._meter = WorkMeter.start(config.run.name, "learner")
@@ -229,6 +245,10 @@ class LearnerGroup:
         """Ray's ids of the nodes that the ranks run on, or ran on where they have died."""
         return nodes_of(self._ranks)
 
+    def describe(self, rank: int) -> str:
+        """Which process a rank is, in words."""
+        return f"learner rank {rank} ({place_of(self._ranks[rank])})"
+
     def shutdown(self) -> None:
         """End the ranks' processes."""
         for rank in self._ranks:
@@ -246,5 +266,5 @@ def _died(reference: ray.ObjectRef) -> bool:
 
 def _start_ranks(config: Config, run_id: str) -> list[Any]:
     remote = ray.remote(LearnerRank).options(**process_options(config.learner), max_restarts=0)
-    rendezvous = ray.remote(Rendezvous).options(num_cpus=0).remote()
+    rendezvous = ray.remote(Rendezvous).options(num_cpus=0).remote(config.learner.workers)
     return [remote.remote(config, run_id, rank, rendezvous) for rank in range(config.learner.workers)]

@@ -8,14 +8,19 @@ tensor at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Protocol
+from socket import AF_INET, AF_INET6, socket
+from typing import Any, Protocol
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from common.errors import ConfigError
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients travel in pieces of about this size: as little extra memory, few collectives."""
@@ -156,9 +161,30 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def listen_only_at(address: str) -> None:
+    """Have the connections among ranks (gloo, nccl) come to this address of this process's machine alone.
+
+    Interfaces that the environment names already stay. Raises ConfigError where no interface has the address.
+    """
+    interfaces = psutil.net_if_addrs()
+    names = [name for name, own in interfaces.items() if address in (one.address for one in own)]
+    if not names:
+        there = [one.address for own in interfaces.values() for one in own if one.family == AF_INET]
+        raise ConfigError(
+            f"Ray says that the address of a learner's node is {address}, and no interface there has it. "
+            f"Start Ray on that node with --node-ip-address and one of {', '.join(there)}."
+        )
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, names[0])
+
+
 def listen(address: str, timeout_s: float) -> dist.TCPStore:
-    """Where ranks meet: at this process, which is reached at the address, and at a port that was free."""
-    return _store(address, 0, timeout_s, is_master=True)
+    """Where ranks meet: at this process, at this address of its machine alone, at a port that was free."""
+    # The store by itself listens at every address of the machine, and whoever reaches it may write.
+    with socket(AF_INET6 if ":" in address else AF_INET) as bound:
+        bound.bind((address, 0))
+        port = bound.getsockname()[1]
+        return _store(address, port, timeout_s, is_master=True, master_listen_fd=bound.detach())
 
 
 def connect(address: str, port: int, timeout_s: float) -> dist.TCPStore:
@@ -166,6 +192,6 @@ def connect(address: str, port: int, timeout_s: float) -> dist.TCPStore:
     return _store(address, port, timeout_s, is_master=False)
 
 
-def _store(address: str, port: int, timeout_s: float, is_master: bool) -> dist.TCPStore:
+def _store(address: str, port: int, timeout_s: float, **options: Any) -> dist.TCPStore:
     limit = timedelta(seconds=timeout_s)
-    return dist.TCPStore(address, port, is_master=is_master, timeout=limit, wait_for_workers=False)
+    return dist.TCPStore(address, port, timeout=limit, wait_for_workers=False, **options)

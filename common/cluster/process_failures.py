@@ -73,6 +73,14 @@ def nodes_of(processes: Iterable[Any]) -> frozenset[str]:
     return frozenset(node for node in nodes if node)
 
 
+def place_of(process: Any) -> str:
+    """`pid 123, node 1a2b3c4d`, or that Ray has found it no place yet. process: Ray's handle."""
+    table = actor_table(process._actor_id.hex())
+    if not table or not table["Address"]["NodeID"]:
+        return "not placed yet"
+    return f"pid {table['Pid']}, node {table['Address']['NodeID'][:8]}"
+
+
 @dataclass(frozen=True)
 class _Death:
     """Of one process, or of several that die together. nodes: where they ran, none where not known."""

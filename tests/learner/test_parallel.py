@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -15,8 +16,9 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 from torch import nn
 
+from common.errors import ConfigError
 from common.model.weights import Tensors
-from learner.parallel import Parallel, Replicated, Single, connect, listen
+from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
 from learner.report import Outcome
 from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored
@@ -91,12 +93,20 @@ def _bad_group_on_one_rank(parallel: Parallel, pipeline: Path, folder: Path) -> 
 
 def _work(rank: int, port: int, pipeline: Path, folder: Path) -> None:
     torch.set_num_threads(1)
+    listen_only_at("127.0.0.1")
     store = connect("127.0.0.1", port, TIMEOUT_S)
     parallel = Replicated.join(rank, 2, store, torch.device("cpu"), TIMEOUT_S)
+    assert listening() == {"127.0.0.1"}
     _sum_gradients(parallel)
     _bad_group_on_one_rank(parallel, pipeline, folder)
     _train(parallel, 2, pipeline, folder)
     dist.destroy_process_group()
+
+
+def listening() -> set[str]:
+    """The addresses at which this process waits for connections."""
+    own = psutil.Process().net_connections("tcp")
+    return {one.laddr.ip for one in own if one.status == psutil.CONN_LISTEN}
 
 
 def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
@@ -145,8 +155,15 @@ def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) ->
 
 
 def test_ranks_of_two_runs_on_one_machine_meet_at_different_ports() -> None:
+    before = listening()
     first, second = (listen("127.0.0.1", TIMEOUT_S) for _ in range(2))
+    assert listening() - before <= {"127.0.0.1"}
     assert first.port != second.port
     first.set("who", "first")
     second.set("who", "second")
     assert connect("127.0.0.1", first.port, TIMEOUT_S).get("who") == b"first"
+
+
+def test_an_address_that_no_interface_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"203\.0\.113\.1.*--node-ip-address .*127\.0\.0\.1"):
+        listen_only_at("203.0.113.1")
