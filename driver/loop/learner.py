@@ -102,6 +102,10 @@ class FaultTolerantLearner:
         """Groups handed over that ranks have not taken in yet."""
         return sum(len(positions) for positions, answers in self._pending if not answers.done())
 
+    def in_work(self) -> list[str]:
+        """Each rank that has not answered, in words."""
+        return self._calls.in_work()
+
     async def facts(self) -> LearnerFacts:
         """What trajectories must fit; waits until the model is loaded."""
         found: list[LearnerFacts] = await self._with_recovery(

@@ -63,13 +63,33 @@ class RankCalls:
         self._group = group
         self._stalls = stalls
         self._limit_s = limit_s
+        self._asked: dict[Answers, tuple[list[asyncio.Future[Any]], float]] = {}
 
     def begin(self, references: Sequence[ray.ObjectRef]) -> Answers:
-        """Begin to wait for the values of one call, see `result`."""
-        answers = asyncio.gather(*map(value_of, references))
-        # An answer that nobody asks for any more is no error.
-        answers.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        """Begin to wait for the values of one call, see `result`. references: of the ranks, in order."""
+        ranks = [asyncio.ensure_future(value_of(reference)) for reference in references]
+        answers = asyncio.gather(*ranks)
+        self._asked[answers] = ranks, asyncio.get_running_loop().time()
+        answers.add_done_callback(self._answered)
         return answers
+
+    def in_work(self) -> list[str]:
+        """Each rank that has not answered, in words: who, where, for how long."""
+        now, since = asyncio.get_running_loop().time(), dict[int, float]()
+        for ranks, began in self._asked.values():
+            for number, answer in enumerate(ranks):
+                if not answer.done():
+                    since[number] = min(began, since.get(number, began))
+        return [
+            f"{self._group.describe(number)}: no answer for {now - began:.0f} s"
+            for number, began in sorted(since.items())
+        ]
+
+    def _answered(self, answers: Answers) -> None:
+        self._asked.pop(answers)
+        # An answer that nobody asks for any more is no error.
+        if not answers.cancelled():
+            answers.exception()
 
     async def wait(self, references: Sequence[ray.ObjectRef], what: str, waves: int = 1) -> list[Any]:
         """The values of one call; see `result`."""
@@ -81,13 +101,16 @@ class RankCalls:
         Raises LearnerLost, GroupLost, StuckError naming `what` past the limit, or the learner's own error.
         """
         limit_s = self._limit_s * max(waves, 1)
+        ranks, _ = self._asked.get(answers, ([], 0.0))
         try:
             with self._stalls.waiting_for(what):
                 async with asyncio.timeout(limit_s):
                     return await answers
         except TimeoutError:
+            silent = [self._group.describe(number) for number, one in enumerate(ranks) if one.cancelled()]
             raise StuckError(
-                f"Waited {limit_s:.0f} s for {what}, in vain. Raise learner.timeout_s, or look at its logs."
+                f"Waited {limit_s:.0f} s for {what}, in vain: no answer from {', '.join(silent)}. Raise "
+                "learner.timeout_s, or look at its node and its logs."
             ) from None
         except RayTaskError as error:
             if isinstance(error.cause, ObjectLostError):

@@ -72,6 +72,10 @@ class Ranks:
         """Where they run."""
         return frozenset({"node"})
 
+    def describe(self, rank: int) -> str:
+        """See LearnerGroup."""
+        return f"learner rank {rank} (pid {rank}, node host)"
+
     def ready(self) -> list[Reference]:
         """See LearnerGroup, as for the others."""
         if self._is_late:

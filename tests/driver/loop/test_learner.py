@@ -253,8 +253,12 @@ def test_what_is_rescued_is_of_the_last_finished_epoch(make: Any) -> None:
         bench.learner.begin_epoch()
         await bench.learner.submit(group(2))
         bench.ranks.late = {"finish_update"}
-        with pytest.raises(StuckError, match="update 1"):
-            await bench.learner.finish_epoch(lambda _: None)
+        finishing = asyncio.ensure_future(bench.learner.finish_epoch(lambda _: None))
+        await asyncio.sleep(31.0)
+        assert bench.learner.in_work() == ["learner rank 0 (pid 0, node host): no answer for 31 s"]
+        with pytest.raises(StuckError, match=r"update 1.*learner rank 0 \(pid 0, node host\)"):
+            await finishing
+        assert bench.learner.in_work() == []
         bench.ranks.late = set()
         assert str((await bench.learner.rescue())["weights"]) == digest
         assert bench.ranks.started == 1
