@@ -177,9 +177,16 @@ def idle_warning(config: Config) -> str | None:
 async def run(session: Session, keeper: CheckpointManager, instruments: Instruments) -> None:
     """Start everything on Ray, and train."""
     stalls = StallReporter(session.observer.note)
-    async with services(session.config, session.beginning.run_id, session.stop, stalls) as started:
-        with keeper:
-            await run_epochs(session, started, stalls, keeper, instruments)
+    with beside(tell_of_stop(session)):
+        async with services(session.config, session.beginning.run_id, session.stop, stalls) as started:
+            with keeper:
+                await run_epochs(session, started, stalls, keeper, instruments)
+
+
+async def tell_of_stop(session: Session) -> None:
+    """Answer the signal at once: what it waits for may take minutes."""
+    await session.stop.asked()
+    session.observer.stop_asked()
 
 
 def stopped_text(config: Config) -> str:
@@ -218,8 +225,11 @@ def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
             tracker.set_tags({"forked_from": beginning.forked_from})
         yield tracker
         end = RunEnd.FINISHED
-    except (StopRequested, KeyboardInterrupt):
+    except StopRequested:
         end = RunEnd.STOPPED
+        raise
+    except KeyboardInterrupt:
+        end = RunEnd.CUT_OFF
         raise
     finally:
         tracker.finish(end)
@@ -286,5 +296,5 @@ async def run_epochs(
         advantages=Advantages(objective),
     )
     state = RunState(beginning.run_id, beginning.epoch, 0, observer.tracker_run)
-    with beside(rollouts.watch(QueueGauges(instruments, lambda: learner.waiting))):
+    with beside(rollouts.watch(QueueGauges(instruments, lambda: learner.waiting), learner.in_work)):
         await Training(config, state, parts).run(beginning)

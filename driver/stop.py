@@ -35,12 +35,16 @@ class StopFlag:
 
     async def first_of(self, *futures: asyncio.Future[Any]) -> None:
         """Wait until one of them is done, without taking its result. Raises StopRequested."""
-        loop = asyncio.get_running_loop()
-        if self._told is None or self._told.get_loop() is not loop:
-            self._told = loop.create_future()
+        told = self._telling()
         self.check()
-        await asyncio.wait({*futures, self._told}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*futures, told}, return_when=asyncio.FIRST_COMPLETED)
         self.check()
+
+    async def asked(self) -> None:
+        """Wait until a stop has been asked for."""
+        told = self._telling()
+        if not self._asked:
+            await asyncio.wait({told})
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -60,6 +64,13 @@ class StopFlag:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
+
+    def _telling(self) -> asyncio.Future[None]:
+        """Done once a stop has been asked for, in the loop that runs now."""
+        loop = asyncio.get_running_loop()
+        if self._told is None or self._told.get_loop() is not loop:
+            self._told = loop.create_future()
+        return self._told
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self._asked:

@@ -135,6 +135,16 @@ class Observer:
         """Something a person should read."""
         self._display.note(text)
 
+    def stop_asked(self) -> None:
+        """Somebody has asked the run to stop."""
+        phase, position = self._state.phase, self._state.position
+        uncut = phase in (Phase.LEARNING, Phase.PUBLISHING)
+        when = f"after the updates of {position}" if uncut else f"in the middle of {phase.value} ({position})"
+        self.note(
+            f"Stopping {when}, then a checkpoint of the last finished epoch. A second signal ends the run at "
+            "once, without it."
+        )
+
     def group_scored(self, epoch: int, group: int, scorers: Sequence[ScorerStamp]) -> None:
         """A group was scored, of the epoch that makes `epoch` finished ones or of the evaluation after it."""
         known = len(self._versions.records)

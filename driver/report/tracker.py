@@ -51,6 +51,7 @@ QUIET = {
 TrackerError tells what it raises in a line."""
 MARKERS = ("policy/version", "time/evaluation_s")
 """A metric that every epoch has, and one that every evaluation has."""
+END_TAG = "ended"
 KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
 """Opens the experiment in the interface's view for training runs."""
 
@@ -60,11 +61,12 @@ class TrackerError(PrdpError):
 
 
 class RunEnd(Enum):
-    """How a run ended, in MLflow's words."""
+    """How a run ended: the run's tag END_TAG, and the status that MLflow has for it."""
 
-    FINISHED = "FINISHED"
-    FAILED = "FAILED"
-    STOPPED = "KILLED"
+    FINISHED = "finished", "FINISHED"
+    STOPPED = "stopped, with a checkpoint of the last finished epoch", "FINISHED"
+    CUT_OFF = "ended at once, without a checkpoint", "KILLED"
+    FAILED = "failed", "FAILED"
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,9 @@ class Tracker:
 
     def finish(self, end: RunEnd) -> None:
         """Write what is left and close the run; it can be opened again with its id."""
-        self._later("the end", lambda: self._client.set_terminated(self.run_id, end.value))
+        words, status = end.value
+        self.set_tags({END_TAG: words})
+        self._later("the end", lambda: self._client.set_terminated(self.run_id, status))
         self.flush()
         self._writer.shutdown(wait=False, cancel_futures=True)
 
@@ -289,8 +293,11 @@ def _resumed(
     client: MlflowClient, uri: str, run_id: str, markers: Sequence[str], warn: Warn
 ) -> OpenRun | None:
     def resume() -> OpenRun:
-        experiment = client.get_run(run_id).info.experiment_id
+        found = client.get_run(run_id)
+        experiment = found.info.experiment_id
         client.update_run(run_id, status="RUNNING")
+        if END_TAG in found.data.tags:
+            client.delete_tag(run_id, END_TAG)
         histories = [client.get_metric_history(run_id, name) for name in markers]
         logged = frozenset((metric.key, metric.step) for history in histories for metric in history)
         return OpenRun(client, uri, experiment, run_id, logged)

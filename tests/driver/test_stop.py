@@ -33,8 +33,11 @@ def test_who_waits_in_an_event_loop_hears_of_it() -> None:
         loop.call_later(0.01, done.set_result, 1)
         await stop.first_of(done)
         loop.call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
+        asked = asyncio.ensure_future(stop.asked())
         with pytest.raises(StopRequested):
             await stop.first_of(loop.create_future())
+        await asked
+        await stop.asked()
 
     with StopFlag() as stop:
         asyncio.run(wait(stop))

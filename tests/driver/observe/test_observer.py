@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import driver.observe.status
 from common.cluster.live_metrics import LiveMetric
 from common.config.schema import Config
 from common.errors import RunFolderError
-from driver.observe.display import DisplayState
+from driver.observe.display import DisplayState, Phase
 from driver.observe.gauges import RayGauges
 from driver.observe.observer import Observer, Outlets
 from driver.observe.status import StatusFile
@@ -121,3 +123,20 @@ def test_a_full_disk_is_a_kind_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunFolderError, match=r"epoch_000001\.npz"):
         run.observer.evaluated(make_evaluation(1), {}, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("phase", "when"),
+    [
+        (Phase.SAMPLING, r"in the middle of sampling \(epoch 1/2\)"),
+        (Phase.LEARNING, "after the updates of epoch 1/2"),
+    ],
+)
+def test_a_stop_is_answered_at_once_with_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Phase, when: str
+) -> None:
+    monkeypatch.setattr(driver.observe.status, "living_processes", lambda _: ())
+    watched = Watched(tmp_path, 0)
+    watched.observer.phase(phase, 0)
+    watched.observer.stop_asked()
+    assert re.search(f"{when}.*checkpoint", watched.display.notes[-1])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.config.services import TrackerSection
 from driver.report.tracker import (
+    END_TAG,
     LEFT_ALONE_S,
     LONGEST_MODEL_TAG,
     OpenRun,
@@ -93,9 +94,22 @@ def test_a_continued_run_is_the_same_run(client: MlflowClient, tracker: Tracker,
     resumed.flush()
     run = client.get_run(tracker.run_id)
     assert (resumed.run_id, run.info.status) == (tracker.run_id, "RUNNING")
+    assert END_TAG not in run.data.tags
     assert run.data.params == {"run.epochs": "20", "run.name": "demo"}
     assert artifact(client, resumed, "config.yaml").read_text() == "epochs: 40"
     assert resumed.lost_writes == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(RunEnd.STOPPED, "FINISHED"), (RunEnd.CUT_OFF, "KILLED"), (RunEnd.FAILED, "FAILED")],
+)
+def test_mlflow_says_how_a_run_ended(
+    client: MlflowClient, tracker: Tracker, end: RunEnd, status: str
+) -> None:
+    tracker.finish(end)
+    run = client.get_run(tracker.run_id)
+    assert (run.info.status, run.data.tags[END_TAG]) == (status, end.value[0])
 
 
 def test_a_lost_run_is_replaced_with_a_warning(runs: Path) -> None:
