@@ -195,11 +195,16 @@ class Rollouts:
         """Who sampled and scored the groups since the last call, and when; of very many, the last."""
         return self._history.take(self._rewards.take_asks())
 
-    async def watch(self, queues: Callable[[InFlight], None]) -> None:
-        """Once a second, until cancelled: say who is stuck where nothing moves, and how much is where."""
+    async def watch(self, queues: Callable[[InFlight], None], learner: Callable[[], list[str]]) -> None:
+        """Once a second, until cancelled: say who is stuck where nothing moves, and how much is where.
+
+        learner: what it has in work, in words.
+        """
         while True:
             await asyncio.sleep(BEAT_S)
-            self._stalls.look(lambda: [*self._pool.in_work(), *self._rewards.in_work()])
+            for refusal in self._rewards.take_refusals():
+                self._stalls.note(refusal)
+            self._stalls.look(lambda: [*self._pool.in_work(), *self._rewards.in_work(), *learner()])
             queues(self.in_flight())
 
     async def _sample(self, task: PromptTask, weights: ray.ObjectRef) -> Sampled:

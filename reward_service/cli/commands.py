@@ -6,7 +6,8 @@ import json
 import statistics
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from reward_service.cli.checks import Verdict, check_reward
-from reward_service.contract.results import Description, Outcome, RewardFailure, RewardScores
+from reward_service.contract.results import RUNNING, Outcome, Report, RewardFailure, RewardScores
 from reward_service.contract.settings import ServedReward, read_section, read_settings
 from reward_service.engine.service import build_service
 from reward_service.http.address import check_address
@@ -129,34 +130,55 @@ def serve(arguments: Namespace) -> int:
 
 
 def status(arguments: Namespace) -> int:
-    """Ask each and print a table, then settings. Returns 1 where one does not answer or is not ready."""
-    answers = _by_address(arguments) if arguments.addresses else _of_cluster()
-    described = {where: found for where, found in answers.items() if isinstance(found, Description)}
-    if described:
-        head = ["where", "name", "kind", "scorer", "version", "digest", "ready"]
-        rows = [
-            [
-                where,
-                one.name,
-                one.kind,
-                one.scorer,
-                one.stamp.version,
-                one.stamp.digest[:12],
-                "yes" if one.ready else "no",
-            ]
-            for where, one in described.items()
-        ]
-        print(table(head, rows, left=len(head)))
-    for where, found in answers.items():
-        if isinstance(found, RewardError):
-            print(f"{where}: {found}")
-            continue
-        print(f"{where}: settings {json.dumps(found.settings, ensure_ascii=False)}")
-        if found.refused:
-            print(f"{where}: the last change of settings was refused: {found.refused}")
-    if not answers:
+    """Ask all at once and print a table, then settings, refusals and what else is wrong.
+
+    Returns 1 where one is not well: does not run, answer or take groups, or has refused its last settings.
+    """
+    reports = _by_address(arguments) if arguments.addresses else _of_cluster()
+    if not reports:
         print("No reward application runs on this cluster.")
-    return 0 if len(described) == len(answers) and all(one.ready for one in described.values()) else 1
+        return 0
+    head = ["where", "state", "replicas", "name", "kind", "scorer", "version", "digest", "ready"]
+    print(table(head, [[where, *_cells(one)] for where, one in reports.items()], left=len(head)))
+    for where, one in reports.items():
+        for settings in dict.fromkeys(json.dumps(own.settings, ensure_ascii=False) for own in one.answers):
+            print(f"{where}: settings {settings}")
+        for problem in _problems(one):
+            print(f"{where}: {problem}")
+    return 1 if any(any(_problems(one)) for one in reports.values()) else 0
+
+
+def _cells(report: Report) -> list[str]:
+    """replicas: those that answered, of those that run. Where replicas differ, all that they say."""
+    said = [
+        [
+            own.name,
+            own.kind,
+            own.scorer,
+            own.stamp.version,
+            own.stamp.digest[:12],
+            "yes" if own.ready else "no",
+        ]
+        for own in report.answers
+    ]
+    columns = zip(*said, strict=True) if said else [["?"]] * 6
+    return [
+        report.state,
+        f"{len(said)}/{report.replicas}",
+        *(", ".join(dict.fromkeys(column)) or "-" for column in columns),
+    ]
+
+
+def _problems(report: Report) -> Iterator[str]:
+    """What is wrong, in words."""
+    if report.told or report.state != RUNNING:
+        yield f"Serve calls it {report.state}. {report.told}".strip()
+    if report.silence:
+        yield f"not every replica answers: {report.silence}"
+    if not all(own.ready for own in report.answers):
+        yield "a replica takes no groups"
+    for reason in dict.fromkeys(own.refused for own in report.answers if own.refused):
+        yield f"the last change of settings was refused: {reason}"
 
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
@@ -269,18 +291,21 @@ def _seconds(target: Target, prompt: str, count: int, size: int, limit_s: float)
     return seconds
 
 
-def _by_address(arguments: Namespace) -> dict[str, Description | RewardError]:
+def _by_address(arguments: Namespace) -> dict[str, Report]:
     token = _token(arguments).read()
-    found: dict[str, Description | RewardError] = {}
-    for address in arguments.addresses:
+
+    def ask(address: str) -> Report:
         try:
-            found[address] = HttpReward(address, token, _STATUS_LIMIT_S, retrying=SOON).describe()
+            found = HttpReward(address, token, _STATUS_LIMIT_S, retrying=SOON).describe()
         except RewardError as error:
-            found[address] = error
-    return found
+            return Report("?", "", 1, (), str(error))
+        return Report(RUNNING, "", 1, (found,), "")
+
+    with ThreadPoolExecutor(len(arguments.addresses)) as pool:
+        return dict(zip(arguments.addresses, pool.map(ask, arguments.addresses), strict=True))
 
 
-def _of_cluster() -> dict[str, Description | RewardError]:
-    from reward_service.on_ray.handles import describe_applications  # only here is Ray needed
+def _of_cluster() -> dict[str, Report]:
+    from reward_service.on_ray.handles import report_applications  # only here is Ray needed
 
-    return describe_applications()
+    return report_applications()

@@ -115,6 +115,8 @@ class RewardClient:
         self._report = RewardReport()
         self._asks: deque[Ask] = deque(maxlen=KEPT_ASKS)
         self._heard_at = 0.0
+        self._told: set[str] = set()
+        self._refusals: list[str] = []
         self.retries = 0
         """Groups sent again after a failure, since the start."""
         self.busy_s = 0.0
@@ -159,6 +161,12 @@ class RewardClient:
         asks = list(self._asks)
         self._asks.clear()
         return asks
+
+    def take_refusals(self) -> list[str]:
+        """Why changes of its settings were refused, as replies have told since the last call; each reason
+        once."""
+        refusals, self._refusals = self._refusals, []
+        return refusals
 
     async def _try_all(self, prompt: str, images: ImagesRef, count: int) -> Outcome:
         tries = self._section.retries + 1
@@ -226,6 +234,9 @@ class RewardClient:
 
     def _note(self, reply: Reply, count: int, waited_s: float) -> RewardScores:
         self.busy_s += reply.busy_s
+        if reply.refused and reply.refused not in self._told:
+            self._told.add(reply.refused)
+            self._refusals.append(reply.refused)
         outcome = usable_scores(reply.outcome, count, self._transport.stamp.name, self._name)
         self._report = self._report.with_reply(replace(reply, outcome=outcome), waited_s)
         if isinstance(outcome, RewardFailure):

@@ -115,6 +115,14 @@ class RewardSum:
         """What each reward did since the last call."""
         return {name: client.take_report() for name, client in self._clients.items()}
 
+    def take_refusals(self) -> list[str]:
+        """Changes of settings that rewards have refused since the last call, in words."""
+        return [
+            f"Reward {name} refused its last change of settings, and goes on with the earlier ones: {reason}"
+            for name, client in self._clients.items()
+            for reason in client.take_refusals()
+        ]
+
     def shutdown(self) -> None:
         """End what was started for the run; applications that were there before are left alone."""
         self._at_end.close()

@@ -51,12 +51,13 @@ Outcome = RewardScores | RewardFailure
 class Reply:
     """The answer to one group. busy_s: its share of the seconds that the scorer worked on its batch.
 
-    shadow: what the shadow version says about it, for the log only.
+    shadow: what the shadow version says about it, for the log only. refused: as in Description.
     """
 
     outcome: Outcome
     busy_s: float
     shadow: Outcome | NoShadow
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,24 @@ class Description:
     settings: dict[str, Any]
     refused: str
     ready: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a served reward is.
+
+    state: Serve's word for it, RUNNING where all is well. told: what Serve says of it. replicas: those that
+    run. answers: what replicas say of themselves. silence: why some do not, empty where all do.
+    """
+
+    state: str
+    told: str
+    replicas: int
+    answers: tuple[Description, ...]
+    silence: str
+
+
+RUNNING = "RUNNING"
 
 
 class BusyError(Exception):

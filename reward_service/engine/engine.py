@@ -224,7 +224,7 @@ class Engine:
         self._meter.batch(len(groups), failed, seconds)
         self._meter.waiting(len(self._queue))
         for group, outcome in zip(groups, outcomes, strict=True):
-            group.reply.set_result(Reply(outcome, self._group_s, NoShadow()))
+            group.reply.set_result(Reply(outcome, self._group_s, NoShadow(), self._refused))
 
     @contextmanager
     def _clock(self, running: Running) -> Iterator[None]:

@@ -17,12 +17,14 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview
 
 from common.errors import RewardError
-from reward_service.contract.results import Description
+from reward_service.contract.results import Description, Report
 
 DEPLOYMENT = "Reward"
 """The deployment that scores, in every application. With HTTP, a second deployment stands in front of it."""
 
-STATUS_LIMIT_S = 10.0
+STATUS_LIMIT_S = 20.0
+UNLISTED = "_ray_internal_prdp_status"
+"""Ray's dashboard lists no job of a namespace that begins like this."""
 
 _known: ActorHandle | None = None
 
@@ -92,32 +94,46 @@ def ask_replica(app: str, method: str, limit_s: float) -> Any:
         raise RewardError(f"The application {app!r} does not answer: {short(error)}") from error
 
 
-def describe_applications() -> dict[str, Description | RewardError]:
-    """What each reward application says of itself, or why it does not answer, by its name.
+def report_applications() -> dict[str, Report]:
+    """How each reward application is, by its name: what Serve knows, then what each replica says.
 
     Joins the cluster here and leaves it again, unless this process is in one already. Raises RewardError
     where there is none.
     """
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     joined = not ray.is_initialized()
     if joined:
         try:
-            ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(address="auto", namespace=UNLISTED, logging_level=logging.ERROR, log_to_driver=False)
         except ConnectionError as error:
             raise RewardError("No Ray cluster runs here. Start one, or give addresses (http...).") from error
     try:
-        names = [name for name, app in applications().items() if DEPLOYMENT in app.deployments]
-        return {name: _describe(name) for name in sorted(names)}
+        rewards = {name: app for name, app in sorted(applications().items()) if DEPLOYMENT in app.deployments}
+        with ThreadPoolExecutor(max(1, len(rewards))) as pool:
+            return dict(zip(rewards, pool.map(_report, rewards, rewards.values()), strict=True))
     finally:
         if joined:
             ray.shutdown()
 
 
-def _describe(name: str) -> Description | RewardError:
+def _report(name: str, application: ApplicationStatusOverview) -> Report:
+    deployment = application.deployments[DEPLOYMENT]
+    running = {str(state): count for state, count in deployment.replica_states.items()}.get("RUNNING", 0)
+    told = (application.message or deployment.message).strip()
+    answers: tuple[Description, ...] = ()
+    silence = ""
     try:
-        found: Description = ask_replica(name, "describe", STATUS_LIMIT_S)
-    except RewardError as error:
-        return error
-    return found
+        # Past the queues, so that a busy replica answers too.
+        said = (
+            copy.copy(reward_handle(name))
+            .broadcast("describe")
+            .results(timeout_s=STATUS_LIMIT_S, return_exceptions=True)
+        )
+        answers = tuple(one for one in said if isinstance(one, Description))
+        silence = next((short(one) for one in said if isinstance(one, BaseException)), "")
+    except (TimeoutError, RayError, RayServeException, RewardError) as error:
+        silence = short(error)
+    return Report(application.status.value, told, running, answers, silence)
 
 
 def short(error: BaseException | None) -> str:

@@ -72,6 +72,7 @@ class Rewards:
         self.says: dict[str, GroupScore | RewardFailure] = {}
         self.asked_for: list[tuple[str, bool]] = []
         self.outstanding = 0
+        self.refusals: list[str] = []
 
     async def score(
         self, prompt: str, images: Any, count: int, with_gold: bool = False
@@ -98,6 +99,11 @@ class Rewards:
     def in_work(self) -> list[str]:
         """See RewardSum."""
         return []
+
+    def take_refusals(self) -> list[str]:
+        """See RewardSum."""
+        told, self.refusals = self.refusals, []
+        return told
 
 
 class Bench:
@@ -229,11 +235,15 @@ def test_who_is_stuck_is_said_while_nothing_moves() -> None:
         bench.rewards.after = {task(0).prompt: 100.0}
         bench.pool.in_work = lambda: ["actor 3 has it"]  # type: ignore[attr-defined]
         counted: list[int] = []
-        watching = asyncio.ensure_future(bench.rollouts.watch(lambda found: counted.append(found.rewards)))
+        watching = asyncio.ensure_future(
+            bench.rollouts.watch(lambda found: counted.append(found.rewards), lambda: ["rank 1 too"])
+        )
+        bench.rewards.refusals = ["no such scorer"]
         assert await bench.collect(1) == [0]
         watching.cancel()
+        assert bench.notes.pop(0) == "no such scorer"
         assert [note[22:26] for note in bench.notes] == ["30 s", "90 s"]
-        assert "actor 3 has it" in bench.notes[0]
+        assert "actor 3 has it; rank 1 too" in bench.notes[0]
         assert set(counted[:99]) == {1}
         assert len(counted) == pytest.approx(100, abs=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import ray
 import yaml
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.job_submission import JobSubmissionClient
 
 from reward_service.__main__ import main
 from reward_service.contract.results import RewardScores
@@ -110,7 +112,9 @@ def test_the_example_file_serves_two_rewards_in_processes_of_their_own(served: S
     assert status_of(served, "/jpeg/v1/ready") == 404
 
 
-def test_status_lists_them_from_another_process_whatever_mode_serve_is_in(served: ServeFile) -> None:
+def test_status_lists_them_from_another_process_whatever_mode_serve_is_in(
+    served: ServeFile, shared: Cluster
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "reward_service", "status"],
         cwd=ROOT,
@@ -123,9 +127,11 @@ def test_status_lists_them_from_another_process_whatever_mode_serve_is_in(served
         | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
     )
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
-    assert rows["jpeg"][1:5] == ["jpeg", "pointwise", "jpeg_compressibility", "1"]
-    assert rows["jpeg"][6] == "yes"
-    assert rows["clip"][6] == "yes"
+    assert rows["jpeg"][1:7] == ["RUNNING", "1/1", "jpeg", "pointwise", "jpeg_compressibility", "1"]
+    assert rows["jpeg"][8] == rows["clip"][8] == "yes"
+    assert "INFO" not in done.stdout + done.stderr
+    # This test's own is the only one listed.
+    assert len(JobSubmissionClient(shared.dashboard).list_jobs()) == 1
 
 
 def test_settings_change_live_under_load_and_nothing_is_lost_or_mixed(served: ServeFile) -> None:
@@ -147,7 +153,9 @@ def test_settings_change_live_under_load_and_nothing_is_lost_or_mixed(served: Se
     assert {app: pids(app) for app in before} == before
 
 
-def test_refused_settings_leave_the_old_scorer_and_say_why(served: ServeFile) -> None:
+def test_refused_settings_leave_the_old_scorer_and_say_why(
+    served: ServeFile, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = {"scorer": "jpeg_compressibility", "version": "good"}
     served.reward("jpeg")["user_config"] = good
     served.deploy()
@@ -156,6 +164,9 @@ def test_refused_settings_leave_the_old_scorer_and_say_why(served: ServeFile) ->
     served.deploy()
     wait_until(lambda: "Did you mean 'jpeg_compressibility'" in describe("jpeg").refused, "refused")
     assert_scored(ask("jpeg", "a cat"), "a cat", ServedReward.model_validate(good))
+    assert "Did you mean 'jpeg_compressibility'" in ask("jpeg", "a cat").refused
+    assert main(["status"]) == 1
+    assert re.search(r"\njpeg: .* refused: .*Did you mean", capsys.readouterr().out)
     served.reward("jpeg")["user_config"] = good
     served.deploy()
     wait_until(lambda: describe("jpeg").refused == "", "rolled back")

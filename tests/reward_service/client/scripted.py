@@ -42,7 +42,7 @@ Say = Outcome | RequestError | Hang
 class ScriptedTransport:
     """Answers each prompt with what its script says, one say a request, the last one again and again.
 
-    second: how long each request takes. away: what absence() says.
+    second: how long each request takes. away: what absence() says. refused: what replies say of settings.
     """
 
     script: dict[str, list[Say]] = field(default_factory=dict)
@@ -50,6 +50,7 @@ class ScriptedTransport:
     limit_s: float = 1000.0
     away: str | None = "It is away."
     second: float = 1.0
+    refused: str = ""
     stamp: ScorerStamp = field(default_factory=lambda: ScorerStamp("size", "1", ""))
     asked: list[str] = field(default_factory=list)
     out: list[str] = field(default_factory=list)
@@ -73,7 +74,7 @@ class ScriptedTransport:
         if isinstance(say, RequestError):
             raise say
         assert not isinstance(say, Hang)
-        return Reply(say, BUSY_S, NoShadow())
+        return Reply(say, BUSY_S, NoShadow(), self.refused)
 
     async def absence(self) -> str | None:
         return self.away

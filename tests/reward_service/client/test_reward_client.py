@@ -198,3 +198,16 @@ def test_whatever_is_said_each_group_has_the_answer_of_its_own_script(scripts: l
         for row in lost:
             if row + 1 < len(tries):
                 assert tries[row + 1] == (name,)
+
+
+def test_refused_settings_are_told_once() -> None:
+    transport = ScriptedTransport(refused="no such scorer")
+
+    async def asked_twice() -> list[list[str]]:
+        client, told = client_of(transport), []
+        for prompt in ("a", "b"):
+            await client.score(prompt, Images(), 2)
+            told.append(client.take_refusals())
+        return told
+
+    assert run(asked_twice()) == [["no such scorer"], []]
