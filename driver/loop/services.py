@@ -65,6 +65,8 @@ def ray_cluster(config: Config) -> Iterator[Path]:
 def _connect(config: Config) -> Path:
     section = config.ray
     if section.address == "local":
+        # Ray's agents, and whoever else waits for a control store that died with the driver, give up then.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
         options: dict[str, Any] = {
             "object_store_memory": int(section.object_store_gb * 1e9),
             "include_dashboard": section.dashboard,

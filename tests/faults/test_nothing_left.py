@@ -5,47 +5,38 @@ from __future__ import annotations
 import os
 import signal
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
 import pytest
 
+from benchmarks.chaos_run import Running
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2 * LIMIT_S)]
 
-MARK = "PRDP_TEST_MARK"
 END_LIMIT_S = 30.0
 
 
-@pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Stands in the environment of every process that this test starts, and of theirs."""
-    value = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, value)
-    yield value
-    for process in marked(value):
-        process.kill()
+def followed(running: Running, there: Callable[[], object]) -> set[psutil.Process]:
+    """Every process that the run has started, and they have, until it is there or has ended."""
+    family: set[psutil.Process] = set()
+    while running.process.poll() is None and not there():
+        with suppress(psutil.NoSuchProcess):
+            family.update(psutil.Process(running.process.pid).children(recursive=True))
+        time.sleep(0.05)
+    return family
 
 
-def marked(value: str) -> list[psutil.Process]:
-    """Those that live and have the mark."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == value and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
-def until_none_is_left(value: str) -> float:
-    """Seconds until no process with the mark lives."""
+def seconds_until_gone(family: set[psutil.Process]) -> float:
+    """Until none of them lives."""
     began = time.monotonic()
-    while (left := marked(value)) and time.monotonic() - began < END_LIMIT_S:
-        time.sleep(0.1)
-    assert not left, [process.as_dict(["pid", "cmdline", "status"]) for process in left]
+    _, left = psutil.wait_procs(family, END_LIMIT_S)
+    described = [one.as_dict(["pid", "cmdline", "status"]) for one in left]
+    for one in left:
+        one.kill()
+    assert not described
     return time.monotonic() - began
 
 
@@ -56,29 +47,32 @@ def open_doors(pid: int) -> int:
     return sum(not address.startswith(("127.", "::1")) for address in doors)
 
 
-def test_nothing_outlives_a_killed_driver(faulty: MakeFaulty, start: Start, mark: str) -> None:
+def test_nothing_outlives_a_killed_driver(faulty: MakeFaulty, start: Start) -> None:
     """Not even an actor, a rank and a replica that are stopped; and ranks listen on loopback alone."""
     running = start(faulty(learner__workers=2, evaluation__every_epochs=6))
-    status = running.until(at(1, "sampling"), LIMIT_S)
+    family = followed(running, lambda: any(map(at(1, "sampling"), running.status())))
+    (status,) = running.status()
     pids = {process.kind: process.pid for process in status.processes}
     assert open_doors(pids["learner rank"]) == open_doors(pids["actor"])
     for kind in ("actor", "learner rank", "reward replica"):
         os.kill(pids[kind], signal.SIGSTOP)
-    assert len(marked(mark)) > len(status.processes)
+    assert {process.pid for process in status.processes} <= {process.pid for process in family}
     running.process.kill()
     running.process.wait()
-    print(f"gone after {until_none_is_left(mark):.1f} s")
+    print(f"{len(family)} processes were gone after {seconds_until_gone(family):.1f} s")
 
 
-def test_a_failed_start_leaves_nothing(faulty: MakeFaulty, start: Start, mark: str) -> None:
-    running = start(
-        faulty(rewards={"jpeg": {"scorer": "jpeg_compressibility"}, "bad": {"scorer": f"{__name__}:Bad"}})
-    )
+def test_a_failed_start_leaves_nothing(faulty: MakeFaulty, start: Start) -> None:
+    broken = {"jpeg": {"scorer": "jpeg_compressibility"}, "broken": {"scorer": f"{__name__}:Broken"}}
+    running = start(faulty(rewards=broken))
+    family = followed(running, lambda: False)
     assert running.wait(LIMIT_S) == 2, running.shown
-    print(f"gone after {until_none_is_left(mark):.1f} s")
+    assert "no weights" in running.shown
+    assert len(family) > len(broken)
+    print(f"{len(family)} processes were gone after {seconds_until_gone(family):.1f} s")
 
 
-class Bad:
+class Broken:
     """A scorer that cannot be built."""
 
     version = "1"
