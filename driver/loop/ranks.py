@@ -63,7 +63,7 @@ class RankCalls:
         self._group = group
         self._stalls = stalls
         self._limit_s = limit_s
-        self._asked: dict[Answers, tuple[list[asyncio.Future[Any]], float]] = {}
+        self._asked: dict[Answers, tuple[list[asyncio.Task[Any]], float]] = {}
 
     def begin(self, references: Sequence[ray.ObjectRef]) -> Answers:
         """Begin to wait for the values of one call, see `result`. references: of the ranks, in order."""

@@ -26,9 +26,7 @@ from reward_service.on_ray.handles import applications
 
 START_LIMIT_S = 600.0
 POLL_S = 0.2
-_COMING = frozenset(
-    {ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY}
-)
+_COMING = frozenset({ApplicationStatus.NOT_STARTED, ApplicationStatus.DEPLOYING, ApplicationStatus.UNHEALTHY})
 
 Form = TypeVar("Form", RewardSpec, AppReward, UrlReward)
 

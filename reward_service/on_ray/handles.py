@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview
 
 from common.errors import RewardError
-from reward_service.contract.results import Description, Report
+from reward_service.contract.results import RUNNING, Description, Report
 
 DEPLOYMENT = "Reward"
 """The deployment that scores, in every application. With HTTP, a second deployment stands in front of it."""
@@ -118,21 +118,20 @@ def report_applications() -> dict[str, Report]:
 
 def _report(name: str, application: ApplicationStatusOverview) -> Report:
     deployment = application.deployments[DEPLOYMENT]
-    running = {str(state): count for state, count in deployment.replica_states.items()}.get("RUNNING", 0)
+    running = sum(count for state, count in deployment.replica_states.items() if state == RUNNING)
     told = (application.message or deployment.message).strip()
-    answers: tuple[Description, ...] = ()
-    silence = ""
+
+    async def ask() -> list[Any]:
+        # Past the queues, so that busy replicas answer too.
+        asked = copy.copy(reward_handle(name)).broadcast("describe")
+        return await asked.results_async(timeout_s=STATUS_LIMIT_S, return_exceptions=True)
+
     try:
-        # Past the queues, so that a busy replica answers too.
-        said = (
-            copy.copy(reward_handle(name))
-            .broadcast("describe")
-            .results(timeout_s=STATUS_LIMIT_S, return_exceptions=True)
-        )
-        answers = tuple(one for one in said if isinstance(one, Description))
-        silence = next((short(one) for one in said if isinstance(one, BaseException)), "")
+        said = asyncio.run(ask())
     except (TimeoutError, RayError, RayServeException, RewardError) as error:
-        silence = short(error)
+        said = [error]
+    answers = tuple(one for one in said if isinstance(one, Description))
+    silence = next((short(one) for one in said if isinstance(one, BaseException)), "")
     return Report(application.status.value, told, running, answers, silence)
 
 
