@@ -22,9 +22,11 @@ from common.cluster.process_failures import (
     DeathCounter,
     Gone,
     failed_to_start,
+    in_a_line,
     is_certain,
     living_nodes,
     nodes_of,
+    own_error,
     was_preempted,
 )
 from common.cluster.references import value_of
@@ -153,7 +155,7 @@ class ActorSlots:
         self._fail(error)
 
     async def _keep(self, slot: int) -> None:
-        """A slot's processes, one after the other. Raises StuckError, WeightsError."""
+        """A slot's processes, one after the other. Raises StuckError, WeightsError, what the first raised."""
         while True:
             process = self._processes[slot] = self._start(self._config)
             nodes, error = await self._outlive(slot, process)
@@ -167,7 +169,9 @@ class ActorSlots:
             arrival: Arrival = await value_of(process.ready.remote())
         except DEATHS as error:
             if failed_to_start(error) and not self._has_begun:
-                raise StuckError(f"An actor could not start: {error}") from error
+                raise own_error(error) or StuckError(
+                    f"An actor could not start: {in_a_line(error)} Ray's logs (worker-*.err) have the rest."
+                ) from error
             return nodes_of([process]), error
         place = arrival.place
         who = f"Actor {slot} (pid {place.pid}, node {place.node[:8]})"

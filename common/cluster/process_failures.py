@@ -15,14 +15,18 @@ from typing import Any
 import ray
 from ray._private.state import actors as actor_table
 from ray.exceptions import (
+    ActorDiedError,
     ActorUnavailableError,
     ActorUnschedulableError,
     OutOfMemoryError,
     RayActorError,
+    RayError,
+    RayTaskError,
     RuntimeEnvSetupError,
 )
 
-from common.errors import StuckError
+from common.cluster.references import first_line
+from common.errors import PrdpError, StuckError
 
 DEATHS = (RayActorError, OutOfMemoryError, RuntimeEnvSetupError, ActorUnschedulableError)
 """What a call of a process raises where that process is gone or never came.
@@ -31,6 +35,8 @@ Ray has a type for each cause, without a common base. OutOfMemoryError: its memo
 """
 Gone = RayActorError | OutOfMemoryError | RuntimeEnvSetupError | ActorUnschedulableError
 
+LONGEST_LINE = 400
+"""Characters of what Ray says that are shown."""
 WINDOW_S = 3600.0
 SETTLE_S = 60.0
 """After so long Ray knows whether it was the whole node that died."""
@@ -41,6 +47,34 @@ def failed_to_start(error: BaseException) -> bool:
     if isinstance(error, RayActorError):
         return error.actor_init_failed
     return isinstance(error, RuntimeEnvSetupError | ActorUnschedulableError)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a process itself raised, in a call or in its constructor; the error as it is where Ray raised it.
+
+    Ray's own text of such an error is a traceback of the worker with the cause in its last line.
+    """
+    while True:
+        if isinstance(error, RayTaskError):
+            error = error.cause
+        elif isinstance(error, ActorDiedError) and error.args and isinstance(error.args[0], RayTaskError):
+            # Of a constructor's error Ray keeps nothing but what it was made from.
+            error = error.args[0]
+        else:
+            return error
+
+
+def own_error(error: BaseException) -> PrdpError | None:
+    """The error of ours that a process raised; None where it raised another, or none."""
+    cause = cause_of(error)
+    return cause if isinstance(cause, PrdpError) else None
+
+
+def in_a_line(error: BaseException) -> str:
+    """Type and first line of what a process raised, or what Ray says, which is told in several lines."""
+    cause = cause_of(error)
+    text = " ".join(str(cause).split())[:LONGEST_LINE] if isinstance(cause, RayError) else first_line(cause)
+    return f"{type(cause).__name__}: {text}"
 
 
 def was_preempted(error: BaseException) -> bool:

@@ -9,8 +9,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
+from common.cluster.process_failures import in_a_line, own_error
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
@@ -105,9 +106,7 @@ def open_url(entry: UrlReward, actor: ActorHandle, section: RewardServiceSection
     """The transport through a started actor, once that has spoken to the address. Raises RewardError."""
     try:
         described = cast(Description, ray.get(actor.describe.remote(), timeout=START_LIMIT_S))
-    except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, RewardError) else error
-        raise RewardError(f"A process of the cluster cannot ask it: {cause}") from error
     except (RayError, GetTimeoutError) as error:
-        raise RewardError(f"The process that asks {entry.url} did not start: {error}") from error
+        cause = own_error(error) or in_a_line(error)
+        raise RewardError(f"A process of the cluster cannot ask {entry.url}: {cause}") from error
     return HttpTransport(actor, section, described.stamp)

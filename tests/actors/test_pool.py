@@ -17,7 +17,7 @@ from ray.exceptions import (
 )
 
 from actors.pool import ActorPool, Sampled
-from common.errors import StuckError, WeightsError
+from common.errors import ModelError, StuckError, WeightsError
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from tests.actors.processes import Cluster, settle
 from tests.virtual_time import run
@@ -262,7 +262,21 @@ def test_an_actor_that_cannot_start_stops_a_run_that_has_not_begun(
         starting = asyncio.ensure_future(first.start(600.0))
         await settle()
         cluster.started[-1].arrival.answer(error)
-        with pytest.raises(StuckError, match="could not start"):
+        with pytest.raises(StuckError, match="could not start") as caught:
+            await starting
+        assert "\n" not in str(caught.value)
+
+    run(scenario())
+
+
+def test_an_actors_own_error_is_shown_as_it_is(tmp_path: Path, cluster: Cluster) -> None:
+    async def scenario() -> None:
+        pool = cluster.pool(tmp_path, count=1)
+        starting = asyncio.ensure_future(pool.start(600.0))
+        await settle()
+        ours = RayTaskError("__init__", "Traceback", ModelError("no module q_proj"), "", 1, "127.0.0.1")
+        cluster.started[0].arrival.answer(ActorDiedError(ours))
+        with pytest.raises(ModelError, match=r"^no module q_proj$"):
             await starting
 
     run(scenario())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import ray
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo
@@ -23,10 +25,12 @@ from common.cluster.process_failures import (
     DeathCounter,
     actor_table,
     failed_to_start,
+    in_a_line,
     is_certain,
+    own_error,
     was_preempted,
 )
-from common.errors import StuckError
+from common.errors import ModelError, StuckError
 
 NODES = ("a", "b")
 HERE = frozenset({"a"})
@@ -54,6 +58,23 @@ def test_every_way_in_which_ray_tells_of_a_death(error: RayError, started: bool)
     assert failed_to_start(error) == (not started)
     assert not was_preempted(error)
     assert is_certain(error) == (not isinstance(error, ActorUnavailableError))
+
+
+def test_what_a_process_raised_is_found_in_what_ray_makes_of_it() -> None:
+    ours = ModelError("no folder x")
+    in_task = RayTaskError("f", "Traceback", ours, "", 1, "127.0.0.1")
+    for error in (
+        ours,
+        in_task,
+        in_task.as_instanceof_cause(),
+        RayTaskError("g", "Traceback", in_task, "", 1, "127.0.0.1"),
+        pickle.loads(pickle.dumps(ActorDiedError(in_task))),
+    ):
+        assert str(own_error(error)) == "no folder x"
+    assert own_error(in_constructor()) is None
+    assert own_error(ActorDiedError()) is None
+    assert in_a_line(in_constructor()) == "ValueError: no model"
+    assert in_a_line(RuntimeEnvSetupError("no\n  package")).endswith(" no package")
 
 
 def test_what_is_no_death() -> None:
