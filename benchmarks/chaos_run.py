@@ -18,6 +18,7 @@ import numpy as np
 from common.cluster.metrics import exact_metrics
 from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.places import sqlite_uri
 from driver.observe.status import RunStatus, read_status
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from driver.run.evaluations import load_evaluations
@@ -104,7 +105,7 @@ class Outcome:
             for own in regular
             for name, data in own.files.items()
         }
-        client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
+        client = mlflow.MlflowClient(sqlite_uri(config.run_folder.parent.resolve() / "mlflow.db"))
         run = checkpoints[-1].state.tracker_run
         for name in exact_metrics(client.get_run(run).data.metrics):
             history = client.get_metric_history(run, name)

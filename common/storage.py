@@ -1,7 +1,6 @@
 """What is written so that it is whole or not there: files of this machine, folders here or in a remote store.
 
-A place is a path, or a URI such as s3://bucket/prefix?key=value; what stands behind the "?" are settings of
-the connection, and stays behind whatever is added to it.
+Where that is, is a place (common/places.py).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from common.errors import CheckpointError, RunFolderError
+from common.places import local_path, quoted
 
 LOGGER = logging.getLogger(__name__)
 
@@ -61,9 +60,11 @@ class Storage:
         """A folder of this machine, or what pyarrow.fs finds behind a URI. Raises CheckpointError."""
         path = local_path(str(place))
         if path is not None:
+            if "://" in str(place) and "?" in str(place):
+                raise CheckpointError(f"{place}: a file:// URI has nothing behind '?'; write %3F in a name.")
             return Storage(str(path), fs.LocalFileSystem(), str(path.absolute()), local=True)
         try:
-            filesystem, root = fs.FileSystem.from_uri(place)
+            filesystem, root = fs.FileSystem.from_uri(quoted(str(place)))
         except (OSError, pa.ArrowException) as error:
             raise CheckpointError(
                 f"{place} cannot be opened: {error}. Write a folder, or a URI such as s3://bucket/prefix, "
@@ -271,31 +272,3 @@ def check_held(place: Path) -> None:
             "took its place. Nothing more is written. Where it was moved, move it back: the same command "
             "goes on with what is in it."
         )
-
-
-def join_place(place: str, name: str) -> str:
-    """The file or folder of that name in a place."""
-    if "://" not in place:
-        return str(Path(place) / name)
-    parts = urlsplit(place)
-    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
-
-
-def split_place(place: str) -> tuple[str, str]:
-    """The folder that a place lies in, and its name there."""
-    if "://" not in place:
-        path = Path(place) if Path(place).name else Path(place).resolve()
-        return str(path.parent), path.name
-    parts = urlsplit(place)
-    folder, _, name = parts.path.rstrip("/").rpartition("/")
-    # urlunsplit drops the slashes of a scheme it does not know where the rest is empty.
-    query = f"?{parts.query}" if parts.query else ""
-    return f"{parts.scheme}://{parts.netloc}{folder}{query}", name
-
-
-def local_path(place: str) -> Path | None:
-    """The path of a place on this machine, also of one written file:///folder; None for any other."""
-    if "://" not in place:
-        return Path(place)
-    parts = urlsplit(place)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None

@@ -17,6 +17,7 @@ from common.config.help import help_text
 from common.config.load import load_config
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError
+from common.places import expanded
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,20 @@ def parse_arguments(arguments: Sequence[str], usage: str, flags: Mapping[str, st
                 )
             if not has_value and not rest:
                 raise ConfigError(f"{name} needs a value: {flags[name]}.")
-            values[name] = value if has_value else rest.pop(0)
+            values[name] = _expanded(name, value if has_value else rest.pop(0))
         elif "=" in word and " " not in word.split("=")[0]:
             overrides.append(word)
         else:
             words.append(word)
     return Arguments(tuple(words), tuple(overrides), values, usage)
+
+
+def _expanded(flag: str, value: str) -> str:
+    """Most flags name a file or folder, and a number has neither a ~ nor a variable."""
+    try:
+        return expanded(value)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {error}.") from error
 
 
 # Read by the libraries when they are imported: their notes and loading bars would tear the progress display.

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.storage import join_place, replace_file, written_into
+from common.places import join_place
+from common.storage import replace_file, written_into
 from driver.observe.observer import GRID, Observer, grid_file, shown_score
 from driver.report.intervals import begun_late, change_markdown, change_table, compare
 from driver.report.plots import write_plots

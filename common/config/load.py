@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from common.config.tree import (
 )
 from common.config.yaml_text import read_yaml, write_yaml
 from common.errors import ConfigError
+from common.places import near_paths
 
 _FORM = "write key.sub=value, for example sampling.steps=20"
 
@@ -181,6 +181,5 @@ def _near_files(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f": the folder {folder} does not exist."
-    names = sorted(item.name for item in folder.iterdir() if item.suffix in (".yaml", ".yml"))
-    near = get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:8]
-    return f"; did you mean {' or '.join(str(folder / name) for name in near)}?" if near else "."
+    near = near_paths(path, lambda item: item.suffix in (".yaml", ".yml"))
+    return f"; did you mean {' or '.join(near)}?" if near else "."

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import field_validator
 
 from common.config.fields import Section, setting
+from common.config.paths import OutputPath
 
 CHECKPOINT_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 SECRETS_IN_URIS = ("access_key", "secret_key", "session_token")
@@ -29,7 +30,7 @@ class GuardsSection(Section):
 class CheckpointSection(Section):
     """What a run needs to go on."""
 
-    folder: str = setting(
+    folder: OutputPath = setting(
         "",
         "",
         "Parent of the run's checkpoints: a folder, or a URI such as s3://bucket/prefix or gs://bucket/x; "
@@ -53,7 +54,7 @@ class CheckpointSection(Section):
     def _a_folder_or_uri(cls, value: str) -> str:
         if "://" not in value:
             return value
-        parts = urlsplit(value)
+        parts = urlsplit(value, allow_fragments=False)
         # The value is not repeated where it may hold a secret.
         named = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
         if parts.password is not None or named & set(SECRETS_IN_URIS):

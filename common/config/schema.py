@@ -12,6 +12,7 @@ from common.config.objectives import ObjectiveSection, PrdpSection
 from common.config.safety import CheckpointSection, GuardsSection
 from common.config.services import (
     ActorsSection,
+    AppReward,
     DisplaySection,
     EvaluationSection,
     LearnerSection,
@@ -85,6 +86,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _applications_have_a_cluster(self) -> Config:
+        every = {**self.rewards, **self.gold}
+        named = [name for name, entry in every.items() if isinstance(entry, AppReward)]
+        if named and self.ray.address == "local":
+            raise ValueError(
+                f"{' and '.join(named)}: an application that runs already is asked for (app), but with "
+                "ray.address: local the run starts a cluster of its own, without one; set ray.address=auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pairs_connect_all_images(self) -> Config:
         for name, entry in self.embedded.items():
             _check_pairs(name, entry.pairs, "evaluation", self.evaluation.images_per_prompt)
@@ -101,7 +113,7 @@ class Config(Section):
     @property
     def run_folder(self) -> Path:
         """Where the run writes."""
-        return Path(self.run.folder).expanduser() / self.run.name
+        return Path(self.run.folder) / self.run.name
 
     @property
     def trajectories_per_epoch(self) -> int:

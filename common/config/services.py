@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Discriminator, Tag, field_validator, model_validator
 
 from common.config.fields import Section, setting
+from common.config.paths import OutputPath
+from common.places import expanded, is_rooted
 
 LARGEST_SEED = 2**32 - 1
 
@@ -18,7 +20,7 @@ class RunSection(Section):
     """The run as a whole."""
 
     name: str = setting("prdp", "", "Name of the run: its folder under `folder` and its name in the tracker.")
-    folder: str = setting("runs", "", "Parent of the run folder; ~ is the home folder.", min_length=1)
+    folder: OutputPath = setting("runs", "", "Parent of the run folder.", min_length=1)
     seed: int = setting(0, "", "Seed of the order of prompts and of all noise.", ge=0, le=LARGEST_SEED)
     epochs: int = setting(100, "epochs", "E: epochs in all, those of a continued run included.", ge=1)
 
@@ -40,6 +42,15 @@ class RaySection(Section):
         min_length=1,
     )
     dashboard: bool = setting(True, "", "Start the dashboard (address local only).")
+    worker_niceness: int = setting(
+        0,
+        "",
+        "Niceness of the run's processes (address local only): 0 = as much of the machine as any other "
+        "program; up to 19 = give way to others. (Ray's own default is 15: on a busy machine a run hardly "
+        "moves then.)",
+        ge=0,
+        le=19,
+    )
     object_store_gb: float = setting(1.0, "GB", "Object store size (address local only).", gt=0.07)
 
 
@@ -109,14 +120,26 @@ class LearnerSection(PlacementSection):
     timeout_s: float = setting(1800.0, "s", "Longest wait for one learner call.", gt=0.0)
 
 
+Option = str | int | float | bool
+
+
 class ScorerSection(Section):
     """A scorer and what it is built from."""
 
     scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
-    options: dict[str, str | int | float | bool] = setting(
-        {}, "", "Keyword arguments of the scorer, e.g. {path: folder}."
+    options: dict[str, Option] = setting(
+        {}, "", "Keyword arguments of the scorer, e.g. {path: folder}; a text such as ~/models/x is a path."
     )
     pairs: int = setting(0, "pairs", "Pairs a group that a judge of single pairs is asked; 0 = all.", ge=0)
+
+    @field_validator("options")
+    @classmethod
+    def _whole_paths(cls, value: Mapping[str, Option]) -> dict[str, Option]:
+        """Which options are paths only the scorer knows, but what begins like one is meant as one."""
+        return {
+            name: expanded(option) if isinstance(option, str) and is_rooted(option) else option
+            for name, option in value.items()
+        }
 
 
 class RewardSpec(ScorerSection):
@@ -228,7 +251,9 @@ class EvaluationSection(Section):
 class TrackerSection(Section):
     """MLflow."""
 
-    uri: str = setting("", "", "Tracking URI; empty = an SQLite store and local artifacts in run.folder.")
+    uri: OutputPath = setting(
+        "", "", "Tracking URI; empty = an SQLite store and local artifacts in run.folder."
+    )
     experiment: str = setting("prdp", "", "Experiment name.", min_length=1)
     save_checkpoint: bool = setting(True, "", "Log the final policy folder as an artifact.")
     register_as: str = setting(

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from common.config.fields import Section, setting
+from common.config.paths import InputPath, ModelPath
 
 
 class ModelSection(Section):
     """The pretrained text-to-image pipeline."""
 
-    path: str = setting(
+    path: ModelPath = setting(
         ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x, 2.x, XL).", min_length=1
     )
     revision: str = setting("main", "", "Hub revision; ignored for a folder.")
@@ -73,7 +74,7 @@ class PromptSource(Section):
 
     shorthand: ClassVar[str] = "path"
 
-    path: str = setting(..., "", "File, or hub data set id such as org/name.", min_length=1)
+    path: InputPath = setting(..., "", "File, or hub data set id such as org/name.", min_length=1)
     column: str = setting(
         "", "", "Column holding the prompt; empty = the first there is of prompt, text, Prompt, caption."
     )
@@ -213,7 +214,7 @@ class DataSection(Section):
     mode: Literal["online", "offline"] = setting(
         "online", "", "online = sampled by actors from the current policy; offline = replayed from files."
     )
-    folder: str = setting("", "", "Folder of recorded trajectories; required for offline.")
+    folder: InputPath = setting("", "", "Folder of recorded trajectories; required for offline.")
     record: bool = setting(False, "", "Write scored trajectories to Parquet in the run folder (online only).")
     max_staleness: int = setting(
         0,

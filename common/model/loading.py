@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from common.config.schema import Config
+from common.config.training import LoraPolicy
 from common.errors import WeightsError
 from common.model import families
 from common.model.parts import Source
 from common.model.policy import Policy
 from common.model.steps import Steps
+from common.model.trainable import check_targets
 from common.model.weights import digest_tensors
 
 
@@ -33,11 +35,13 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def check_model(config: Config) -> None:
-    """Raise ModelError where the model's folder or its noise schedule cannot serve this configuration.
+    """Raise ModelError where the model or its noise schedule cannot serve this configuration.
 
-    Reads small JSON files only. What a hub id holds is known when it is loaded.
+    Reads small JSON files only.
     """
     families.check_model(config.model, config.sampling)
+    if isinstance(config.policy, LoraPolicy):
+        check_targets(families.outline(config.model), config.policy)
 
 
 def load_policy(config: Config, parts: Parts = Parts.ALL) -> tuple[Policy, Steps]:

@@ -90,6 +90,12 @@ class Source:
             found: dict[str, Any] = part.load_config(self.settings.path, subfolder=folder, **hub)
         return found
 
+    def outline(self, part: type[Any], folder: str) -> Any:
+        """A network as its configuration says, without weights: on the meta device. Raises ModelError."""
+        config = self.config(part, folder)
+        with self._naming(folder), torch.device("meta"):
+            return part.from_config(config)
+
     def scheduler(self) -> tuple[str, dict[str, Any]]:
         """Class and configuration of the pipeline's scheduler, its class's defaults filled in."""
         raw = self.config(diffusers.DDIMScheduler, "scheduler")

@@ -25,6 +25,10 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """What diffusers looks for in a folder of LoRA weights."""
 
 
+ADAPTED = (nn.Linear, nn.Conv2d)
+"""Kinds of modules that get an adapter."""
+
+
 class Denoiser(Protocol):
     """Predicts under guidance. The policy is one, its reference another."""
 
@@ -185,18 +189,33 @@ def compile_blocks(network: Any) -> None:
         network.compile(dynamic=False)
 
 
+def check_targets(network: nn.Module, settings: LoraPolicy) -> None:
+    """Raise ModelError where policy.target_modules names no module, or one that takes no adapter."""
+    modules = {name: module for name, module in network.named_modules() if name}
+    takes_one = {name for name, module in modules.items() if isinstance(module, ADAPTED)}
+    ends = sorted({name.split(".")[-1] for name in takes_one if not name.split(".")[-1].isdecimal()})
+    for target in settings.target_modules:
+        found = [name for name in modules if name == target or name.endswith(f".{target}")]
+        others = sorted(set(found) - takes_one)
+        if others or not found:
+            reason = (
+                f"and {others[0]} is a {type(modules[others[0]]).__name__}, which takes no adapter"
+                if others
+                else "which no module of the network is called"
+            )
+            raise ModelError(
+                f"policy.target_modules names {target!r}, {reason}. Those that take one are called "
+                f"{', '.join(ends)}."
+            )
+
+
 def add_lora(family: Family, settings: LoraPolicy) -> LoraTrainable:
     """Attach a new adapter (B = 0, so the policy starts as the reference), float32 whatever the network is.
 
     Raises ModelError where it binds to nothing.
     """
     network: Any = family.network
-    names = [name for name, _ in network.named_modules()]
-    for target in settings.target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ModelError(
-                f"policy.target_modules names {target!r}, which no module of the network is called."
-            )
+    check_targets(network, settings)
     # The adapter's A matrices are drawn: a fork with a fixed seed keeps every process and every run equal.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from common.cluster.metrics import check_metrics, metrics_markdown
 from common.config.services import TrackerSection
 from common.errors import PrdpError
+from common.places import sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -263,7 +264,7 @@ def open_tracker(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     here = runs.resolve()
-    uri = section.uri or f"sqlite:///{here / 'mlflow.db'}"
+    uri = section.uri or sqlite_uri(here / "mlflow.db")
     artifacts = None if section.uri else here / "mlflow-artifacts"
     markers = MARKERS if same_again else ()
 

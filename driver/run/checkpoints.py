@@ -21,8 +21,9 @@ from typing import Any
 
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
+from common.places import join_place, split_place
 from common.records import parse_record
-from common.storage import COMMIT_FILE, Content, Storage, join_place, split_place
+from common.storage import COMMIT_FILE, Content, Storage
 
 FORMAT = 2
 WRITERS = {1: "0.1"}

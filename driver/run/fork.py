@@ -14,7 +14,7 @@ from pathlib import Path
 from common.config.load import config_differences, config_from_yaml_text, config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
-from common.storage import join_place, local_path, split_place
+from common.places import join_place, local_path, split_place
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import LOCK_FILE
 from learner.state import HEADER_FILE, Header, read_header

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,11 @@ from numpy.typing import NDArray
 
 from common.config.training import PromptSource
 from common.errors import PromptSetError
+from common.places import HUB_ID, near_paths
 from driver.run.prompt_files import READERS, download_files, known_formats, read_prompts
 
 # Uses of a seed that must not share an order.
 _STREAM, _SAMPLE = 0, 1
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class PromptSet(Sequence[str]):
@@ -90,18 +88,18 @@ def open_prompts(source: PromptSource) -> PromptSet:
     Raises PromptSetError for a source that is missing, of an unknown format, malformed, without prompts, or
     without the column; with the line or row, and the nearest names.
     """
-    path = Path(source.path).expanduser()
+    path = Path(source.path)
     if path.is_file():
         return PromptSet.of(read_prompts(path, source.column), str(path))
     if path.is_dir():
-        raise PromptSetError(f"{path} is a folder; name a file in it{_near_files(path, '')}")
-    if _HUB_ID.fullmatch(source.path) and path.suffix.lower() not in READERS:
+        raise PromptSetError(f"{path} is a folder; name a file in it{_near_files(path / 'prompts')}")
+    if HUB_ID.fullmatch(source.path) and path.suffix.lower() not in READERS and not path.parent.is_dir():
         files = download_files(source.path, source.revision)
         blocks = (block for file in files for block in read_prompts(file, source.column))
         return PromptSet.of(blocks, f"data set {source.path}")
     if not path.parent.is_dir():
         raise PromptSetError(f"There is no prompt file {path}: the folder {path.parent} does not exist")
-    raise PromptSetError(f"There is no prompt file {path}{_near_files(path.parent, path.name)}")
+    raise PromptSetError(f"There is no prompt file {path}{_near_files(path)}")
 
 
 def sample_prompts(prompts: PromptSet, count: int, seed: int) -> list[tuple[int, str]]:
@@ -138,9 +136,8 @@ def _digest(chunks: Iterable[pa.StringArray]) -> str:
     return hashlib.sha256(lengths.digest() + letters.digest()).hexdigest()
 
 
-def _near_files(folder: Path, name: str) -> str:
-    names = sorted(item.name for item in folder.iterdir() if item.suffix.lower() in READERS)
-    near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:8]
+def _near_files(path: Path) -> str:
+    near = near_paths(path, lambda item: item.suffix.lower() in READERS)
     if not near:
-        return f"; there is no prompt file in {folder} either ({known_formats()})"
-    return f"; did you mean {' or '.join(str(folder / item) for item in near)}?"
+        return f"; there is no prompt file in {path.parent} either ({known_formats()})"
+    return f"; did you mean {' or '.join(near)}?"

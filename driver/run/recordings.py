@@ -101,7 +101,8 @@ class TrajectoryWriter:
         # Sampled latents do not compress, and statistics would store whole latents again.
         small = {"compression": "none", "use_dictionary": False, "write_statistics": False}
         count = 0
-        with pq.ParquetWriter(aside, SCHEMA, write_page_checksum=True, **small) as writer:
+        # A relative path such as a:b/c would be read as a URI.
+        with pq.ParquetWriter(aside.absolute(), SCHEMA, write_page_checksum=True, **small) as writer:
             for group in groups:
                 count += 1
                 reason = why_unsound(group, self.kind.finite)

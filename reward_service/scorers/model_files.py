@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from common.errors import RewardError
+from common.places import why_no_folder
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([\w+.-]+)")
 
 Tensors = Mapping[str, torch.Tensor]
@@ -55,17 +55,8 @@ class ModelSource:
 
     def check(self) -> None:
         """Raises RewardError where the path is neither a folder nor a possible hub id. Fetches nothing."""
-        folder = Path(self._path)
-        if folder.is_dir():
-            return
-        if not _HUB_ID.fullmatch(self._path):
-            raise RewardError(
-                f"{self._option} is {self._path!r}, which is neither a folder nor a hub id such as "
-                "openai/clip-vit-large-patch14."
-            )
-        if folder.parent.is_dir():
-            there = sorted(entry.name for entry in folder.parent.iterdir() if entry.is_dir())
-            raise RewardError(f"{self._option}: no folder {self._path!r}; {folder.parent}/ holds {there}.")
+        if reason := why_no_folder(self._path):
+            raise RewardError(f"{self._option} is {self._path!r}: {reason}")
 
     @cached_property
     def folder(self) -> Path:

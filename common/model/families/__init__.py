@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
@@ -12,6 +13,7 @@ from common.model.families.base import Family, FolderCheck
 from common.model.families.stable_diffusion import StableDiffusionFamily
 from common.model.families.stable_diffusion_xl import StableDiffusionXLFamily
 from common.model.parts import Source, read_json
+from common.places import why_no_folder
 
 FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionPipeline": StableDiffusionFamily,
@@ -22,15 +24,14 @@ FAMILIES: dict[str, type[FolderCheck]] = {
 def check_model(model: ModelSection, sampling: SamplingSection) -> None:
     """Raise ModelError where the model cannot serve these settings.
 
-    Reads only small JSON files of a local folder. What a hub id holds is known when it is loaded; what looks
-    like a path and is no folder is refused.
+    Reads only small JSON files: all of a local folder, of a hub id the one that names the pipeline. What
+    looks like a path and is no folder is refused.
     """
     folder = Path(model.path)
     if not folder.is_dir():
-        if folder.exists() or model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
-            raise ModelError(
-                f"model.path {model.path!r} is neither a folder nor a hub id of the form owner/name."
-            )
+        if reason := why_no_folder(model.path):
+            raise ModelError(f"model.path is {model.path!r}: {reason}")
+        _family(Source(model, torch.device("cpu")).index(), model)
         return
     family = _family(read_json(folder / "model_index.json", "so it is no diffusers pipeline folder"), model)
     for part, files in family.FILES.items():
@@ -38,6 +39,12 @@ def check_model(model: ModelSection, sampling: SamplingSection) -> None:
             raise ModelError(f"{model.path!r} is incomplete: {part}/ holds no {' or '.join(files)}.")
     read_json(folder / "scheduler" / "scheduler_config.json", "so its noise schedule is unknown")
     family.check(Source(model, torch.device("cpu")), sampling)
+
+
+def outline(model: ModelSection) -> nn.Module:
+    """The denoising network of a model that check_model takes, without its weights. Raises ModelError."""
+    source = Source(model, torch.device("cpu"))
+    return _family(source.index(), model).outline(source)
 
 
 def load_family(source: Source, sampling: SamplingSection) -> Family:

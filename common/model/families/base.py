@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -93,6 +94,11 @@ class FolderCheck(Protocol):
         ...
 
     @staticmethod
+    def outline(source: Source) -> nn.Module:
+        """The denoising network without its weights. Raises ModelError."""
+        ...
+
+    @staticmethod
     def load(source: Source, sampling: SamplingSection) -> Family:
         """Load it. Raises ModelError."""
         ...
@@ -115,6 +121,12 @@ class UnetFamily:
     latent_shape: tuple[int, ...]
     size: tuple[int, int]
     device: torch.device
+
+    @staticmethod
+    def outline(source: Source) -> nn.Module:
+        """See FolderCheck."""
+        network: nn.Module = source.outline(UNet2DConditionModel, "unet")
+        return network
 
     def parts(self) -> Mapping[str, nn.Module]:
         """unet, and where they were loaded vae and the text encoders."""

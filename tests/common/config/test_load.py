@@ -108,6 +108,7 @@ class TestRewards:
     """The three forms of a reward."""
 
     FILE = """
+ray: {address: auto}
 gold:
   deployed: {app: pickscore, weight: 10}
   elsewhere: {url: "https://host:8000/geneval/", token_env: GENEVAL_TOKEN}
@@ -125,7 +126,8 @@ gold:
 
     def test_a_form_chosen_on_the_command_line_drops_what_only_the_other_has(self) -> None:
         text = "gold: {g: {scorer: clip, weight: 3, options: {path: x}}}\n"
-        assert load("gold.g.app=foo", text=text).gold["g"] == AppReward(app="foo", weight=3.0)
+        joined = load("gold.g.app=foo", "ray.address=auto", text=text)
+        assert joined.gold["g"] == AppReward(app="foo", weight=3.0)
         again = load("gold.g.url=http://h", text="gold: {g: {app: foo}}\n")
         assert again.gold["g"] == UrlReward(url="http://h")
         back = load("gold.deployed.scorer=clip", "gold.deployed.options.path=x", text=self.FILE)
@@ -171,7 +173,7 @@ def test_differences_have_both_values() -> None:
     assert found["sampling.steps"] == "50 against 7"
     assert found["rewards.b.scorer"] == 'not set against "jpeg"'
     assert {key.split(".")[0] for key in found} == {"policy", "sampling", "rewards"}
-    a, b = (load(f"model.path={'x' * 300}{end}") for end in "ab")
+    a, b = (load(f"prompts.train.column={'x' * 300}{end}") for end in "ab")
     assert len(config_differences(a, b)) == 1
 
 

@@ -102,6 +102,7 @@ def test_an_impossible_value_names_its_key(override: str) -> None:
         ("rewards={reward: {scorer: x}}", "rewards", "another name"),
         ("rewards={a/b: {scorer: x}}", "rewards", "names of metrics"),
         ("gold.clip.scorer=x", "whole configuration", "both rewards and gold"),
+        ("gold={g: {app: x}}", "whole configuration", "ray.address=auto"),
         ("actors=5", "actors", "settings"),
         ("prompts=3", "prompts", "at least train, unseen"),
         ("actors.minimum=3", "actors", "count (2)"),

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from actors.sampler import denoise
 from common.config.training import LoraPolicy
 from common.errors import ModelError, WeightsError
-from common.model.loading import load_policy
+from common.model.loading import check_model, load_policy
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen
@@ -161,6 +161,14 @@ def test_a_target_that_binds_nothing_is_refused(
 ) -> None:
     with pytest.raises(ModelError, match=f"names '{targets[-1]}', which no module"):
         load_policy(make_config(tiny_pipeline, tmp_path, {"policy.target_modules": targets}))
+
+
+@pytest.mark.parametrize(("target", "kind"), [("attn1", "Attention"), ("norm1", "LayerNorm")])
+def test_a_target_that_takes_no_adapter_is_refused(
+    tiny_pipeline: Path, tmp_path: Path, target: str, kind: str
+) -> None:
+    with pytest.raises(ModelError, match=f"'{target}'.*{kind}.*to_q"):
+        check_model(make_config(tiny_pipeline, tmp_path, {"policy.target_modules": ["to_q", target]}))
 
 
 def test_bfloat16_forward_keeps_latents_and_results_in_float32(tiny_pipeline: Path, tmp_path: Path) -> None:

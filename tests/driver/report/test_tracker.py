@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from common.config.services import TrackerSection
+from common.places import sqlite_uri
 from driver.report.tracker import (
     END_TAG,
     LEFT_ALONE_S,
@@ -24,13 +25,15 @@ from driver.report.tracker import (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose name needs quoting in a URI."""
-    return tmp_path_factory.mktemp("all runs")
+    """A folder whose name has what means something in a URI."""
+    folder = tmp_path_factory.mktemp("all") / "runs 50%20 what? #1 & \u00fcn\u00ef;x"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="module")
 def client(runs: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    return MlflowClient(sqlite_uri(runs / "mlflow.db"))
 
 
 @pytest.fixture
@@ -44,6 +47,11 @@ def artifact(client: MlflowClient, tracker: Tracker, path: str) -> Path:
 
 def steps(client: MlflowClient, tracker: Tracker, name: str) -> list[int]:
     return [metric.step for metric in client.get_metric_history(tracker.run_id, name)]
+
+
+def test_everything_lies_in_the_folder_whatever_its_name(runs: Path, tracker: Tracker) -> None:
+    assert sorted(item.name for item in runs.iterdir()) == ["mlflow-artifacts", "mlflow.db"]
+    assert (runs / "mlflow-artifacts" / tracker.run_id / "artifacts" / "metrics.md").is_file()
 
 
 def test_configuration_is_kept_whole(client: MlflowClient, tracker: Tracker) -> None:

@@ -10,7 +10,8 @@ from pyarrow import fs
 
 from common.config.schema import Config
 from common.errors import CheckpointError, DamagedError
-from common.storage import Storage, join_place
+from common.places import join_place
+from common.storage import Storage
 from driver.run.checkpoints import Checkpoints, Found, RunState, read_checkpoint
 from tests.tiny_config import make_config
 
@@ -50,6 +51,14 @@ def test_round_trip_by_uri(checkpoints: Checkpoints, config: Config) -> None:
     assert (checkpoints.epochs(), checkpoints.newest().checkpoint) == ([3], read)
     with checkpoints.on_disk(3, "policy") as folder:
         assert (folder / "weights.safetensors").read_bytes() == FILES["policy/weights.safetensors"]
+
+
+def test_a_prefix_is_meant_as_it_is_written(s3_server: str, tmp_path: Path) -> None:
+    place = f"s3://bucket/{tmp_path.name}/a b#c%23 \u00fc[1];x?endpoint_override={s3_server}&scheme=http"
+    storage = Storage.open(join_place(place, "test"))
+    assert storage.root == f"bucket/{tmp_path.name}/a b#c# \u00fc[1];x/test"
+    storage.write("epoch_000001", {"run.json": b"{}"})
+    assert Storage.open(storage.place).read("epoch_000001", "run.json") == b"{}"
 
 
 def test_a_writer_that_died_leaves_an_unfinished_one(checkpoints: Checkpoints) -> None:

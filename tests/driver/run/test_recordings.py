@@ -97,6 +97,13 @@ def test_round_trip_is_bit_exact(tmp_path: Path, groups: list[ScoredGroup]) -> N
         assert_same_bits(got, wanted)
 
 
+def test_a_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("a:b 50%20?#\u00fc")
+    write(folder, make_group())
+    assert len(read(folder)) == 1
+
+
 def test_latents_are_a_view_of_what_arrow_read(tmp_path: Path) -> None:
     write(tmp_path, make_group())
     latents = read(tmp_path)[0].trajectory.latents

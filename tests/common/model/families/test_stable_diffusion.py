@@ -166,7 +166,7 @@ def test_damaged_folders_are_refused_by_loading(
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/such/folder", "~/model", "word", "a/b/c"])
 def test_paths_that_are_neither_folder_nor_hub_id_are_refused(source: str) -> None:
-    with pytest.raises(ModelError, match="neither a folder nor a hub id"):
+    with pytest.raises(ModelError, match="neither a folder that is there nor a hub id"):
         check_model(ModelSection(path=source), SAMPLING)
 
 
