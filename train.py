@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from common.config.paths import check_paths
 from driver.command_line import fail, parse_arguments
+from driver.ray_environment import check_temporary_folder, prepare
+from driver.report.store_check import check_store
 
 USAGE = "python train.py CONFIG.yaml [key=value ...] [--fork CHECKPOINT]"
 FLAGS = {
@@ -24,8 +28,12 @@ def main(arguments: Sequence[str]) -> int:
     with fail():
         given = parse_arguments(arguments, USAGE, FLAGS)
         config = given.config()
-        # A thread that Serve leaves behind must not join another cluster of this machine after the run's own.
-        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+        check_paths(config, os.environ, Path.cwd())
+        if config.ray.address == "local":
+            check_temporary_folder(os.environ)
+        prepare(config.ray, os.environ)
+        print(f"Starting {config.run.name} in {config.run_folder}: its libraries load.", flush=True)
+        check_store(config.tracker.uri)
         # Ray and torch are imported only after the configuration has been found to be sound.
         from rich.console import Console
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
 from common.cluster.instruments import Instruments, shown
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.config.services import AppReward
 from common.errors import ConfigError
 from common.model.loading import check_model
 from driver.finish import show_result
 from driver.loop import balance
 from driver.loop.advantages import Advantages
-from driver.loop.cluster_env import check_run_folder
 from driver.loop.evaluation import Evaluator, choose_prompts
 from driver.loop.faults import FaultCounter
 from driver.loop.learner import FaultTolerantLearner
@@ -29,10 +27,11 @@ from driver.loop.rollouts import Rollouts
 from driver.loop.services import Services, beside, ray_cluster, services
 from driver.loop.source import OfflineSource, OnlineSource, lost_samples
 from driver.loop.training import Parts, Training
-from driver.observe.display import Phase, open_display
+from driver.observe.display import open_display
 from driver.observe.gauges import QueueGauges, RayGauges
 from driver.observe.guards import Guards
 from driver.observe.observer import Observer, Outlets
+from driver.observe.start import StartReport
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
 from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
@@ -68,12 +67,12 @@ class Inputs:
     recording: Recording | None
 
 
-def check_inputs(config: Config) -> Inputs:
-    """Open and check everything that can be checked without Ray. Raises the error of whatever is wrong."""
-    check_run_folder(config, os.environ)
-    check_model(config)
-    check_cluster(config)
-    check_entries({**config.rewards, **config.gold})
+def check_inputs(config: Config, waits_for: Callable[[str], None] = lambda _: None) -> Inputs:
+    """Open and check everything that can be checked without Ray. Raises the error of whatever is wrong.
+
+    waits_for: told what is being checked, in words.
+    """
+    waits_for("the prompts to be read")
     train, unseen = open_prompts(config.prompts.train), open_prompts(config.prompts.unseen)
     for name, prompts in {"prompts.train": train, "prompts.unseen": unseen}.items():
         if len(prompts) < config.evaluation.prompts:
@@ -82,20 +81,12 @@ def check_inputs(config: Config) -> Inputs:
                 f"{config.evaluation.prompts}. "
                 "Lower the one or give more of the other."
             )
+    waits_for("the model's files to be checked")
+    check_model(config)
+    waits_for("the rewards to be checked")
+    check_entries({**config.rewards, **config.gold})
     offline = config.data.mode == "offline"
     return Inputs(train, unseen, open_recording(config.data.folder) if offline else None)
-
-
-def check_cluster(config: Config) -> None:
-    """Raise ConfigError where a reward is an application of a cluster that this run starts for itself."""
-    named = [
-        name for name, entry in {**config.rewards, **config.gold}.items() if isinstance(entry, AppReward)
-    ]
-    if named and config.ray.address == "local":
-        raise ConfigError(
-            f"{' and '.join(named)}: an application that runs already is asked for (app), but with "
-            "ray.address: local the run starts a cluster of its own, where none runs. Set ray.address=auto."
-        )
 
 
 @dataclass(frozen=True)
@@ -118,8 +109,11 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
 
     Returns the process's exit status: 0 finished, 130 stopped with a checkpoint.
     """
-    inputs = check_inputs(config)
     with ExitStack() as stack:
+        display = stack.enter_context(closing(open_display(config.display, console)))
+        display.start(config.run.epochs)
+        start = StartReport(display, config.run.epochs)
+        inputs = check_inputs(config, start.waits_for)
         stack.enter_context(claim(config.run_folder))
         if fork is not None:
             begin_fork(config, fork)
@@ -128,15 +122,15 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
         known = load_evaluations(config.run_folder) if beginning.epoch else []
         # Later ones come again, with the epochs since the checkpoint.
         earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
-        display = stack.enter_context(closing(open_display(config.display, console)))
-        display.start(config.run.epochs)
         status = StatusFile(config, beginning.run_id, reached)
+        start.keep_in(status, beginning.epoch)
+        start.waits_for("the tracking store to open")
         instruments = Instruments({"run": config.run.name})
         try:
             with (
-                tracked(config, beginning) as tracker,
                 status.until_the_end(),
-                ray_cluster(config) as logs,
+                tracked(config, beginning) as tracker,
+                started_ray(config, start) as logs,
                 shown(instruments),
                 StopFlag() as stop,
             ):
@@ -149,14 +143,13 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
                 )
                 versions = VersionLog(load_versions(config.run_folder, beginning.epoch))
                 observer = Observer(config, outlets, beginning.epoch, earlier, versions)
-                observer.phase(Phase.STARTING, 0)
                 observer.note(f"What the run's processes print is in {logs} (worker-*.out and .err).")
                 if warning := idle_warning(config):
                     observer.note(warning)
                 session = Session(config, inputs, beginning, observer, stop, reached)
                 begun_with = beginning.checkpoint.state if beginning.checkpoint else None
                 keeper = CheckpointManager(config, begun_with, earlier, observer.note)
-                asyncio.run(run(session, keeper, instruments))
+                asyncio.run(run(session, keeper, instruments, start.waits_for))
                 display.close()
                 show_result(config, observer, tracker, console)
                 keep_journal(config, beginning, tracker, finished=config.run.epochs)
@@ -167,6 +160,15 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
     return 0
 
 
+@contextmanager
+def started_ray(config: Config, start: StartReport) -> Iterator[Path]:
+    """See ray_cluster."""
+    local = config.ray.address == "local"
+    start.waits_for("Ray to start" if local else f"the cluster at {config.ray.address}")
+    with ray_cluster(config) as logs:
+        yield logs
+
+
 def idle_warning(config: Config) -> str | None:
     """That actors or learner would wait for each other for long, and numbers that balance them."""
     # What an objective needs does not depend on the size of a latent.
@@ -174,11 +176,15 @@ def idle_warning(config: Config) -> str | None:
     return balance.advice(config, balance.estimate(config, needs.reference))
 
 
-async def run(session: Session, keeper: CheckpointManager, instruments: Instruments) -> None:
-    """Start everything on Ray, and train."""
+async def run(
+    session: Session, keeper: CheckpointManager, instruments: Instruments, waits_for: Callable[[str], None]
+) -> None:
+    """Start everything on Ray, and train. waits_for: told what the start waits for, in words."""
     stalls = StallReporter(session.observer.note)
+    config, run_id = session.config, session.beginning.run_id
     with beside(tell_of_stop(session)):
-        async with services(session.config, session.beginning.run_id, session.stop, stalls) as started:
+        async with services(config, run_id, session.stop, stalls, waits_for) as started:
+            waits_for("the learner to publish the first weights")
             with keeper:
                 await run_epochs(session, started, stalls, keeper, instruments)
 

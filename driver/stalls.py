@@ -18,7 +18,7 @@ class StallReporter:
     def __init__(self, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.note = note
         self._clock = clock
-        self._waits: list[str] = []
+        self._waits: list[tuple[str, Callable[[], str]]] = []
         self.moved()
 
     def moved(self) -> None:
@@ -27,14 +27,19 @@ class StallReporter:
         self._next_note_at = self._moved_at + FIRST_NOTE_S
 
     @contextmanager
-    def waiting_for(self, what: str) -> Iterator[None]:
-        """Inside, the run waits for this, in words; its end is a movement."""
-        self._waits.append(what)
+    def waiting_for(self, what: str, progress: Callable[[], str] = lambda: "") -> Iterator[None]:
+        """Inside, the run waits for this, in words; its end is a movement. progress: how far it is."""
+        wait = what, progress
+        self._waits.append(wait)
         try:
             yield
         finally:
-            self._waits.remove(what)
+            self._waits.remove(wait)
             self.moved()
+
+    def waits(self) -> list[str]:
+        """What the run waits for now, in words."""
+        return [f"{what}{progress()}" for what, progress in self._waits]
 
     def look(self, in_work: Callable[[], list[str]]) -> None:
         """Say so where nothing has moved for long. in_work: who works on what, in words; asked where it is
@@ -43,7 +48,7 @@ class StallReporter:
         if now < self._next_note_at:
             return
         self._next_note_at = now + NEXT_NOTES_S
-        lines = [*(f"the run waits for {what}" for what in self._waits), *in_work()]
+        lines = [*(f"the run waits for {what}" for what in self.waits()), *in_work()]
         self.note(f"Nothing has moved for {now - self._moved_at:.0f} s: {'; '.join(lines)}.")
 
     async def watch(self, in_work: Callable[[], list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""What a run on a cluster that it has joined needs: its code on every node, and a run folder that lasts.
+"""What a run on a cluster that it has joined needs: its code on every node.
 
 In a job of `ray job submit --working-dir` Ray has seen to the code: every worker process of the job begins
 in a copy of the folder that was uploaded.
@@ -6,33 +6,14 @@ in a copy of the folder that was uploaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config.schema import Config
+from common.config.paths import job_folder_is_a_copy
 from common.errors import ConfigError
 
-# Set by Ray in the process of a submitted job.
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 CODE_FOLDER = Path(__file__).resolve().parents[2]
-
-
-def job_folder_is_a_copy(environ: Mapping[str, str]) -> bool:
-    """Whether this process belongs to a submitted job that came with a folder (`--working-dir`)."""
-    job = json.loads(environ.get(JOB_VARIABLE) or "{}")
-    return bool((job.get("runtime_env") or {}).get("working_dir"))
-
-
-def check_run_folder(config: Config, environ: Mapping[str, str]) -> None:
-    """Raise ConfigError where the run would write into a job's folder, which Ray deletes with the job."""
-    if job_folder_is_a_copy(environ) and not config.run_folder.is_absolute():
-        raise ConfigError(
-            f"run.folder is {config.run.folder!r}, relative to the folder of this job: a temporary copy, "
-            "which Ray deletes, and the run with it. Give a folder on the head node's disk, or one that all "
-            "nodes share: run.folder=~/prdp-runs"
-        )
 
 
 def worker_environment(environ: Mapping[str, str], here: Path, code: Path = CODE_FOLDER) -> dict[str, Any]:

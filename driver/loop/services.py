@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError
 
 from actors.pool import ActorPool
-from common.cluster.process_failures import DEATHS, DeathCounter, failed_to_start
+from common.cluster.process_failures import (
+    DEATHS,
+    DeathCounter,
+    failed_to_start,
+    in_a_line,
+    own_error,
+)
 from common.cluster.references import first_line, value_of
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError, StuckError
 from driver.loop.cluster_env import worker_environment
+from driver.loop.local_ray import QUIET, start_local
 from driver.loop.ranks import LearnerLost
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
@@ -29,6 +35,7 @@ from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
 
 START_LIMIT_S = 600.0
+TELL_S = 1.0
 UNITS = {"CPU": "cpus", "GPU": "gpus"}
 """Ray's resources, and the setting of a section that reserves them for a process."""
 
@@ -51,13 +58,18 @@ def ray_cluster(config: Config) -> Iterator[Path]:
     """Connect to the cluster, or start one on this machine and stop it at the end. Gives Ray's log folder.
 
     Raises ConfigError where there is no cluster to join, or it does not let us in; StuckError where one
-    cannot be started here.
+    cannot be started here. An error of ours that comes out of a process of the cluster is raised as it is.
     """
     folder = _connect(config)
     try:
         if config.ray.address == "local":
             check_room(config, ray.cluster_resources())
         yield folder
+    except (RayError, PrdpError) as error:
+        own = own_error(error)
+        if own is None or own is error:
+            raise
+        raise own from error
     finally:
         ray.shutdown()
 
@@ -65,23 +77,10 @@ def ray_cluster(config: Config) -> Iterator[Path]:
 def _connect(config: Config) -> Path:
     section = config.ray
     if section.address == "local":
-        # Ray's agents, and whoever else waits for a control store that died with the driver, give up then.
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
-        options: dict[str, Any] = {
-            "object_store_memory": int(section.object_store_gb * 1e9),
-            "include_dashboard": section.dashboard,
-        }
-    else:
-        options = {"runtime_env": worker_environment(os.environ, Path.cwd())}
+        return Path(start_local(section)["session_dir"]) / "logs"
     try:
-        # What workers print would tear the progress display; it stands in their log files.
-        context: Any = ray.init(
-            address=section.address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            namespace="prdp",
-            **options,
-        )
+        runtime_env = worker_environment(os.environ, Path.cwd())
+        context: Any = ray.init(address=section.address, runtime_env=runtime_env, **QUIET)
     except AuthenticationError as error:
         raise ConfigError(
             f"The Ray cluster at {section.address!r} wants a token. Put the cluster's into "
@@ -94,8 +93,8 @@ def _connect(config: Config) -> Path:
         ) from error
     except (RuntimeError, ValueError, OSError, RayError) as error:
         raise StuckError(
-            f"Ray did not start (ray.address={section.address}): {first_line(error)} Its logs are in "
-            "session_latest/logs under /tmp/ray, or under RAY_TMPDIR."
+            f"The Ray cluster at {section.address!r} could not be joined: {first_line(error)} Its logs are "
+            "in session_latest/logs under /tmp/ray, or under RAY_TMPDIR."
         ) from error
     return Path(context.address_info["session_dir"]) / "logs"
 
@@ -153,9 +152,16 @@ def beside(work: Coroutine[Any, Any, None]) -> Iterator[None]:
 
 @asynccontextmanager
 async def services(
-    config: Config, run_id: str, stop: StopFlag, stalls: StallReporter
+    config: Config,
+    run_id: str,
+    stop: StopFlag,
+    stalls: StallReporter,
+    waits_for: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Services]:
-    """Start all three, side by side, and end them whatever happens. Raises StopRequested."""
+    """Start all three, side by side, and end them whatever happens. Raises StopRequested.
+
+    waits_for: told what the start waits for, in words, as that changes.
+    """
     deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
     for line in missing_room(config, ray.available_resources()):
         stalls.note(line)
@@ -165,7 +171,7 @@ async def services(
         pool = ActorPool(config)
         stack.callback(pool.shutdown)
         loading = asyncio.gather(await_learner(learner, deaths, stalls), pool.start(START_LIMIT_S))
-        with beside(stalls.watch(pool.in_work)):
+        with beside(stalls.watch(pool.in_work)), beside(_tell(waits_for, stalls, pool)):
             # Ray begins to place the processes while the rewards are deployed.
             await asyncio.sleep(0)
             with stop.at_once():
@@ -178,6 +184,7 @@ async def services(
                     start_limit_s=START_LIMIT_S,
                     # A cluster of our own ends right after, and Serve with it.
                     stop_serve=config.ray.address != "local",
+                    waits_for=waits_for,
                 )
             stack.callback(rewards.shutdown)
             await stop.first_of(loading)
@@ -185,6 +192,14 @@ async def services(
         pool.require_base(facts.base)
         pool.grow()
         yield Services(pool, learner, rewards, deaths)
+
+
+async def _tell(waits_for: Callable[[str], None], stalls: StallReporter, pool: ActorPool) -> None:
+    """Once a second, until cancelled."""
+    while True:
+        if waits := [*stalls.waits(), *pool.in_work()]:
+            waits_for("; ".join(waits))
+        await asyncio.sleep(TELL_S)
 
 
 async def await_learner(learner: LearnerGroup, deaths: DeathCounter, stalls: StallReporter) -> LearnerFacts:
@@ -205,7 +220,8 @@ async def await_learner(learner: LearnerGroup, deaths: DeathCounter, stalls: Sta
 async def _await_ranks(learner: LearnerGroup, stalls: StallReporter) -> LearnerFacts:
     """Raises LearnerLost where a rank died, StuckError or the ranks' own error where they cannot start."""
     ranks = [asyncio.ensure_future(value_of(reference)) for reference in learner.ready()]
-    with stalls.waiting_for(f"{len(ranks)} learner ranks to find room in the cluster and load the model"):
+    what = f"{len(ranks)} learner ranks to find room in the cluster and load the model"
+    with stalls.waiting_for(what, lambda: f" ({sum(one.done() for one in ranks)} are ready)"):
         done, missing = await asyncio.wait(ranks, timeout=START_LIMIT_S, return_when=asyncio.FIRST_EXCEPTION)
         if missing and any(one.exception() for one in done):
             # The others' failures may be its cause.
@@ -230,6 +246,8 @@ def _refuse_start(failures: Sequence[BaseException]) -> NoReturn:
         if isinstance(error, DEATHS) and not failed_to_start(error):
             raise LearnerLost(first_line(error), error) from error
     for error in failures:
-        if isinstance(error, RayTaskError) and isinstance(error.cause, PrdpError):
-            raise error.cause from error
-    raise StuckError(f"The learner could not start: {failures[0]}") from failures[0]
+        if own := own_error(error):
+            raise own from error
+    raise StuckError(
+        f"The learner could not start: {in_a_line(failures[0])} Ray's logs (worker-*.err) have the rest."
+    ) from failures[0]

@@ -39,10 +39,11 @@ class DisplayState:
 
     epoch: epochs finished, those before a resume included; epochs: in all.
     phase, done, total, unit: what runs now, and how much of it is done; total 0 = it is not counted.
+    waits_for: what a run that starts waits for, in words.
     rewards: mean reward on the training prompts, of each finished epoch.
     unseen: mean score on the unseen prompts of each evaluation, oldest first; unseen_name: that score's name.
     images_per_s: of the last epoch; 0 before the first is finished.
-    epoch_seconds: wall time of each epoch finished by this process, evaluation included.
+    epoch_seconds: wall time of each epoch finished by this process, evaluation included, the start not.
     dropped: groups dropped so far in the run.
     alarms: names of those that the last epoch raised.
     """
@@ -53,6 +54,7 @@ class DisplayState:
     done: int = 0
     total: int = 0
     unit: str = "images"
+    waits_for: str = ""
     rewards: tuple[float, ...] = ()
     unseen: tuple[float, ...] = ()
     unseen_name: str = "gold"
@@ -67,14 +69,22 @@ class DisplayState:
         return f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
 
     @property
+    def doing(self) -> str:
+        """`sampling`, or `starting, waits for Ray to start`."""
+        return f"{self.phase.value}, waits for {self.waits_for}" if self.waits_for else self.phase.value
+
+    @property
     def progress(self) -> str:
         """`96/128 images`; empty where nothing is counted."""
         return f"{self.done}/{self.total} {self.unit}" if self.total else ""
 
     @property
     def seconds_left(self) -> float:
-        """Expected seconds to the end, from this process's last epochs; 0 before it has finished one."""
-        recent = self.epoch_seconds[-RECENT_EPOCHS:]
+        """Expected seconds to the end, from this process's last epochs; 0 before it has finished two.
+
+        Its first one tells little: models are compiled, caches filled, and there is one evaluation more.
+        """
+        recent = self.epoch_seconds[1:][-RECENT_EPOCHS:]
         return (self.epochs - self.epoch) * sum(recent) / len(recent) if recent else 0.0
 
     def figures(self) -> str:
@@ -146,9 +156,12 @@ class BarDisplay:
         self._bars.update(
             self._epochs, total=max(state.epochs, 1), completed=state.epoch, counts=state.position
         )
-        phase, total = state.phase.value, state.total or None
         self._bars.update(
-            self._phase, description=phase, total=total, completed=state.done, counts=state.progress
+            self._phase,
+            description=state.doing,
+            total=state.total or None,
+            completed=state.done,
+            counts=state.progress,
         )
 
     def note(self, text: str) -> None:
@@ -159,7 +172,8 @@ class BarDisplay:
 
 
 class LineDisplay:
-    """A line at each epoch's end, and one each `line_seconds` in between. clock: seconds, monotonic.
+    """A line at each epoch's end, one for whatever the start waits for, and one each `line_seconds` between.
+    clock: seconds, monotonic.
 
     A thread of its own writes those in between, so that a log shows life while a model loads or a long
     update runs, when nothing calls `update`.
@@ -184,9 +198,12 @@ class LineDisplay:
 
     def update(self, state: DisplayState) -> None:
         ended = len(state.epoch_seconds) > len(self._state.epoch_seconds)
+        waits = state.waits_for not in ("", self._state.waits_for)
         self._state = state
         if ended:
             self.note(_line(f"epoch {state.epoch}/{state.epochs} done", state.figures()))
+        if waits:
+            self.note(state.doing)
         self.tick()
 
     def tick(self) -> None:
@@ -194,7 +211,7 @@ class LineDisplay:
         with self._lock:
             if self._clock() - self._last_line_at >= self._line_seconds:
                 state = self._state
-                words = f"{state.position} {state.phase.value} {state.progress}".rstrip()
+                words = f"{state.position} {state.doing} {state.progress}".rstrip()
                 self.note(_line(words, state.figures()))
 
     def note(self, text: str) -> None:

@@ -118,7 +118,9 @@ class Observer:
         self._show(replace(self._state, epoch=epoch))
 
     def phase(self, phase: Phase, total: int, unit: str = "images") -> None:
-        """Something new is being done, `total` units of it."""
+        """Something new is being done, `total` units of it. The first one ends the start."""
+        if self._state.phase is Phase.STARTING:
+            self._epoch_started = time.perf_counter()
         self._timelines.phase(phase.value)
         self._show(replace(self._state, phase=phase, done=0, total=total, unit=unit))
         self._status.write(self._state)

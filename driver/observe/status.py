@@ -51,7 +51,7 @@ class RunStatus:
 
     pid: of the driver. epoch: finished epochs. reached: the most that were ever finished, checkpoint or not.
     phase: as displays name it, or how the run ended. since: Unix time of the phase's begin. processes: those
-    that lived then.
+    that lived then. waits_for: what a run that starts waits for, in words.
     """
 
     run_id: str
@@ -63,6 +63,7 @@ class RunStatus:
     phase: str
     since: float
     processes: tuple[ProcessStatus, ...]
+    waits_for: str = ""
 
 
 def living_processes(config: Config) -> tuple[ProcessStatus, ...]:
@@ -97,10 +98,11 @@ class StatusFile:
         self._epoch = self._reached = reached
 
     def write(self, state: DisplayState) -> None:
-        """A phase begins. Needs Ray."""
+        """A phase begins, or a start waits for something else."""
         self._epoch = state.epoch
         self._reached = max(self._reached, state.epoch)
-        self._put(state.phase.value, living_processes(self._config))
+        processes = living_processes(self._config) if ray.is_initialized() else ()
+        self._put(state.phase.value, processes, state.waits_for)
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:
@@ -117,7 +119,7 @@ class StatusFile:
             with suppress(RunFolderError):
                 self._put(how, ())
 
-    def _put(self, phase: str, processes: tuple[ProcessStatus, ...]) -> None:
+    def _put(self, phase: str, processes: tuple[ProcessStatus, ...], waits_for: str = "") -> None:
         status = RunStatus(
             run_id=self._run_id,
             pid=os.getpid(),
@@ -128,6 +130,7 @@ class StatusFile:
             phase=phase,
             since=time.time(),
             processes=processes,
+            waits_for=waits_for,
         )
         with suppress(OSError):
             put_file(self._path, f"{json.dumps(asdict(status), indent=1)}\n".encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
@@ -39,12 +39,14 @@ def start_rewards(
     owner: str,
     start_limit_s: float = START_LIMIT_S,
     stop_serve: bool = True,
+    waits_for: Callable[[str], None] = lambda _: None,
 ) -> RewardSum:
     """Start the embedded rewards side by side, find the others, and wait until all of them answer.
 
     run_name: the application of an embedded reward is called <run name>-<its name>. owner: who starts them;
     applications of those names that the same owner left behind are replaced. stop_serve: let `shutdown` end
-    Serve where Serve is started here; false where Ray itself ends right after.
+    Serve where Serve is started here; false where Ray itself ends right after. waits_for: told what it waits
+    for, in words, again and again.
 
     Raises RewardError where a reward cannot be built, does not run or is not reachable, StuckError past
     start_limit_s seconds. Nothing that was started stays then.
@@ -53,11 +55,11 @@ def start_rewards(
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     entries = {**rewards, **gold}
     with ExitStack() as undo:
-        wait_until_running(_of(entries, AppReward), start_limit_s)
+        wait_until_running(_of(entries, AppReward), start_limit_s, waits_for)
         askers = _start_askers(_of(entries, UrlReward), section, undo)
         transports: dict[str, RewardTransport] = {}
         embedded = _of(entries, RewardSpec)
-        transports |= _deploy(embedded, section, run_name, owner, start_limit_s, stop_serve, undo)
+        transports |= _deploy(embedded, section, run_name, owner, start_limit_s, stop_serve, waits_for, undo)
         for name, app in _of(entries, AppReward).items():
             with _naming(name):
                 transports[name] = open_app(app.app, ONGOING_GROUPS, ONGOING_GROUPS)
@@ -69,8 +71,10 @@ def start_rewards(
     return RewardSum(clients, {name: entry.weight for name, entry in rewards.items()}, at_end)
 
 
-def wait_until_running(apps: Mapping[str, AppReward], limit_s: float) -> None:
-    """Wait for applications that are being started, changed or mended.
+def wait_until_running(
+    apps: Mapping[str, AppReward], limit_s: float, waits_for: Callable[[str], None] = lambda _: None
+) -> None:
+    """Wait for applications that are being started, changed or mended. waits_for: see start_rewards.
 
     Raises RewardError where one is not there or could not be deployed, and StuckError after limit_s seconds.
     """
@@ -80,6 +84,7 @@ def wait_until_running(apps: Mapping[str, AppReward], limit_s: float) -> None:
             waited = f"Waited {limit_s:g} s for the application"
             states = [f"{waited} of reward {name!r} to run. {describe(apps[name].app)}" for name in coming]
             raise StuckError(" ".join(states))
+        waits_for(f"{', '.join(f'the application {apps[name].app}' for name in coming)} to run")
         time.sleep(POLL_S)
 
 
@@ -121,6 +126,7 @@ def _deploy(
     owner: str,
     start_limit_s: float,
     stop_serve: bool,
+    waits_for: Callable[[str], None],
     undo: ExitStack,
 ) -> dict[str, RewardTransport]:
     if not embedded:
@@ -128,7 +134,7 @@ def _deploy(
     settings = {name: served_settings(spec, section) for name, spec in embedded.items()}
     own = {name: f"{run_name}-{name}" for name in embedded}
     apps = {own[name]: embedded_app(name, owner, settings[name], section) for name in embedded}
-    undo.callback(end, deploy(apps, owner, start_limit_s, stop_serve))
+    undo.callback(end, deploy(apps, owner, start_limit_s, stop_serve, waits_for))
     held = {name: groups_at_a_replica(settings[name]) for name in embedded}
     return {name: open_app(own[name], section.replicas * held[name], held[name]) for name in embedded}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,18 +30,26 @@ class Deployment:
     stop_serve: bool
 
 
-def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, stop_serve: bool) -> Deployment:
+def deploy(
+    apps: Mapping[str, serve.Application],
+    owner: str,
+    limit_s: float,
+    stop_serve: bool,
+    waits_for: Callable[[str], None] = lambda _: None,
+) -> Deployment:
     """Deploy applications by name, side by side, and wait until all of them are healthy.
 
     Serve is started where it does not run, without its HTTP proxy. An application of a wanted name that is
     there already is replaced where it says that the same `owner` started it: an earlier try of this run that
-    was killed. stop_serve: let Serve end with the applications where Serve is started here.
+    was killed. stop_serve: let Serve end with the applications where Serve is started here. waits_for: told
+    what it waits for, in words, again and again.
 
     Raises RewardError where a name is taken by somebody else, or with the replica's own error where it cannot
     be built; and StuckError after `limit_s` seconds. Nothing of these stays running then.
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     started_here = serve_controller() is None
+    waits_for("Serve to start" if started_here else "Serve")
     serve.start(
         proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False}
     )
@@ -53,7 +61,7 @@ def deploy(apps: Mapping[str, serve.Application], owner: str, limit_s: float, st
         serve.run_many(
             targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
         )
-        _wait_until_running(deployment.names, limit_s)
+        _wait_until_running(deployment.names, limit_s, waits_for)
         undo.pop_all()
     return deployment
 
@@ -108,7 +116,7 @@ def _delete(names: Iterable[str]) -> None:
         raise StuckError(f"Serve did not end {', '.join(names)}: {error}") from error
 
 
-def _wait_until_running(names: tuple[str, ...], limit_s: float) -> None:
+def _wait_until_running(names: tuple[str, ...], limit_s: float, waits_for: Callable[[str], None]) -> None:
     end_at = time.monotonic() + limit_s
     waiting = list(names)
     while waiting and time.monotonic() < end_at:
@@ -118,6 +126,9 @@ def _wait_until_running(names: tuple[str, ...], limit_s: float) -> None:
             if status == ApplicationStatus.DEPLOY_FAILED:
                 raise RewardError(f"The reward service cannot start. {describe(name)}")
         waiting = [name for name, status in states.items() if status != ApplicationStatus.RUNNING]
+        if waiting:
+            shown = ", ".join(f"{name} is {states[name].value}" for name in waiting)
+            waits_for(f"the rewards' applications in Serve ({shown})")
         time.sleep(_POLL_S if waiting else 0.0)
     if waiting:
         raise StuckError(

@@ -11,6 +11,13 @@ import pytest
 from common.errors import ConfigError
 from driver.command_line import fail, parse_arguments
 
+EARLY = {
+    "rewards={r: {app: pickscore}}": "ray.address=auto",
+    "model.path=models/tiny-sdd": "did you mean models/tiny-sd or",
+    "checkpoint.folder=$NOT_SET_ANYWHERE/x": "NOT_SET_ANYWHERE",
+    "tracker.uri=http://127.0.0.1:1": "127.0.0.1 does not answer",
+}
+"""Overrides of a sound configuration, and what is said to them."""
 FLAGS = {"--seed": "seed of the noise"}
 
 
@@ -65,3 +72,23 @@ def test_mistakes_end_with_a_sentence_and_status_2(arguments: list[str], text: s
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_can_be_told_early_is_told_before_anything_heavy_is_imported() -> None:
+    program = (
+        "import sys, train\n"
+        "codes = [train.main(['configs/quickstart.yaml', mistake]) for mistake in sys.argv[1:]]\n"
+        "print(codes, sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *EARLY], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "[2, 2, 2, 2] []"
+    assert all(said in done.stderr for said in EARLY.values())
+
+
+def test_flags_name_paths_as_a_shell_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_arguments(["--seed=~/x"], "usage", FLAGS).flags == {"--seed": "/home/me/x"}
+    with pytest.raises(ConfigError, match=r"--seed: .*NOT_SET_ANYWHERE"):
+        parse_arguments(["--seed", "$NOT_SET_ANYWHERE/x"], "usage", FLAGS)

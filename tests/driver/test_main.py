@@ -22,7 +22,8 @@ def test_sound_inputs_are_opened(tiny_pipeline: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "error", "text"),
     [
-        ({"model.path": "./nowhere"}, ModelError, "neither a folder nor a hub id"),
+        ({"model.path": "./nowhere"}, ModelError, "neither a folder that is there nor a hub id"),
+        ({"policy": {"kind": "lora", "target_modules": ["q_proj"]}}, ModelError, "'q_proj'.*, to_q, "),
         ({"prompts.train": "nowhere.txt"}, PromptSetError, r"nowhere\.txt"),
         ({"rewards": {"a": {"scorer": "jpg_compressibility"}}}, RewardError, "jpeg_compressibility"),
         ({"gold": {"g": {"scorer": "clip", "options": {"path": "./nowhere"}}}}, RewardError, "nowhere"),
@@ -42,11 +43,21 @@ def test_mistakes_are_found_early(
         check_inputs(make_config(tiny_pipeline, tmp_path, overrides))
 
 
-def test_an_application_needs_the_cluster_it_runs_on(tiny_pipeline: Path, tmp_path: Path) -> None:
-    rewards = {"a": {"app": "x"}, "b": {"scorer": "jpeg_compressibility"}}
-    with pytest.raises(ConfigError, match=r"a: an application .* Set ray\.address=auto"):
-        check_inputs(make_config(tiny_pipeline, tmp_path, {"rewards": rewards}))
-    check_inputs(make_config(tiny_pipeline, tmp_path, {"rewards": rewards, "ray.address": "auto"}))
+def test_a_name_beside_a_models_folder_is_no_hub_id(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for prompts and rewards: else the hub would be asked for it."""
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "cats.txt").write_text("a cat")
+    monkeypatch.chdir(tmp_path)
+    reward = {"a": {"scorer": "clip", "options": {"path": "models/tinny"}}}
+    for key, value, error, near in (
+        ("model.path", "models/tinny", ModelError, "models/tiny"),
+        ("prompts.train", "models/cats", PromptSetError, "models/cats.txt"),
+        ("rewards", reward, RewardError, "models/tiny"),
+    ):
+        with pytest.raises(error, match=f"did you mean {near}"):
+            check_inputs(make_config(tiny_pipeline, tmp_path, {key: value}))
 
 
 @pytest.mark.parametrize("missing", ["model_index.json", "scheduler/scheduler_config.json"])
@@ -67,7 +78,8 @@ def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> No
         check_room(config, {"CPU": 2.0})
     jpeg = {"scorer": "jpeg_compressibility"}
     several = {"rewards": {"a": jpeg, "b": jpeg, "c": {"app": "x"}}, "gold": {"d": jpeg}}
-    every = make_config(Path("no/model"), tmp_path, {**several, "reward_service.replicas": 2})
+    joined = {"ray.address": "auto", "reward_service.replicas": 2}
+    every = make_config(Path("no/model"), tmp_path, {**several, **joined})
     with pytest.raises(ConfigError, match=r"reward_service 1\.5\)"):
         check_room(every, {"CPU": 1.0})
     gpus = make_config(Path("no/model"), tmp_path, {"learner": {"gpus": 1}})

@@ -35,7 +35,8 @@ def test_movement_begins_the_wait_anew() -> None:
 
 def test_what_the_run_waits_for_comes_first_and_its_end_is_a_movement() -> None:
     stalls, clock, notes = reporter()
-    with stalls.waiting_for("the learner's update 2"):
+    with stalls.waiting_for("the learner's update 2", lambda: f" ({clock[0]:.0f} done)"):
+        assert stalls.waits() == ["the learner's update 2 (0 done)"]
         clock[0] = FIRST_NOTE_S
         stalls.look(lambda: ["actor 0 has 'a cat'"])
         clock[0] = 2 * FIRST_NOTE_S

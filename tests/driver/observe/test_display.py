@@ -20,7 +20,7 @@ HALFWAY = DisplayState(
     rewards=(0.508, 0.55, 0.612),
     unseen=(0.31, 0.33),
     images_per_s=14.23,
-    epoch_seconds=(5.0, 7.0),
+    epoch_seconds=(99.0, 5.0, 7.0),
     dropped=1,
     alarms=("gradient_norm",),
 )
@@ -51,6 +51,8 @@ def test_the_display_suits_the_terminal(mode: str, terminal: bool, expected: typ
 
 def test_seconds_left_follow_the_recent_epochs() -> None:
     assert DisplayState(epoch=20, epochs=22, epoch_seconds=(100.0,) * 10 + (2.0,) * 10).seconds_left == 4.0
+    assert DisplayState(epoch=2, epochs=22, epoch_seconds=(100.0, 2.0)).seconds_left == 40.0
+    assert DisplayState(epoch=1, epochs=22, epoch_seconds=(100.0,)).seconds_left == 0.0
     assert DisplayState(epoch=0, epochs=40).seconds_left == 0.0
     assert DisplayState(epoch=40, epochs=40, epoch_seconds=(5.0,)).seconds_left == 0.0
 
@@ -85,3 +87,17 @@ def test_lines_come_at_epoch_ends_and_now_and_then() -> None:
     assert ["32/128 images" in line for line in now_and_then] == [True, True]
     assert all(figure in done for figure in FIGURES)
     assert "[a note]" in note
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 1), (False, 2)])
+def test_whatever_a_start_waits_for_is_shown_at_once_and_once(terminal: bool, lines: int) -> None:
+    console = console_of(terminal)
+    display = open_display(DisplaySection(line_seconds=60.0), console)
+    display.start(40)
+    for waits_for in ("Ray", "Ray", "[1 of 2 ranks]"):
+        display.update(DisplayState(epoch=0, epochs=40, waits_for=waits_for))
+    display.close()
+    shown = text_of(console).splitlines()
+    waits = [line for line in shown if "starting, waits for" in line]
+    assert len(waits) == lines
+    assert "[1 of 2 ranks]" in waits[-1]
