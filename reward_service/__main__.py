@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     one = command("try", "score images of one prompt")
     _add_scorer(one, or_address=True)
-    one.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    one.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files")
     one.add_argument("prompt", metavar="PROMPT", help="the prompt they were made from")
     one.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

@@ -9,12 +9,10 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
@@ -24,6 +22,7 @@ from reward_service.contract.settings import ServedReward, read_section, read_se
 from reward_service.engine.service import build_service
 from reward_service.http.address import check_address
 from reward_service.http.client import HttpReward, Retrying
+from reward_service.http.images import read_pictures
 from reward_service.http.limits import HttpLimits
 from reward_service.http.replies import scores_object
 from reward_service.http.standalone import run_server
@@ -32,7 +31,6 @@ from reward_service.http.token import TokenSource
 SOON = Retrying(tries=3)
 """A person waits: try again twice, not for minutes."""
 
-_DEEP_MODES = ("I", "F")
 _FEWEST_GROUPS = 2
 _STATUS_LIMIT_S = 10.0
 
@@ -73,7 +71,7 @@ class Target:
 
 def try_scorer(arguments: Namespace) -> int:
     """Score image files of one prompt."""
-    images = [read_image(Path(name)) for name in arguments.images]
+    images = read_pictures(arguments.images, HttpLimits())
     scores = _target(arguments).score_each(arguments.prompt, images, arguments.images)
     if arguments.json:
         print(json.dumps(scores_object(scores)))
@@ -226,19 +224,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
         for cells in (list(zip(line, widths, strict=True)) for line in lines)
     )
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """A file of any format that Pillow knows, uint8 (height, width, 3) RGB. Raises RewardError naming it."""
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(_DEEP_MODES):
-                raise RewardError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8.")
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise RewardError(f"There is no file {path}.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RewardError(f"{path} cannot be read as an image: {error}") from error
 
 
 def _value(text: str) -> str | int | float | bool:

@@ -25,6 +25,10 @@ from reward_service.contract.results import RewardScores, antisymmetric
 PromptImages = tuple[str, NDArray[np.uint8]]
 """A prompt and its images, uint8 (B, height, width, 3) RGB."""
 
+MOST_RATIO = 8
+"""Longest side of an image over its shortest. Models take squares, and resize the shorter side first: a line
+of pixels would become an image of gigabytes."""
+
 Settings = Mapping[str, str | int | float | bool]
 
 _RELATIVE = 1e-3
@@ -237,6 +241,13 @@ def methods_of(scorer: object) -> list[str]:
     return [method for method in KINDS if callable(getattr(scorer, method, None))]
 
 
+def why_narrow(height: int, width: int) -> str:
+    """Why images of these sides would be too large once they are prepared for a model; empty otherwise."""
+    if max(height, width) <= MOST_RATIO * min(height, width):
+        return ""
+    return f"Images of {height} x {width} are too narrow; allowed: one side {MOST_RATIO} times the other."
+
+
 class Reward:
     """A scorer of any kind under a name. kind: "pointwise", "pairwise" or "pairs"."""
 
@@ -247,10 +258,13 @@ class Reward:
 
     def score(self, groups: Sequence[PromptImages]) -> list[RewardScores]:
         """Score groups together. Raises RewardError naming the scorer and what it did."""
-        return [
-            RewardScores(measured.rewards, measured.differences, measured.residual, self.stamp)
-            for measured in self._how.measure(groups)
-        ]
+        try:
+            return [
+                RewardScores(measured.rewards, measured.differences, measured.residual, self.stamp)
+                for measured in self._how.measure(groups)
+            ]
+        except MemoryError as error:
+            raise RewardError(f"Scorer {self.stamp.name!r}: memory is short. {error}") from error
 
 
 def as_reward(stamp: ScorerStamp, scorer: AnyScorer, pairs: int = 0) -> Reward:

@@ -23,6 +23,7 @@ from reward_service.contract.scorer import (
     check_scorer,
     is_paid,
     prompts_of,
+    why_narrow,
 )
 from reward_service.contract.settings import ServedReward
 
@@ -144,7 +145,8 @@ def _isolated(reward: Reward, groups: Sequence[PromptImages], span: Span) -> lis
 def _bad_images(group: PromptImages) -> RewardFailure | None:
     prompt, images = group
     if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and images.size:
-        return None
+        narrow = why_narrow(*images.shape[1:3])
+        return RewardFailure(narrow) if narrow else None
     return RewardFailure(
         f"Images must be uint8 (B, height, width, 3), got {images.dtype} {images.shape} for {prompt!r}."
     )

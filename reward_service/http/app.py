@@ -23,7 +23,7 @@ from reward_service.contract.results import (
     check_scores,
 )
 from reward_service.http import schema as http_schema
-from reward_service.http.body import Room, Share, discard, read_body
+from reward_service.http.body import Arrivals, Room, Share, discard, read_body
 from reward_service.http.errors import (
     BAD_REQUEST,
     BUSY,
@@ -45,6 +45,9 @@ from reward_service.http.wire import JSON_TYPE, WIRES, Group, Wire
 
 LOGGER = logging.getLogger("prdp.rewards")
 _RETRY_S = 1.0
+_MOST_ARRIVING = 128
+"""Bodies that arrive at one time: a third of the requests that the gate lets in, and half of those that a
+gateway on Serve takes."""
 
 T = TypeVar("T")
 
@@ -68,7 +71,7 @@ def build_http_app(backend: Backend, limits: HttpLimits, token: Token) -> FastAP
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _crashed)
-    _add_routes(app, _Front(backend, limits, Room(limits.held_bytes)), limits)
+    _add_routes(app, _Front(backend, limits, Room(limits.held_bytes), Arrivals(_MOST_ARRIVING)), limits)
     return app
 
 
@@ -79,6 +82,7 @@ class _Front:
     backend: Backend
     limits: HttpLimits
     room: Room
+    arrivals: Arrivals
 
     async def score(self, request: Request) -> Response:
         """Score one group: the images of one prompt."""
@@ -115,7 +119,7 @@ class _Front:
         encoding = request.headers.get("content-encoding", "identity").lower()
         if given in WIRES and encoding == "identity":
             return WIRES[given]
-        await discard(request.receive, request.headers, self.limits)
+        await discard(request.receive, request.headers, self.limits, self.arrivals)
         raise Refusal(
             WRONG_TYPE,
             f"The content type is {given[:100]!r} with encoding {encoding[:40]!r}; allowed: "
@@ -123,7 +127,7 @@ class _Front:
         )
 
     async def _group(self, request: Request, wire: Wire, share: Share) -> Group:
-        body = await read_body(request.receive, request.headers, self.limits, share)
+        body = await read_body(request.receive, request.headers, self.limits, share, self.arrivals)
         # In a thread: decoding images takes a while, and the front answers others meanwhile.
         return await asyncio.to_thread(_decode, wire, body, self.limits, share)
 
@@ -166,13 +170,15 @@ async def _refused(_: Request, error: Exception) -> Response:
     return refusal_response(error) if isinstance(error, Refusal) else await _crashed(_, error)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, no such method."""
     if not isinstance(error, HTTPException):
-        return await _crashed(_, error)
+        return await _crashed(request, error)
+    headers = error.headers or {}
     code = {404: NOT_FOUND, 405: NOT_ALLOWED}.get(error.status_code, BAD_REQUEST)
+    allowed = f"{request.method[:20]} is not; allowed: {headers['Allow']}. " if "Allow" in headers else ""
     paths = "Paths: POST /v1/score, GET /v1/describe, /v1/ready, /v1/health, /openapi.json."
-    return refusal_response(Refusal(code, paths), error.headers)
+    return refusal_response(Refusal(code, allowed + paths), headers)
 
 
 async def _crashed(_: Request, error: Exception) -> Response:

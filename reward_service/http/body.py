@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable
+from contextlib import suppress
 from types import TracebackType
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.types import Receive
@@ -14,6 +17,8 @@ from reward_service.http.limits import HttpLimits
 
 _RETRY_S = 1.0
 _DISCARD_S = 5.0
+
+T = TypeVar("T")
 
 
 class Room:
@@ -83,35 +88,54 @@ class Share:
             raise Refusal(BAD_REQUEST, "The request has ended.")
 
 
-async def read_body(receive: Receive, headers: Headers, limits: HttpLimits, share: Share) -> bytes:
+class Arrivals:
+    """The bodies that are arriving: at most so many, the slowest gives way. For one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._under_way: dict[asyncio.Timeout, None] = {}
+
+    async def wait(self, body: Awaitable[T], seconds: float) -> T:
+        """What arrives. Raises Refusal where it takes longer, or this one is the slowest of too many."""
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                self._under_way[limit] = None
+                if len(self._under_way) > self._most:
+                    self._give_way(next(iter(self._under_way)))
+                return await body
+        except TimeoutError as error:
+            raise Refusal(
+                TOO_SLOW,
+                f"The body did not arrive within {seconds:g} s, or before {self._most} that began later.",
+                _RETRY_S,
+            ) from error
+        finally:
+            self._under_way.pop(limit, None)
+
+    def _give_way(self, slowest: asyncio.Timeout) -> None:
+        del self._under_way[slowest]
+        if not slowest.expired():
+            slowest.reschedule(0.0)
+
+
+async def read_body(
+    receive: Receive, headers: Headers, limits: HttpLimits, share: Share, arrivals: Arrivals
+) -> bytes:
     """The whole body. Raises Refusal where it is too large, too slow, or there is no room for it."""
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            return await _read(receive, headers, limits, share)
-    except TimeoutError as error:
-        raise Refusal(
-            TOO_SLOW, f"The body did not arrive within {limits.body_seconds:g} s.", _RETRY_S
-        ) from error
+    return await arrivals.wait(_read(receive, headers, limits, share), limits.body_seconds)
 
 
-async def discard(receive: Receive, headers: Headers, limits: HttpLimits) -> None:
-    """Let an unwanted body arrive, for a while, and drop it.
-
-    A client that is still sending when the connection closes may see only that, and not why it was refused.
-    """
-    if headers.get("expect", "").lower() == "100-continue":
-        return
-    try:
-        async with asyncio.timeout(_DISCARD_S):
-            await _drop(receive, limits.body_bytes)
-    except TimeoutError:
-        return
+async def discard(receive: Receive, headers: Headers, limits: HttpLimits, arrivals: Arrivals) -> None:
+    """Let an unwanted body arrive, for a while, and drop it."""
+    with suppress(Refusal):
+        await arrivals.wait(_drop(receive, headers, limits), limits.body_seconds)
 
 
 async def _read(receive: Receive, headers: Headers, limits: HttpLimits, share: Share) -> bytes:
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limits.body_bytes:
-        await discard(receive, headers, limits)
+        await _drop(receive, headers, limits)
         raise _too_large(limits)
     pieces: list[bytes] = []
     taken, more = 0, True
@@ -123,19 +147,24 @@ async def _read(receive: Receive, headers: Headers, limits: HttpLimits, share: S
         taken += len(piece)
         if taken > limits.body_bytes:
             pieces.clear()
-            await (discard(receive, headers, limits) if more else asyncio.sleep(0))
+            await (_drop(receive, headers, limits) if more else asyncio.sleep(0))
             raise _too_large(limits)
         share.take(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 
 
-async def _drop(receive: Receive, most_bytes: int) -> None:
+async def _drop(receive: Receive, headers: Headers, limits: HttpLimits) -> None:
+    """A client that is still sending when the connection closes may see only that, and not why."""
+    if headers.get("expect", "").lower() == "100-continue":
+        return
     dropped, more = 0, True
-    while more and dropped <= most_bytes:
-        message = await receive()
-        dropped += len(message.get("body", b""))
-        more = message["type"] == "http.request" and message.get("more_body", False)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while more and dropped <= limits.body_bytes:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 def _too_large(limits: HttpLimits) -> Refusal:

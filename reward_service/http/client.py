@@ -27,7 +27,7 @@ from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import JSON_TYPE, SAFETENSORS, Group, Wire
 
 _SCORER_FAILED = 424
-_PASSING = frozenset({429, 502, 503, 504})
+_PASSING = frozenset({408, 429, 502, 503, 504})
 _UNKNOWN = "unknown"
 _CONNECT_LIMIT_S = 10.0
 _KEPT_S = 60.0
@@ -45,6 +45,7 @@ _ADVICE = {
     401: "Check that client and server hold the same token (environment variable or file).",
     403: "A proxy in between may refuse it.",
     404: "Check the address: what stands before /v1/score, with the application's name where it has one.",
+    408: "The network is too slow for such bodies: send fewer images, or raise the server's body_seconds.",
     413: "Send fewer or smaller images, or raise the server's limits.",
     415: "Client and server may be of different versions.",
     429: "Its queue is full: add replicas, or send fewer groups at a time.",

@@ -29,7 +29,10 @@ ERRORS: dict[str, tuple[int, str]] = {
     UNAUTHORIZED: (401, "No token or a wrong one; or, without a token, a caller from another machine."),
     NOT_FOUND: (404, "No such path."),
     NOT_ALLOWED: (405, "The path has another method, which the header Allow names."),
-    TOO_SLOW: (408, "The body did not arrive in time."),
+    TOO_SLOW: (
+        408,
+        "The body did not arrive in time, or was the slowest of many. Ask again after Retry-After seconds.",
+    ),
     TOO_LARGE: (413, "A limit is exceeded: body, images, pixels or prompt."),
     WRONG_TYPE: (415, "The content type is neither of the two."),
     WRONG_CONTENT: (422, "The body can be read, but is no group of images of one size."),
@@ -41,7 +44,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     INTERNAL: (500, "A fault of the server; its log says more."),
     NOT_READY: (503, "No scorer answers now. Ask again after Retry-After seconds."),
     LOST: (503, "The scorer's process died while it had this group, which may be what killed it."),
-    OVERLOADED: (503, "Other requests fill the server's memory. Ask again after Retry-After seconds."),
+    OVERLOADED: (503, "Other requests fill the server. Ask again after Retry-After seconds."),
     TOO_LATE: (504, "No score in time."),
 }
 """HTTP status and meaning by error code."""
@@ -84,6 +87,8 @@ def refusal_response(refusal: Refusal, headers: Mapping[str, str] | None = None)
     extra = {"Retry-After": str(math.ceil(refusal.retry_after_s))} if waits else {}
     if refusal.code == UNAUTHORIZED:
         extra["WWW-Authenticate"] = "Bearer"
+    if refusal.code == TOO_SLOW:
+        extra["Connection"] = "close"
     error = {
         "code": refusal.code,
         "reason": one_line(refusal.reason),

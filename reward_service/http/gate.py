@@ -6,16 +6,24 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reward_service.http.address import is_loopback
-from reward_service.http.body import discard
-from reward_service.http.errors import UNAUTHORIZED, Refusal, refusal_response
+from reward_service.http.body import Arrivals, discard
+from reward_service.http.errors import OVERLOADED, UNAUTHORIZED, Refusal, refusal_response
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import Token
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_FORWARDED = ("forwarded", "x-forwarded-", "x-real-ip", "x-client-ip", "cf-", "true-client-ip", "via")
+"""How the names of the headers begin that proxies add."""
+
+MOST_REQUESTS = 384
+"""Requests that are answered at one time. Together with the connections that send none (connections.py) fewer
+than the 1024 open files that a process usually may have."""
+
+_MOST_UNWANTED = 32
+_RETRY_S = 1.0
 
 
 class Gate:
-    """ASGI middleware around every path, the schema's and unknown ones included.
+    """ASGI middleware around every path, the schema's and unknown ones included. MOST_REQUESTS at a time.
 
     With a token: the header `Authorization: Bearer <token>` must carry it, from wherever the request comes.
     Without: the peer must be a loopback address, the Host header must name this machine (else a web page
@@ -28,6 +36,8 @@ class Gate:
         self._app = app
         self._token = token
         self._limits = limits
+        self._unwanted = Arrivals(_MOST_UNWANTED)
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may pass; answer 401 to the rest. Web sockets are closed."""
@@ -41,11 +51,18 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         reason = self._objection(scope, headers)
-        if not reason:
-            await self._app(scope, receive, send)
-            return
-        await discard(receive, headers, self._limits)
-        await refusal_response(Refusal(UNAUTHORIZED, reason))(scope, receive, send)
+        if reason:
+            await discard(receive, headers, self._limits, self._unwanted)
+            await refusal_response(Refusal(UNAUTHORIZED, reason))(scope, receive, send)
+        elif self._open >= MOST_REQUESTS:
+            many = Refusal(OVERLOADED, f"{MOST_REQUESTS} requests are being answered.", _RETRY_S)
+            await refusal_response(many)(scope, receive, send)
+        else:
+            self._open += 1
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._open -= 1
 
     def _objection(self, scope: Scope, headers: Headers) -> str:
         """Why this request is not answered; empty where it is."""
@@ -59,7 +76,7 @@ class Gate:
             )
         peer = scope.get("client") or ("", 0)
         local = is_loopback(peer[0]) and is_loopback(_host(headers.get("host", "")))
-        if local and not any(name in headers for name in _FORWARDED):
+        if local and not any(name.startswith(_FORWARDED) for name in headers):
             return ""
         return (
             "This server has no token, so it answers only what comes from its own machine, by a loopback "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pydantic import model_validator
 
 from common.config.fields import Section, setting
+from reward_service.contract.scorer import why_narrow
 from reward_service.http.errors import TOO_LARGE, WRONG_CONTENT, Refusal
 
 MEBIBYTE = 1 << 20
@@ -28,6 +29,12 @@ class HttpLimits(Section):
     image_pixels: int = setting(2048 * 2048, "pixels", "Largest image, height times width.", ge=1)
     prompt_characters: int = setting(10_000, "characters", "Longest prompt.", ge=1)
     seconds: float = setting(300.0, "s", "Longest wait for a score, the queue included.", gt=0.0)
+    head_seconds: float = setting(
+        10.0,
+        "s",
+        "Longest that a connection of a server of one process may be without the head of a request.",
+        gt=0.0,
+    )
     body_seconds: float = setting(60.0, "s", "Longest that a body may take to arrive.", gt=0.0)
     held_bytes: int = setting(
         1024 * MEBIBYTE, "bytes", "Bodies and decoded images of all requests at one time.", ge=1024
@@ -59,6 +66,8 @@ class HttpLimits(Section):
         """Raises Refusal where so many images of that size are not allowed."""
         if height < 1 or width < 1:
             raise Refusal(WRONG_CONTENT, f"Images cannot be {height} x {width}; sides are at least 1.")
+        if narrow := why_narrow(height, width):
+            raise Refusal(TOO_LARGE, narrow)
         if height * width > self.image_pixels:
             raise Refusal(
                 TOO_LARGE,

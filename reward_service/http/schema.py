@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.security import HTTPBearer
 
+from reward_service.contract.scorer import MOST_RATIO
 from reward_service.http.errors import (
     BUSY,
     ERRORS,
@@ -13,6 +14,7 @@ from reward_service.http.errors import (
     NOT_ALLOWED,
     NOT_FOUND,
     NOT_READY,
+    OVERLOADED,
     TOO_LATE,
     UNAUTHORIZED,
     ErrorBody,
@@ -21,14 +23,13 @@ from reward_service.http.limits import HttpLimits
 from reward_service.http.replies import DescriptionBody, ScoreReply
 from reward_service.http.wire import JSON_TYPE, SAFETENSORS_TYPE
 
-_READING = (UNAUTHORIZED, BUSY, NOT_READY, TOO_LATE, INTERNAL)
-_SCORING = tuple(code for code in ERRORS if code not in (NOT_FOUND, NOT_ALLOWED))
+_READING = (UNAUTHORIZED, NOT_ALLOWED, BUSY, NOT_READY, OVERLOADED, TOO_LATE, INTERNAL)
+_SCORING = tuple(code for code in ERRORS if code != NOT_FOUND)
 
 DESCRIPTION = """
 Scores the images of one prompt by one reward. Errors are JSON,
-`{"error": {"code", "reason", "retry_after_s"}}`, except two short texts, sent before a request is looked at:
-400 to what is no HTTP, and 503 where a server of one process has too many connections. With a token, every
-path needs the header `Authorization: Bearer TOKEN`.
+`{"error": {"code", "reason", "retry_after_s"}}`, except a short text, 400, to what is no HTTP. With a token,
+every path needs the header `Authorization: Bearer TOKEN`. Other paths are 404.
 
 A safetensors request has one tensor, `images`: U8 (B, height, width, 3), RGB, rows from the top; its metadata
 holds `prompt`. The answer is JSON whatever the request is.
@@ -53,7 +54,8 @@ def score_body(limits: HttpLimits) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": limits.images,
                 "description": "PNG or JPEG files, all of one size, of at most "
-                f"{limits.image_pixels} pixels each; RGB or grey, 8 bits, opaque, not animated.",
+                f"{limits.image_pixels} pixels each, one side at most {MOST_RATIO} times the other; RGB or "
+                "grey, 8 bits, opaque, upright, not animated.",
             },
         },
     }

@@ -7,8 +7,10 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
+from fastapi import FastAPI
 
 from common.errors import RewardError
 from reward_service.contract.settings import ServedReward
@@ -16,12 +18,11 @@ from reward_service.engine.engine import Engine, end_process
 from reward_service.engine.meter import Meter
 from reward_service.http.address import is_loopback
 from reward_service.http.app import build_http_app
+from reward_service.http.connections import BACKLOG, BoundedProtocol, Waiting
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import Token
 
 _STOP_LIMIT_S = 10
-_MOST_CONNECTIONS = 512
-_BACKLOG = 128
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -62,9 +63,20 @@ async def _serve(
     name: str, served: ServedReward, listener: socket.socket, token: Token, limits: HttpLimits
 ) -> None:
     engine = await Engine.start(name, served, end_process, Meter())
+    server = http_server(build_http_app(engine, limits, token), limits)
+    print(f"Reward {name!r} answers at {_address(listener)} ({_who(token)}).", flush=True)
+    try:
+        with _signals_end_quietly():
+            await server.serve(sockets=[listener])
+    finally:
+        engine.close()
+
+
+def http_server(app: FastAPI, limits: HttpLimits) -> uvicorn.Server:
+    """What answers HTTP by the application; `serve` it sockets."""
     config = uvicorn.Config(
-        build_http_app(engine, limits, token),
-        http="h11",
+        app,
+        http=partial(BoundedProtocol, Waiting(limits.head_seconds)),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_level="error",
@@ -72,21 +84,16 @@ async def _serve(
         server_header=False,
         # A forwarding header would otherwise change who the peer is taken for.
         proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=_STOP_LIMIT_S,
     )
-    print(f"Reward {name!r} answers at {_address(listener)} ({_who(token)}).", flush=True)
-    try:
-        with _signals_end_quietly():
-            await uvicorn.Server(config).serve(sockets=[listener])
-    finally:
-        engine.close()
+    return uvicorn.Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise RewardError(f"Cannot listen on {host} port {port}: {error}.") from error
 

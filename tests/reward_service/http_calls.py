@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-import uvicorn
 from fastapi import FastAPI
 
 from reward_service.contract.results import Backend
@@ -21,6 +22,7 @@ from reward_service.engine.engine import Engine
 from reward_service.engine.meter import Meter
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
+from reward_service.http.standalone import http_server
 from reward_service.http.token import NO_TOKEN, Token
 
 TOKEN = Token("a-token-of-the-tests-0123456789")
@@ -141,13 +143,15 @@ async def engine(scorer: str = "Redness", **settings: Any) -> AsyncIterator[Engi
 
 
 @contextmanager
-def served_engine(scorer: str, token: Token = NO_TOKEN, **settings: Any) -> Iterator[str]:
+def served_engine(
+    scorer: str, token: Token = NO_TOKEN, limits: HttpLimits = SMALL, **settings: Any
+) -> Iterator[str]:
     """A server around an engine whose event loop runs in a thread of its own; yields its base URL."""
     started, stop, found = threading.Event(), threading.Event(), []
 
     async def serve() -> None:
         async with engine(scorer, **settings) as backend:
-            with served(backend, token) as url:
+            with served(backend, token, limits) as url:
                 found.append(url)
                 started.set()
                 await asyncio.to_thread(stop.wait)
@@ -165,23 +169,29 @@ def served_engine(scorer: str, token: Token = NO_TOKEN, **settings: Any) -> Iter
 @contextmanager
 def served(backend: Backend, token: Token = NO_TOKEN, limits: HttpLimits = SMALL) -> Iterator[str]:
     """An HTTP server in a thread of this process; yields its base URL."""
-    config = uvicorn.Config(
-        build_http_app(backend, limits, token),
-        port=0,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_level="error",
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    limit = time.monotonic() + 20.0
-    while not server.started and time.monotonic() < limit:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20.0)
+    server = http_server(build_http_app(backend, limits, token), limits)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),), daemon=True)
+        thread.start()
+        limit = time.monotonic() + 20.0
+        while not server.started and time.monotonic() < limit:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20.0)
+
+
+@contextmanager
+def connected(address: str, count: int, begin: bytes) -> Iterator[list[socket.socket]]:
+    """So many connections that have sent `begin` and no more."""
+    parts = urlsplit(address)
+    with ExitStack() as ends:
+        made = [
+            ends.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10.0))
+            for _ in range(count)
+        ]
+        for one in made:
+            one.sendall(begin)
+        yield made

@@ -31,6 +31,7 @@ from reward_service.on_ray.app import embedded_app
 from reward_service.on_ray.gateway import build_gateway
 from reward_service.on_ray.handles import reward_handle
 from tests.integration.rewards.apps import LIMIT_S, Cluster, images_of, pids, wait_until
+from tests.reward_service.http_calls import connected
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -107,6 +108,15 @@ def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert {200, 429} <= set(pool.map(ask, range(8))) <= {200, 429, 503}
         assert all(pool.map(insist, range(8)))
+
+
+def test_connections_without_a_request_turn_no_good_one_away(base: str) -> None:
+    """600 that send nothing, and more half requests without a token than the gateway takes requests."""
+    half = b"POST /guarded/v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+    with connected(base, 600, b""), connected(base, 300, half):
+        client = HttpReward(f"{base}/guarded", TOKEN, deadline_s=10.0, retrying=Retrying(tries=1))
+        outcomes = [client.score("calm", PIXELS).outcome for _ in range(10)]
+    assert all(isinstance(outcome, RewardScores) for outcome in outcomes)
 
 
 HOSTILE = [

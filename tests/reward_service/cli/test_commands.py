@@ -65,6 +65,7 @@ def test_images_of_different_sizes(tmp_path: Path, capsys: pytest.CaptureFixture
         (["jpeg_compresibility", "FILE", "x"], "'jpeg_compressibility'"),
         (["jpeg_compressibility", "nowhere.png", "x"], "nowhere.png"),
         (["jpeg_compressibility", "pyproject.toml", "x"], "pyproject.toml"),
+        (["jpeg_compressibility", "DEEP", "x"], "deep.png has 16 bits"),
         (["ocr", "FILE", "no quotes"], "double quotes"),
         (["ocr", "FILE", "x", "--option", "unquoted"], "KEY=VALUE"),
         (["ocr", "FILE", "x", "--option", "unqoted=whole"], "unquoted"),
@@ -79,7 +80,9 @@ def test_errors_are_one_kind_line(
     given: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "token").write_text("0123456789abcdef0123")
+    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "deep.png")
     made = {"FILE": save(tmp_path / "a.png", (1, 2, 3)), "TOKEN": str(tmp_path / "token")}
+    made["DEEP"] = str(tmp_path / "deep.png")
     assert main(["try", *(made.get(text, text) for text in given)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

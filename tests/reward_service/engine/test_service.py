@@ -129,13 +129,25 @@ def test_a_poisoned_group_fails_alone(make_images: MakeImages, mood: str, reason
         np.zeros((8, 8, 3), np.uint8),
         np.zeros((2, 3, 8, 8), np.uint8),
         np.zeros((0, 8, 8, 3), np.uint8),
+        np.zeros((2, 1, 9, 3), np.uint8),
+        np.zeros((2, 50_000, 1, 3), np.uint8),
     ],
 )
 def test_images_of_the_wrong_kind_are_refused(images: NDArray[np.uint8], make_images: MakeImages) -> None:
     good, bad = service_of(Redness()).score_groups([("a cat", make_images(0, 2)), ("a dog", images)])
     assert isinstance(good, RewardScores)
     assert isinstance(bad, RewardFailure)
-    assert "uint8 (B, height, width, 3)" in bad.reason
+    assert "uint8 (B, height, width, 3)" in bad.reason or "8 times" in bad.reason
+
+
+@pytest.mark.parametrize("scorer", KINDS)
+def test_images_for_which_memory_is_short_fail_alone(scorer: AnyScorer, make_images: MakeImages) -> None:
+    """They take no memory here, and more than a process can address once they are copied for the scorer."""
+    vast = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2, 1 << 24, 1 << 24, 3))
+    good, bad = service_of(scorer).score_groups([("a cat", make_images(0, 2)), ("a dog", vast)])
+    assert isinstance(good, RewardScores)
+    assert isinstance(bad, RewardFailure)
+    assert "memory is short" in bad.reason
 
 
 def test_check_and_probe_run_the_scorer(clip_folder: Path) -> None:

@@ -6,15 +6,17 @@ import contextlib
 import io
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
+from common.errors import RewardError
 from reward_service.http.errors import Refusal
-from reward_service.http.images import decode_images, encode_png
+from reward_service.http.images import decode_images, encode_png, read_pictures
 from reward_service.http.limits import HttpLimits
 
 LIMITS = HttpLimits()
@@ -46,6 +48,8 @@ def _with_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 NOISE = Image.fromarray(_noise())
+TURNED = Image.Exif()
+TURNED[ExifTags.Base.Orientation] = 6
 REFUSED = {
     "nothing": b"",
     "text": b"no image at all",
@@ -63,6 +67,7 @@ REFUSED = {
     "a transparent colour": _saved(
         NOISE.convert("P"), "PNG", transparency=int(np.asarray(NOISE.convert("P"))[0, 0])
     ),
+    "lying on its side": _saved(NOISE, "JPEG", exif=TURNED),
     "wrong check sum": encode_png(_noise()).replace(b"IDAT", b"IDAZ"),
     "far too large": encode_png(_noise())[:16] + b"\x00\x01\x00\x00" * 2 + encode_png(_noise())[24:],
 }
@@ -110,3 +115,33 @@ def test_a_large_image_is_refused_before_room_is_taken() -> None:
 
     with pytest.raises(Refusal, match="90000"):
         decode_images([_saved(Image.new("L", (300, 300)), "PNG")], HttpLimits(image_pixels=89_999), reserve)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (1, 50_000), (170_000, 1)])
+def test_a_narrow_image_is_refused_whatever_its_pixels(size: tuple[int, int]) -> None:
+    with pytest.raises(Refusal, match=rf"Image 1: .*{size[1]} x {size[0]}.* 8 times"):
+        decode_images([encode_png(_noise()), _saved(Image.new("L", size), "PNG")], LIMITS, _free)
+
+
+def test_files_of_this_machine_are_read_by_the_same_rules(tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(encode_png(_noise()))
+    (tmp_path / "other.jpg").write_bytes(_saved(Image.new("L", (4, 2), 7), "JPEG"))
+    good, other = read_pictures([tmp_path / "good.png", str(tmp_path / "other.jpg")], LIMITS)
+    np.testing.assert_array_equal(good, _noise())
+    np.testing.assert_array_equal(other, np.full((2, 4, 3), 7))
+    for what, file in REFUSED.items():
+        (tmp_path / what).write_bytes(file)
+        with pytest.raises(RewardError, match=f"{what}"):
+            read_pictures([tmp_path / what], LIMITS)
+    with pytest.raises(RewardError, match="nowhere"):
+        read_pictures([tmp_path / "nowhere"], LIMITS)
+
+
+def test_all_headers_are_read_before_any_image_is_decoded(tmp_path: Path) -> None:
+    """The first is damaged behind its header, the second narrow."""
+    for name, file in (("a", encode_png(_noise())[:200]), ("b", _saved(Image.new("L", (1, 9)), "PNG"))):
+        (tmp_path / name).write_bytes(file)
+    with pytest.raises(RewardError, match="9 x 1"):
+        read_pictures([tmp_path / "a", tmp_path / "b"], LIMITS)
+    with pytest.raises(Refusal, match="9 x 1"):
+        decode_images([(tmp_path / name).read_bytes() for name in "ab"], LIMITS, _free)
