@@ -68,7 +68,7 @@ def evaluate(given: Arguments) -> None:
         after = measure(config, chosen.load(), rewards, prompt_sets, progress) if chosen.checkpoint else None
     shown = before.sets[-1]
     if after is not None:
-        changes = compare(before, after)
+        changes = compare([before, after])
         console.print(change_table(changes, chosen.checkpoint or ""))
         (output / "table.md").write_text(change_markdown(changes))
         grid = before_after_grid(shown, after.sets[-1])

@@ -131,6 +131,9 @@ class ScorerStamp:
     version: str
     digest: str
 
+    def __str__(self) -> str:
+        return f"version {self.version} ({self.digest[:12]})" if self.digest else f"version {self.version}"
+
 
 @dataclass(frozen=True)
 class GroupScore:

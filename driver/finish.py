@@ -13,9 +13,10 @@ from common.config.schema import Config
 from common.places import join_place
 from common.storage import replace_file, written_into
 from driver.observe.observer import GRID, Observer, grid_file, shown_score
-from driver.report.intervals import begun_late, change_markdown, change_table, compare
+from driver.report.intervals import change_markdown, change_table, compare
 from driver.report.plots import write_plots
 from driver.report.run_page import describe_run, how_it_was_made
+from driver.report.showing import showing
 from driver.report.tracker import Tracker
 from driver.run.checkpoints import CONFIG_FILE, Checkpoints
 from driver.run.reward_versions import VersionRecord
@@ -23,40 +24,58 @@ from learner.state import AVERAGED_FOLDER, POLICY_FOLDER
 
 
 def show_result(config: Config, observer: Observer, tracker: Tracker, console: Console) -> None:
-    """Table of before and after, grid, plots; to the terminal, the run folder and the tracker."""
-    epochs, before, after = config.run.epochs, observer.evaluations[0], observer.evaluations[-1]
-    changes, remark = compare(before, after), begun_late(before)
-    replace_file(config.run_folder / "result.md", change_markdown(changes, remark).encode())
-    replace_file(config.run_folder / CONFIG_FILE, config_to_yaml(config).encode())
-    plots = config.run_folder / "plots"
-    swaps = [(swap.epoch, f"{swap.name}: {swap.version}") for swap in observer.versions.swaps]
-    with written_into(plots):
+    """Table of before and after, grid, plots; to the run folder and the tracker, then to the terminal.
+
+    What cannot be written or shown is said, and the rest goes on: the training is done.
+    """
+
+    def note(text: str) -> None:
+        console.print(Text(text, "bold red"), soft_wrap=True)
+
+    epochs, folder = config.run.epochs, config.run_folder
+    changes = compare(observer.evaluations)
+    with showing("result.md", note):
+        replace_file(folder / "result.md", change_markdown(changes).encode())
+    with showing(CONFIG_FILE, note):
+        replace_file(folder / CONFIG_FILE, config_to_yaml(config).encode())
+    plots = folder / "plots"
+    swaps = [(swap.epoch, f"{swap.name}: {swap.stamp}") for swap in observer.versions.swaps]
+    with showing("The plots", note), written_into(plots):
         write_plots(plots, observer.epochs, observer.evaluations, shown_score(config), swaps)
-    tracker.log_folder(plots, "plots")
-    images = (f"{GRID}.png", "plots/training_curve.png")
-    tracker.set_description(describe_run(config, epochs, changes, tracker.run_id, images, remark))
-    checkpoints = Checkpoints.of(config)
-    if config.tracker.save_checkpoint:
-        for name in (POLICY_FOLDER, AVERAGED_FOLDER):
-            with checkpoints.on_disk(epochs, name) as folder:
-                if folder.is_dir():
-                    tracker.log_folder(folder, f"checkpoint/{name}")
+        tracker.log_folder(plots, "plots")
+    with showing("The run's page", note):
+        images = (f"{GRID}.png", "plots/training_curve.png")
+        tracker.set_description(describe_run(config, epochs, changes, tracker.run_id, images))
+    with showing("The final policy", note):
+        _log_policy(config, epochs, tracker)
     model = registered(config, observer, tracker) if config.tracker.register_as else None
-    console.print(change_table(changes, f"{config.run.name}: {epochs} epochs", remark))
-    checkpoint, timeline = checkpoints.where(epochs), observer.last_timeline
+    with showing("The table", note):
+        console.print(change_table(changes, f"{config.run.name}: {epochs} epochs"))
+    checkpoint, timeline = Checkpoints.of(config).where(epochs), observer.last_timeline
+    prompt = observer.evaluations[-1].sets[-1].prompts[0]
     lines = {
         "Images, same prompts and noise before and after": str(grid_file(config)),
         "Weights, as diffusers loads them": join_place(checkpoint, POLICY_FOLDER),
         "Look at the run": tracker.run_url_hint(),
         "Registered model": model,
         "Where the time of the last epoch went": timeline.advice() if timeline else None,
-        "Sample": f"python sample.py {shlex.quote(after.sets[-1].prompts[0])} --checkpoint "
-        f"{shlex.quote(checkpoint)}",
-        "Go on": f"python train.py {config.run_folder / CONFIG_FILE} run.epochs={2 * epochs}",
+        "Sample": f"python sample.py {shlex.quote(prompt)} --checkpoint {shlex.quote(checkpoint)}",
+        "Go on": f"python train.py {folder / CONFIG_FILE} run.epochs={2 * epochs}",
     }
     for title, text in lines.items():
         if text:
-            console.print(Text.assemble((f"{title}:", "bold"), f"\n  {text}"), soft_wrap=True)
+            with showing(title, note):
+                console.print(Text.assemble((f"{title}:", "bold"), f"\n  {text}"), soft_wrap=True)
+
+
+def _log_policy(config: Config, epochs: int, tracker: Tracker) -> None:
+    """The final weights, as files of the tracker's run."""
+    if not config.tracker.save_checkpoint:
+        return
+    for name in (POLICY_FOLDER, AVERAGED_FOLDER):
+        with Checkpoints.of(config).on_disk(epochs, name) as folder:
+            if folder.is_dir():
+                tracker.log_folder(folder, f"checkpoint/{name}")
 
 
 def registered(config: Config, observer: Observer, tracker: Tracker) -> str | None:

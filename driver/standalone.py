@@ -22,7 +22,7 @@ from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.evaluation import TOTAL, PromptSets
+from driver.loop.evaluation import PromptSets
 from driver.loop.tasks import evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
@@ -128,14 +128,12 @@ def measure(
             for task, group in zip(tasks, images, strict=True)
         ]
         sets.append(
-            PromptSetEvaluation(
-                name=name,
-                prompts=tuple(task.prompt for task in tasks),
-                scores={
-                    TOTAL: np.stack([score.rewards for score in scores]),
-                    **{part: np.stack([score.parts[part] for score in scores]) for part in scores[0].parts},
-                },
-                pixels=np.stack([group[0] for group in images[: config.evaluation.grid_prompts]]),
+            PromptSetEvaluation.of(
+                name,
+                [task.prompt for task in tasks],
+                scores,
+                [group[0] for group in images[: config.evaluation.grid_prompts]],
+                {reward: entry.weight for reward, entry in config.rewards.items()},
             )
         )
     return Evaluation(epoch=loaded.epoch, stamp=loaded.stamp, sets=tuple(sets))

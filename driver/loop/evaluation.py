@@ -24,9 +24,6 @@ PromptSets = dict[str, list[tuple[int, str]]]
 GroupScored = Callable[[int, int, Sequence[ScorerStamp]], None]
 """Told the number of finished epochs, the group's position and the versions that scored it."""
 
-# The name of the weighted sum among an evaluation's scores.
-TOTAL = "reward"
-
 
 def choose_prompts(config: Config, stream: PromptStream, unseen: PromptSet) -> PromptSets:
     """seen: the first prompts that training draws; unseen: drawn without replacement from the other set."""
@@ -68,7 +65,15 @@ class Evaluator:
                 self._group_scored(epoch, next(position), group.score.scorers)
                 groups.append(group)
             shown = [await self._images(group) for group in groups[: self._config.evaluation.grid_prompts]]
-            sets.append(_measure(name, groups, shown))
+            sets.append(
+                PromptSetEvaluation.of(
+                    name,
+                    [group.task.prompt for group in groups],
+                    [group.score for group in groups],
+                    [images[0] for images in shown],
+                    {reward: entry.weight for reward, entry in self._config.rewards.items()},
+                )
+            )
         return Evaluation(epoch=epoch, stamp=weights.stamp, sets=tuple(sets))
 
     async def _images(self, group: Group) -> NDArray[np.uint8]:
@@ -83,12 +88,3 @@ class Evaluator:
             group = await self._rollouts.sample_again(group)
         raise StuckError(f"The images of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
 
-
-def _measure(name: str, groups: Sequence[Group], shown: Sequence[NDArray[np.uint8]]) -> PromptSetEvaluation:
-    parts = {part: np.stack([group.score.parts[part] for group in groups]) for part in groups[0].score.parts}
-    return PromptSetEvaluation(
-        name=name,
-        prompts=tuple(group.task.prompt for group in groups),
-        scores={TOTAL: np.stack([group.score.rewards for group in groups]), **parts},
-        pixels=np.stack([images[0] for images in shown]),
-    )

@@ -40,8 +40,9 @@ class DisplayState:
     epoch: epochs finished, those before a resume included; epochs: in all.
     phase, done, total, unit: what runs now, and how much of it is done; total 0 = it is not counted.
     waits_for: what a run that starts waits for, in words.
-    rewards: mean reward on the training prompts, of each finished epoch.
-    unseen: mean score on the unseen prompts of each evaluation, oldest first; unseen_name: that score's name.
+    rewards: mean reward on the training prompts, of each finished epoch since the rewards' last swap.
+    unseen: mean score on the unseen prompts of each evaluation that the last can be compared with, oldest
+    first; unseen_name: that score's name.
     images_per_s: of the last epoch; 0 before the first is finished.
     epoch_seconds: wall time of each epoch finished by this process, evaluation included, the start not.
     dropped: groups dropped so far in the run.

@@ -21,8 +21,9 @@ from driver.observe.status import StatusFile
 from driver.observe.timeline_log import GroupHistory, TimelineLog
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.images import before_after_grid
-from driver.report.intervals import begun_late, compare, evaluation_metrics
+from driver.report.intervals import compare, evaluation_metrics, history
 from driver.report.run_page import describe_run
+from driver.report.showing import showing
 from driver.report.timeline import Timeline
 from driver.report.tracker import Tracker
 from driver.run.evaluations import save_evaluation
@@ -70,6 +71,8 @@ class Observer:
         self._evaluations: Evaluations = tuple(evaluations)
         self._versions = versions
         self._epochs: tuple[tuple[int, dict[str, float]], ...] = ()
+        # The first epoch that one version of the trained rewards scored alone, since the last swap.
+        self._one_version_since = 0
         self._epoch_started = time.perf_counter()
 
     @property
@@ -110,7 +113,8 @@ class Observer:
         self.note(why)
         if self._config.data.max_staleness:
             epochs = tuple(known for known in self._epochs if known[0] <= epoch)
-            rewards = self._state.rewards[: len(self._state.rewards) + len(epochs) - len(self._epochs)]
+            lost = len(self._epochs) - len(epochs)
+            rewards = self._state.rewards[: max(0, len(self._state.rewards) - lost)]
             self._epochs = epochs
             self._evaluations = tuple(known for known in self._evaluations if known.epoch <= epoch)
             unseen_scores = first_state(self._config, epoch, self._evaluations).unseen
@@ -151,6 +155,8 @@ class Observer:
         """A group was scored, of the epoch that makes `epoch` finished ones or of the evaluation after it."""
         known = len(self._versions.records)
         for swap in self._versions.scored(epoch, group, scorers):
+            if swap.name in self._config.rewards:
+                self._one_version_since = epoch + 1
             self.note(f"epoch {epoch}, group {group}: {swap}")
             self._tracker.set_tags({f"reward_swap/{swap.name}/{swap.index}": f"epoch {epoch}: {swap}"})
         if len(self._versions.records) > known:
@@ -183,11 +189,12 @@ class Observer:
         self._tracker.log_metrics(metrics, epoch)
         self._gauges.publish(metrics)
         now = time.perf_counter()
+        comparable = self._state.rewards if epoch > self._one_version_since else ()
         self._show(
             replace(
                 self._state,
                 epoch=epoch,
-                rewards=(*self._state.rewards, metrics["reward/mean"]),
+                rewards=(*comparable, metrics["reward/mean"]),
                 images_per_s=metrics["throughput/images_per_s"],
                 epoch_seconds=(*self._state.epoch_seconds, now - self._epoch_started),
                 dropped=self._state.dropped + int(metrics["faults/dropped_groups"]),
@@ -212,18 +219,22 @@ class Observer:
         }
         self._tracker.log_metrics(metrics, evaluation.epoch)
         self._gauges.publish(metrics)
-        first = self._evaluations[0]
-        grid = before_after_grid(unseen(first), unseen(evaluation))
+        with showing("The images before and after", self.note):
+            self._show_grid(evaluation)
+        with showing("The comparison on the run's page", self.note):
+            page = describe_run(
+                self._config, evaluation.epoch, compare(self._evaluations), self.tracker_run, [f"{GRID}.png"]
+            )
+            self._tracker.set_description(page)
+        name = self._state.unseen_name
+        self._show(replace(self._state, unseen=history(self._evaluations, "unseen", name)))
+
+    def _show_grid(self, evaluation: Evaluation) -> None:
+        grid = before_after_grid(unseen(first_alike(self._evaluations)), unseen(evaluation))
         self._tracker.log_image(GRID, grid, evaluation.epoch)
         packed = io.BytesIO()
         grid.save(packed, "PNG")
         replace_file(grid_file(self._config), packed.getvalue())
-        changes, remark = compare(first, evaluation), begun_late(first)
-        self._tracker.set_description(
-            describe_run(self._config, evaluation.epoch, changes, self.tracker_run, [f"{GRID}.png"], remark)
-        )
-        score = metrics[f"eval/unseen/{self._state.unseen_name}"]
-        self._show(replace(self._state, unseen=(*self._state.unseen, score)))
 
     def _compare(self, what: str, first: Metrics, second: Metrics) -> None:
         """What was done again has been logged already; it is only checked that it came out the same."""
@@ -241,6 +252,12 @@ def unseen(evaluation: Evaluation) -> PromptSetEvaluation:
     return next(prompts for prompts in evaluation.sets if prompts.name == "unseen")
 
 
+def first_alike(evaluations: Evaluations) -> Evaluation:
+    """The first one of the unseen prompts that the last one evaluated."""
+    last = unseen(evaluations[-1])
+    return next(one for one in evaluations if last.same_prompts(unseen(one)))
+
+
 def shown_score(config: Config) -> str:
     """The score that the display shows of unseen prompts: the first gold reward, or the trained sum without
     one."""
@@ -250,7 +267,7 @@ def shown_score(config: Config) -> str:
 def first_state(config: Config, finished: int, evaluations: Sequence[Evaluation]) -> DisplayState:
     """What the display shows at the start."""
     name = shown_score(config)
-    means = tuple(float(unseen(evaluation).scores[name].mean()) for evaluation in evaluations)
+    means = history(evaluations, "unseen", name)
     return DisplayState(epoch=finished, epochs=config.run.epochs, unseen=means, unseen_name=name)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.trajectory import Float64, PolicyStamp
+from common.trajectory import Float64, GroupScore, PolicyStamp
+
+TOTAL = "reward"
+"""Name of the trained sum among the scores."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,50 @@ class PromptSetEvaluation:
     scores: float64 (P, I) by score name. "reward" is the weighted sum trained on; the others are raw rewards
     and golds.
     pixels: uint8 (G, height, width, 3), the first image of each of the first G prompts, for the image grid.
+    versions: which versions of the rewards gave a score, in words, by score name; more than one where a
+    reward was swapped meanwhile.
     """
 
     name: str
     prompts: tuple[str, ...]
     scores: dict[str, Float64]
     pixels: NDArray[np.uint8]
+    versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        name: str,
+        prompts: Sequence[str],
+        scores: Sequence[GroupScore],
+        pixels: Sequence[NDArray[np.uint8]],
+        weights: Mapping[str, float],
+    ) -> PromptSetEvaluation:
+        """From the score of each prompt's images. pixels: an image of each of the first prompts; weights: of
+        the rewards trained on, by name."""
+        parts = {part: np.stack([score.parts[part] for score in scores]) for part in scores[0].parts}
+        return PromptSetEvaluation(
+            name=name,
+            prompts=tuple(prompts),
+            scores={TOTAL: np.stack([score.rewards for score in scores]), **parts},
+            pixels=np.stack(pixels),
+            versions=score_versions(scores, weights),
+        )
+
+    def same_prompts(self, other: PromptSetEvaluation) -> list[tuple[int, int]]:
+        """Rows here and there of the prompts that both evaluated: a reward may have failed on some."""
+        rows = {key: row for row, key in enumerate(_counted(other.prompts))}
+        return [(row, rows[key]) for row, key in enumerate(_counted(self.prompts)) if key in rows]
+
+    def why_not_like(self, other: PromptSetEvaluation, score: str) -> str:
+        """Why a score of this one cannot be compared with another evaluation's; empty where it can."""
+        if not self.same_prompts(other):
+            return "other prompts were evaluated"
+        if score not in other.scores or score not in self.scores:
+            return f"{score} was not measured"
+        ours, theirs = self.versions.get(score, ()), other.versions.get(score, ())
+        if ours == theirs and len(ours) < 2:
+            return ""
+        return f"measured by {_in_words(theirs)} there, by {_in_words(ours)} here"
 
 
 @dataclass(frozen=True)
@@ -33,3 +76,34 @@ class Evaluation:
     epoch: int
     stamp: PolicyStamp
     sets: tuple[PromptSetEvaluation, ...]
+
+    def of(self, name: str) -> PromptSetEvaluation | None:
+        """The prompt set of that name; None where it was not evaluated."""
+        return next((evaluated for evaluated in self.sets if evaluated.name == name), None)
+
+
+def score_versions(
+    scores: Sequence[GroupScore], weights: Mapping[str, float]
+) -> dict[str, tuple[str, ...]]:
+    """Which versions gave each score, in words: the versions field of PromptSetEvaluation."""
+    found: dict[str, dict[str, None]] = {}
+    for score in scores:
+        stamps = {stamp.name: str(stamp) for stamp in score.scorers}
+        total = " + ".join(f"{weight:g} x {name} {stamps.get(name, '')}" for name, weight in weights.items())
+        for name, words in {TOTAL: total, **stamps}.items():
+            found.setdefault(name, {})[words] = None
+    return {name: tuple(words) for name, words in found.items()}
+
+
+def _counted(prompts: Sequence[str]) -> list[tuple[str, int]]:
+    """Each prompt, and how often it stands before that place: a set may hold one twice."""
+    seen: Counter[str] = Counter()
+    counted = []
+    for prompt in prompts:
+        counted.append((prompt, seen[prompt]))
+        seen[prompt] += 1
+    return counted
+
+
+def _in_words(versions: tuple[str, ...]) -> str:
+    return " and ".join(versions) or "a version that was not recorded"

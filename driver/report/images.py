@@ -13,15 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from driver.report.evaluation import PromptSetEvaluation
+from driver.report.evaluation import TOTAL, PromptSetEvaluation
 
 MOST_COLUMNS = 4
 """So that a grid fits the width of a README or of the tracker's page, which do not shrink it."""
 MOST_SCORES = 3
 CAPTION_WIDTH, CAPTION_LINES = 29, 4
 INK, GREY, BETTER, WORSE = "#1f2328", "#656d76", "#1a7f37", "#cf222e"
-TOTAL = "reward"
-"""Name of the trained sum among the scores."""
 
 Pixels = NDArray[np.uint8]
 
@@ -85,29 +83,37 @@ def shown_scores(evaluated: PromptSetEvaluation) -> tuple[str, ...]:
 
 
 def before_after_grid(before: PromptSetEvaluation, after: PromptSetEvaluation) -> Image.Image:
-    """A column a prompt: the prompt, its image before and after training, and that image's scores.
+    """A column a prompt: the prompt, its image before and after training, and that image's scores. The change
+    of a score is shown where the same version of the reward gave both.
 
-    Raises ValueError where the two did not show the same prompts.
+    Raises ValueError where the two show no prompt in common, or images of other sizes.
     """
-    shown, pixels = len(before.pixels), before.pixels
-    if before.prompts[:shown] != after.prompts[:shown] or pixels.shape != after.pixels.shape or not shown:
+    both = [
+        (first, last)
+        for last, first in after.same_prompts(before)
+        if first < len(before.pixels) and last < len(after.pixels)
+    ]
+    if not both or before.pixels.shape[1:] != after.pixels.shape[1:]:
         raise ValueError("before and after do not show the same prompts")
-    names = shown_scores(before)
+    names = shown_scores(after)
 
     def first(index: int, name: str) -> tuple[str, str]:
-        return f"{name} {before.scores[name][index, 0]:.3g}", GREY
+        alike = not after.why_not_like(before, name)
+        return f"{name} {before.scores[name][index, 0]:.3g}" if alike else "", GREY
 
-    def change(index: int, name: str) -> tuple[str, str]:
-        now = after.scores[name][index, 0]
-        gain = now - before.scores[name][index, 0]
+    def change(rows: tuple[int, int], name: str) -> tuple[str, str]:
+        now = after.scores[name][rows[1], 0]
+        if after.why_not_like(before, name):
+            return f"{name} {now:.3g}", GREY
+        gain = now - before.scores[name][rows[0], 0]
         return f"{name} {now:.3g}  ({gain:+.2g})", BETTER if gain > 0 else WORSE if gain < 0 else GREY
 
     firsts = [
-        Cell(pixels[index], before.prompts[index], tuple(first(index, name) for name in names))
-        for index in range(shown)
+        Cell(before.pixels[index], before.prompts[index], tuple(first(index, name) for name in names))
+        for index, _ in both
     ]
     lasts = [
-        Cell(after.pixels[index], "", tuple(change(index, name) for name in names)) for index in range(shown)
+        Cell(after.pixels[rows[1]], "", tuple(change(rows, name) for name in names)) for rows in both
     ]
     title = f"{before.name.capitalize()} prompts, same noise, before and after"
     return grid((firsts, lasts), ("before", "after"), title)

@@ -23,11 +23,9 @@ from rich.text import Text
 from scipy import stats
 
 from common.trajectory import Float64
-from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from driver.report.evaluation import TOTAL, Evaluation, PromptSetEvaluation
 
 CONFIDENCE = 0.95
-TOTAL = "reward"
-"""Name of the trained sum among the scores."""
 CLEAR = "*"
 """Marks a difference whose interval excludes 0."""
 INTERVAL_NOTE = "± 95 % interval over prompts (Student's t)"
@@ -51,14 +49,25 @@ class Interval:
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """One score on one prompt set, before and after; difference is after - before, paired by prompt."""
+    """One score on one prompt set, before and after; difference is after - before, paired by prompt.
+
+    prompts: those that both evaluated. since: finished epochs before. Where the two cannot be compared,
+    before and difference are None and `why` says why not.
+    """
 
     set_name: str
     score: str
     prompts: int
-    before: Interval
     after: Interval
-    difference: Interval
+    before: Interval | None = None
+    difference: Interval | None = None
+    since: int = 0
+    why: str = ""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the difference's interval excludes 0."""
+        return self.difference is not None and self.difference.excludes_zero
 
 
 def mean_interval(values: Float64) -> Interval:
@@ -89,51 +98,80 @@ def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     return means | {name: width for name, width in widths.items() if math.isfinite(width)}
 
 
-def begun_late(before: Evaluation) -> str:
-    """Says where a comparison does not begin with the run's first policy; empty where it does."""
-    if not before.epoch:
-        return ""
-    return f"before: after epoch {before.epoch}, the first evaluation that the run folder has"
-
-
-def compare(before: Evaluation, after: Evaluation) -> tuple[ScoreChange, ...]:
-    """Every score of every prompt set, in the order of `before`.
-
-    Raises ValueError where the two did not evaluate the same prompts and scores.
+def compare(evaluations: Sequence[Evaluation]) -> tuple[ScoreChange, ...]:
+    """Every score of every prompt set of the last evaluation, each with the first one that it can be compared
+    with: of the same prompts, by the same version of the reward. At least one, oldest first.
     """
-    if [evaluated.name for evaluated in before.sets] != [evaluated.name for evaluated in after.sets]:
-        raise ValueError("before and after did not evaluate the same prompt sets")
+    *earlier, last = evaluations
     return tuple(
-        change
-        for first, last in zip(before.sets, after.sets, strict=True)
-        for change in _compare_set(first, last)
+        _change(earlier, evaluated, score) for evaluated in last.sets for score in evaluated.scores
     )
 
 
-def _compare_set(before: PromptSetEvaluation, after: PromptSetEvaluation) -> Iterable[ScoreChange]:
-    if before.prompts != after.prompts or set(before.scores) != set(after.scores):
-        raise ValueError(f"before and after did not evaluate the same {before.name} prompts and scores")
-    for score in before.scores:
-        first, last = (evaluated.scores[score].mean(axis=1) for evaluated in (before, after))
-        yield ScoreChange(
-            set_name=before.name,
+def _change(earlier: Sequence[Evaluation], after: PromptSetEvaluation, score: str) -> ScoreChange:
+    reasons = []
+    for evaluation in earlier:
+        before = evaluation.of(after.name)
+        if before is None or (why := after.why_not_like(before, score)):
+            reasons.append(f"{after.name} prompts were not evaluated" if before is None else why)
+            continue
+        rows, others = map(list, zip(*after.same_prompts(before), strict=True))
+        last, first = after.scores[score][rows].mean(axis=1), before.scores[score][others].mean(axis=1)
+        return ScoreChange(
+            set_name=after.name,
             score=score,
-            prompts=len(before.prompts),
-            before=mean_interval(first),
+            prompts=len(rows),
             after=mean_interval(last),
+            before=mean_interval(first),
             difference=mean_interval(last - first),
+            since=evaluation.epoch,
         )
+    alone = mean_interval(after.scores[score].mean(axis=1))
+    why = reasons[0] if reasons else "there is no evaluation before"
+    return ScoreChange(after.name, score, len(after.prompts), alone, why=why)
 
 
-def _decimals(interval: Interval) -> int:
-    """Decimals that show the half-width with two digits; 3 where it is 0 or infinite."""
-    if not 0.0 < interval.half_width < math.inf:
+def history(evaluations: Sequence[Evaluation], set_name: str, score: str) -> tuple[float, ...]:
+    """Means of a score in the last evaluation and in those that it can be compared with, oldest first."""
+    found = [one for evaluation in evaluations if (one := evaluation.of(set_name)) and score in one.scores]
+    return tuple(
+        float(one.scores[score].mean())
+        for one in found
+        if one is found[-1] or not found[-1].why_not_like(one, score)
+    )
+
+
+def remarks(changes: Sequence[ScoreChange]) -> list[str]:
+    """What a reader has to know: which rows do not begin with the run, or cannot be compared."""
+    late: dict[int, list[str]] = {}
+    apart: dict[str, list[str]] = {}
+    for change in _without_repeats(changes):
+        row = f"{change.score} ({change.set_name})"
+        if change.why:
+            apart.setdefault(change.why, []).append(row)
+        elif change.since:
+            late.setdefault(change.since, []).append(row)
+    return [
+        *(
+            f"{', '.join(rows)}: before is after epoch {epoch}, the first evaluation there is of these "
+            "prompts by this version"
+            for epoch, rows in late.items()
+        ),
+        *(f"{', '.join(rows)}: no difference, because {why}" for why, rows in apart.items()),
+    ]
+
+
+def _decimals(interval: Interval | None) -> int:
+    """Decimals that show the half-width with two digits; 3 where it is 0, infinite or unknown."""
+    if interval is None or not 0.0 < interval.half_width < math.inf:
         return 3
     return min(6, max(0, 1 - math.floor(math.log10(interval.half_width))))
 
 
-def format_interval(interval: Interval, decimals: int, sign: str = "") -> str:
-    """`0.612 ± 0.021`, with `?` for an infinite half-width; sign "+" shows the sign of a difference."""
+def format_interval(interval: Interval | None, decimals: int, sign: str = "") -> str:
+    """`0.612 ± 0.021`, with `?` for an infinite half-width, `-` for None; sign "+" shows a sign."""
+    if interval is None:
+        return "-"
     width = f"{interval.half_width:.{decimals}f}" if math.isfinite(interval.half_width) else "?"
     return f"{interval.mean:{sign}.{decimals}f} ± {width}"
 
@@ -145,7 +183,7 @@ def _without_repeats(changes: Sequence[ScoreChange]) -> list[ScoreChange]:
 
 
 def _cells(change: ScoreChange) -> tuple[str, str, str, str, str]:
-    decimals = _decimals(change.difference)
+    decimals = _decimals(change.difference or change.after)
     return (
         f"{change.prompts} {change.set_name}",
         change.score,
@@ -170,38 +208,42 @@ def _markdown(rows: Iterable[Sequence[str]], columns: Sequence[str], note: str) 
 
 
 def headline(changes: Sequence[ScoreChange], score: str) -> str:
-    """`gold on 64 unseen prompts: 0.310 → 0.348 (+0.038 ± 0.011)`; empty where there is no such score."""
+    """`gold on 64 unseen prompts: 0.310 → 0.348 (+0.038 ± 0.011)`, or its mean alone where nothing can be
+    compared; empty where there is no such score."""
     found = [change for change in changes if (change.set_name, change.score) == ("unseen", score)]
     if not found:
         return ""
-    change, decimals = found[0], _decimals(found[0].difference)
+    change = found[0]
+    name = f"{score} on {change.prompts} unseen prompts"
+    if change.before is None:
+        return f"{name}: {format_interval(change.after, _decimals(change.after))}"
+    decimals = _decimals(change.difference)
     means = f"{change.before.mean:.{decimals}f} → {change.after.mean:.{decimals}f}"
-    difference = format_interval(change.difference, decimals, "+")
-    return f"{score} on {change.prompts} unseen prompts: {means} ({difference})"
+    return f"{name}: {means} ({format_interval(change.difference, decimals, '+')})"
 
 
-def change_table(changes: Sequence[ScoreChange], title: str = "", remark: str = "") -> Table:
-    """The comparison for a terminal of 80 columns; clear gains are green, clear losses red. remark: below."""
-    table = _table(title, f"{CHANGE_NOTE}\n{remark}".strip(), CHANGE_COLUMNS)
+def change_table(changes: Sequence[ScoreChange], title: str = "", notes: Sequence[str] = ()) -> Table:
+    """The comparison for a terminal of 80 columns; clear gains are green, clear losses red. notes: below."""
+    table = _table(title, "\n".join([CHANGE_NOTE, *remarks(changes), *notes]), CHANGE_COLUMNS)
     for change in _without_repeats(changes):
         *words, difference = _cells(change)
-        clear = change.difference.excludes_zero
-        style = ("green" if change.difference.mean > 0 else "red") if clear else ""
-        marked = Text(f"{difference} {CLEAR if clear else ' '}", style=style)
+        style = ""
+        if change.difference is not None and change.is_clear:
+            style = "green" if change.difference.mean > 0 else "red"
+        marked = Text(f"{difference} {CLEAR if change.is_clear else ' '}", style=style)
         table.add_row(*map(Text, words), marked)
     return table
 
 
-def change_markdown(changes: Sequence[ScoreChange], remark: str = "") -> str:
-    """The comparison as a Markdown table with a note and the remark below it; clear differences are bold."""
+def change_markdown(changes: Sequence[ScoreChange], notes: Sequence[str] = ()) -> str:
+    """The comparison as a Markdown table with notes below it; clear differences are bold."""
 
     def row(change: ScoreChange) -> tuple[str, ...]:
         *words, difference = _cells(change)
-        return (*words, f"**{difference}** \\{CLEAR}" if change.difference.excludes_zero else difference)
+        return (*words, f"**{difference}** \\{CLEAR}" if change.is_clear else difference)
 
-    note = CHANGE_NOTE.replace(CLEAR, f"\\{CLEAR}")
-    note = f"{note}\n\n{remark}" if remark else note
-    return _markdown(map(row, _without_repeats(changes)), CHANGE_COLUMNS, note)
+    below = "\n\n".join([CHANGE_NOTE.replace(CLEAR, f"\\{CLEAR}"), *remarks(changes), *notes])
+    return _markdown(map(row, _without_repeats(changes)), CHANGE_COLUMNS, below)
 
 
 def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:

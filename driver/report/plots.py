@@ -63,7 +63,7 @@ def training_figure(
         (evaluation.epoch, score_intervals(prompts)[score])
         for evaluation in evaluations
         for prompts in evaluation.sets
-        if prompts.name == "unseen"
+        if prompts.name == "unseen" and score in prompts.scores
     ]
     numbers = [epoch for epoch, _ in found]
     means = np.array([interval.mean for _, interval in found])

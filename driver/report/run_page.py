@@ -18,15 +18,15 @@ def describe_run(
     changes: tuple[ScoreChange, ...],
     run_id: str,
     images: Sequence[str] = (),
-    remark: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
-    """Markdown. epochs: finished ones; run_id: MLflow's; images: PNG artifacts of the run to show; remark:
-    stands below the table."""
+    """Markdown. epochs: finished ones; run_id: MLflow's; images: PNG artifacts of the run to show; notes:
+    stand below the table."""
     scores = [*config.gold, *(() if config.gold else ("reward",))]
     lines = [headline(changes, score) for score in scores]
     results = [f"**{line}** after {epochs} epochs" for line in lines if line]
     shown = [f"![{file}]({artifact_address(run_id, file)})" for file in images]
-    table = _roomy(change_markdown(changes, remark))
+    table = _roomy(change_markdown(changes, notes))
     return "\n\n".join([*results, table, *shown, how_it_was_made(config)]) + "\n"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.config.schema import Config
 from common.errors import CheckpointError, PrdpError, StuckError
 from common.storage import Content
-from driver.report.evaluation import Evaluation
+from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import Checkpoints, RunState
 from driver.stalls import StallReporter
 from driver.stop import StopRequested
@@ -48,8 +48,11 @@ def kept_epochs(
 
 def gold_score(evaluation: Evaluation, golds: Collection[str]) -> float:
     """Mean over the gold rewards of their means on unseen prompts. golds: their names, at least one."""
-    unseen = next(measured for measured in evaluation.sets if measured.name == "unseen")
-    return float(np.mean([unseen.scores[name].mean() for name in golds]))
+    return float(np.mean([_unseen(evaluation).scores[name].mean() for name in golds]))
+
+
+def _unseen(evaluation: Evaluation) -> PromptSetEvaluation:
+    return next(measured for measured in evaluation.sets if measured.name == "unseen")
 
 
 class CheckpointManager:
@@ -73,6 +76,7 @@ class CheckpointManager:
         self._checkpoints = checkpoints or Checkpoints.of(config)
         self._note = note
         self._golds = dict(begun_with.golds) if begun_with else {}
+        self._measured: PromptSetEvaluation | None = None
         self._in_work: BackgroundWrite | None = None
         # Of the last checkpoint: its epoch, and the epochs that were sound then.
         self._written: tuple[int, int] | None = None
@@ -131,10 +135,15 @@ class CheckpointManager:
     def after_evaluation(self, evaluation: Evaluation) -> bool:
         """Note an evaluation; whether its policy belongs to the best, and so should be saved.
 
-        The policy that a run begins with, at epoch 0, is not counted: it is no work of the run.
+        The policy that a run begins with, at epoch 0, is not counted: it is no work of the run. Those before
+        a change of a gold reward or of the prompts are forgotten: later ones cannot be compared with them.
         """
-        if not self._gold_names or not evaluation.epoch:
+        unseen = _unseen(evaluation)
+        if not self._gold_names or not evaluation.epoch or not set(self._gold_names) <= unseen.scores.keys():
             return False
+        earlier, self._measured = self._measured, unseen
+        if earlier and any(unseen.why_not_like(earlier, name) for name in self._gold_names):
+            self._golds.clear()
         self._golds[evaluation.epoch] = gold_score(evaluation, self._gold_names)
         return evaluation.epoch in best_epochs(self._golds, self._section.keep_best)
 

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from driver.report.evaluation import Evaluation, PromptSetEvaluation
 
 @dataclass(frozen=True)
 class _Set:
-    """scores: names."""
+    """scores: names. versions: see PromptSetEvaluation."""
 
     name: str
     prompts: tuple[str, ...]
     scores: tuple[str, ...]
+    versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def evaluation_file(run_folder: Path, epoch: int) -> Path:
 
 def save_evaluation(run_folder: Path, evaluation: Evaluation) -> Path:
     """Write one evaluation as plain arrays and JSON, whole or not at all. Raises RunFolderError."""
-    sets = tuple(_Set(own.name, own.prompts, tuple(sorted(own.scores))) for own in evaluation.sets)
+    sets = tuple(
+        _Set(own.name, own.prompts, tuple(sorted(own.scores)), dict(own.versions)) for own in evaluation.sets
+    )
     header = json.dumps(asdict(_Header(evaluation.epoch, evaluation.stamp, sets)))
     arrays: dict[str, Any] = {"header": np.frombuffer(header.encode(), dtype=np.uint8)}
     for number, measured in enumerate(evaluation.sets):
@@ -73,6 +76,7 @@ def _load(path: Path) -> Evaluation:
                     prompts=fields.prompts,
                     scores={name: arrays[f"{number}/{name}"] for name in fields.scores},
                     pixels=arrays[f"{number}/pixels"],
+                    versions=fields.versions,
                 )
                 for number, fields in enumerate(header.sets)
             )

@@ -27,7 +27,9 @@ class Swap:
     after: ScorerStamp
 
     def __str__(self) -> str:
-        return f"reward {self.name}: {_short(self.before)} is now {_short(self.after)}"
+        told = f"reward {self.name}: {self.before} is now {self.after}"
+        same_label = self.before.version == self.after.version
+        return f"{told}: its scorer's path, options, pairs or weights changed" if same_label else told
 
 
 class VersionHistory:
@@ -65,6 +67,3 @@ class VersionHistory:
         """Whether none of the last GONE groups was scored by a version that had scored before."""
         return self._groups - self._seen_at[stamp] >= GONE
 
-
-def _short(stamp: ScorerStamp) -> str:
-    return f"version {stamp.version} ({stamp.digest[:12]})" if stamp.digest else f"version {stamp.version}"

@@ -14,6 +14,7 @@ import driver.observe.status
 from common.cluster.live_metrics import LiveMetric
 from common.config.schema import Config
 from common.errors import RunFolderError
+from common.trajectory import ScorerStamp
 from driver.observe.display import DisplayState, Phase
 from driver.observe.gauges import RayGauges
 from driver.observe.observer import Observer, Outlets
@@ -56,6 +57,18 @@ class KeptTracker:
 
     def set_description(self, markdown: str) -> None:
         self.described.append(markdown)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Nobody asks."""
+
+    def log_text(self, file: str, text: str) -> None:
+        """Nobody asks."""
+
+    def log_folder(self, folder: Path, artifact_path: str) -> None:
+        """Nobody asks."""
+
+    def run_url_hint(self) -> str:
+        return "mlflow"
 
 
 class NoInstruments:
@@ -113,6 +126,35 @@ def test_with_staleness_what_comes_again_takes_the_place_of_what_was_known(tmp_p
     assert (kept == make_evaluation(2, 1).sets[0].scores["gold"]).all()
     state = run.display.states[-1]
     assert (state.rewards, len(state.unseen), state.epoch) == ((0.5, 0.75), 2, 2)
+
+
+def test_after_a_swap_rewards_are_compared_from_the_first_whole_epoch_of_the_new_version(
+    tmp_path: Path,
+) -> None:
+    run = Watched(tmp_path, 0)
+    for epoch, version in enumerate("AABB", start=1):
+        for group in range(2):
+            swapped = "B" if (epoch, group) == (2, 1) else version
+            run.observer.group_scored(epoch, group, [ScorerStamp("jpeg", swapped, "")])
+        run.run_epoch(epoch, float(epoch))
+    shown = [state.rewards for state in run.display.states if state.rewards]
+    assert list(dict.fromkeys(shown)) == [(1.0,), (2.0,), (3.0,), (3.0, 4.0)]
+
+
+def test_what_cannot_be_shown_of_an_evaluation_is_said_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("NO")
+
+    run = Watched(tmp_path, 0)
+    run.run_epoch(1, 0.5)
+    for name in ("before_after_grid", "describe_run"):
+        monkeypatch.setattr(f"driver.observe.observer.{name}", fail)
+    run.run_epoch(2, 0.5)
+    assert [known.epoch for known in run.observer.evaluations] == [1, 2]
+    assert ["NO" in note for note in run.display.notes] == [True, True]
+    assert (run.tracker.images, len(run.display.states[-1].unseen)) == ([1], 2)
 
 
 def test_a_full_disk_is_a_kind_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,10 +41,19 @@ def test_before_stands_above_after_in_every_column(side: int) -> None:
     assert (red.any(axis=0) == blue.any(axis=0)).mean() > 0.99
 
 
-def test_other_prompts_are_refused() -> None:
+def test_only_prompts_that_both_show_stand_in_the_grid() -> None:
     before = evaluation(filled(RED, 2), [0.1, 0.2])
-    other = PromptSetEvaluation("unseen", ("prompt 0", "another"), before.scores, before.pixels)
-    with pytest.raises(ValueError, match="same prompts"):
-        before_after_grid(before, other)
-    with pytest.raises(ValueError, match="same prompts"):
-        before_after_grid(before, evaluation(filled(RED, 1), [0.1, 0.2]))
+    other = PromptSetEvaluation("unseen", ("another", before.prompts[0]), before.scores, filled(BLUE, 2))
+    grid = before_after_grid(before, other)
+    assert where(grid, RED).any(axis=0).sum() == pytest.approx(where(grid, BLUE).any(axis=0).sum(), rel=0.01)
+    for prompts, pixels in ((("another", "one"), filled(BLUE, 2)), (before.prompts, filled(BLUE, 2, 8))):
+        with pytest.raises(ValueError, match="same prompts"):
+            before_after_grid(before, PromptSetEvaluation("unseen", prompts, before.scores, pixels))
+
+
+def test_a_gain_is_shown_of_one_version_only() -> None:
+    """Green and red are gains and losses."""
+    before, after = evaluation(filled(RED, 1), [0.1]), evaluation(filled(RED, 1), [0.9])
+    swapped = replace(after, versions={"gold": ("version 2",)})
+    green = [where(before_after_grid(before, one), (0x1A, 0x7F, 0x37)).any() for one in (after, swapped)]
+    assert green == [True, False]

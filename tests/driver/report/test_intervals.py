@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.table import Table
 from scipy import stats
 
 from common.cluster.metrics import check_metrics
@@ -17,14 +19,16 @@ from common.trajectory import Float64, PolicyStamp
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.intervals import (
     Interval,
-    begun_late,
     change_markdown,
     change_table,
     compare,
     evaluation_markdown,
     evaluation_metrics,
     evaluation_table,
+    headline,
+    history,
     mean_interval,
+    remarks,
 )
 
 
@@ -34,6 +38,12 @@ def evaluation(scores: dict[str, Float64], epoch: int = 0, sets: tuple[str, ...]
     pixels = np.zeros((1, 8, 8, 3), dtype=np.uint8)
     evaluated = tuple(PromptSetEvaluation(name, prompts, scores, pixels) for name in sets)
     return Evaluation(epoch, PolicyStamp(epoch, "d" * 64, "run"), evaluated)
+
+
+def shown(table: Table) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
 
 
 @settings(max_examples=25)
@@ -63,22 +73,61 @@ def test_one_prompt_has_no_finite_interval_and_none_is_an_error() -> None:
 def test_difference_is_paired_by_prompt_with_images_averaged_first() -> None:
     rng = np.random.default_rng(1)
     before, gain = rng.normal(size=(12, 3)), rng.normal(0.5, 0.1, size=(12, 3))
-    (change,) = compare(evaluation({"gold": before}), evaluation({"gold": before + gain}, epoch=5))
+    (change,) = compare([evaluation({"gold": before}), evaluation({"gold": before + gain}, epoch=5)])
     paired = stats.ttest_rel((before + gain).mean(axis=1), before.mean(axis=1)).confidence_interval()
+    assert change.before
+    assert change.difference
     assert change.difference.mean - change.difference.half_width == pytest.approx(paired.low)
     assert change.difference.mean + change.difference.half_width == pytest.approx(paired.high)
     assert change.difference.half_width < change.before.half_width / 3
     assert (change.set_name, change.score, change.prompts) == ("unseen", "gold", 12)
 
 
-def test_what_was_not_measured_alike_cannot_be_compared() -> None:
-    four, five = np.zeros((4, 1)), np.zeros((5, 1))
-    with pytest.raises(ValueError, match="unseen prompts"):
-        compare(evaluation({"gold": four}), evaluation({"gold": five}))
-    with pytest.raises(ValueError, match="unseen prompts"):
-        compare(evaluation({"gold": four}), evaluation({"reward": four}))
-    with pytest.raises(ValueError, match="prompt sets"):
-        compare(evaluation({"gold": four}), evaluation({"gold": four}, sets=("seen",)))
+def versioned(gold: Float64, epoch: int, *versions: str) -> Evaluation:
+    """With a gold reward scored by these versions, and a trained one that never changes."""
+    made = evaluation({"gold": gold, "reward": gold}, epoch)
+    return replace(made, sets=(replace(made.sets[0], versions={"gold": versions, "reward": ("1",)}),))
+
+
+def test_only_what_one_version_measured_on_the_same_prompts_is_compared() -> None:
+    """Each score with the first evaluation of its own version; without any there is no difference."""
+    old, new = np.zeros((4, 1)), np.ones((4, 1))
+    changes = compare([versioned(old, 0, "A"), versioned(old, 5, "A", "B"), versioned(new, 9, "B")])
+    gold, reward = changes
+    assert (gold.before, gold.difference, gold.is_clear) == (None, None, False)
+    assert "A" in gold.why
+    assert "B" in gold.why
+    assert headline(changes, "gold") == "gold on 4 unseen prompts: 1.000 ± 0.000"
+    assert reward.difference == Interval(1.0, 0.0)
+    assert [gold.why in line for line in remarks(changes)] == [True]
+    for table in (change_markdown(changes), shown(change_table(changes))):
+        assert gold.why in " ".join(table.split())
+    since, reward = compare([versioned(old, 0, "A"), versioned(old, 5, "B"), versioned(new, 9, "B")])
+    assert (since.since, since.difference, reward.since) == (5, Interval(1.0, 0.0), 0)
+    assert ["epoch 5" in line for line in remarks([since, reward])] == [True]
+    (mixed, _) = compare([versioned(old, 0, "A", "B"), versioned(new, 9, "A", "B")])
+    assert mixed.why
+
+
+def test_the_history_of_a_score_is_of_one_version() -> None:
+    of = [versioned(np.full((4, 1), float(epoch)), epoch, version) for epoch, version in enumerate("AABB")]
+    assert history(of, "unseen", "gold") == (2.0, 3.0)
+    assert history(of, "unseen", "reward") == (0.0, 1.0, 2.0, 3.0)
+    assert history(of, "unseen", "new") == history([], "unseen", "gold") == ()
+
+
+def test_prompts_and_scores_that_are_missing_are_said_and_the_others_compared() -> None:
+    four, five = np.zeros((4, 1)), np.ones((5, 1))
+    five[4] = 100.0
+    (dropped,) = compare([evaluation({"gold": four}), evaluation({"gold": five})])
+    assert (dropped.prompts, dropped.difference) == (4, Interval(1.0, 0.0))
+    assert "reward" in compare([evaluation({"gold": four}), evaluation({"reward": four})])[0].why
+    (alone,) = compare([evaluation({"gold": four}, sets=("seen",)), evaluation({"gold": four})])
+    assert alone.why
+    other = evaluation({"gold": four})
+    other = replace(other, sets=(replace(other.sets[0], prompts=tuple("abcd")),))
+    assert "prompts" in compare([evaluation({"gold": four}), other])[0].why
+    assert compare([evaluation({"gold": four})])[0].why
 
 
 def changes_up_down_and_unclear() -> tuple[Evaluation, Evaluation]:
@@ -91,22 +140,19 @@ def changes_up_down_and_unclear() -> tuple[Evaluation, Evaluation]:
 
 def test_tables_show_every_row_and_mark_only_clear_differences() -> None:
     before, after = changes_up_down_and_unclear()
-    changes = compare(before, after)
-    assert begun_late(before) == ""
-    assert begun_late(after)
-    rows = [row.split(" | ") for row in change_markdown(changes, "LATE").splitlines() if "| 16" in row]
+    changes = compare([before, after])
+    assert remarks(changes) == []
+    rows = [row.split(" | ") for row in change_markdown(changes, ["LATE"]).splitlines() if "| 16" in row]
     marked = {(row[0], row[1]) for row in rows if "**" in " ".join(row)}
     assert marked == {(f"| 16 {name}", score) for name in ("seen", "unseen") for score in ("up", "down")}
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(change_table(changes, "Result", "LATE"))
-    text = console.export_text()
+    text = shown(change_table(changes, "Result", ["LATE"]))
     assert "…" not in text
     assert "LATE" in text
-    shown = [row.split() for row in text.splitlines() if row.strip().startswith("16")]
-    assert [row[1:3] for row in shown] == [
+    lines = [row.split() for row in text.splitlines() if row.strip().startswith("16")]
+    assert [row[1:3] for row in lines] == [
         [name, score] for name in ("seen", "unseen") for score in ("up", "down", "same")
     ]
-    assert sum("*" in " ".join(row) for row in shown) == len(rows) - 2 == 4
+    assert sum("*" in " ".join(row) for row in lines) == len(rows) - 2 == 4
 
 
 def test_one_evaluation_as_metrics_and_tables() -> None:

@@ -225,3 +225,12 @@ def test_an_error_of_the_program_is_no_checkpoint(config: Config, monkeypatch: p
     with pytest.raises(CheckpointError, match="an error of the program"):
         keeper.finish()
     assert len(told) == 1
+
+
+def test_the_best_are_those_of_one_version_of_the_gold_rewards(config: Config) -> None:
+    manager = CheckpointManager(config, None, [evaluation(1, 9.0, 9.0)], print)
+    assert not manager.after_evaluation(evaluation(2, 8.0, 8.0))
+    (seen, unseen) = evaluation(3, 1.0, 1.0).sets
+    swapped = replace(unseen, versions={"a": ("version 2",)})
+    assert manager.after_evaluation(Evaluation(3, PolicyStamp(3, "", "run"), (seen, swapped)))
+    assert not manager.after_evaluation(evaluation(4))

@@ -19,6 +19,7 @@ def make_evaluation(epoch: int, seed: int = 0) -> Evaluation:
             prompts=("a cat, “quoted”", "b"),
             scores={"reward": random.normal(size=(2, 3)), "gold": random.normal(size=(2, 3))},
             pixels=random.integers(0, 255, (1, 8, 8, 3), dtype=np.uint8),
+            versions={"gold": ("version 1 (abc)", "version 2")},
         )
         for name in ("seen", "unseen")
     )
@@ -34,6 +35,7 @@ def test_round_trip_in_order_of_epochs(tmp_path: Path) -> None:
         expected = make_evaluation(evaluation.epoch)
         assert evaluation.stamp == expected.stamp
         for own, other in zip(evaluation.sets, expected.sets, strict=True):
+            assert own.versions == other.versions
             assert (own.name, own.prompts) == (other.name, other.prompts)
             np.testing.assert_array_equal(own.pixels, other.pixels)
             assert own.scores.keys() == other.scores.keys()

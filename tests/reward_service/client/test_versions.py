@@ -32,7 +32,10 @@ def test_a_new_version_is_a_swap_at_once() -> None:
     assert swap is not None
     assert (swap.index, swap.before, swap.after) == (2, stamp("a"), stamp("b"))
     assert history.current == stamp("b")
-    assert VersionHistory(stamp("a")).scored_by(ScorerStamp("clip", "a", "other"))
+    other = VersionHistory(stamp("a")).scored_by(ScorerStamp("clip", "a", "other"))
+    for text in (str(swap), str(other)):
+        assert "0123456789ab" in text
+    assert ["options" in str(one) for one in (swap, other)] == [False, True]
 
 
 @pytest.mark.parametrize(
