@@ -1,5 +1,5 @@
 """Finetune a text-to-image diffusion model on black-box rewards: python train.py CONFIG.yaml [key=value ...]
-[--fork CHECKPOINT]
+[--fork CHECKPOINT] [--accept-changes]
 
 The run itself is driver/loop/training.py, which reads as Algorithm 1 of the paper.
 """
@@ -16,9 +16,12 @@ from driver.command_line import fail, parse_arguments
 from driver.ray_environment import check_temporary_folder, prepare
 from driver.report.store_check import check_store
 
-USAGE = "python train.py CONFIG.yaml [key=value ...] [--fork CHECKPOINT]"
+USAGE = "python train.py CONFIG.yaml [key=value ...] [--fork CHECKPOINT] [--accept-changes]"
 FLAGS = {
     "--fork": "folder or URI of a checkpoint: a new run begins with its weights, optimizer state and averages"
+}
+SWITCHES = {
+    "--accept-changes": "go on with a run though its model, prompts or settings have changed, and record that"
 }
 
 
@@ -26,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 finished, 130 stopped with a checkpoint, 2 an error that the text
     explains."""
     with fail():
-        given = parse_arguments(arguments, USAGE, FLAGS)
+        given = parse_arguments(arguments, USAGE, FLAGS, SWITCHES)
         config = given.config()
         check_paths(config, os.environ, Path.cwd())
         if config.ray.address == "local":
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         from driver.main import train
 
         try:
-            return train(config, Console(), given.flags.get("--fork"))
+            accept_changes = "--accept-changes" in given.flags
+            return train(config, Console(), given.flags.get("--fork"), accept_changes)
         except KeyboardInterrupt:
             return 130
     return 2

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from common.config.help import help_text
 from common.config.load import load_config
@@ -48,8 +49,14 @@ class Arguments:
         return int(text)
 
 
-def parse_arguments(arguments: Sequence[str], usage: str, flags: Mapping[str, str]) -> Arguments:
-    """Split the command line. flags: what each --flag means; each takes a value. --help prints and exits.
+def parse_arguments(
+    arguments: Sequence[str],
+    usage: str,
+    flags: Mapping[str, str],
+    switches: Mapping[str, str] = MappingProxyType({}),
+) -> Arguments:
+    """Split the command line. flags: what each --flag means, which takes a value; switches: the same of those
+    that take none, whose value is "" where they are given. --help prints and exits.
 
     Raises ConfigError for an unknown flag or one without its value.
     """
@@ -58,14 +65,18 @@ def parse_arguments(arguments: Sequence[str], usage: str, flags: Mapping[str, st
     while rest:
         word = rest.pop(0)
         if word in ("-h", "--help"):
-            print(help_text(usage, flags))
+            print(help_text(usage, {**flags, **switches}))
             sys.exit(0)
         if word.startswith("--"):
             name, has_value, value = word.partition("=")
-            if name not in flags:
-                raise ConfigError(
-                    f"Unknown option {name}. There are: {', '.join(['--help', *flags])}.\nUsage: {usage}"
-                )
+            if name not in {**flags, **switches}:
+                there = ", ".join(["--help", *flags, *switches])
+                raise ConfigError(f"Unknown option {name}. There are: {there}.\nUsage: {usage}")
+            if name in switches:
+                if has_value:
+                    raise ConfigError(f"{name} takes no value, got {value!r}.")
+                values[name] = ""
+                continue
             if not has_value and not rest:
                 raise ConfigError(f"{name} needs a value: {flags[name]}.")
             values[name] = _expanded(name, value if has_value else rest.pop(0))

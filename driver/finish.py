@@ -23,9 +23,16 @@ from driver.run.reward_versions import VersionRecord
 from learner.state import AVERAGED_FOLDER, POLICY_FOLDER
 
 
-def show_result(config: Config, observer: Observer, tracker: Tracker, console: Console) -> None:
+def show_result(
+    config: Config,
+    observer: Observer,
+    tracker: Tracker,
+    console: Console,
+    accepted: Sequence[tuple[int, str]] = (),
+) -> None:
     """Table of before and after, grid, plots; to the run folder and the tracker, then to the terminal.
 
+    accepted: after how many epochs the run went on with something changed, and what.
     What cannot be written or shown is said, and the rest goes on: the training is done.
     """
 
@@ -34,23 +41,25 @@ def show_result(config: Config, observer: Observer, tracker: Tracker, console: C
 
     epochs, folder = config.run.epochs, config.run_folder
     changes = compare(observer.evaluations)
+    notes = [f"Changed from epoch {epoch} on: {text}" for epoch, text in accepted]
     with showing("result.md", note):
-        replace_file(folder / "result.md", change_markdown(changes).encode())
+        replace_file(folder / "result.md", change_markdown(changes, notes).encode())
     with showing(CONFIG_FILE, note):
         replace_file(folder / CONFIG_FILE, config_to_yaml(config).encode())
     plots = folder / "plots"
-    swaps = [(swap.epoch, f"{swap.name}: {swap.stamp}") for swap in observer.versions.swaps]
+    marks = [(swap.epoch, f"{swap.name}: {swap.stamp}") for swap in observer.versions.swaps]
+    marks += [(epoch, f"changed: {text.split(':')[0]}") for epoch, text in accepted]
     with showing("The plots", note), written_into(plots):
-        write_plots(plots, observer.epochs, observer.evaluations, shown_score(config), swaps)
+        write_plots(plots, observer.epochs, observer.evaluations, shown_score(config), marks)
         tracker.log_folder(plots, "plots")
     with showing("The run's page", note):
         images = (f"{GRID}.png", "plots/training_curve.png")
-        tracker.set_description(describe_run(config, epochs, changes, tracker.run_id, images))
+        tracker.set_description(describe_run(config, epochs, changes, tracker.run_id, images, notes))
     with showing("The final policy", note):
         _log_policy(config, epochs, tracker)
     model = registered(config, observer, tracker) if config.tracker.register_as else None
     with showing("The table", note):
-        console.print(change_table(changes, f"{config.run.name}: {epochs} epochs"))
+        console.print(change_table(changes, f"{config.run.name}: {epochs} epochs", notes))
     checkpoint, timeline = Checkpoints.of(config).where(epochs), observer.last_timeline
     prompt = observer.evaluations[-1].sets[-1].prompts[0]
     lines = {

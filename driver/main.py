@@ -34,7 +34,9 @@ from driver.observe.observer import Observer, Outlets
 from driver.observe.start import StartReport
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
+from driver.report.evaluation import Evaluation
 from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
+from driver.run.changes import digest_inputs
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoints, RunState
 from driver.run.evaluations import load_evaluations
@@ -43,7 +45,6 @@ from driver.run.folder import (
     ResumePoint,
     claim,
     find_beginning,
-    fixed_settings_digest,
     write_journal,
 )
 from driver.run.fork import begin_fork
@@ -104,8 +105,11 @@ class Session:
     reached: int
 
 
-def train(config: Config, console: Console, fork: str | None = None) -> int:
-    """Run to the end, or until stopped. fork: the checkpoint that a new run begins with.
+def train(config: Config, console: Console, fork: str | None = None, accept_changes: bool = False) -> int:
+    """Run to the end, or until stopped.
+
+    fork: the checkpoint that a new run begins with. accept_changes: go on where the run depends on something
+    that has changed, see find_beginning.
 
     Returns the process's exit status: 0 finished, 130 stopped with a checkpoint.
     """
@@ -115,13 +119,10 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
         start = StartReport(display, config.run.epochs)
         inputs = check_inputs(config, start.waits_for)
         stack.enter_context(claim(config.run_folder))
-        if fork is not None:
-            begin_fork(config, fork)
-        beginning = find_beginning(config)
+        start.waits_for("the digests of the model's files")
+        beginning = begin(config, inputs, fork, accept_changes)
         reached = epochs_reached(config.run_folder, beginning.run_id)
-        known = load_evaluations(config.run_folder) if beginning.epoch else []
-        # Later ones come again, with the epochs since the checkpoint.
-        earlier = [evaluation for evaluation in known if evaluation.epoch <= beginning.epoch]
+        earlier = earlier_evaluations(config, beginning)
         status = StatusFile(config, beginning.run_id, reached)
         start.keep_in(status, beginning.epoch)
         start.waits_for("the tracking store to open")
@@ -151,7 +152,7 @@ def train(config: Config, console: Console, fork: str | None = None) -> int:
                 keeper = CheckpointManager(config, begun_with, earlier, observer.note)
                 asyncio.run(run(session, keeper, instruments, start.waits_for))
                 display.close()
-                show_result(config, observer, tracker, console)
+                show_result(config, observer, tracker, console, beginning.changes)
                 keep_journal(config, beginning, tracker, finished=config.run.epochs)
         except StopRequested:
             display.close()
@@ -167,6 +168,23 @@ def started_ray(config: Config, start: StartReport) -> Iterator[Path]:
     start.waits_for("Ray to start" if local else f"the cluster at {config.ray.address}")
     with ray_cluster(config) as logs:
         yield logs
+
+
+def begin(config: Config, inputs: Inputs, fork: str | None, accept_changes: bool) -> ResumePoint:
+    """Where the run begins, once nothing that it depends on has changed. Its folder is claimed. Raises
+    RunFolderError, CheckpointError."""
+    digests = digest_inputs(config, inputs.train, inputs.unseen, inputs.recording)
+    if fork is not None:
+        begin_fork(config, fork, digests, accept_changes)
+    return find_beginning(config, digests, accept_changes)
+
+
+def earlier_evaluations(config: Config, beginning: ResumePoint) -> list[Evaluation]:
+    """Those of the run so far. What comes after the checkpoint comes again; so does that of its epoch, where
+    something has changed since. Raises CheckpointError where one is damaged."""
+    last = beginning.epoch - 1 if beginning.accepted else beginning.epoch
+    known = load_evaluations(config.run_folder) if beginning.epoch else []
+    return [one for one in known if one.epoch <= last and one.stamp.run_id == beginning.run_id]
 
 
 def idle_warning(config: Config) -> str | None:
@@ -229,6 +247,8 @@ def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
         tracker.log_config(flat_params(config.model_dump(mode="json")), config_to_yaml(config))
         if beginning.forked_from:
             tracker.set_tags({"forked_from": beginning.forked_from})
+        for number, (epoch, text) in enumerate(beginning.changes, start=1):
+            tracker.set_tags({f"changed/{number}": f"epoch {epoch}: {text}"})
         yield tracker
         end = RunEnd.FINISHED
     except StopRequested:
@@ -243,8 +263,15 @@ def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
 
 def keep_journal(config: Config, beginning: ResumePoint, tracker: Tracker, finished: int) -> None:
     """Write what a killed run is recognised by. finished: its epochs once its result has been shown."""
-    digest, forked_from = fixed_settings_digest(config), beginning.forked_from
-    write_journal(config.run_folder, Journal(beginning.run_id, tracker.run_id, digest, finished, forked_from))
+    journal = Journal(
+        run_id=beginning.run_id,
+        tracker_run=tracker.run_id,
+        config=config_to_yaml(config),
+        finished=finished,
+        forked_from=beginning.forked_from,
+        inputs=beginning.inputs,
+    )
+    write_journal(config.run_folder, journal)
 
 
 def going_on(config: Config, beginning: ResumePoint, reached: int) -> list[str]:
@@ -301,6 +328,13 @@ async def run_epochs(
         recorder=recorder if config.data.record else None,
         advantages=Advantages(objective),
     )
-    state = RunState(beginning.run_id, beginning.epoch, 0, observer.tracker_run)
+    state = RunState(
+        beginning.run_id,
+        beginning.epoch,
+        0,
+        observer.tracker_run,
+        inputs=beginning.inputs,
+        changes=beginning.changes,
+    )
     with beside(rollouts.watch(QueueGauges(instruments, lambda: learner.waiting), learner.in_work)):
         await Training(config, state, parts).run(beginning)

@@ -82,9 +82,7 @@ class Evaluation:
         return next((evaluated for evaluated in self.sets if evaluated.name == name), None)
 
 
-def score_versions(
-    scores: Sequence[GroupScore], weights: Mapping[str, float]
-) -> dict[str, tuple[str, ...]]:
+def score_versions(scores: Sequence[GroupScore], weights: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     """Which versions gave each score, in words: the versions field of PromptSetEvaluation."""
     found: dict[str, dict[str, None]] = {}
     for score in scores:

@@ -112,9 +112,7 @@ def before_after_grid(before: PromptSetEvaluation, after: PromptSetEvaluation) -
         Cell(before.pixels[index], before.prompts[index], tuple(first(index, name) for name in names))
         for index, _ in both
     ]
-    lasts = [
-        Cell(after.pixels[rows[1]], "", tuple(change(rows, name) for name in names)) for rows in both
-    ]
+    lasts = [Cell(after.pixels[rows[1]], "", tuple(change(rows, name) for name in names)) for rows in both]
     title = f"{before.name.capitalize()} prompts, same noise, before and after"
     return grid((firsts, lasts), ("before", "after"), title)
 

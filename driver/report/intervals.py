@@ -103,9 +103,7 @@ def compare(evaluations: Sequence[Evaluation]) -> tuple[ScoreChange, ...]:
     with: of the same prompts, by the same version of the reward. At least one, oldest first.
     """
     *earlier, last = evaluations
-    return tuple(
-        _change(earlier, evaluated, score) for evaluated in last.sets for score in evaluated.scores
-    )
+    return tuple(_change(earlier, evaluated, score) for evaluated in last.sets for score in evaluated.scores)
 
 
 def _change(earlier: Sequence[Evaluation], after: PromptSetEvaluation, score: str) -> ScoreChange:

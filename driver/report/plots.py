@@ -32,12 +32,12 @@ def write_plots(
     epochs: Epochs,
     evaluations: Sequence[Evaluation],
     score: str,
-    swaps: Sequence[tuple[int, str]] = (),
+    marks: Sequence[tuple[int, str]] = (),
 ) -> None:
-    """Write every plot as PNG. score: drawn of unseen prompts; swaps: epochs and what changed then."""
+    """Write every plot as PNG. score: drawn of unseen prompts; marks: epochs and what changed then."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {
-        "training_curve": training_figure(epochs, evaluations, score, swaps),
+        "training_curve": training_figure(epochs, evaluations, score, marks),
         "objective": objective_figure(epochs),
         "step_gradient_norms": gradient_figure(epochs),
         "role_times": time_figure(epochs),
@@ -47,11 +47,11 @@ def write_plots(
 
 
 def training_figure(
-    epochs: Epochs, evaluations: Sequence[Evaluation], score: str, swaps: Sequence[tuple[int, str]] = ()
+    epochs: Epochs, evaluations: Sequence[Evaluation], score: str, marks: Sequence[tuple[int, str]] = ()
 ) -> Figure:
     """Mean training reward of each epoch, and a score on unseen prompts with its 95 % band.
 
-    Each has an axis of its own, because their units may differ. swaps: a vertical line each.
+    Each has an axis of its own, because their units may differ. marks: a vertical line each.
     """
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -73,7 +73,7 @@ def training_figure(
     right.set_ylabel(f"{score}, unseen prompts, 95 % interval", color=GREEN, parse_math=False)
     right.fill_between(numbers, means - widths, means + widths, color=GREEN, alpha=0.15, linewidth=0)
     right.plot(numbers, means, color=GREEN, marker="o")
-    for epoch, label in swaps:
+    for epoch, label in marks:
         axes.axvline(epoch, color=GREY, linestyle="--", linewidth=1.0, zorder=0.5)
         place = axes.get_xaxis_transform()
         text = axes.text(epoch, 0.98, label, transform=place, parse_math=False, rotation=90, va="top")

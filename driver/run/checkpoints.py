@@ -42,6 +42,8 @@ class RunState:
     forked_from: the checkpoint that the run began with, empty where it began with the pretrained model;
     golds: finished epochs and mean gold score of each evaluation so far.
     history: what the objective remembers of earlier rewards, as JSON holds it.
+    inputs: digest of each model part, prompt set and recording that the run reads, by name.
+    changes: after how many epochs a person had the run go on with something changed, and what.
     """
 
     run_id: str
@@ -51,6 +53,8 @@ class RunState:
     forked_from: str = ""
     golds: tuple[tuple[int, float], ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,12 @@ class Checkpoints:
         with self._reaching("listed"):
             return _epochs(self._storage.names())
 
+    def run_ids(self) -> dict[int, str]:
+        """Of which run each is, by epoch; damaged ones are left out. Raises CheckpointError."""
+        with self._reaching("read"):
+            found = {epoch: self._run_id(checkpoint_name(epoch)) for epoch in self.epochs()}
+        return {epoch: run_id for epoch, run_id in found.items() if run_id is not None}
+
     def write(self, state: RunState, config_yaml: str, files: Mapping[str, Content]) -> str:
         """Write one, replacing that of the same epoch; a reader sees all of it or nothing. Returns its place.
 
@@ -193,15 +203,19 @@ class Checkpoints:
         """Two runs that write to one place would delete each other's checkpoints."""
         if name not in self._storage.names():
             return
-        try:
-            other = _header(self._storage, name)["state"]["run_id"]
-        except (DamagedError, KeyError, TypeError):
-            return
-        if other != run_id:
+        other = self._run_id(name)
+        if other not in (None, run_id):
             raise CheckpointError(
                 f"{join_place(self.place, name)} is a checkpoint of another run ({other}). Choose another "
                 "run.name or checkpoint.folder."
             )
+
+    def _run_id(self, name: str) -> str | None:
+        """None where it cannot be read of what is there."""
+        try:
+            return str(_header(self._storage, name)["state"]["run_id"])
+        except (DamagedError, KeyError, TypeError):
+            return None
 
     @contextmanager
     def _reaching(self, what: str) -> Iterator[None]:

@@ -6,58 +6,43 @@ The journal is what the same command needs to go on with a run that was killed, 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from common.config.load import config_differences, config_from_yaml_text, flat_settings
+from common.config.load import config_from_yaml_text
 from common.config.schema import Config
 from common.errors import RunFolderError
 from common.records import read_record
 from common.storage import check_held, held, replace_file
+from driver.run.changes import find_changes, unfit
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, list_checkpoints
 
 LOCK_FILE = ".lock"
 JOURNAL_FILE = "journal.json"
-
-# Settings that may differ when a run goes on: they change neither the data nor the updates of an epoch.
-FREE_SETTINGS = (
-    "actors.",
-    "checkpoint.",
-    "data.record",
-    "display.",
-    "evaluation.every_epochs",
-    "guards.",
-    "learner.",
-    "model.device",
-    "ray.",
-    "reward_service.",
-    "run.epochs",
-    "run.folder",
-    "tracker.",
-)
 
 
 @dataclass(frozen=True)
 class Journal:
     """Written when the tracker's run is opened, and at the end.
 
-    config_digest: of the settings that must not differ when the run goes on. finished: the epochs of a run
-    whose result has been shown; 0 before. forked_from: the checkpoint that the run began with, empty where it
-    began with the pretrained model.
+    config: of the run, as YAML. finished: the epochs of a run whose result has been shown; 0 before.
+    forked_from: the checkpoint that the run began with, empty where it began with the pretrained model.
+    inputs: see RunState.
     """
 
     run_id: str
     tracker_run: str
-    config_digest: str
+    config: str
     finished: int
     forked_from: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_journal(run_folder: Path, journal: Journal) -> None:
@@ -76,7 +61,8 @@ class ResumePoint:
     """Where a run begins.
 
     checkpoint: to go on from; None for a new run. notes: what a person should know of it. tracker_run: the
-    tracker's run to go on with; empty for a new one.
+    tracker's run to go on with; empty for a new one. inputs, changes: see RunState; accepted: how many of the
+    changes, the last ones, are made now.
     """
 
     run_id: str
@@ -84,6 +70,9 @@ class ResumePoint:
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
     tracker_run: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[tuple[int, str], ...] = ()
+    accepted: int = 0
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -131,20 +120,25 @@ def claim(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def find_beginning(config: Config) -> ResumePoint:
+def find_beginning(
+    config: Config, inputs: Mapping[str, str] = MappingProxyType({}), accept_changes: bool = False
+) -> ResumePoint:
     """A new run, or the continuation of the one in the folder.
 
-    Raises RunFolderError where the folder holds a finished run or one of another configuration,
-    CheckpointError where its checkpoints are damaged, or can be neither read nor written.
+    inputs: see RunState. accept_changes: go on where settings or inputs are other ones than the run's, and
+    record that. Raises RunFolderError where the folder holds a finished run, one of another configuration or
+    of other inputs, or a checkpoint of another run; CheckpointError where its checkpoints are damaged, or can
+    be neither read nor written.
     """
     checkpoints = Checkpoints.of(config)
     checkpoints.check_writable()
     newest, journal = checkpoints.newest(), read_journal(config.run_folder)
     if newest.checkpoint is None:
         check_none_elsewhere(config, checkpoints)
-        return _without_checkpoint(config, journal, newest.notes)
+        return _without_checkpoint(config, inputs, journal, newest.notes)
     state, notes = newest.checkpoint.state, newest.notes
-    _check_same_settings(config, newest.checkpoint)
+    _check_one_run(config, checkpoints, journal)
+    changes = _changes_since(newest.checkpoint, config, inputs, accept_changes)
     shown = journal is None or journal.finished >= config.run.epochs
     if state.epoch > config.run.epochs or (state.epoch == config.run.epochs and shown):
         raise RunFolderError(
@@ -155,22 +149,64 @@ def find_beginning(config: Config) -> ResumePoint:
         notes = (*notes, f"This run begins with {state.forked_from}.")
     # Of a run that was killed before it wrote a checkpoint of its own, only the journal knows it.
     opened = journal.tracker_run if journal and journal.run_id == state.run_id else ""
-    return ResumePoint(state.run_id, state.epoch, newest.checkpoint, notes, state.tracker_run or opened)
+    every = (*state.changes, *((state.epoch, text) for text in changes))
+    told = (f"Changed from epoch {epoch} on: {text}" for epoch, text in every if epoch == state.epoch)
+    return ResumePoint(
+        run_id=state.run_id,
+        epoch=state.epoch,
+        checkpoint=newest.checkpoint,
+        notes=(*notes, *told),
+        tracker_run=state.tracker_run or opened,
+        inputs={**state.inputs, **inputs},
+        changes=every,
+        accepted=len(changes),
+    )
 
 
-def _check_same_settings(config: Config, checkpoint: Checkpoint) -> None:
-    earlier = config_from_yaml_text(checkpoint.config_yaml, f"the configuration of {checkpoint.place}")
-    differences = config_differences(earlier, config)
-    differences = [line for line in differences if not line.startswith(FREE_SETTINGS)]
-    if differences:
+def _check_one_run(config: Config, checkpoints: Checkpoints, journal: Journal | None) -> None:
+    """Raise RunFolderError where a checkpoint is of another run than the journal, or than the others."""
+    found = checkpoints.run_ids()
+    own = journal.run_id if journal else found[min(found)]
+    foreign = [
+        f"{checkpoints.where(epoch)} is of run {run_id}" for epoch, run_id in found.items() if run_id != own
+    ]
+    if foreign:
         raise RunFolderError(
-            f"{config.run_folder} holds a run of another configuration (its value against yours):\n  "
-            + "\n  ".join(differences)
-            + "\nChoose another run.name, or set these as they were to go on with that run."
+            f"{config.run_folder} is of run {own}, but:\n  "
+            + "\n  ".join(foreign)
+            + "\nTake it away to go on with this run. To begin a new run with its weights, give --fork and "
+            "that place, and another run.name."
         )
 
 
-def _without_checkpoint(config: Config, journal: Journal | None, notes: tuple[str, ...]) -> ResumePoint:
+def _changes_since(
+    checkpoint: Checkpoint, config: Config, inputs: Mapping[str, str], accept_changes: bool
+) -> list[str]:
+    """What the run depends on and is another one now; see find_changes. Raises RunFolderError where that is
+    not accepted, or keeps the policy from taking over the checkpoint."""
+    before = checkpoint.config_yaml, checkpoint.state.inputs
+    changes = find_changes(*before, config, inputs)
+    hindrances = unfit(config_from_yaml_text(before[0], f"the configuration of {checkpoint.place}"), config)
+    if hindrances or (changes and not accept_changes):
+        mend = "Choose another run.name, or set these as they were to go on with that run."
+        if hindrances:
+            keys = ", ".join(line.split(":")[0] for line in hindrances)
+            mend += f" --accept-changes is no way out: the weights belong to {keys}."
+        else:
+            mend += (
+                f" Or give --accept-changes: the run goes on from epoch {checkpoint.state.epoch} with them, "
+                "and its record and its training curve say so."
+            )
+        raise RunFolderError(
+            f"{config.run_folder} holds a run of another configuration or of other inputs (the run's against "
+            "yours):\n  " + "\n  ".join(changes) + f"\n{mend}"
+        )
+    return changes
+
+
+def _without_checkpoint(
+    config: Config, inputs: Mapping[str, str], journal: Journal | None, notes: tuple[str, ...]
+) -> ResumePoint:
     """A new run, or the one in the folder that was ended before its first checkpoint.
 
     Raises RunFolderError for a fork: it would begin with the pretrained model in place of its checkpoint.
@@ -181,17 +217,16 @@ def _without_checkpoint(config: Config, journal: Journal | None, notes: tuple[st
             f"checkpoint of it is in {Checkpoints.of(config).place}. Bring one back from a copy; or "
             "begin another fork: choose another run.name, or delete the folder, and give --fork."
         )
-    if journal is not None and journal.config_digest == fixed_settings_digest(config):
-        note = "This run has no checkpoint yet: it begins again, as the same run."
-        return ResumePoint(journal.run_id, 0, None, (*notes, note), journal.tracker_run)
-    return ResumePoint(run_id=secrets.token_hex(6), epoch=0, checkpoint=None, notes=notes)
-
-
-def fixed_settings_digest(config: Config) -> str:
-    """SHA-256 (hex) of the settings that must be as they were when a run goes on."""
-    settings = flat_settings(config)
-    fixed = {key: value for key, value in settings.items() if not key.startswith(FREE_SETTINGS)}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    if journal is not None:
+        changes = find_changes(journal.config, journal.inputs, config, inputs)
+        if not changes:
+            note = "This run has no checkpoint yet: it begins again, as the same run."
+            return ResumePoint(
+                journal.run_id, 0, None, (*notes, note), journal.tracker_run, {**journal.inputs, **inputs}
+            )
+        why = f"which has no checkpoint and depends on something else: {'; '.join(changes)}"
+        notes = (*notes, f"A new run takes the place of run {journal.run_id}, {why}.")
+    return ResumePoint(secrets.token_hex(6), 0, None, notes, inputs=inputs)
 
 
 def check_none_elsewhere(config: Config, checkpoints: Checkpoints) -> None:

@@ -10,25 +10,30 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
-from common.config.load import config_differences, config_from_yaml_text, config_to_yaml
+from common.config.load import config_from_yaml_text, config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from common.places import join_place, local_path, split_place
+from driver.run.changes import COVERED, MODEL, input_changes, setting_changes, unfit
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import LOCK_FILE
 from learner.state import HEADER_FILE, Header, read_header
 
-# What the weights, the optimizer's state and the averages belong to.
-FITTING = ("model.path", "model.revision", "model.variant", "policy.")
 
-
-def begin_fork(config: Config, place: str) -> None:
+def begin_fork(
+    config: Config,
+    place: str,
+    inputs: Mapping[str, str] = MappingProxyType({}),
+    accept_changes: bool = False,
+) -> None:
     """Make the checkpoint at a path or URI the beginning of the configured run, whose folder is claimed.
 
-    Does nothing where the run is that fork already: the same command goes on with it, also where the
-    checkpoint is gone. Raises RunFolderError where the folder holds any other run, CheckpointError where the
-    checkpoint cannot be read or does not fit.
+    inputs: see RunState; those that are others than the checkpoint's run had are recorded as changes.
+    accept_changes: also where one is a part of the model. Does nothing where the run is that fork already:
+    the same command goes on with it, also where the checkpoint is gone. Raises RunFolderError where the
+    folder holds any other run, CheckpointError where the checkpoint cannot be read or does not fit.
     """
     checkpoints = Checkpoints.of(config)
     checkpoints.check_writable()
@@ -42,27 +47,48 @@ def begin_fork(config: Config, place: str) -> None:
     foreign = sorted({path.name for path in config.run_folder.iterdir()} - {LOCK_FILE, FOLDER})
     if foreign:
         raise RunFolderError(f"{config.run_folder} holds {', '.join(foreign[:5])} of another run. {_MEND}")
-    check_fits(source, config)
-    state = RunState(secrets.token_hex(6), epoch=0, cursor=0, tracker_run="", forked_from=forked_from)
+    check_fits(source, config, inputs, accept_changes)
+    state = RunState(
+        secrets.token_hex(6),
+        epoch=0,
+        cursor=0,
+        tracker_run="",
+        forked_from=forked_from,
+        inputs=inputs,
+        changes=tuple((0, line) for line in input_changes(source.state.inputs, inputs)),
+    )
     checkpoints.write(state, config_to_yaml(config), _without_what_is_in_flight(source.files))
 
 
-def check_fits(source: Checkpoint, config: Config) -> None:
-    """Raise CheckpointError with every difference that keeps the policy from taking over the checkpoint."""
+def check_fits(
+    source: Checkpoint,
+    config: Config,
+    inputs: Mapping[str, str] = MappingProxyType({}),
+    accept_changes: bool = False,
+) -> None:
+    """Raise CheckpointError with every difference that keeps the policy from taking over the checkpoint.
+
+    inputs, accept_changes: see begin_fork.
+    """
     origin = f"the configuration of {source.place}"
     theirs = _with_whole_path(config_from_yaml_text(source.config_yaml, origin))
     ours = _with_whole_path(config)
-    differences = [line for line in config_differences(theirs, ours) if line.startswith(FITTING)]
-    decays = theirs.optimizer.ema_decay, ours.optimizer.ema_decay
-    if bool(decays[0]) != bool(decays[1]):
-        differences.append(
-            f"optimizer.ema_decay: {decays[0]:g} against {decays[1]:g} (averages kept or not, as there)"
+    before = source.state.inputs
+    of_model = [
+        line
+        for line in (
+            *setting_changes(config_to_yaml(theirs), before, ours, inputs),
+            *input_changes(before, inputs),
         )
+        if line.startswith((*COVERED[f"{MODEL} unet"], f"{MODEL} "))
+    ]
+    differences = [*([] if accept_changes else of_model), *unfit(theirs, ours)]
     if differences:
+        mend = "; --accept-changes begins with another model all the same" if of_model else ""
         raise CheckpointError(
             f"The checkpoint {source.place} does not fit this configuration (its value against yours):\n  "
             + "\n  ".join(differences)
-            + "\nSet these as they are there; every other setting is free in a fork."
+            + f"\nSet these as they are there; every other setting is free in a fork{mend}."
         )
 
 

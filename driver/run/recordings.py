@@ -145,6 +145,14 @@ class Recording:
                 raise RecordingError(f"{path}, row {row}: it is not what was written: the SHA-256 differs")
             yield _group(json.loads(header), contents)
 
+    def digest(self) -> str:
+        """SHA-256 (hex) of what is recorded, from the digests of its rows. Raises RecordingError."""
+        total = hashlib.sha256()
+        for epoch in self.epochs:
+            for _, batch in _rows(self.folder / _file_name(epoch), self.kind, ["sha256"]):
+                total.update(batch.column("sha256")[0].as_py().encode())
+        return total.hexdigest()
+
     def check(self, schedule: str, latent_shape: tuple[int, ...], base: str) -> None:
         """Refuse a recording that a learner of this step distribution, latent shape and base cannot take.
 

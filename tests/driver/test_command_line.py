@@ -27,6 +27,8 @@ def test_words_overrides_and_flags_are_told_apart() -> None:
     assert given.overrides == ("run.epochs=3",)
     assert given.whole_number("--seed", 0, least=0) == 7
     assert parse_arguments(["--seed=8"], "usage", FLAGS).flags == {"--seed": "8"}
+    switched = parse_arguments(["--now", "x.yaml"], "usage", FLAGS, {"--now": "at once"})
+    assert (switched.words, switched.flags) == (("x.yaml",), {"--now": ""})
 
 
 @pytest.mark.parametrize(
@@ -34,11 +36,12 @@ def test_words_overrides_and_flags_are_told_apart() -> None:
     [
         (["--sed", "7"], "Unknown option --sed.*--seed"),
         (["--seed"], "--seed needs a value: seed of the noise"),
+        (["--now=3"], "--now takes no value, got '3'"),
     ],
 )
 def test_a_wrong_flag_is_an_error(arguments: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        parse_arguments(arguments, "usage", FLAGS)
+        parse_arguments(arguments, "usage", FLAGS, {"--now": "at once"})
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "1.5", "0"])

@@ -19,7 +19,6 @@ from driver.run.folder import (
     Journal,
     claim,
     find_beginning,
-    fixed_settings_digest,
     read_journal,
     write_journal,
 )
@@ -171,7 +170,7 @@ def test_another_configuration_is_refused_with_the_differences(config: Config) -
 def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_journal(tmp_path) is None
     for finished in (0, 5):
-        journal = Journal("run", "tracked", "digest", finished)
+        journal = Journal("run", "tracked", "epochs: 2", finished, inputs={"prompts.train": "digest"})
         write_journal(tmp_path, journal)
         assert read_journal(tmp_path) == journal
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL_FILE]
@@ -189,7 +188,7 @@ def test_a_damaged_one_is_refused_with_what_to_do(tmp_path: Path, content: bytes
 
 def test_a_run_without_a_checkpoint_goes_on_as_the_same_run(config: Config) -> None:
     config.run_folder.mkdir(parents=True)
-    write_journal(config.run_folder, Journal("abc", "tracked", fixed_settings_digest(config), 0))
+    write_journal(config.run_folder, Journal("abc", "tracked", config_to_yaml(config), 0))
     free = changed(changed(config, "run", epochs=9), "actors", count=5)
     for same in (config, free):
         beginning = find_beginning(same)

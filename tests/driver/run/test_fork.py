@@ -13,7 +13,7 @@ from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from driver.run.checkpoints import Checkpoints, RunState, read_checkpoint
-from driver.run.folder import Journal, claim, find_beginning, fixed_settings_digest, write_journal
+from driver.run.folder import Journal, claim, find_beginning, write_journal
 from driver.run.fork import begin_fork, check_fits
 from learner.build import build_learner
 from learner.parallel import Single
@@ -97,8 +97,8 @@ def test_a_fork_without_its_checkpoint_never_begins_with_the_pretrained_model(tm
     config = make(tmp_path, "new")
     fork(config, place)
     begun = find_beginning(config)
-    digest = fixed_settings_digest(config)
-    write_journal(config.run_folder, Journal(begun.run_id, "opened", digest, 0, begun.forked_from))
+    text = config_to_yaml(config)
+    write_journal(config.run_folder, Journal(begun.run_id, "opened", text, 0, begun.forked_from))
     shutil.rmtree(config.run_folder / "checkpoints")
     for changed in (config, make(tmp_path, "new", sampling__steps=9)):
         with pytest.raises(RunFolderError, match=r"run abc.*--fork"):
