@@ -142,8 +142,8 @@ def test_a_fork_takes_other_prompts_and_on_demand_another_model(config: Config, 
 
 @pytest.mark.parametrize("journal", [True, False])
 def test_a_checkpoint_of_another_run_is_refused(config: Config, journal: bool) -> None:
-    """Also where it is not the newest, because the run would delete it. Without a journal the oldest says whose
-    the folder is."""
+    """Also where it is not the newest, because the run would delete it. Without a journal the oldest says
+    whose the folder is."""
     if journal:
         write_journal(config.run_folder, Journal("abc", "tracked", config_to_yaml(config), 0))
     for epoch in (2, 3):
