@@ -45,5 +45,9 @@ class BadNumbersError(PrdpError):
     """Updates that were skipped again and again, because a loss, gradient or weight was not finite."""
 
 
+class NothingLearnedError(PrdpError):
+    """Epoch after epoch in which nothing could be learned, such as by rewards that never differ."""
+
+
 class StuckError(PrdpError):
     """A wait that passed its limit; the text names what was waited for."""

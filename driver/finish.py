@@ -13,6 +13,7 @@ from common.config.schema import Config
 from common.places import join_place
 from common.storage import replace_file, written_into
 from driver.observe.observer import GRID, Observer, grid_file, shown_score
+from driver.report.evaluation import Evaluation
 from driver.report.intervals import change_markdown, change_table, compare
 from driver.report.plots import write_plots
 from driver.report.run_page import describe_run, how_it_was_made
@@ -41,7 +42,9 @@ def show_result(
 
     epochs, folder = config.run.epochs, config.run_folder
     changes = compare(observer.evaluations)
-    notes = [f"Changed from epoch {epoch} on: {text}" for epoch, text in accepted]
+    nothing = nothing_learned(config, observer.evaluations)
+    notes = [nothing] if nothing else []
+    notes += [f"Changed from epoch {epoch} on: {text}" for epoch, text in accepted]
     with showing("result.md", note):
         replace_file(folder / "result.md", change_markdown(changes, notes).encode())
     with showing(CONFIG_FILE, note):
@@ -57,6 +60,9 @@ def show_result(
         tracker.set_description(describe_run(config, epochs, changes, tracker.run_id, images, notes))
     with showing("The final policy", note):
         _log_policy(config, epochs, tracker)
+    if nothing:
+        with showing("A note", note):
+            note(nothing)
     model = registered(config, observer, tracker) if config.tracker.register_as else None
     with showing("The table", note):
         console.print(change_table(changes, f"{config.run.name}: {epochs} epochs", notes))
@@ -75,6 +81,18 @@ def show_result(
         if text:
             with showing(title, note):
                 console.print(Text.assemble((f"{title}:", "bold"), f"\n  {text}"), soft_wrap=True)
+
+
+def nothing_learned(config: Config, evaluations: Sequence[Evaluation]) -> str:
+    """How many updates were skipped between the first evaluation and the last, and whether the weights are
+    the same; empty where all is well."""
+    first, last = evaluations[0], evaluations[-1]
+    updates = (last.epoch - first.epoch) * config.objective.updates_per_epoch
+    skipped = updates - (last.stamp.version - first.stamp.version)
+    told = f"{skipped} of {updates} updates were skipped" if skipped else ""
+    if updates and last.stamp.digest == first.stamp.digest:
+        return f"NOTHING WAS LEARNED: the weights are those of the beginning. {told}".strip()
+    return told
 
 
 def _log_policy(config: Config, epochs: int, tracker: Tracker) -> None:

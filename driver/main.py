@@ -30,7 +30,7 @@ from driver.loop.training import Parts, Training
 from driver.observe.display import open_display
 from driver.observe.gauges import QueueGauges, RayGauges
 from driver.observe.guards import Guards
-from driver.observe.observer import Observer, Outlets
+from driver.observe.observer import Observer, Outlets, first_charts
 from driver.observe.start import StartReport
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
@@ -240,6 +240,7 @@ def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
         config.run_folder.parent,
         beginning.tracker_run,
         same_again=not config.data.max_staleness,
+        charts=first_charts(config),
     )
     end = RunEnd.FAILED
     try:

@@ -19,6 +19,9 @@ class GuardsSection(Section):
     skipped_updates_in_a_row: int = setting(
         3, "updates", "The run stops where so many in a row were skipped for numbers not finite.", ge=1
     )
+    epochs_without_learning: int = setting(
+        10, "epochs", "The run stops where nothing could be learned in so many in a row.", ge=1
+    )
     gradient_norm_factor: float = setting(
         10.0, "", "Alarm: gradient norm above so many times the median of the last 20 epochs.", gt=1.0
     )

@@ -22,6 +22,11 @@ class Advantages:
         self._objective = objective
         self._next = self.finished = RewardHistory()
 
+    @property
+    def across_prompts(self) -> bool:
+        """Whether rewards of different prompts are compared with each other."""
+        return self._objective.needs.whole_epoch
+
     def begin(self, history: Mapping[str, Any]) -> None:
         """Stand where a checkpoint's history is; an empty one is that of a new run."""
         self._next = self.finished = RewardHistory.from_json(history)

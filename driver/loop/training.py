@@ -141,8 +141,10 @@ class Training:
         # First of all: whatever fails from here on, a checkpoint is one after this epoch.
         self._finished = epoch + 1
         parts.advantages.finish_epoch()
-        self._report(tally, reports, started.until_now())
+        changed = renewed.stamp.digest != published.stamp.digest
+        self._report(tally, reports, started.until_now(), changed)
         await asyncio.to_thread(parts.guards.check_updates, epoch + 1, reports, self._fetched(groups))
+        parts.guards.check_learning(epoch + 1)
         if parts.recorder:
             await self._record(parts.recorder, epoch, groups)
         return renewed
@@ -153,13 +155,14 @@ class Training:
         if updates == self._config.objective.updates_per_epoch:
             self._parts.observer.phase(Phase.PUBLISHING, 0)
 
-    def _report(self, tally: EpochTally, reports: Reports, work: Busy) -> None:
+    def _report(self, tally: EpochTally, reports: Reports, work: Busy, weights_changed: bool) -> None:
         """Tell what came of the epoch that is finished."""
         parts, epoch = self._parts, self._finished
         rewards = parts.rollouts.reward_reports()
         parts.observer.epoch_worked(epoch, work, parts.rollouts.take_history(), reports)
         metrics = tally.metrics(reports, rewards, parts.faults.since_last(), work.seconds)
-        alarms = parts.guards.after_epoch(epoch, reports, metrics)
+        tied = tally.nothing_differs(parts.advantages.across_prompts)
+        alarms = parts.guards.after_epoch(epoch, reports, metrics, tied, weights_changed)
         parts.observer.epoch_done(epoch, {**metrics, **alarms})
 
     async def _record(self, writer: TrajectoryWriter, epoch: int, groups: Sequence[Group]) -> None:

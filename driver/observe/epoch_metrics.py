@@ -14,6 +14,9 @@ from common.trajectory import GroupScore, PolicyStamp
 from learner.report import UpdateReport
 from reward_service.client.report import RewardReport
 
+ROUNDING = 1e-6
+"""Of a float32's value: a few of its last digits, which the company of a batch may change."""
+
 Reports = Sequence[Sequence[UpdateReport]]
 Rewards = Mapping[str, RewardReport]
 
@@ -24,7 +27,8 @@ class EpochTally:
 
     means, spreads: each group's mean reward and standard deviation over its images. ages: updates between the
     weights
-    sampled with and those trained. parts: each group's mean raw score by reward.
+    sampled with and those trained. parts: each group's mean raw score by reward. untied: groups whose images
+    got different rewards, by more than rounding.
     """
 
     config: Config
@@ -35,6 +39,7 @@ class EpochTally:
     ages: tuple[int, ...]
     actor_busy_s: float
     nbytes: int
+    untied: int = 0
 
     @staticmethod
     def start(config: Config, weight_bytes: int) -> EpochTally:
@@ -53,7 +58,14 @@ class EpochTally:
             ages=(*self.ages, current.version - report.stamp.version),
             actor_busy_s=self.actor_busy_s + report.busy_s,
             nbytes=self.nbytes + report.nbytes,
+            untied=self.untied + (not is_tied(score)),
         )
+
+    def nothing_differs(self, across_prompts: bool) -> bool:
+        """Whether no rewards differ that are compared with each other: those of a prompt's images, or all."""
+        means = np.array(self.means)
+        same_means = float(np.ptp(means)) <= ROUNDING * float(np.abs(means).max())
+        return not self.untied and (same_means or not across_prompts)
 
     def metrics(
         self, reports: Reports, rewards: Rewards, faults: dict[str, float], seconds: float
@@ -114,6 +126,12 @@ class EpochTally:
         """Mean over the trained rewards' processes; those that run elsewhere count like embedded ones."""
         busy = math.fsum(rewards[name].busy_s for name in self.config.rewards if name in rewards)
         return busy / (len(self.config.rewards) * self.config.reward_service.replicas)
+
+
+def is_tied(score: GroupScore) -> bool:
+    """Whether a group's images got the same reward, or such as differ by the rounding of a float32 alone."""
+    largest = float(np.abs(score.rewards).max(initial=0.0))
+    return float(np.abs(score.differences).max(initial=0.0)) <= ROUNDING * largest
 
 
 def _kl_to_reference(report: UpdateReport) -> dict[str, float]:

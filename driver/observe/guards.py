@@ -17,7 +17,7 @@ from typing import Protocol
 
 from common.config.safety import GuardsSection
 from common.config.schema import Config
-from common.errors import BadNumbersError, RecordingError
+from common.errors import BadNumbersError, NothingLearnedError, RecordingError
 from common.records import read_record
 from common.storage import replace_file
 from common.trajectory import ScoredGroup
@@ -33,7 +33,7 @@ KEPT_EPOCHS = 500
 RECENT_EPOCHS = 20
 FIRST_EPOCHS = 5
 """Epochs that give a spread to compare with; and as many before a gradient norm is judged."""
-ALARMS = ("bad_numbers", "gradient_norm", "log_prob_mismatch", "reward_spread")
+ALARMS = ("bad_numbers", "gradient_norm", "log_prob_mismatch", "nothing_learned", "reward_spread")
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,17 @@ class EpochSigns:
     """What is remembered of an epoch.
 
     bad_updates: of the epoch. row: updates skipped for a bad number since the last one that was made.
-    alarms: those that the epoch raised, in words by name.
+    idle: why nothing was learned; empty where something was, and where numbers were not finite. idle_row:
+    epochs in a row, this one included, in which nothing was. alarms: those that the epoch raised, in words by
+    name.
     """
 
     gradient_norm: float
     reward_spread: float
     bad_updates: int
     row: int
+    idle: str = ""
+    idle_row: int = 0
     alarms: dict[str, str] = field(default_factory=dict)
 
 
@@ -59,6 +63,22 @@ def bad_numbers_alarm(signs: EpochSigns) -> str | None:
     """Why an epoch with skipped updates is one to look at."""
     count = signs.bad_updates
     return f"{count} updates skipped, because a number was not finite" if count else None
+
+
+def why_idle(reports: Reports, tied: bool, weights_changed: bool) -> str:
+    """Why an epoch has taught nothing; empty where it has. tied: no rewards differ."""
+    first = [update[0] for update in reports]
+    if any(report.outcome.is_bad for report in first):
+        return ""
+    if tied or all(report.outcome is Outcome.NOTHING_TO_LEARN for report in first):
+        return "no image got another reward than those it is compared with, beyond rounding"
+    if all(report.gradient_norm == 0.0 for report in first):
+        return "the gradient was exactly 0: no loss reaches the trained weights, or all of it is clipped"
+    return (
+        ""
+        if weights_changed
+        else "the weights are the same to the bit: the learning rate is too small for them"
+    )
 
 
 def gradient_norm_alarm(norm: float, earlier: Sequence[float], factor: float) -> str | None:
@@ -103,6 +123,7 @@ def judge(signs: EpochSigns, history: History, epoch: int, section: GuardsSectio
     first = spreads if epoch > FIRST_EPOCHS else []
     found = {
         "bad_numbers": bad_numbers_alarm(signs),
+        "nothing_learned": signs.idle,
         "gradient_norm": gradient_norm_alarm(signs.gradient_norm, norms, section.gradient_norm_factor),
         "reward_spread": spread_alarm(signs.reward_spread, first, section.spread_share),
     }
@@ -199,15 +220,39 @@ class Guards:
                 f"The last checkpoint from before them: {sound}. docs/operations.md says what to look at."
             )
 
-    def after_epoch(self, epoch: int, reports: Reports, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The alarms of a finished epoch, as metrics. What is new is shown; all is remembered."""
+    def check_learning(self, epoch: int) -> None:
+        """Raise NothingLearnedError where guards.epochs_without_learning in a row, up to this one, taught
+        nothing. After `after_epoch`."""
+        signs, most = self._history[epoch], self._config.guards.epochs_without_learning
+        if signs.idle_row >= most:
+            raise NothingLearnedError(
+                f"Nothing was learned in {signs.idle_row} epochs in a row, as many as "
+                f"guards.epochs_without_learning = {most} allows: {signs.idle}. docs/operations.md says what "
+                "to look at."
+            )
+
+    def after_epoch(
+        self,
+        epoch: int,
+        reports: Reports,
+        metrics: Mapping[str, float],
+        tied: bool = False,
+        weights_changed: bool = True,
+    ) -> dict[str, float]:
+        """The alarms of a finished epoch, as metrics. What is new is shown; all is remembered.
+
+        tied: no rewards differ that are compared with each other. weights_changed: since the epoch before.
+        """
         outcomes = [update[0].outcome for update in reports]
         row, _ = longest_row(self._row_before(epoch), outcomes)
+        idle, earlier = why_idle(reports, tied, weights_changed), self._history.get(epoch - 1)
         signs = EpochSigns(
             gradient_norm=metrics["optimizer/gradient_norm"],
             reward_spread=metrics["reward/within_group_std"],
             bad_updates=sum(outcome.is_bad for outcome in outcomes),
             row=row,
+            idle=idle,
+            idle_row=earlier.idle_row + 1 if idle and earlier else int(bool(idle)),
         )
         raised = judge(signs, self._history, epoch, self._config.guards)
         clip_range = self._config.objective.clip_per_element(reports[0][0].latent_elements)

@@ -264,6 +264,19 @@ def shown_score(config: Config) -> str:
     return next(iter(config.gold), "reward")
 
 
+def first_charts(config: Config) -> dict[str, str]:
+    """Names that put what is looked at first at the top of the run's page, by the metric that it is.
+
+    The page sorts sections, and charts in a section, by name.
+    """
+    score = shown_score(config)
+    return {
+        "reward/mean": "1 progress/1 reward in training",
+        f"eval/unseen/{score}": f"1 progress/2 {score} on unseen prompts",
+        "throughput/images_per_s": "1 progress/3 images per second",
+    }
+
+
 def first_state(config: Config, finished: int, evaluations: Sequence[Evaluation]) -> DisplayState:
     """What the display shows at the start."""
     name = shown_score(config)

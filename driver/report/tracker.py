@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.cluster.metrics import check_metrics, metrics_markdown
@@ -50,11 +51,17 @@ QUIET = {
 }
 """MLflow's own settings, where the environment has none: no telemetry, no long waits, and no log, because
 TrackerError tells what it raises in a line."""
+LOCAL_INTERFACE = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens."""
 MARKERS = ("policy/version", "time/evaluation_s")
 """A metric that every epoch has, and one that every evaluation has."""
 END_TAG = "ended"
 KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
-"""Opens the experiment in the interface's view for training runs."""
+"""Opens the experiment in the interface's view for training runs, in versions that look at it."""
+TRAINING_VIEW = "workflowType=machine_learning"
+"""Does the same in an address: MLflow 3.17 looks at nothing else, and opens its view for GenAI otherwise."""
+NO_CURVES = "eval/width95/"
+"""Metrics that would have charts of their own: the page's table and plots show them where they belong."""
 
 
 class TrackerError(PrdpError):
@@ -80,18 +87,32 @@ class OpenRun:
     run_id: str
     logged: frozenset[tuple[str, int]] = frozenset()
 
+    @property
+    def page(self) -> str:
+        """Its address in the interface, from the interface's own on."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}?{TRAINING_VIEW}"
+
 
 class Tracker:
     """One open MLflow run. Only log_metrics raises, and only for a name that is not in the table of metrics.
 
     warn: called when the store stops answering and when it answers again. clock: seconds, monotonic.
+    charts: metrics that are logged a second time, under the names given here: the page sorts its charts by
+    name.
     """
 
-    def __init__(self, run: OpenRun, warn: Warn, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        run: OpenRun,
+        warn: Warn,
+        clock: Callable[[], float] = time.monotonic,
+        charts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._run = run
         self._client = run.client
         self._warn = warn
         self._clock = clock
+        self._charts = charts
         self._answers = True
         self._left_alone_until = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writes to MLflow")
@@ -133,7 +154,9 @@ class Tracker:
         if any((name, epoch) in self._run.logged for name in metrics):
             return
         now = int(time.time() * 1000)
-        values = [Metric(name, float(value), now, epoch) for name, value in metrics.items()]
+        curves = {name: value for name, value in metrics.items() if not name.startswith(NO_CURVES)}
+        curves |= {self._charts[name]: value for name, value in metrics.items() if name in self._charts}
+        values = [Metric(name, float(value), now, epoch) for name, value in curves.items()]
         self._later("the metrics", lambda: self._client.log_batch(self.run_id, metrics=values))
 
     def log_image(self, name: str, image: Image, epoch: int) -> None:
@@ -210,13 +233,14 @@ class Tracker:
         self._writer.shutdown(wait=False, cancel_futures=True)
 
     def run_url_hint(self) -> str:
-        """The command that opens the run's store in a browser; for a tracking server, the run's address."""
+        """The command that serves the run's store, and its page then; of a tracking server the page alone."""
         uri = self._run.store_uri
         if uri.startswith(("http://", "https://")):
-            return f"{uri.rstrip('/')}/#/experiments/{self._run.experiment_id}/runs/{self.run_id}"
+            return f"{uri.rstrip('/')}/{self._run.page}"
         command, here = Path(sys.executable).with_name("mlflow"), Path.cwd()
         shown = command.relative_to(here) if command.is_relative_to(here) else command
-        return f"{shown} ui --backend-store-uri {shlex.quote(uri)}"
+        served = f"{shown} ui --backend-store-uri {shlex.quote(uri)}"
+        return f"{served}\n  {LOCAL_INTERFACE}/{self._run.page}"
 
     def _later(self, what: str, call: Callable[[], Answer]) -> Future[Answer | None]:
         return self._writer.submit(self._write, what, call)
@@ -255,11 +279,13 @@ def open_tracker(
     resume_run_id: str = "",
     warn: Warn = LOGGER.warning,
     same_again: bool = True,
+    charts: Mapping[str, str] = MappingProxyType({}),
 ) -> Tracker:
     """Go on with `resume_run_id`, or open a new run where it is empty or no longer there.
 
     runs: folder of the default store. same_again: whether epochs that are done again give the same, so that
-    they need not be logged again. Raises TrackerError where the store cannot be opened, read or written.
+    they need not be logged again. charts: see Tracker. Raises TrackerError where the store
+    cannot be opened, read or written.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -280,6 +306,9 @@ def open_tracker(
         experiment = (
             found.experiment_id if found else client.create_experiment(section.experiment, place, KIND_TAG)
         )
+        for key, value in KIND_TAG.items():
+            if found and key not in found.tags:
+                client.set_experiment_tag(experiment, key, value)
         run = _resumed(client, uri, resume_run_id, markers, warn) if resume_run_id else None
         if run is None:
             made = client.create_run(experiment, tags=resolve_tags(), run_name=run_name)
@@ -287,7 +316,7 @@ def open_tracker(
         client.log_text(run.run_id, metrics_markdown(), "metrics.md")
         return run
 
-    return Tracker(call_store(f"Cannot use the tracking store {uri}", begin), warn)
+    return Tracker(call_store(f"Cannot use the tracking store {uri}", begin), warn, charts=charts)
 
 
 def _resumed(

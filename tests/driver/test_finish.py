@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from driver.finish import show_result
+from driver.finish import nothing_learned, show_result
 from tests.driver.observe.test_observer import Watched
 
 
@@ -47,3 +48,16 @@ def test_a_terminal_that_cannot_write_the_result_ends_nothing(run: Watched) -> N
     assert "UnicodeEncodeError" in shown
     assert "train.py" in shown
     assert "±" in (run.config.run_folder / "result.md").read_text()
+
+
+def test_a_run_that_learned_nothing_says_so_loudly(run: Watched) -> None:
+    """The policy after epoch 2 is version 4, after epoch 1 version 2, of one update an epoch."""
+    first, last = run.observer.evaluations
+    still = replace(last, stamp=replace(last.stamp, version=2))
+    assert "1 of 1 updates" in nothing_learned(run.config, [first, still])
+    moved = replace(last, stamp=replace(last.stamp, version=3, digest="cd" * 32))
+    assert nothing_learned(run.config, [first, moved]) == ""
+    assert nothing_learned(run.config, [first]) == ""
+    shown = result_of(run)
+    assert "NOTHING WAS LEARNED" in shown
+    assert "NOTHING WAS LEARNED" in (run.config.run_folder / "result.md").read_text()

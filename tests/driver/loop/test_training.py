@@ -81,7 +81,7 @@ class FakeLearner:
         return self.published()
 
     def published(self) -> Published:
-        return Published(NO_RAY, PolicyStamp(self.script.epoch, "", "run"), 0)
+        return Published(NO_RAY, PolicyStamp(self.script.epoch, str(self.script.epoch), "run"), 0)
 
     def restart(self) -> None:
         self.script.at("restart")

@@ -99,3 +99,24 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
 def test_without_a_reference_there_is_no_distance_to_it(tally: EpochTally) -> None:
     metrics = tally.metrics([[report(log_ratio_mean=None)]], {}, FAULTS, seconds=4.0)
     assert "policy/kl_to_reference" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("groups", "within", "across"),
+    [
+        ([[0.5, 0.5], [0.5, 0.5]], True, True),
+        ([[0.0, 0.0], [0.0, 0.0]], True, True),
+        ([[20.0, 20.000002], [20.0, 20.0]], True, True),
+        ([[0.1, 0.1], [0.3, 0.3]], True, False),
+        ([[0.5, 0.5], [0.5, 0.6]], False, False),
+        ([[1e-9, 2e-9], [1e-9, 1e-9]], False, False),
+    ],
+)
+def test_rewards_that_differ_by_rounding_alone_do_not_differ(
+    tmp_path: Path, groups: list[list[float]], within: bool, across: bool
+) -> None:
+    """One image that differs in one prompt is enough."""
+    tally = EpochTally.start(make_config(Path("no/model"), tmp_path), weight_bytes=0)
+    for rewards in groups:
+        tally = tally.with_group(*group(rewards, 0), PolicyStamp(0, "", "run"))
+    assert (tally.nothing_differs(False), tally.nothing_differs(True)) == (within, across)

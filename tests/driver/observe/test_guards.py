@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from common.cluster.metrics import check_metrics
 from common.config.safety import GuardsSection
 from common.config.schema import Config
-from common.errors import BadNumbersError, RecordingError
+from common.errors import BadNumbersError, NothingLearnedError, RecordingError
 from common.trajectory import ScoredGroup
 from driver.observe.guards import (
     ALARMS,
@@ -29,6 +29,7 @@ from driver.observe.guards import (
     judge,
     longest_row,
     spread_alarm,
+    why_idle,
 )
 from driver.run.recordings import INSPECTION, TrajectoryWriter, open_recording
 from learner.report import BadGroup, Outcome, UpdateReport
@@ -272,3 +273,41 @@ def test_a_mismatch_beyond_the_clip_range_is_an_alarm(config: Config) -> None:
         assert set(found) == {f"alarms/{name}" for name in ALARMS}
         assert found["alarms/log_prob_mismatch"] == float(mismatch > limit)
     assert [new for _, _, new in notebook.alarms] == [[], ["log_prob_mismatch"]]
+
+
+APPLIED, TIED = report(), report(outcome=Outcome.NOTHING_TO_LEARN, gradient_norm=0.0)
+
+
+@pytest.mark.parametrize(
+    ("reports", "tied", "weights_changed", "word"),
+    [
+        ([[APPLIED]], False, True, ""),
+        ([[APPLIED]], True, True, "reward"),
+        ([[TIED], [TIED]], False, False, "reward"),
+        ([[TIED], [APPLIED]], False, True, ""),
+        ([[report(gradient_norm=0.0)]], False, True, "gradient"),
+        ([[APPLIED]], False, False, "learning rate"),
+        ([bad()], True, False, ""),
+    ],
+)
+def test_an_epoch_that_teaches_nothing_says_why(
+    reports: list[list[UpdateReport]], tied: bool, weights_changed: bool, word: str
+) -> None:
+    found = why_idle(reports, tied, weights_changed)
+    assert word in found
+    assert bool(word) == bool(found)
+
+
+def test_epochs_without_learning_are_an_alarm_at_once_and_stop_the_run_in_a_row(tmp_path: Path) -> None:
+    config = make_config(Path("no/model"), tmp_path, {"guards.epochs_without_learning": 3})
+    config.run_folder.mkdir(parents=True)
+    guards, notebook = guards_of(config)
+    for epoch, learned in enumerate((False, False, True, False, False), start=1):
+        found = guards.after_epoch(epoch, [[APPLIED if learned else TIED]], METRICS)
+        guards.check_learning(epoch)
+        assert found["alarms/nothing_learned"] == float(not learned)
+    assert [new for _, _, new in notebook.alarms] == [["nothing_learned"], [], [], ["nothing_learned"], []]
+    for goes_on in (guards, guards_of(config, finished=5)[0]):
+        goes_on.after_epoch(6, [[TIED]], METRICS)
+        with pytest.raises(NothingLearnedError, match=r"3 epochs.*guards\.epochs_without_learning"):
+            goes_on.check_learning(6)

@@ -79,6 +79,32 @@ def test_metrics_are_kept_by_epoch(client: MlflowClient, tracker: Tracker) -> No
         tracker.log_metrics({"reward/average": 1.0}, 0)
 
 
+def test_what_is_looked_at_first_sorts_first_and_widths_have_no_charts(
+    client: MlflowClient, runs: Path
+) -> None:
+    """By code, as a page begins, and by letter, as it goes on: numbers stand before letters in both."""
+    charts = {"reward/mean": "1 progress/1 reward", "throughput/images_per_s": "1 progress/2 images"}
+    tracker = open_tracker(TrackerSection(), "demo", runs, charts=charts)
+    metrics = {"alarms/bad_numbers": 0.0, "reward/mean": 0.5, "throughput/images_per_s": 2.0}
+    tracker.log_metrics({**metrics, "eval/width95/unseen/reward": 0.1}, 1)
+    tracker.flush()
+    logged = client.get_run(tracker.run_id).data.metrics
+    assert logged == {**metrics, "1 progress/1 reward": 0.5, "1 progress/2 images": 2.0}
+    assert sorted(logged)[:2] == sorted(logged, key=str.casefold)[:2] == sorted(charts.values())
+
+
+def test_an_experiment_opens_as_training_also_where_it_was_there_before(
+    client: MlflowClient, runs: Path
+) -> None:
+    """Unless somebody has given it a kind."""
+    for name, tags in (("bare", {}), ("other", {"mlflow.experimentKind": "finetuning"})):
+        client.create_experiment(name, tags=tags)
+        tracker = open_tracker(TrackerSection(experiment=name), "demo", runs)
+        kind = client.get_experiment_by_name(name).tags["mlflow.experimentKind"]
+        assert kind == tags.get("mlflow.experimentKind", "custom_model_development")
+        assert f"/runs/{tracker.run_id}?workflowType=machine_learning" in tracker.run_url_hint()
+
+
 def test_images_texts_and_folders_are_kept(client: MlflowClient, tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "adapter.safetensors").write_bytes(b"weights")
     tracker.log_image("unseen prompts", Image.new("RGB", (40, 30), "red"), 5)
