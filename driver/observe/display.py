@@ -19,6 +19,7 @@ from common.config.services import DisplaySection
 RECENT_EPOCHS = 10
 """Epochs whose mean duration predicts the coming ones'."""
 TICK_S = 1.0
+BAR_WIDTH = 30
 
 
 class Phase(Enum):
@@ -47,6 +48,8 @@ class DisplayState:
     epoch_seconds: wall time of each epoch finished by this process, evaluation included, the start not.
     dropped: groups dropped so far in the run.
     alarms: names of those that the last epoch raised.
+    kl: nats per trajectory to the reference, in the last epoch; None where the objective has none.
+    idle: share of the last epoch in which each role waited, by name.
     """
 
     epoch: int
@@ -63,6 +66,8 @@ class DisplayState:
     epoch_seconds: tuple[float, ...] = ()
     dropped: int = 0
     alarms: tuple[str, ...] = ()
+    kl: float | None = None
+    idle: tuple[tuple[str, float], ...] = ()
 
     @property
     def position(self) -> str:
@@ -105,6 +110,13 @@ class DisplayState:
             parts.append(f"ALARM {', '.join(self.alarms)}")
         return " | ".join(parts)
 
+    def health(self) -> str:
+        """KL and who waits, separated by ` | `; empty before the first epoch is finished."""
+        parts = [] if self.kl is None else [f"KL {self.kl:.3g}"]
+        if self.idle:
+            parts.append(f"idle: {', '.join(f'{role} {share:.0%}' for role, share in self.idle)}")
+        return " | ".join(parts)
+
 
 def format_change(history: tuple[float, ...]) -> str:
     """The last value and, where there are more, its change since the first: `0.612 (+0.104)`."""
@@ -129,13 +141,16 @@ class Display(Protocol):
 
 
 class _Bars(Progress):
-    """Bars with a line of figures below."""
+    """Bars with lines of figures below, and the time since the start. Drawn once a second: what a terminal is
+    sent may be kept in a log of hours."""
 
     figures = ""
+    started_at = 0.0
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.figures)
+        elapsed = timedelta(seconds=int(time.monotonic() - self.started_at))
+        yield Text(f"{elapsed} elapsed{self.figures}")
 
 
 class BarDisplay:
@@ -144,23 +159,26 @@ class BarDisplay:
     def __init__(self, console: Console, title: str) -> None:
         words = TextColumn("{task.description}", markup=False)
         counts = TextColumn("{task.fields[counts]}", markup=False)
-        self._bars = _Bars(words, BarColumn(None), counts, console=console, refresh_per_second=4, expand=True)
+        bar = BarColumn(BAR_WIDTH)
+        self._bars = _Bars(words, bar, counts, console=console, refresh_per_second=1 / TICK_S)
         self._epochs = self._bars.add_task(title, total=None, counts="")
         self._phase = self._bars.add_task(Phase.STARTING.value, total=None, counts="")
 
     def start(self, total_epochs: int) -> None:
         self.update(DisplayState(epoch=0, epochs=total_epochs))
+        self._bars.started_at = time.monotonic()
         self._bars.start()
 
     def update(self, state: DisplayState) -> None:
-        self._bars.figures = state.figures()
+        self._bars.figures = "".join(f" | {part}" for part in (state.figures(), state.health()) if part)
         self._bars.update(
             self._epochs, total=max(state.epochs, 1), completed=state.epoch, counts=state.position
         )
+        # A bar without a total would pulse, a colour for each of its letters.
         self._bars.update(
             self._phase,
             description=state.doing,
-            total=state.total or None,
+            total=state.total or 1,
             completed=state.done,
             counts=state.progress,
         )

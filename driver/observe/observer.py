@@ -32,6 +32,8 @@ from driver.run.reward_versions import VERSIONS_FILE, VersionLog
 # The slash gives the images a section of their own on the run page.
 GRID = "before_after/unseen prompts"
 
+IDLE = {role: f"time/{role}_idle_share" for role in ("actors", "reward", "learner")}
+
 Evaluations = tuple[Evaluation, ...]
 Metrics = Mapping[str, float]
 
@@ -198,6 +200,8 @@ class Observer:
                 images_per_s=metrics["throughput/images_per_s"],
                 epoch_seconds=(*self._state.epoch_seconds, now - self._epoch_started),
                 dropped=self._state.dropped + int(metrics["faults/dropped_groups"]),
+                kl=metrics.get("policy/kl_to_reference"),
+                idle=tuple((role, metrics[name]) for role, name in IDLE.items() if name in metrics),
             )
         )
         self._epoch_started = now

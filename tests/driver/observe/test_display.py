@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -23,6 +24,8 @@ HALFWAY = DisplayState(
     epoch_seconds=(99.0, 5.0, 7.0),
     dropped=1,
     alarms=("gradient_norm",),
+    kl=0.01234,
+    idle=(("actors", 0.25), ("reward", 0.5)),
 )
 FIGURES = ("0.612 (+0.104)", "0.33 (+0.02)", "14.2 images/s", "0:02:48", "dropped: 1", "gradient_norm")
 
@@ -66,10 +69,34 @@ def test_bars_show_everything_and_print_text_above_them_as_it_is() -> None:
     display.note("[a note]")
     display.close()
     text = text_of(console)
-    expected = ("[demo]", "epoch 13/40", "sampling", "96/128 images", *FIGURES, "[a note]", "a plain print")
+    health = ("KL 0.0123", "actors 25%", "reward 50%", "0:00:00 elapsed")
+    expected = (
+        *health,
+        "[demo]",
+        "epoch 13/40",
+        "sampling",
+        "96/128 images",
+        *FIGURES,
+        "[a note]",
+        "a plain print",
+    )
     for shown in expected:
         assert shown in text
     display.close()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_updates_are_drawn_once_a_second_and_not_at_all_without_a_terminal(terminal: bool) -> None:
+    console = console_of(terminal)
+    display = open_display(DisplaySection(mode="live"), console, "demo")
+    display.start(40)
+    assert isinstance(console.file, io.StringIO)
+    for done in range(300):
+        display.update(replace(HALFWAY, done=done % 128, total=0 if done % 2 else 128))
+    drawn = len(console.file.getvalue())
+    display.close()
+    assert drawn < (5_000 if terminal else 1)
+    assert "0.612" in text_of(console)
 
 
 def test_lines_come_at_epoch_ends_and_now_and_then() -> None:
