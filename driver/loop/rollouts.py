@@ -196,14 +196,15 @@ class Rollouts:
         return self._history.take(self._rewards.take_asks())
 
     async def watch(self, queues: Callable[[InFlight], None], learner: Callable[[], list[str]]) -> None:
-        """Once a second, until cancelled: say who is stuck where nothing moves, and how much is where.
+        """Once a second, until cancelled: say what is new of the rewards, who is stuck where nothing moves,
+        and how much is where.
 
         learner: what it has in work, in words.
         """
         while True:
             await asyncio.sleep(BEAT_S)
-            for refusal in self._rewards.take_refusals():
-                self._stalls.note(refusal)
+            for line in (*self._rewards.take_refusals(), *self._rewards.take_news()):
+                self._stalls.note(line)
             self._stalls.look(lambda: [*self._pool.in_work(), *self._rewards.in_work(), *learner()])
             queues(self.in_flight())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,6 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from common.cluster.process_failures import in_a_line, own_error
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
-from common.trajectory import ScorerStamp
 from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, ask_once, http_reward, token_of, until
 from reward_service.client.transport import (
     FailedError,
@@ -60,11 +60,12 @@ class HttpAsker:
 class HttpTransport:
     """Asks an address through an actor of its own, which keeps the deadline of a group; limit_s is longer."""
 
-    def __init__(self, actor: ActorHandle, section: RewardServiceSection, stamp: ScorerStamp) -> None:
+    def __init__(self, actor: ActorHandle, section: RewardServiceSection, described: Description) -> None:
         self._actor = actor
         self.window = ASKED_AT_ONCE
         self.limit_s = section.outage_s + SPARE_S
-        self.stamp = stamp
+        self.stamp = described.stamp
+        self.settings = described.settings
 
     async def score(self, prompt: str, images: ImagesRef) -> Reply:
         """See RewardTransport."""
@@ -83,6 +84,14 @@ class HttpTransport:
         if isinstance(reply, RequestError):
             raise reply
         return reply
+
+    async def read_settings(self) -> Mapping[str, Any]:
+        """See RewardTransport."""
+        try:
+            described: Description = await self._actor.describe.remote()
+        except (RayError, RewardError) as error:
+            raise RewardError(f"The reward does not say how it is set: {error}") from error
+        return described.settings
 
     async def absence(self) -> str | None:
         """See RewardTransport: its requests end by themselves, with the reason."""
@@ -109,4 +118,4 @@ def open_url(entry: UrlReward, actor: ActorHandle, section: RewardServiceSection
     except (RayError, GetTimeoutError) as error:
         cause = own_error(error) or in_a_line(error)
         raise RewardError(f"A process of the cluster cannot ask {entry.url}: {cause}") from error
-    return HttpTransport(actor, section, described.stamp)
+    return HttpTransport(actor, section, described)

@@ -12,11 +12,13 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from common.config.services import RewardServiceSection
+from common.errors import RewardError
 from common.trajectory import ScorerStamp
 from reward_service.client.combine import usable_scores
 from reward_service.client.report import RewardReport
@@ -117,6 +119,7 @@ class RewardClient:
         self._heard_at = 0.0
         self._told: set[str] = set()
         self._refusals: list[str] = []
+        self._settings = transport.settings
         self.retries = 0
         """Groups sent again after a failure, since the start."""
         self.busy_s = 0.0
@@ -146,6 +149,22 @@ class RewardClient:
             return await self._try_all(prompt, images, count)
         finally:
             del self._asked[ticket]
+
+    async def changed_settings(self) -> list[str]:
+        """Settings that are others than at the start or at the last call, "key: value against value".
+
+        Empty where the reward does not say how it is set.
+        """
+        try:
+            before, self._settings = self._settings, await self._transport.read_settings()
+        except RewardError:
+            return []
+        one, other = _flat(before), _flat(self._settings)
+        return [
+            f"{key}: {one.get(key, 'not set')} against {other.get(key, 'not set')}"
+            for key in dict.fromkeys((*one, *other))
+            if one.get(key) != other.get(key)
+        ]
 
     def in_work(self) -> list[str]:
         """Prompts of the groups that wait for this reward."""
@@ -251,6 +270,15 @@ class RewardClient:
     async def _outage(self, reason: str) -> FinalError:
         silence = f"nothing was answered for {self._section.outage_s:g} s (reward_service.outage_s)"
         return FinalError(f"{silence}. {reason} {await self._transport.absence() or ''}".strip())
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key; options are a mapping."""
+    return {
+        f"{key}.{name}" if name else key: inner
+        for key, value in settings.items()
+        for name, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
 
 
 def _now() -> float:

@@ -51,6 +51,8 @@ class RewardSum:
         self._scored = 0
         self._dropped = 0
         self._swaps = 0
+        self._telling: set[asyncio.Task[None]] = set()
+        self._news: list[str] = []
 
     @property
     def outstanding(self) -> int:
@@ -111,6 +113,11 @@ class RewardSum:
         """When rewards were asked and answered since the last call."""
         return [ask for client in self._clients.values() for ask in client.take_asks()]
 
+    def take_news(self) -> list[str]:
+        """What swaps since the last call have changed in settings, in words."""
+        news, self._news = self._news, []
+        return news
+
     def take_reports(self) -> dict[str, RewardReport]:
         """What each reward did since the last call."""
         return {name: client.take_report() for name, client in self._clients.items()}
@@ -131,7 +138,15 @@ class RewardSum:
         outcome = await self._clients[name].score(prompt, images, count)
         if isinstance(outcome, RewardScores) and self._versions[name].scored_by(outcome.stamp):
             self._swaps += 1
+            # Beside the group, which is scored already.
+            telling = asyncio.create_task(self._tell(name, outcome.stamp))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
         return outcome
+
+    async def _tell(self, name: str, stamp: ScorerStamp) -> None:
+        if changed := await self._clients[name].changed_settings():
+            self._news.append(f"reward {name}, {stamp}: {'; '.join(changed)}")
 
     def _names(self, with_gold: bool) -> tuple[str, ...]:
         return tuple(self._clients) if with_gold else tuple(self._weights)

@@ -123,3 +123,24 @@ def test_swaps_are_counted_and_the_newest_version_is_told() -> None:
         assert [ask.reward for ask in rewards.take_asks()] == ["a"] * 5 + ["b"] * 5
 
     run(five())
+
+
+def test_a_swap_is_told_with_the_settings_that_changed() -> None:
+    says: list[Say] = [scores(name="a"), scores(name="a", version="2")]
+    settings = {"version": "", "options": {"quality": 5, "mode": "x"}}
+    later = {**settings, "options": {"quality": 9, "mode": "x"}}
+    stamp = ScorerStamp("a", "1", "")
+    transport = ScriptedTransport({"p": says}, stamp=stamp, settings=settings, later=later)
+    rewards = RewardSum({"a": RewardClient("a", transport, SECTION)}, {"a": 1.0}, ExitStack())
+
+    async def two_groups() -> list[str]:
+        for _ in range(2):
+            await rewards.score("p", Images(), 2)
+        await asyncio.sleep(0)
+        return rewards.take_news()
+
+    (line,) = run(two_groups())
+    assert line.startswith("reward a, version 2")
+    assert "options.quality: 5 against 9" in line
+    assert "mode" not in line
+    assert rewards.take_news() == []
