@@ -1,4 +1,4 @@
-"""A run that diverges to numbers that are not finite: it stops, says why, and leaves evidence."""
+"""Runs whose numbers are not finite, or teach nothing: they stop, say why, and leave evidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from common.errors import BadNumbersError
+from common.errors import BadNumbersError, NothingLearnedError
 from driver.main import train
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from driver.run.recordings import INSPECTION, open_recording
@@ -45,3 +45,22 @@ def test_a_run_that_diverges_stops_with_evidence(tiny_pipeline: Path, tmp_path: 
     newest = read_checkpoint(list_checkpoints(config.run_folder)[-1])
     assert newest.state.epoch == 2
     assert json.loads(newest.files["learner.json"])["version"] == 1
+
+
+def test_a_run_whose_reward_never_tells_images_apart_says_so_and_stops(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "rewards": {"flat": {"scorer": "tests.reward_service.scorers:Constant"}},
+        "guards": {"epochs_without_learning": 2},
+        "run.epochs": 5,
+        "evaluation.every_epochs": 5,
+    }
+    config = make_config(tiny_pipeline, tmp_path, settings)
+    text = io.StringIO()
+    with pytest.raises(NothingLearnedError, match="2 epochs in a row"):
+        train(config, Console(file=text, width=200))
+    assert "ALARM nothing_learned, epoch 1" in text.getvalue()
+    newest = read_checkpoint(list_checkpoints(config.run_folder)[-1])
+    assert newest.state.epoch == 2
+    assert json.loads(newest.files["learner.json"])["version"] == 0
