@@ -28,13 +28,15 @@ SHORT = (
 def test_reward_rises_on_prompts_never_trained_on(tmp_path: Path) -> None:
     config = load_config(Path("configs/quickstart.yaml"), [*SHORT, f"run.folder={tmp_path}"])
     assert train(config, Console(file=io.StringIO())) == 0
-    before, after = load_evaluations(config.run_folder)
-    assert not set(before.sets[0].prompts) & set(before.sets[1].prompts)
+    evaluations = load_evaluations(config.run_folder)
+    seen, other = evaluations[0].sets
+    assert not set(seen.prompts) & set(other.prompts)
     rises = {
         (change.set_name, change.score): change.difference
-        for change in compare(before, after)
+        for change in compare(evaluations)
         if change.score == "reward"
     }
     unseen = rises[("unseen", "reward")]
+    assert unseen is not None
     assert unseen.mean > 0
     assert unseen.excludes_zero, unseen
