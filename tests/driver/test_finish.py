@@ -14,8 +14,9 @@ from tests.driver.observe.test_observer import Watched
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Watched:
-    """Two epochs through, without a checkpoint to log."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """Two epochs through, without a checkpoint to log. Plots are not drawn: they take a second."""
+    monkeypatch.setattr("driver.finish.write_plots", lambda *_: None)
     run = Watched(tmp_path, 0)
     for epoch in (1, 2):
         run.run_epoch(epoch, 0.5)
