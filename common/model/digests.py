@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,14 @@ class _Files:
         return digest
 
     def keep(self) -> None:
-        """Write what is known, if it is more than was read."""
+        """Write what is known, if it is more than was read. Where that fails, it is read again next time."""
         if self._path is None or not self._new:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_suffix(f".{os.getpid()}")
-        aside.write_text(json.dumps(self._known))
-        aside.replace(self._path)
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(self._known))
+            aside.replace(self._path)
 
     def _read(self) -> dict[str, Any]:
         if self._path is None or not self._path.is_file():

@@ -87,3 +87,8 @@ def test_files_are_read_again_only_where_they_changed(tiny_pipeline: Path, tmp_p
     assert digest_parts(folder, cache=cache)["unet"] != before["unet"]
     (cache / CACHE_FILE).write_text("{")
     assert digest_parts(folder, cache=cache) == digest_parts(folder)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(tiny_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert digest_parts(tiny_pipeline, cache=tmp_path / "file") == digest_parts(tiny_pipeline)
