@@ -138,8 +138,10 @@ class CheckpointManager:
         The policy that a run begins with, at epoch 0, is not counted: it is no work of the run. Those before
         a change of a gold reward or of the prompts are forgotten: later ones cannot be compared with them.
         """
+        if not self._gold_names or not evaluation.epoch:
+            return False
         unseen = _unseen(evaluation)
-        if not self._gold_names or not evaluation.epoch or not set(self._gold_names) <= unseen.scores.keys():
+        if not set(self._gold_names) <= unseen.scores.keys():
             return False
         earlier, self._measured = self._measured, unseen
         if earlier and any(unseen.why_not_like(earlier, name) for name in self._gold_names):

@@ -226,7 +226,7 @@ def _without_checkpoint(
             )
         why = f"which has no checkpoint and depends on something else: {'; '.join(changes)}"
         notes = (*notes, f"A new run takes the place of run {journal.run_id}, {why}.")
-    return ResumePoint(secrets.token_hex(6), 0, None, notes, inputs=inputs)
+    return ResumePoint(secrets.token_hex(6), 0, None, notes, inputs=dict(inputs))
 
 
 def check_none_elsewhere(config: Config, checkpoints: Checkpoints) -> None:

@@ -54,7 +54,7 @@ def begin_fork(
         cursor=0,
         tracker_run="",
         forked_from=forked_from,
-        inputs=inputs,
+        inputs=dict(inputs),
         changes=tuple((0, line) for line in input_changes(source.state.inputs, inputs)),
     )
     checkpoints.write(state, config_to_yaml(config), _without_what_is_in_flight(source.files))

@@ -92,9 +92,12 @@ class Watched:
         outlets = Outlets(self.display, self.tracker, RayGauges(instruments), status, timelines)
         self.observer = Observer(config, outlets, 0, (), VersionLog())
 
-    def run_epoch(self, epoch: int, mean: float, seed: int = 0) -> None:
+    def end_epoch(self, epoch: int, mean: float) -> None:
         metrics = {"reward/mean": mean, "throughput/images_per_s": 1.0, "faults/dropped_groups": 0.0}
         self.observer.epoch_done(epoch, metrics)
+
+    def run_epoch(self, epoch: int, mean: float, seed: int = 0) -> None:
+        self.end_epoch(epoch, mean)
         self.observer.evaluated(make_evaluation(epoch, seed), {}, 1.0)
 
 
@@ -136,7 +139,7 @@ def test_after_a_swap_rewards_are_compared_from_the_first_whole_epoch_of_the_new
         for group in range(2):
             swapped = "B" if (epoch, group) == (2, 1) else version
             run.observer.group_scored(epoch, group, [ScorerStamp("jpeg", swapped, "")])
-        run.run_epoch(epoch, float(epoch))
+        run.end_epoch(epoch, float(epoch))
     shown = [state.rewards for state in run.display.states if state.rewards]
     assert list(dict.fromkeys(shown)) == [(1.0,), (2.0,), (3.0,), (3.0, 4.0)]
 
