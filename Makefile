@@ -33,9 +33,9 @@ lint: $(READY)
 # Tests that start Ray run one after the other: two clusters at once crowd each other out of two cores. Half of
 # the time they wait for processes to start; types are checked meanwhile.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not integration and not faults and not cluster and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster" --ignore=tests/faults --ignore=tests/integration
 	nice $(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest -m "(integration or faults) and not slow"; tests=$$?; \
+	$(BIN)/python -m pytest -m "not slow" tests/faults tests/integration; tests=$$?; \
 	wait $$lint; lint=$$?; cat $(VENV)/lint.log; exit $$((lint | tests))
 
 test-slow: $(READY)

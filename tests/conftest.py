@@ -1,21 +1,23 @@
-"""Fixtures that many tests share."""
+"""Fixtures that many tests share.
+
+What is slow to import is imported inside: pytest-xdist's controller, which runs no test, loads this file too.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
+from rich.console import Console
 
-from tests.tiny_config import make_config
-from tests.tiny_pipeline import make_tiny_pipeline
-
-__all__ = ["make_config"]
-
+from common.config.schema import Config
+from tests.tiny_config import WHOLE, make_config
 
 # Ray runs its workers at niceness 15, so whatever else the machine does would make tests wait for them.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -24,23 +26,59 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+ON_RAY = ("faults", "integration")
+"""Marks, and folders, of tests that start Ray: `make test` looks for them there alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that starts Ray in another folder, where `make test` would not run it."""
+    for item in items:
+        is_quick = not item.get_closest_marker("slow")
+        on_ray = any(item.get_closest_marker(mark) for mark in ON_RAY)
+        if is_quick and on_ray and item.path.relative_to(Path(__file__).parent).parts[0] not in ON_RAY:
+            raise pytest.UsageError(f"{item.nodeid} starts Ray: it belongs in a folder of {ON_RAY}.")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Tests are small: more threads than cores, or two on tiny tensors, only cost time."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random pipeline that predicts epsilon. Read only."""
+    from tests.tiny_pipeline import make_tiny_pipeline
+
     return make_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "epsilon")
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline_v(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random pipeline that predicts v, as Stable Diffusion 2.x does. Read only."""
+    from tests.tiny_pipeline import make_tiny_pipeline
+
     return make_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "v_prediction", "v_prediction", seed=1)
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """A finished run that nothing has disturbed, and what the terminal showed."""
+
+    config: Config
+    shown: str
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """A run of the settings WHOLE, on a cluster of its own. Read only."""
+    from driver.main import train
+
+    config, text = make_config(tiny_pipeline, tmp_path_factory.mktemp("whole"), WHOLE), io.StringIO()
+    assert train(config, Console(file=text, width=110)) == 0
+    return WholeRun(config, text.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,17 @@ from common.config.schema import Config
 TRAIN_PROMPTS = ("a cat", "a dog on a mat", "two red birds", "the sea", "a blue door", "an old tree")
 UNSEEN_PROMPTS = ("a fish", "three green cups", "a house", "the moon")
 
+WHOLE: dict[str, Any] = {
+    "run.epochs": 6,
+    "sampling.prompts_per_epoch": 3,
+    "objective.updates_per_epoch": 2,
+    "optimizer.ema_decay": 0.5,
+    "checkpoint": {"every_epochs": 2, "keep": 100},
+    "evaluation.every_epochs": 2,
+    "data.record": True,
+}
+"""Settings of the run that many tests look at and that disturbed runs are compared with."""
+
 
 def make_config(pipeline: Path, folder: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """A small run of the pipeline folder, writing under `folder`.

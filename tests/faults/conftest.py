@@ -1,4 +1,4 @@
-"""What the fault tests share: one small configuration, and its undisturbed run to compare with."""
+"""What the fault tests share: runs that are to be disturbed, and the undisturbed one to compare with."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.chaos_run import Outcome, Running
 from common.config.schema import Config
 from driver.observe.status import RunStatus
-from tests.tiny_config import make_config
+from tests.conftest import WholeRun
+from tests.tiny_config import WHOLE, make_config
 
 LIMIT_S = 240.0
-EPOCHS = 6
-SETTINGS: dict[str, Any] = {
-    "run.epochs": EPOCHS,
-    "sampling.prompts_per_epoch": 3,
-    "objective.updates_per_epoch": 2,
-    "optimizer.ema_decay": 0.5,
-    "checkpoint": {"every_epochs": 2, "keep": 100},
-    "evaluation.every_epochs": 2,
-}
+EPOCHS: int = WHOLE["run.epochs"]
 
 MakeFaulty = Callable[..., Config]
 Start = Callable[[Config], Running]
@@ -34,7 +26,7 @@ Start = Callable[[Config], Running]
 def faulty(tiny_pipeline: Path, tmp_path: Path) -> MakeFaulty:
     """Makes the configuration of a run that is to be disturbed, with other settings where they are given."""
     return lambda **others: make_config(
-        tiny_pipeline, tmp_path, {**SETTINGS, **{key.replace("__", "."): own for key, own in others.items()}}
+        tiny_pipeline, tmp_path, {**WHOLE, **{key.replace("__", "."): own for key, own in others.items()}}
     )
 
 
@@ -53,18 +45,9 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture(scope="session")
-def whole_config(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """The configuration of the undisturbed run, which is finished."""
-    config = make_config(tiny_pipeline, tmp_path_factory.mktemp("whole"), SETTINGS)
-    running = Running.start(config)
-    assert running.wait(LIMIT_S) == 0, running.shown
-    return config
-
-
-@pytest.fixture(scope="session")
-def whole(whole_config: Config) -> Outcome:
+def whole(whole_run: WholeRun) -> Outcome:
     """What the undisturbed run leaves."""
-    return Outcome.of(whole_config)
+    return Outcome.of(whole_run.config)
 
 
 def at(epoch: int, phase: str) -> Callable[[RunStatus], bool]:

@@ -15,7 +15,6 @@ from ray.cluster_utils import Cluster
 
 from actors.actor import Actor
 from actors.pool import ActorPool, Sampled
-from common.errors import StuckError
 from common.model.loading import load_policy
 from common.model.weights import Weights
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
@@ -96,20 +95,3 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
         got = ray.get(one.trajectory)
         np.testing.assert_array_equal(got.latents, expected.latents)
         np.testing.assert_array_equal(got.log_prob, expected.log_prob)
-
-
-def test_too_few_actors_for_too_long_is_an_error_that_names_what_is_missing(
-    tiny_pipeline: Path, tmp_path: Path, cluster: Cluster
-) -> None:
-    actors = {"count": 2, "minimum": 2, "cpus": 1.0, "timeout_s": 1.0}
-    config = make_config(tiny_pipeline, tmp_path, {"actors": actors})
-
-    async def run() -> None:
-        pool = ActorPool(config)
-        try:
-            await pool.start(1.0)
-        finally:
-            pool.shutdown()
-
-    with pytest.raises(StuckError, match=r"actors\.minimum is 2\. .* takes 1 CPUs.* of [12] CPUs"):
-        asyncio.run(run())

@@ -26,6 +26,7 @@ from driver.stop import StopFlag
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.transport import ImagesRef
 from reward_service.contract.results import RewardFailure
+from tests.conftest import WholeRun
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -102,7 +103,7 @@ def published_digests(config: Config, epoch: int) -> list[str]:
 
 
 def test_lost_pictures_and_trajectories_are_sampled_again(
-    cluster: Cluster, whole_config: Config, faulty: MakeFaulty
+    cluster: Cluster, whole_run: WholeRun, faulty: MakeFaulty
 ) -> None:
     """The actors' node dies before the learner has an epoch's groups, then before a reward has pictures."""
     places = {**on("mortal", "actors"), **on("steady", "learner", "reward_service")}
@@ -137,4 +138,4 @@ def test_lost_pictures_and_trajectories_are_sampled_again(
     with ray_cluster(config):
         digest = asyncio.run(run())
     assert notes[0].startswith("3 groups were lost with their node"), notes
-    assert [digest] == published_digests(whole_config, 2)
+    assert [digest] == published_digests(whole_run.config, 2)

@@ -26,6 +26,22 @@ SCHEDULE = (
 """Finished epochs, at least, and phase when each kind of process is killed; the first before any snapshot."""
 
 
+def test_a_run_survives_an_actor_a_learner_and_its_driver(
+    whole: Outcome, faulty: MakeFaulty, start: Start
+) -> None:
+    running = start(faulty())
+    kill(running.until(at(1, "sampling"), LIMIT_S), "actor")
+    kill(running.until(at(2, "learning"), LIMIT_S), "learner rank")
+    running.until(at(3, "sampling"), LIMIT_S)
+    running.end()
+    assert running.shown.count("The learner is started again") == 1, running.shown
+    again = start(running.config)
+    assert again.wait(LIMIT_S) == 0, again.shown
+    assert "Going on after epoch 2" in again.shown
+    assert "differently" not in again.shown
+    assert whole.differences(Outcome.of(again.config)) == []
+
+
 def kill_loading_learner(running: Running) -> None:
     """Kill the learner's process in its constructor, where it loads the model."""
     end_at, driver = time.monotonic() + LIMIT_S, psutil.Process(running.process.pid)
@@ -39,6 +55,7 @@ def kill_loading_learner(running: Running) -> None:
     raise TimeoutError(f"No learner was started:\n{running.shown}")
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_death_of_each_of_its_processes(
     whole: Outcome, faulty: MakeFaulty, start: Start
 ) -> None:

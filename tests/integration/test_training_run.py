@@ -17,60 +17,51 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from pyarrow import fs
 from rich.console import Console
 
+from actors.sampler import sample_group
+from common.config.schema import Config
 from common.errors import RunFolderError
+from common.trajectory import PromptTask
 from driver.main import train
 from driver.run.checkpoints import Checkpoints, checkpoint_folder, read_checkpoint
 from driver.run.evaluations import load_evaluations
 from driver.run.recordings import open_recording
 from driver.standalone import load_checkpoint, load_pretrained
-from tests.tiny_config import make_config
+from tests.conftest import WholeRun
+from tests.tiny_config import WHOLE, make_config
 
+EPOCHS: int = WHOLE["run.epochs"]
 pytestmark = pytest.mark.integration
 
 
-def run(pipeline: Path, folder: Path, **overrides: Any) -> tuple[Any, str]:
+def run(pipeline: Path, folder: Path, overrides: dict[str, Any]) -> tuple[Config, str]:
     """Train; returns the configuration and what the terminal showed."""
-    config = make_config(
-        pipeline, folder, {key.replace("__", "."): value for key, value in overrides.items()}
-    )
-    text = io.StringIO()
+    config, text = make_config(pipeline, folder, overrides), io.StringIO()
     assert train(config, Console(file=text, width=110)) == 0
     return config, text.getvalue()
 
 
-def weights_of(config: Any, epoch: int) -> dict[str, torch.Tensor]:
+def weights_of(config: Config, epoch: int) -> dict[str, torch.Tensor]:
     """The trained tensors of a checkpoint."""
     files = read_checkpoint(checkpoint_folder(config.run_folder, epoch)).files
     return safetensors.torch.load(files["trainable.safetensors"])
 
 
-def assert_equal_checkpoints(first: Any, second: Any, epoch: int) -> None:
+def assert_equal_checkpoints(first: Config, second: Config, epoch: int) -> None:
     """Weights, optimizer state and averages, bit for bit."""
     one, two = (read_checkpoint(Checkpoints.of(config).where(epoch)).files for config in (first, second))
     for name in ("trainable.safetensors", "optimizer.safetensors", "ema.safetensors", "learner.json"):
         assert one[name] == two[name], name
 
 
-@pytest.fixture(scope="module")
-def lora_run(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
-    """Two epochs with LoRA and K = 2 updates, recorded."""
-    folder = tmp_path_factory.mktemp("lora")
-    return run(
-        tiny_pipeline, folder, objective__updates_per_epoch=2, data__record=True, checkpoint__every_epochs=1
-    )
+def test_a_run_shows_table_pictures_and_next_commands(whole_run: WholeRun) -> None:
+    for word in ("unseen", "sample.py", "mlflow"):
+        assert word in whole_run.shown
+    assert (whole_run.config.run_folder / "before_after.png").stat().st_size > 1000
 
 
-def test_a_run_shows_table_pictures_and_next_commands(lora_run: tuple[Any, str]) -> None:
-    config, shown = lora_run
-    assert "unseen" in shown
-    assert "sample.py" in shown
-    assert "mlflow" in shown
-    assert (config.run_folder / "before_after.png").stat().st_size > 1000
-
-
-def test_tracker_holds_config_metrics_pictures_and_weights(lora_run: tuple[Any, str]) -> None:
-    config, _ = lora_run
-    state = read_checkpoint(checkpoint_folder(config.run_folder, 2)).state
+def test_tracker_holds_config_metrics_pictures_and_weights(whole_run: WholeRun) -> None:
+    config = whole_run.config
+    state = read_checkpoint(checkpoint_folder(config.run_folder, EPOCHS)).state
     client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
     tracked = client.get_run(state.tracker_run)
     assert tracked.info.status == "FINISHED"
@@ -86,16 +77,14 @@ def test_tracker_holds_config_metrics_pictures_and_weights(lora_run: tuple[Any, 
     ):
         assert np.isfinite(tracked.data.metrics[name]), name
     assert tracked.data.metrics["policy/log_ratio_mismatch_max"] < 1e-5
-    assert tracked.data.metrics["policy/version"] == 4
-    assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == 2
+    assert tracked.data.metrics["policy/version"] == 2 * EPOCHS
+    assert len(client.get_metric_history(state.tracker_run, "reward/mean")) == EPOCHS
     artifacts = {item.path for item in client.list_artifacts(state.tracker_run)}
     assert {"config.yaml", "images", "checkpoint"} <= artifacts
 
 
-def test_weights_changed_and_load_with_plain_diffusers(
-    lora_run: tuple[Any, str], tiny_pipeline: Path
-) -> None:
-    config, _ = lora_run
+def test_weights_changed_and_load_with_plain_diffusers(whole_run: WholeRun, tiny_pipeline: Path) -> None:
+    config = whole_run.config
     tensors = weights_of(config, 2)
     assert any(bool((value != 0).any()) for name, value in tensors.items() if "lora_B" in name)
     pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
@@ -104,53 +93,44 @@ def test_weights_changed_and_load_with_plain_diffusers(
     assert sum(value.numel() for value in loaded.values()) == sum(value.numel() for value in tensors.values())
 
 
+def test_the_checkpoint_samples_like_the_actors(whole_run: WholeRun) -> None:
+    """The actors' third epoch, made again with the weights of the checkpoint after the second."""
+    config = whole_run.config
+    recorded = next(open_recording(config.run_folder / "trajectories").read_epoch(3)).trajectory
+    loaded = load_pretrained(config)
+    assert recorded.stamp.digest != loaded.stamp.digest
+    loaded.policy.load(weights_of(config, 2))
+    task = PromptTask(recorded.prompt, recorded.num_images, recorded.noise, recorded.stamp, False)
+    again, _ = sample_group(task, loaded.policy, None, loaded.steps)
+    np.testing.assert_array_equal(again.latents, recorded.latents)
+    averaged = load_checkpoint(config, checkpoint_folder(config.run_folder, 2))
+    assert averaged.stamp.version == recorded.stamp.version == 4
+    assert averaged.stamp.digest not in (recorded.stamp.digest, loaded.stamp.digest)
+
+
 @pytest.mark.slow
-def test_the_recording_replays_offline(
-    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
-) -> None:
-    config, _ = lora_run
-    recording = open_recording(config.run_folder / "trajectories")
-    assert len(recording.epochs) == 2
-    replayed, _ = run(
-        tiny_pipeline,
-        tmp_path,
-        data={"mode": "offline", "folder": str(config.run_folder / "trajectories")},
-        run__epochs=1,
-        objective__updates_per_epoch=2,
-    )
-    # The first recorded epoch is on-policy data of the pretrained policy, so replaying it is the same first
-    # epoch.
-    online, offline = weights_of(config, 1), weights_of(replayed, 1)
-    for name, value in online.items():
-        torch.testing.assert_close(offline[name], value, rtol=1e-3, atol=1e-5)
-
-
-def test_the_checkpoint_samples_like_the_actors(lora_run: tuple[Any, str]) -> None:
-    config, _ = lora_run
-    loaded = load_checkpoint(config, checkpoint_folder(config.run_folder, 2))
-    stamps = {
-        group.trajectory.stamp for group in open_recording(config.run_folder / "trajectories").read_epoch(1)
-    }
-    assert loaded.stamp.digest not in {stamp.digest for stamp in stamps}
-    assert loaded.stamp.digest != load_pretrained(config).stamp.digest
+def test_a_recording_replays_offline(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """The first recorded epoch is data of the pretrained policy, so replaying it is the same first epoch."""
+    online, _ = run(tiny_pipeline, tmp_path / "online", {**WHOLE, "run.epochs": 1})
+    data = {"mode": "offline", "folder": str(online.run_folder / "trajectories")}
+    replayed, _ = run(tiny_pipeline, tmp_path / "offline", {**WHOLE, "run.epochs": 1, "data": data})
+    expected, found = weights_of(online, 1), weights_of(replayed, 1)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits(
-    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path, s3_folder: str
+    whole_run: WholeRun, tiny_pipeline: Path, tmp_path: Path, s3_folder: str
 ) -> None:
     """Also with checkpoints on a remote store, one of them unfinished, and on another number of actors."""
-    whole, _ = lora_run
-    settings = {
-        "objective__updates_per_epoch": 2,
-        "data__record": True,
-        "checkpoint": {"every_epochs": 1, "folder": s3_folder},
-    }
-    begun, _ = run(tiny_pipeline, tmp_path, run__epochs=1, **settings)
+    whole = whole_run.config
+    settings = {**WHOLE, "checkpoint": {"every_epochs": 1, "folder": s3_folder}}
+    begun, _ = run(tiny_pipeline, tmp_path, {**settings, "run.epochs": 1})
     unfinished, path = fs.FileSystem.from_uri(Checkpoints.of(begun).where(2))
     with unfinished.open_output_stream(f"{path}/trainable.safetensors") as stream:
         stream.write(b"cut")
-    continued, shown = run(tiny_pipeline, tmp_path, actors__count=2, **settings)
+    continued, shown = run(tiny_pipeline, tmp_path, {**settings, "run.epochs": 2, "actors.count": 2})
     assert_equal_checkpoints(whole, continued, 2)
     place = Checkpoints.of(continued).where(2)
     assert place.startswith("s3://")
@@ -163,11 +143,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 
 @pytest.mark.slow
 def test_a_fork_begins_where_the_other_run_ended(
-    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
+    whole_run: WholeRun, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
-    source, _ = lora_run
-    place = checkpoint_folder(source.run_folder, 2)
-    config = make_config(tiny_pipeline, tmp_path, {"run.epochs": 1, "optimizer.learning_rate": 1e-4})
+    source = whole_run.config
+    place = checkpoint_folder(source.run_folder, EPOCHS)
+    config = make_config(tiny_pipeline, tmp_path, {**WHOLE, "run.epochs": 1, "optimizer.learning_rate": 1e-4})
     text = io.StringIO()
     assert train(config, Console(file=text, width=500), str(place)) == 0
     begun, ended = load_evaluations(config.run_folder)
@@ -176,7 +156,7 @@ def test_a_fork_begins_where_the_other_run_ended(
     np.testing.assert_array_equal(begun.sets[1].scores["reward"], last.sets[1].scores["reward"])
     was, now = (read_checkpoint(folder) for folder in (place, checkpoint_folder(config.run_folder, 1)))
     assert now.state.run_id == begun.stamp.run_id != was.state.run_id
-    assert (begun.stamp.version, ended.stamp.version) == (4, 5)
+    assert (begun.stamp.version, ended.stamp.version) == (2 * EPOCHS, 2 * EPOCHS + 2)
     client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
     tags = client.get_run(now.state.tracker_run).data.tags
     assert tags["forked_from"] == now.state.forked_from == f"{place} of run {was.state.run_id}"
@@ -184,10 +164,10 @@ def test_a_fork_begins_where_the_other_run_ended(
 
 
 def test_a_finished_run_and_another_configuration_are_refused(
-    lora_run: tuple[Any, str], tiny_pipeline: Path
+    whole_run: WholeRun, tiny_pipeline: Path
 ) -> None:
-    config, _ = lora_run
-    with pytest.raises(RunFolderError, match=r"finished run of 2 epochs.*run\.epochs"):
+    config = whole_run.config
+    with pytest.raises(RunFolderError, match=rf"finished run of {EPOCHS} epochs.*run\.epochs"):
         train(config, Console(file=io.StringIO()))
     other = config.model_copy(
         update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.5})}
@@ -232,13 +212,15 @@ def test_full_finetuning_with_staleness_ema_two_ranks_and_guidance(
     config, _ = run(
         tiny_pipeline,
         tmp_path,
-        policy={"kind": "full"},
-        data={"max_staleness": 1},
-        optimizer__ema_decay=0.9,
-        optimizer__learning_rate=1e-4,
-        learner__workers=2,
-        sampling__guidance_scale=3.0,
-        run__epochs=3,
+        {
+            "policy": {"kind": "full"},
+            "data": {"max_staleness": 1},
+            "optimizer.ema_decay": 0.9,
+            "optimizer.learning_rate": 1e-4,
+            "learner.workers": 2,
+            "sampling.guidance_scale": 3.0,
+            "run.epochs": 3,
+        },
     )
     folder = checkpoint_folder(config.run_folder, 3)
     plain = UNet2DConditionModel.from_pretrained(folder / "policy")

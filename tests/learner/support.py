@@ -70,20 +70,17 @@ def slow_log_prob(
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
     scheduler.set_timesteps(distribution.num_steps)
-    rows = []
-    for trajectory in latents:
-        row = []
-        for step in distribution.stochastic_steps:
-            now, following = trajectory[step : step + 1], trajectory[step + 1 : step + 2]
-            timestep = scheduler.timesteps[step : step + 1]
-            output = policy.predict(now, timestep, condition)
-            noise = torch.zeros_like(now)
-            mean = scheduler.step(output, int(timestep), now, eta=ETA, variance_noise=noise)[0]
-            above = scheduler.step(output, int(timestep), now, eta=ETA, variance_noise=noise + 1)[0]
-            std = (above - mean).detach().mean()
-            row.append(torch.distributions.Normal(mean, std).log_prob(following).mean())
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
+    columns = []
+    for step in distribution.stochastic_steps:
+        now, following = latents[:, step], latents[:, step + 1]
+        timestep = scheduler.timesteps[step : step + 1]
+        output = policy.predict(now, timestep.expand(len(now)), condition)
+        noise = torch.zeros_like(now)
+        mean = scheduler.step(output, int(timestep), now, eta=ETA, variance_noise=noise)[0]
+        above = scheduler.step(output, int(timestep), now, eta=ETA, variance_noise=noise + 1)[0]
+        std = (above - mean).detach().mean()
+        columns.append(torch.distributions.Normal(mean, std).log_prob(following).flatten(1).mean(1))
+    return torch.stack(columns, dim=1)
 
 
 def sample_double(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -129,7 +130,9 @@ def test_two_ranks_learn_what_one_learns(tiny_pipeline: Path, tmp_path: Path) ->
     (tmp_path / "one").mkdir()
     store = listen("127.0.0.1", TIMEOUT_S)
     work = (store.port, tiny_pipeline, tmp_path / "two")
-    context = processes.spawn(_work, args=work, nprocs=2, join=False)
+    # Both are forked from one process that has imported what they need, which takes seconds.
+    get_context("forkserver").set_forkserver_preload(["tests.learner.support"])
+    context = processes.start_processes(_work, args=work, nprocs=2, join=False, start_method="forkserver")
     _train(Single(), 1, tiny_pipeline, tmp_path / "one")
     assert context is not None
     while not context.join(timeout=TIMEOUT_S):

@@ -172,6 +172,7 @@ def test_refused_settings_leave_the_old_scorer_and_say_why(
     wait_until(lambda: describe("jpeg").refused == "", "rolled back")
 
 
+@pytest.mark.slow
 def test_a_code_swap_loses_no_group_and_leaves_other_applications_alone(served: ServeFile) -> None:
     served.reward("jpeg")["user_config"] = {"scorer": SMALL.scorer}
     served.deploy()

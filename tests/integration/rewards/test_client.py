@@ -163,6 +163,7 @@ def test_a_deployed_application_is_used_swapped_and_left_alone(deployed: str) ->
     assert deployed in serve.status().applications
 
 
+@pytest.mark.slow
 def test_a_deployed_application_may_be_away_for_a_while_and_not_for_longer(deployed: str) -> None:
     rewards: Entries = {"mine": AppReward(app=deployed)}
 
@@ -179,6 +180,7 @@ def test_a_deployed_application_may_be_away_for_a_while_and_not_for_longer(deplo
         assert_scored(asyncio.run(while_it_is_away(patient, hasty)), RED)
 
 
+@pytest.mark.slow
 def test_serve_may_be_shut_down_and_started_again(deployed: str, shared: Cluster) -> None:
     async def across_two_serves(rewards: RewardSum) -> dict[str, object]:
         await ask_all(rewards, ["a cat"])
@@ -233,6 +235,7 @@ def test_an_address_scores_the_same_beside_an_embedded_reward_until_it_is_gone(t
             assert_dropped(score_all(started, ["a dog"])["a dog"], "far: ", "gave no answer")
 
 
+@pytest.mark.slow
 def test_resources_that_are_not_there_are_named_in_time_and_nothing_stays() -> None:
     section = RewardServiceSection(cpus=64.0)
     with pytest.raises(StuckError, match=r"not ready after 1 s.*CPUs"):

@@ -51,6 +51,7 @@ def running(apps: dict[str, ServedReward], owner: str = "run", replicas: int = 1
         deployment.end(started)
 
 
+@pytest.mark.slow
 def test_a_run_puts_its_rewards_up_side_by_side_and_ends_those_only() -> None:
     red, duel = ServedReward(scorer=f"{SCORERS}:Redness"), ServedReward(scorer=f"{SCORERS}:Duel", pairs=4)
     with running({"other": red}, "somebody"), running({"run-red": red, "run-duel": duel}):
@@ -75,6 +76,7 @@ def test_a_run_puts_its_rewards_up_side_by_side_and_ends_those_only() -> None:
         assert pids("other") == others
 
 
+@pytest.mark.slow
 def test_what_cannot_start_tells_why_and_leaves_nothing_of_its_run() -> None:
     red, bad = ServedReward(scorer=f"{SCORERS}:Redness"), ServedReward(scorer=f"{SCORERS}:Unbuildable")
     with pytest.raises(RewardError) as caught, running({"good": red, "bad": bad}):
@@ -109,6 +111,7 @@ def test_a_shadow_is_heard_and_never_harms() -> None:
         assert "'nobody'" in reply.shadow.reason
 
 
+@pytest.mark.slow
 def test_a_replica_full_of_groups_still_says_what_it_is_and_who_started_it() -> None:
     settings = ServedReward(scorer=f"{SCORERS}:Moody")
     with running({"full": settings}):
@@ -123,6 +126,7 @@ def test_a_replica_full_of_groups_still_says_what_it_is_and_who_started_it() -> 
             assert isinstance(response.result(timeout_s=LIMIT_S).outcome, RewardScores)
 
 
+@pytest.mark.slow
 def test_groups_are_shared_out_evenly_among_replicas() -> None:
     settings = ServedReward(scorer=f"{SCORERS}:ProcessId")
     with running({"two": settings}, replicas=2):
@@ -179,6 +183,7 @@ def test_counts_reach_prometheus(moody: str) -> None:
     wait_until(all_seen, "the counts of three groups")
 
 
+@pytest.mark.slow
 def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str) -> None:
     (before,) = pids(moody)
     started = time.monotonic()
@@ -191,6 +196,7 @@ def test_a_hanging_scorer_ends_its_replica_in_time_and_another_comes(moody: str)
     assert isinstance(reply.shadow, NoShadow)
 
 
+@pytest.mark.slow
 def test_what_a_scorer_prints_stands_in_the_output_of_its_process(shared: Cluster) -> None:
     with running({"talks": ServedReward(scorer=f"{SCORERS}:Talkative")}):
         ask("talks", "an echo of this test")
