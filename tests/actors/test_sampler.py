@@ -107,8 +107,9 @@ def test_log_probs_are_those_of_the_density(
     np.testing.assert_allclose(group.log_ratio, own - other, rtol=1e-4, atol=4e-6)
 
 
-@every_setting
-@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize(
+    ("model", "overrides", "steps"), [(*setting, 5) for setting in SETTINGS] + [(*SETTINGS[0], 2)]
+)
 def test_latents_are_those_of_diffusers_loop(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any], steps: int
 ) -> None:

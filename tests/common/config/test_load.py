@@ -142,7 +142,7 @@ _text = st.text(st.characters(codec="utf-8", exclude_characters="\ufeff"), max_s
 _value = _text | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     options=st.dictionaries(_text, _value, max_size=4),
     labels=st.dictionaries(_text, _text, max_size=3),

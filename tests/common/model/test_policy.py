@@ -23,7 +23,16 @@ from tests.tiny_config import make_config
 
 KINDS = {"lora": {"kind": "lora", "rank": 2, "alpha": 6}, "full": {"kind": "full"}}
 both_kinds = pytest.mark.parametrize("kind", sorted(KINDS))
-both_models = pytest.mark.parametrize("model", ["tiny_pipeline", "tiny_pipeline_v"])
+every_pair = pytest.mark.parametrize(
+    ("kind", "model", "scale"),
+    [
+        ("lora", "tiny_pipeline", 4.0),
+        ("lora", "tiny_pipeline_v", 1.0),
+        ("full", "tiny_pipeline", 1.0),
+        ("full", "tiny_pipeline_v", 4.0),
+    ],
+)
+"""Each value of one with each of the others."""
 
 
 def _policy(pipeline: Path, tmp_path: Path, kind: str, **overrides: Any) -> Policy:
@@ -47,8 +56,7 @@ def _update(policy: Policy, steps: int = 3) -> None:
         optimizer.zero_grad()
 
 
-@both_kinds
-@pytest.mark.parametrize("scale", [1.5, 7.0])
+@pytest.mark.parametrize(("kind", "scale"), [("lora", 1.5), ("full", 7.0)])
 def test_guidance_moves_away_from_the_empty_prompt(
     tiny_pipeline: Path, tmp_path: Path, kind: str, scale: float
 ) -> None:
@@ -77,9 +85,7 @@ def test_guidance_one_takes_one_unet_pass(
     assert seen == rows
 
 
-@both_kinds
-@both_models
-@pytest.mark.parametrize("scale", [1.0, 4.0])
+@every_pair
 def test_the_policy_starts_as_the_reference_which_training_leaves_alone(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, model: str, scale: float
 ) -> None:
@@ -194,9 +200,7 @@ def _with_plain_diffusers(kind: str, pipeline: Path, trained: Path) -> Any:
     return pipe
 
 
-@both_kinds
-@both_models
-@pytest.mark.parametrize("scale", [1.0, 4.0])
+@every_pair
 def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, model: str, scale: float
 ) -> None:

@@ -57,10 +57,10 @@ def test_interval_is_scipys(values: list[float]) -> None:
 
 
 def test_interval_covers_the_truth_in_95_of_100_cases() -> None:
-    draws = np.random.default_rng(0).normal(1.0, 2.0, size=(4000, 5))
+    draws = np.random.default_rng(0).normal(1.0, 2.0, size=(2000, 5))
     intervals = [mean_interval(row) for row in draws]
     share = np.mean([abs(interval.mean - 1.0) <= interval.half_width for interval in intervals])
-    assert share == pytest.approx(0.95, abs=0.012)
+    assert share == pytest.approx(0.95, abs=0.015)
 
 
 def test_one_prompt_has_no_finite_interval_and_none_is_an_error() -> None:

@@ -60,7 +60,8 @@ def cluster() -> Iterator[Cluster]:
             dashboard_port=free_port(),
             log_to_driver=False,
             object_store_memory=300_000_000,
-            _system_config={"metrics_report_interval_ms": 1000},
+            # Workers that wait for work are of no use to processes with an environment of their own.
+            _system_config={"metrics_report_interval_ms": 1000, "prestart_worker_first_driver": False},
         )
         stack.callback(ray.shutdown)
         # A run in this process may have left Serve's client of a cluster that is gone.
