@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.chaos_run import Outcome, Running
@@ -16,6 +18,7 @@ from tests.conftest import WholeRun
 from tests.tiny_config import WHOLE, make_config
 
 LIMIT_S = 240.0
+END_LIMIT_S = 30.0
 EPOCHS: int = WHOLE["run.epochs"]
 
 MakeFaulty = Callable[..., Config]
@@ -61,3 +64,14 @@ def kill(status: RunStatus, kind: str) -> None:
     assert victims, status
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
+
+
+def seconds_until_gone(family: set[psutil.Process]) -> float:
+    """Until none of them lives."""
+    began = time.monotonic()
+    _, left = psutil.wait_procs(family, END_LIMIT_S)
+    described = [one.as_dict(["pid", "cmdline", "status"]) for one in left]
+    for one in left:
+        one.kill()
+    assert not described
+    return time.monotonic() - began

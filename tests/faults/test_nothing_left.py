@@ -12,12 +12,9 @@ import psutil
 import pytest
 
 from benchmarks.chaos_run import Running
-from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at
+from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, seconds_until_gone
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(2 * LIMIT_S)]
-
-END_LIMIT_S = 30.0
-
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2 * LIMIT_S)]
 
 def followed(running: Running, there: Callable[[], object]) -> set[psutil.Process]:
     """Every process that the run has started, and they have, until it is there or has ended."""
@@ -27,17 +24,6 @@ def followed(running: Running, there: Callable[[], object]) -> set[psutil.Proces
             family.update(psutil.Process(running.process.pid).children(recursive=True))
         time.sleep(0.05)
     return family
-
-
-def seconds_until_gone(family: set[psutil.Process]) -> float:
-    """Until none of them lives."""
-    began = time.monotonic()
-    _, left = psutil.wait_procs(family, END_LIMIT_S)
-    described = [one.as_dict(["pid", "cmdline", "status"]) for one in left]
-    for one in left:
-        one.kill()
-    assert not described
-    return time.monotonic() - began
 
 
 def open_doors(pid: int) -> int:

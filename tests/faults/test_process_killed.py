@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.chaos_run import Outcome, Running
-from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, kill
+from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, kill, seconds_until_gone
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -33,7 +33,10 @@ def test_a_run_survives_an_actor_a_learner_and_its_driver(
     kill(running.until(at(1, "sampling"), LIMIT_S), "actor")
     kill(running.until(at(2, "learning"), LIMIT_S), "learner rank")
     running.until(at(3, "sampling"), LIMIT_S)
-    running.end()
+    family = set(psutil.Process(running.process.pid).children(recursive=True))
+    running.process.kill()
+    running.process.wait()
+    seconds_until_gone(family)
     assert running.shown.count("The learner is started again") == 1, running.shown
     again = start(running.config)
     assert again.wait(LIMIT_S) == 0, again.shown
