@@ -16,6 +16,7 @@ from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, seconds_until_
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2 * LIMIT_S)]
 
+
 def followed(running: Running, there: Callable[[], object]) -> set[psutil.Process]:
     """Every process that the run has started, and they have, until it is there or has ended."""
     family: set[psutil.Process] = set()
