@@ -58,7 +58,7 @@ def test_tokenizers_have_one_token_a_word_and_room_for_every_prompt() -> None:
 def test_autoencoder_keeps_pictures() -> None:
     vae: AutoencoderKL = pipeline().vae
     rng = np.random.default_rng(0)
-    pictures = to_tensor(compose_many([random_scene(rng, heldout=True) for _ in range(64)], rng))
+    pictures = to_tensor(compose_many([random_scene(rng, heldout=True) for _ in range(24)], rng))
     with torch.no_grad():
         from_code = vae.decode(patch_code().encode(pictures)).sample
         round_trip = vae.decode(vae.encode(pictures).latent_dist.mode()).sample

@@ -222,6 +222,7 @@ def server(folder: Path, scorer: str) -> Iterator[str]:
         yield text.split("answers at ")[1].split()[0]
 
 
+@pytest.mark.slow
 def test_an_address_scores_the_same_beside_an_embedded_reward_until_it_is_gone(tmp_path: Path) -> None:
     with ExitStack() as stack:
         address = stack.enter_context(server(tmp_path, "GreenDuel"))

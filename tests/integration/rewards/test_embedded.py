@@ -87,6 +87,7 @@ def test_what_cannot_start_tells_why_and_leaves_nothing_of_its_run() -> None:
     assert not {"good", "bad"} & set(serve.status().applications)
 
 
+@pytest.mark.slow
 def test_a_shadow_is_heard_and_never_harms() -> None:
     mine = ServedReward(scorer=f"{SCORERS}:Redness", shadow_app="next", shadow_wait_s=0.5)
     # Two that shadow each other must not ask for ever.
