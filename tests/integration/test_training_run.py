@@ -179,14 +179,14 @@ def test_a_finished_run_and_another_configuration_are_refused(
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_changed_prompts_and_rewards_and_says_so(
-    lora_run: tuple[Any, str], tiny_pipeline: Path, tmp_path: Path
+    whole_run: WholeRun, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     """What was measured before is not compared with what was measured otherwise, and nothing fails."""
-    source, _ = lora_run
-    shutil.copytree(source.run_folder, tmp_path / "runs" / "test", ignore=shutil.ignore_patterns("plots"))
-    settings = {"objective.updates_per_epoch": 2, "data.record": True, "checkpoint.every_epochs": 1}
+    shutil.copytree(
+        whole_run.config.run_folder, tmp_path / "runs" / "test", ignore=shutil.ignore_patterns("plots")
+    )
     rewards = {"jpeg": {"scorer": "jpeg_incompressibility"}}
-    config = make_config(tiny_pipeline, tmp_path, {**settings, "run.epochs": 3, "rewards": rewards})
+    config = make_config(tiny_pipeline, tmp_path, {**WHOLE, "run.epochs": EPOCHS + 1, "rewards": rewards})
     (tmp_path / "unseen.txt").write_text("five\nother\nprompts\nhere\n")
     with pytest.raises(RunFolderError, match=r"rewards\.jpeg\.scorer.*\n.*prompts\.unseen"):
         train(config, Console(file=io.StringIO()))
@@ -194,15 +194,15 @@ def test_a_run_goes_on_with_changed_prompts_and_rewards_and_says_so(
     assert train(config, Console(file=text, width=300), accept_changes=True) == 0
     result = (config.run_folder / "result.md").read_text()
     for shown in (result, text.getvalue()):
-        assert "Changed from epoch 2 on: prompts.unseen" in shown
-    assert "before is after epoch 2" in result
-    state = read_checkpoint(checkpoint_folder(config.run_folder, 3)).state
+        assert f"Changed from epoch {EPOCHS} on: prompts.unseen" in shown
+    assert f"before is after epoch {EPOCHS}" in result
+    state = read_checkpoint(checkpoint_folder(config.run_folder, EPOCHS + 1)).state
     assert [(epoch, change.split(":")[0]) for epoch, change in state.changes] == [
-        (2, "rewards.jpeg.scorer"),
-        (2, "prompts.unseen"),
+        (EPOCHS, "rewards.jpeg.scorer"),
+        (EPOCHS, "prompts.unseen"),
     ]
     client = mlflow.MlflowClient(f"sqlite:///{config.run_folder.parent.resolve()}/mlflow.db")
-    assert "prompts.unseen" in client.get_run(state.tracker_run).data.tags["changed/2"]
+    assert "prompts.unseen" in client.get_run(state.tracker_run).data.tags[f"changed/{EPOCHS}"]
 
 
 @pytest.mark.slow
