@@ -10,24 +10,31 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from common.errors import PromptSetError
 
 PROMPT_COLUMNS = ("prompt", "text", "Prompt", "caption")
+LONGEST_PROMPT = 100_000
+"""Characters. Longer ones are files without line ends, or another column; models read some hundreds."""
 # Arrow's errors are ValueError, OSError and others; ArrowException covers the rest.
-_ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
+_UNREADABLE = (pa.ArrowException, OSError)
 _BLOCK_ROWS = 10_000
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 # Of a field; also of the other columns, which may hold whole articles.
 _LONGEST_FIELD = 2**31 - 1
+# What stands for a byte that is not UTF-8, and the character that other encodings are full of.
+_NOT_TEXT = re.compile("[\udc80-\udcff\0]")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_OTHER_ENCODINGS = {b"\xff\xfe\0\0": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+# Objects as tuples of pairs show keys that come twice. Numbers are not looked at: int() refuses long ones.
+_JSON = json.JSONDecoder(object_pairs_hook=tuple, parse_int=lambda _: 0)
 
 Row = tuple[int, Any]
 """The line that it begins at, and what its prompt column holds."""
@@ -42,12 +49,11 @@ def read_prompts(path: Path, column: str) -> Iterator[pa.StringArray]:
     if path.suffix.lower() not in READERS:
         kind = f"files of {path.suffix}" if path.suffix else "a file without a suffix"
         raise PromptSetError(f"{path}: cannot read {kind}; {known_formats()}")
-    if path.stat().st_size == 0:
-        raise PromptSetError(f"{path} is empty")
     try:
+        if path.stat().st_size == 0:
+            raise PromptSetError(f"{path} is empty")
         yield from READERS[path.suffix.lower()](path, column)
-    except _ARROW_ERRORS as error:
-        _refuse_bytes(path)
+    except _UNREADABLE as error:
         raise PromptSetError(f"{path} is not a readable {path.suffix} file: {error}") from error
 
 
@@ -56,19 +62,45 @@ def known_formats() -> str:
     return f"known are {', '.join(READERS)}"
 
 
+def _blocks(path: Path) -> Iterator[list[str]]:
+    """The lines of a text with their ends, which are LF, CR or both: the one reader of all kinds of text.
+
+    All blocks but the last have _BLOCK_ROWS lines. Raises PromptSetError naming the first line that is no UTF-8 text.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if start.startswith(mark):
+            raise PromptSetError(f"{path} is {encoding} text; save it as UTF-8")
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        line = 1
+        while block := list(islice(file, _BLOCK_ROWS)):
+            if _NOT_TEXT.search("".join(block)):
+                bad, found = next(
+                    (n, found) for n, text in enumerate(block) if (found := _NOT_TEXT.search(text))
+                )
+                what = f"byte 0x{ord(found[0]) & 0xFF:02x}" if ord(found[0]) else "a NUL character"
+                raise PromptSetError(f"{path}, line {line + bad}: not UTF-8 text ({what}); save it as UTF-8")
+            yield block
+            line += len(block)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    return chain.from_iterable(_blocks(path))
+
+
 def _read_text(path: Path, column: str) -> Iterator[pa.StringArray]:
     if column:
         raise PromptSetError(f"{path}: column is {column!r}, but a .txt file has no columns; leave it empty")
-    # A table of one column, with a delimiter that no text holds.
-    with arrow_csv.open_csv(
-        path,
-        read_options=arrow_csv.ReadOptions(column_names=["prompt"]),
-        parse_options=arrow_csv.ParseOptions(delimiter="\x01", quote_char=False),
-        convert_options=arrow_csv.ConvertOptions(column_types={"prompt": pa.string()}),
-    ) as reader:
-        for batch in reader:
-            prompts = pc.utf8_trim_whitespace(batch.column(0))
-            yield prompts.filter(pc.greater(pc.binary_length(prompts), 0))
+    line = 1
+    for block in _blocks(path):
+        texts = pc.utf8_trim_whitespace(pa.array(block, pa.string()))
+        length = pc.utf8_length(texts)
+        bad = pc.index(pc.less_equal(length, LONGEST_PROMPT), False).as_py()
+        if bad >= 0:
+            _prompt(f"{path}, line {line + bad}: the prompt", texts[bad].as_py())
+        yield texts.filter(pc.greater(length, 0))
+        line += len(block)
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[pa.StringArray]:
@@ -81,33 +113,38 @@ def _read_parquet(path: Path, column: str) -> Iterator[pa.StringArray]:
         for batch in file.iter_batches(columns=[chosen]):
             batch.validate(full=True)
             texts = pc.utf8_trim_whitespace(batch.column(0).cast(pa.string()))
-            present = pc.fill_null(pc.greater(pc.binary_length(texts), 0), False)
-            bad = pc.index(present, False).as_py()
+            length = pc.fill_null(pc.utf8_length(texts), 0)
+            sound = pc.and_(pc.greater(length, 0), pc.less_equal(length, LONGEST_PROMPT))
+            sound = pc.and_not(sound, pc.fill_null(pc.match_substring(texts, "\0"), False))
+            bad = pc.index(sound, False).as_py()
             if bad >= 0:
-                what = "blank" if texts[bad].is_valid else "missing"
-                raise PromptSetError(f"{path}, row {row + bad}: the prompt (column {chosen!r}) is {what}")
+                _prompt(f"{path}, row {row + bad}: the prompt (column {chosen!r})", texts[bad].as_py())
             row += len(texts)
             yield texts
 
 
 def _jsonl_rows(path: Path, column: str) -> Iterator[Row]:
     chosen = ""
-    with path.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                value = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise PromptSetError(
-                    f"{path}, line {line}, column {error.colno}: not valid JSON: {error.msg}"
-                ) from error
-            except RecursionError as error:
-                raise PromptSetError(f"{path}, line {line}: nested too deep") from error
-            if not isinstance(value, dict):
-                raise PromptSetError(f'{path}, line {line}: must be an object such as {{"prompt": "a cat"}}')
-            chosen = chosen or _choose_column(path, list(value), column)
-            yield line, value.get(chosen)
+    for line, text in enumerate(map(str.strip, _lines(path)), start=1):
+        if not text:
+            continue
+        try:
+            value = _JSON.decode(text)
+        except json.JSONDecodeError as error:
+            raise PromptSetError(
+                f"{path}, line {line}, column {error.colno}: not valid JSON: {error.msg}"
+            ) from error
+        except RecursionError as error:
+            raise PromptSetError(f"{path}, line {line}: nested too deep") from error
+        if not isinstance(value, tuple):
+            raise PromptSetError(f'{path}, line {line}: must be an object such as {{"prompt": "a cat"}}')
+        names = [name for name, _ in value]
+        chosen = chosen or _choose_column(path, names, column)
+        if names.count(chosen) > 1:
+            raise PromptSetError(
+                f"{path}, line {line}: the key {chosen!r} is there {names.count(chosen)} times"
+            )
+        yield line, dict(value).get(chosen)
 
 
 def _table_rows(path: Path, column: str, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Row]:
@@ -115,23 +152,22 @@ def _table_rows(path: Path, column: str, delimiter: str, quoting: Literal[0, 3])
     hint = "close every quote, and put a field that holds a comma in quotes"
     hint = hint if quoting == csv.QUOTE_MINIMAL else "separate fields by tabs"
     csv.field_size_limit(_LONGEST_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
-        header: list[str] = []
-        line = 1
-        try:
-            for row in table:
-                if not header:
-                    header = row
-                    place = header.index(_choose_column(path, header, column))
-                elif row and len(row) != len(header):
-                    fields = f"{len(row)} fields where the header has {len(header)}"
-                    raise PromptSetError(f"{path}, line {line}: {fields}; {hint}")
-                elif row:
-                    yield line, row[place]
-                line = table.line_num + 1
-        except csv.Error as error:
-            raise PromptSetError(f"{path}, line {line}: not a valid table: {error}; {hint}") from error
+    table = csv.reader(_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+    header: list[str] = []
+    line = 1
+    try:
+        for row in table:
+            if not header:
+                header = row
+                place = header.index(_choose_column(path, header, column))
+            elif row and len(row) != len(header):
+                fields = f"{len(row)} fields where the header has {len(header)}"
+                raise PromptSetError(f"{path}, line {line}: {fields}; {hint}")
+            elif row:
+                yield line, row[place]
+            line = table.line_num + 1
+    except csv.Error as error:
+        raise PromptSetError(f"{path}, line {line}: not a valid table: {error}; {hint}") from error
 
 
 def _choose_column(path: Path, names: list[str], column: str) -> str:
@@ -145,29 +181,29 @@ def _choose_column(path: Path, names: list[str], column: str) -> str:
 
 
 def _from_rows(read: Callable[[Path, str], Iterator[Row]], path: Path, column: str) -> Iterator[pa.Array]:
-    prompts = (_prompt(path, line, value) for line, value in read(path, column))
+    prompts = (_prompt(f"{path}, line {line}: the prompt", value) for line, value in read(path, column))
     while block := list(islice(prompts, _BLOCK_ROWS)):
         yield pa.array(block, pa.string())
 
 
-def _prompt(path: Path, line: int, value: Any) -> str:
-    if not isinstance(value, str) and value is not None:
-        raise PromptSetError(f"{path}, line {line}: the prompt must be text, got {type(value).__name__}")
-    if value is None or not value.strip():
-        raise PromptSetError(f"{path}, line {line}: the prompt is {'missing' if value is None else 'blank'}")
-    return value.strip()
-
-
-def _refuse_bytes(path: Path) -> None:
-    """Raise the error of the first line that is not UTF-8, where the file is a text."""
-    if path.suffix.lower() == ".parquet":
-        return
-    with path.open("rb") as file:
-        for line, data in enumerate(file, start=1):
-            try:
-                data.decode()
-            except UnicodeDecodeError as error:
-                raise PromptSetError(f"{path}, line {line}: not UTF-8 text ({error.reason})") from error
+def _prompt(which: str, value: Any) -> str:
+    """The prompt without surrounding whitespace. which: names it in errors. Raises PromptSetError."""
+    if value is None:
+        raise PromptSetError(f"{which} is missing")
+    if not isinstance(value, str):
+        kind = "an object" if isinstance(value, tuple) else type(value).__name__
+        raise PromptSetError(f"{which} must be text, got {kind}")
+    prompt = value.strip()
+    if not prompt:
+        raise PromptSetError(f"{which} is blank")
+    if len(prompt) > LONGEST_PROMPT:
+        raise PromptSetError(
+            f"{which} has {len(prompt)} characters, at most are {LONGEST_PROMPT}; are line ends missing, or is it "
+            "another column?"
+        )
+    if "\0" in prompt or _HALF_CHARACTER.search(prompt):
+        raise PromptSetError(f"{which} holds a NUL or half a character (a lone surrogate), which is no text")
+    return prompt
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[pa.StringArray]]] = {

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from driver.run.prompt_files import LONGEST_PROMPT
 from tests.prompt_writing import DATA, opened, refusal, write_as, written
 
 PROMPTS = ["a red cat", "ein Bär, 2 Äpfel", 'the word "PEACE"', "猫"]
@@ -71,7 +72,11 @@ class TestFormats:
             assert list(opened(write_as(tmp_path / f"p{suffix}", words))) == words
 
     def test_rows_of_jsonl_may_differ_in_their_other_columns(self, tmp_path: Path) -> None:
-        text = '{"prompt": "a", "x": 1}\n\n{"x": "text", "prompt": "\\ud83d\\ude00", "y": [1]}\n'
+        text = (
+            '{"prompt": "a", "x": '
+            + "1" * 5000
+            + '}\n\n{"x": "text", "prompt": "\\ud83d\\ude00", "y": [1]}\n'
+        )
         assert list(opened(written(tmp_path / "p.jsonl", text))) == ["a", "😀"]
 
     @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
@@ -139,6 +144,14 @@ class TestRefused:
             ("p.csv", b"prompt\n", "no prompts"),
             ("p.tsv", b"prompt\tx\n", "no prompts"),
             ("p.txt", b"a cat\n\xff dog\n", "line 2: not UTF-8"),
+            ("p.txt", b"a cat\rx\r\n\xff dog\r", "line 3: not UTF-8"),
+            ("p.jsonl", b'{"prompt": "a"}\r{"prompt": "\xff"}\r', "line 2: not UTF-8"),
+            *((f"p{suffix}", "prompt\n".encode("utf-16"), "UTF-16") for suffix in SUFFIXES[:-1]),
+            *((f"p{suffix}", "prompt\na".encode("utf-16-le"), "NUL") for suffix in SUFFIXES[:-1]),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "a\\u0000"}', "line 2: the prompt holds a NUL"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\\ud800"}', "line 2: the prompt holds"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "a", "prompt": "b"}', "line 2: the key 'prompt'"),
+            ("p.jsonl", b'{"prompt": "a"}\n{"prompt": {"a": 1}}', "line 2: the prompt must be text"),
             ("p.csv", b"prompt,x\n\xff dog,1\n", "line 2: not UTF-8"),
             ("p.tsv", b"prompt\tx\n\xff dog\t1\n", "line 2: not UTF-8"),
             ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "line 2: not UTF-8"),
@@ -175,11 +188,12 @@ class TestRefused:
         path = written(tmp_path / "p.txt", b"a line of text\n" * 200_000 + b"bad \xc3\n")
         assert "line 200001: not UTF-8 text" in refusal(path)
 
-    def test_long_fields_of_tables_are_read_and_lines_of_text_are_bounded(self, tmp_path: Path) -> None:
+    def test_other_fields_may_be_long_and_prompts_may_not(self, tmp_path: Path) -> None:
         article = "x" * 3_000_000
         assert list(opened(written(tmp_path / "p.csv", f"prompt,article\na,{article}\n"))) == ["a"]
         assert list(opened(written(tmp_path / "p.jsonl", f'{{"prompt": "a", "x": "{article}"}}\n'))) == ["a"]
-        assert "p.txt is not a readable .txt file" in refusal(written(tmp_path / "p.txt", f"a\n{article}"))
+        assert "line 2: the prompt has 3000000" in refusal(written(tmp_path / "p.txt", f"a\n{article}"))
+        assert "row 2" in refusal(write_as(tmp_path / "p.parquet", ["a", "x" * (LONGEST_PROMPT + 1)]))
 
     @pytest.mark.parametrize("at", [0, 1, 70_000])
     def test_parquet_rows_without_a_prompt_name_the_row(self, tmp_path: Path, at: int) -> None:
