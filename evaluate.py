@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-import sys
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import ConfigError
-from driver.command_line import Arguments, fail, parse_arguments
+from common.storage import replace_file
+from common.terminal import run_command
+from driver.command_line import Arguments, check_writable, fail, parse_arguments, writable_folder
 
 USAGE = "python evaluate.py --checkpoint PLACE [--prompts FILE] [--output FOLDER] [key=value ...]"
 FLAGS = {
@@ -26,23 +28,26 @@ def main(arguments: Sequence[str]) -> int:
     with fail():
         given = parse_arguments(arguments, USAGE, FLAGS)
         if given.words:
-            raise ConfigError(f"Not understood: {' '.join(given.words)}.\nUsage: {USAGE}")
+            raise ConfigError(
+                f"Not understood: {' '.join(given.words)}.{given.not_understood(given.words)}\nUsage: {USAGE}"
+            )
         evaluate(given)
         return 0
     return 2
 
 
 def evaluate(given: Arguments) -> None:
-    """Measure, print the table, write table and grid."""
-    output = Path(given.flags.get("--output", "evaluation"))
+    """Measure, write table and grid, show the table."""
+    output = writable_folder("--output", Path(given.flags.get("--output", "evaluation")))
+    table_file, grid_file = output / "table.md", output / "grid.png"
+    for file in (table_file, grid_file):
+        check_writable("--output", file)
     prompts, overrides = given.flags.get("--prompts"), list(given.overrides)
     if prompts is not None:
         overrides.append(f"prompts.unseen={prompts}")
     # Ray is never imported; torch only after the arguments have been found to be sound.
-    from rich.console import Console
-    from rich.progress import Progress
-
     from driver.loop.evaluation import choose_prompts
+    from driver.report.console import PlainConsole, plain_progress
     from driver.report.images import before_after_grid, sample_grid
     from driver.report.intervals import (
         change_markdown,
@@ -57,28 +62,29 @@ def evaluate(given: Arguments) -> None:
 
     chosen = choose(given.flags, overrides)
     config = chosen.config
-    rewards, console = local_rewards(config.rewards, config.gold, config.reward_service), Console()
+    rewards, console = local_rewards(config.rewards, config.gold, config.reward_service), PlainConsole()
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
     if prompts is not None:
         prompt_sets = {Path(prompts).stem: prompt_sets["unseen"]}
-    output.mkdir(parents=True, exist_ok=True)
-    with Progress(console=console) as progress:
+    with plain_progress(console) as progress:
         before = measure(config, load_pretrained(config), rewards, prompt_sets, progress)
         after = measure(config, chosen.load(), rewards, prompt_sets, progress) if chosen.checkpoint else None
     shown = before.sets[-1]
     if after is not None:
         changes = compare([before, after])
-        console.print(change_table(changes, chosen.checkpoint or ""))
-        (output / "table.md").write_text(change_markdown(changes))
+        table, markdown = change_table(changes, chosen.checkpoint or ""), change_markdown(changes)
         grid = before_after_grid(shown, after.sets[-1])
     else:
-        console.print(evaluation_table(before, config.model.path))
-        (output / "table.md").write_text(evaluation_markdown(before))
+        table, markdown = evaluation_table(before, config.model.path), evaluation_markdown(before)
         grid = sample_grid(list(shown.pixels), list(shown.prompts[: len(shown.pixels)]))
-    grid.save(output / "grid.png")
-    console.print(f"Written: {output / 'table.md'}, {output / 'grid.png'}")
+    packed = io.BytesIO()
+    grid.save(packed, "PNG")
+    replace_file(table_file, markdown.encode())
+    replace_file(grid_file, packed.getvalue())
+    console.print(table)
+    console.print(f"Written: {table_file}, {grid_file}", soft_wrap=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -3,14 +3,16 @@ picture.png] [key=value ...]"""
 
 from __future__ import annotations
 
-import sys
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import ConfigError
-from driver.command_line import Arguments, fail, parse_arguments
+from common.storage import replace_file
+from common.terminal import run_command, say, typed
+from driver.command_line import Arguments, check_writable, fail, parse_arguments
 
 USAGE = 'python sample.py "a prompt" --checkpoint PLACE [--images 1] [--seed 0] [--output FILE] [key=value]'
 FLAGS = {
@@ -20,6 +22,8 @@ FLAGS = {
     "--seed": "seed of the noise (0)",
     "--output": "file to write (sample.png); several pictures side by side",
 }
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tiff": "TIFF"}
+"""By suffix of the file."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,8 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     with fail():
         given = parse_arguments(arguments, USAGE, FLAGS)
         if len(given.words) != 1:
-            raise ConfigError(f"One prompt in quotes is needed, {len(given.words)} given.\nUsage: {USAGE}")
-        sample(given.words[0], given)
+            raise ConfigError(
+                f"One prompt in quotes is needed, {len(given.words)} given."
+                f"{given.not_understood(given.words)}{_taken_for_settings(given)}\nUsage: {USAGE}"
+            )
+        sample(typed(given.words[0]), given)
         return 0
     return 2
 
@@ -36,9 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 def sample(prompt: str, given: Arguments) -> None:
     """Sample and write the picture."""
     images, seed = given.whole_number("--images", 1, least=1), given.whole_number("--seed", 0, least=0)
-    output = Path(given.flags.get("--output", "sample.png"))
-    if not output.parent.is_dir():
-        raise ConfigError(f"--output {output}: the folder {output.parent} does not exist.")
+    output = picture_file(given.flags.get("--output", "sample.png"))
     # torch is imported only after the arguments have been found to be sound.
     from PIL import Image
 
@@ -47,9 +52,36 @@ def sample(prompt: str, given: Arguments) -> None:
 
     policy = choose(given.flags, given.overrides).load()
     pixels = policy.images(prompt, images, NoiseKey(seed, "sample", 0, 0))
-    Image.fromarray(np.concatenate(list(pixels), axis=1)).save(output)
-    print(output)
+    picture, packed = Image.fromarray(np.concatenate(list(pixels), axis=1)), io.BytesIO()
+    try:
+        picture.save(packed, FORMATS[output.suffix.lower()])
+    except (OSError, ValueError):
+        # Formats have a largest width. What is sampled is not lost for it.
+        output, packed = output.with_suffix(".png"), io.BytesIO()
+        picture.save(packed, "PNG")
+    replace_file(output, packed.getvalue())
+    say(str(output))
+
+
+def picture_file(given: str) -> Path:
+    """The file that --output names, with .png where it has no suffix.
+
+    Raises ConfigError where its format is not known or it cannot be written.
+    """
+    output = Path(given)
+    if not output.suffix:
+        output = output.with_name(f"{output.name}.png")
+    if output.suffix.lower() not in FORMATS:
+        raise ConfigError(f"--output {given}: the picture's format is one of {', '.join(FORMATS)}.")
+    check_writable("--output", output)
+    return output
+
+
+def _taken_for_settings(given: Arguments) -> str:
+    if given.words or not given.overrides:
+        return ""
+    return f"\nTaken for a setting: {', '.join(given.overrides)}. A prompt like that is given after --."
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

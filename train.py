@@ -7,11 +7,11 @@ The run itself is driver/loop/training.py, which reads as Algorithm 1 of the pap
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.paths import check_paths
+from common.terminal import run_command, say
 from driver.command_line import fail, parse_arguments
 from driver.ray_environment import check_temporary_folder, prepare
 from driver.report.store_check import check_store
@@ -35,20 +35,19 @@ def main(arguments: Sequence[str]) -> int:
         if config.ray.address == "local":
             check_temporary_folder(os.environ)
         prepare(config.ray, os.environ)
-        print(f"Starting {config.run.name} in {config.run_folder}: its libraries load.", flush=True)
+        say(f"Starting {config.run.name} in {config.run_folder}: its libraries load.")
         check_store(config.tracker.uri)
         # Ray and torch are imported only after the configuration has been found to be sound.
-        from rich.console import Console
-
         from driver.main import train
+        from driver.report.console import PlainConsole
 
         try:
             accept_changes = "--accept-changes" in given.flags
-            return train(config, Console(), given.flags.get("--fork"), accept_changes)
+            return train(config, PlainConsole(), given.flags.get("--fork"), accept_changes)
         except KeyboardInterrupt:
             return 130
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

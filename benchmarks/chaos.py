@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +15,12 @@ from benchmarks.chaos_cluster import ChaosCluster, chaos_cluster
 from benchmarks.chaos_kills import PHASES, Kill, Recovery, disturb, draw, epoch_times, watch
 from benchmarks.chaos_run import Outcome, Running
 from benchmarks.machine import Machine
-from benchmarks.options import at_least_one
+from benchmarks.options import at_least_one, command_of, out_folder
 from benchmarks.report import RESULTS, Result, Verdict
 from common.config.load import load_config
 from common.config.schema import Config
 from common.errors import PrdpError, StuckError
+from common.terminal import complain, run_command, say
 
 ABOUT = (
     "Start a small training run on a Ray cluster of three nodes on this machine, kill a process of it (or a "
@@ -55,14 +55,14 @@ class Part:
         """The runs that were done, in order."""
         if not self._path.exists():
             return []
-        content = json.loads(self._path.read_text())
+        content = json.loads(self._path.read_text(encoding="utf-8"))
         return [_recovery(one) for one in content["found"]] if content["asked"] == self._asked else []
 
     def write(self, found: Sequence[Recovery]) -> None:
         """Keep the runs so far."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {"asked": self._asked, "found": [asdict(one) for one in found]}
-        self._path.write_text(json.dumps(content, indent=1) + "\n")
+        self._path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def end(self) -> None:
         """All is done: the result itself has it."""
@@ -104,7 +104,7 @@ def measure(
             config = configuration(folder, cluster, f"run-{number + 1:02d}", changes)
             found.append(disturb(cluster, config, kill, whole, epoch_s))
             part.write(found)
-            print(f"{number + 1}/{runs} {row(found[-1])}", flush=True)
+            say(f"{number + 1}/{runs} {row(found[-1])}")
     return found, epoch_s
 
 
@@ -147,26 +147,25 @@ def report(command: str, machine: Machine, found: Sequence[Recovery], epoch_s: f
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 all equal, 1 not all, 2 an error that the text explains."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=ABOUT)
     parser.add_argument("--runs", type=at_least_one, default=20, help="runs (default: %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=0, help="of what is killed and when (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--out", type=out_folder, default=RESULTS, help="folder of the result files")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=f"settings of {BASE.name} to change")
     given = parser.parse_args(arguments)
-    words = sys.argv[1:] if arguments is None else arguments
     try:
         with TemporaryDirectory() as folder:
             machine = Machine.here()
             part = Part(given.out, [given.runs, given.seed, *given.settings])
             found, epoch_s = measure(given.runs, given.seed, given.settings, Path(folder), part)
-            command = " ".join(["python -m benchmarks.chaos", *words])
+            command = command_of("chaos", arguments)
             result = report(command, machine, found, epoch_s, given.seed)
     except (PrdpError, TimeoutError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        complain(f"{type(error).__name__}: {error}")
         return 2
     result.publish(given.out)
     part.end()
@@ -174,4 +173,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -41,7 +41,7 @@ class Running:
         folder = config.run_folder.parent
         folder.mkdir(parents=True, exist_ok=True)
         path, log = folder / f"{config.run.name}.yaml", folder / f"{config.run.name}.log"
-        path.write_text(config_to_yaml(config))
+        path.write_text(config_to_yaml(config), encoding="utf-8")
         with log.open("ab") as shown:
             process = subprocess.Popen(
                 [sys.executable, "train.py", str(path)],
@@ -55,7 +55,7 @@ class Running:
     @property
     def shown(self) -> str:
         """All that it and its earlier tries have shown."""
-        return self._log.read_text()
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait(self, limit_s: float) -> int:
         """Its exit status. Raises TimeoutError, after killing it, past limit_s seconds."""

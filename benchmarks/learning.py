@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,7 @@ from common.config.training import FullPolicy, LoraPolicy
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
+from common.terminal import run_command
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.run.prompts import PromptStream, open_prompts
 from learner.build import build_engine
@@ -54,9 +54,7 @@ def sampled_wave(config: Config, policy: Policy, distribution: Steps) -> Wave:
     return Wave.of([group], policy.family.device)
 
 
-def bare_gradient(
-    config: Config, policy: Policy, distribution: Steps, wave: Wave
-) -> BareGradient:
+def bare_gradient(config: Config, policy: Policy, distribution: Steps, wave: Wave) -> BareGradient:
     """The same pairs, step by step, as plain tensors."""
     rows, _, _, steps = wave.items
     return BareGradient(
@@ -132,4 +130,4 @@ def measure(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    sys.exit(run("learning", ABOUT, repeats=30, measure=measure))
+    run_command(lambda arguments: run("learning", ABOUT, 30, measure, arguments))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ from benchmarks.timing import Comparison, Seconds, Times, alternate
 from common.config.schema import Config
 from common.model.loading import choose_device
 from common.model.weights import Weights
+from common.terminal import run_command
 from common.trajectory import ScoredGroup
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
@@ -240,4 +240,4 @@ def _children_cpu_s() -> dict[int, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run("loop", ABOUT, repeats=8, measure=measure))
+    run_command(lambda arguments: run("loop", ABOUT, 8, measure, arguments))

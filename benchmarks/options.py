@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ from benchmarks.report import RESULTS, Result
 from common.config.load import load_config
 from common.config.schema import Config
 from common.config.training import ModelSection, SamplingSection
-from common.errors import PrdpError
+from common.errors import ConfigError, PrdpError
 from common.model.families import check_model
+from common.terminal import complain
+from driver.command_line import writable_folder
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -40,7 +42,7 @@ def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str])
         "--warm-ups", type=at_least_one, default=2, help="turns before them (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)"
+        "--out", type=out_folder, default=RESULTS, help="folder of the result files (default: %(default)s)"
     )
     parser.add_argument(
         "--config", type=Path, default=QUICKSTART, help="configuration (default: %(default)s)"
@@ -51,8 +53,7 @@ def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str])
     given = parser.parse_args(arguments)
     check_model(ModelSection(path=given.model), SamplingSection())
     config = load_config(given.config, [f"model.path={given.model}", *given.settings])
-    command = " ".join([f"python -m benchmarks.{name}", *arguments])
-    return Options(config, given.repeats, given.warm_ups, given.out, command)
+    return Options(config, given.repeats, given.warm_ups, given.out, command_of(name, arguments))
 
 
 def run(
@@ -60,17 +61,29 @@ def run(
     about: str,
     repeats: int,
     measure: Callable[[Options], Result],
-    arguments: Sequence[str] | None = None,
+    arguments: Sequence[str],
 ) -> int:
     """Measure, print, write. Returns the exit status: 0 measured, 2 an error that the text explains."""
-    given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse_options(name, about, repeats, given)
+        options = parse_options(name, about, repeats, arguments)
         measure(options).publish(options.out)
     except PrdpError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        complain(f"{type(error).__name__}: {error}")
         return 2
     return 0
+
+
+def command_of(name: str, arguments: Sequence[str]) -> str:
+    """The command of a benchmark, to be typed again."""
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *arguments])
+
+
+def out_folder(text: str) -> Path:
+    """An argument that names a folder for results, which is made. Raises argparse.ArgumentTypeError."""
+    try:
+        return writable_folder("--out", Path(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def at_least_one(text: str) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from benchmarks.machine import Machine, load
 from benchmarks.timing import Comparison
+from common.terminal import say
+from driver.report.markdown import code, plain_markdown
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,14 +47,12 @@ class Result:
         lines = [
             f"# benchmarks.{self.name}",
             "",
-            f"`{self.command}`, {self.finished}",
+            f"{code(self.command)}, {self.finished}",
             "",
             f"Machine: {self.machine.as_text()} and {self.load_at_end} when it ended.",
         ]
-        lines += [
-            "",
-            "Settings: " + ", ".join(f"{key} {value}" for key, value in self.settings.items()) + ".",
-        ]
+        settings = (f"{key} {plain_markdown(str(value))}" for key, value in self.settings.items())
+        lines += ["", f"Settings: {', '.join(settings)}."]
         if self.verdicts:
             lines += ["", "| What | Measured | Target | Met | From |", "| --- | --- | --- | --- | --- |"]
             lines += [
@@ -82,12 +82,12 @@ class Result:
         return json.dumps(content, indent=1) + "\n"
 
     def publish(self, folder: Path) -> None:
-        """Print the page and write NAME.md and NAME.json into the folder."""
-        print(self.markdown())
+        """Write NAME.md and NAME.json into the folder and show the page."""
         folder.mkdir(parents=True, exist_ok=True)
         for ending, text in {"md": self.markdown(), "json": self.as_json()}.items():
-            (folder / f"{self.name}.{ending}").write_text(text)
-        print(f"Written to {folder / self.name}.md and .json")
+            (folder / f"{self.name}.{ending}").write_text(text, encoding="utf-8")
+        say(self.markdown())
+        say(f"Written to {folder / self.name}.md and .json")
 
 
 def verdict_of(comparison: Comparison) -> Verdict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import Machine
-from benchmarks.options import at_least_one
+from benchmarks.options import at_least_one, command_of, out_folder
 from benchmarks.report import RESULTS, Result, raw_of, verdict_of
 from benchmarks.reward_clients import (
     noise_images,
@@ -32,6 +31,7 @@ from benchmarks.reward_models import SIZED_MODELS, SizedModel
 from benchmarks.timing import Comparison, Times, alternate
 from common.config.services import AppReward
 from common.errors import PrdpError
+from common.terminal import complain, run_command
 from reward_service.http.wire import JSON, SAFETENSORS, Wire
 from reward_service.scorers.clip import ClipScorer
 
@@ -222,19 +222,19 @@ def main(arguments: Sequence[str]) -> int:
         "--name", default="reward_throughput", help="of the result files (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)"
+        "--out", type=out_folder, default=RESULTS, help="folder of the results (default: %(default)s)"
     )
     given = vars(parser.parse_args(arguments))
     numbers = {name.replace("-", "_"): given[name.replace("-", "_")] for name, _, _ in ARGUMENTS}
     plan = Plan(model=given["model"], **numbers)
     try:
-        result = measure(plan, " ".join(["python -m benchmarks.reward_throughput", *arguments]))
+        result = measure(plan, command_of("reward_throughput", arguments))
     except PrdpError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        complain(f"{type(error).__name__}: {error}")
         return 2
     replace(result, name=given["name"]).publish(given["out"])
     return 0 if all(verdict.met for verdict in result.verdicts) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

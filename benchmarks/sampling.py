@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from common.config.schema import Config
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.weights import Weights
+from common.terminal import run_command
 from common.trajectory import NoiseKey, PromptTask
 from driver.run.prompts import PromptStream, open_prompts
 
@@ -137,4 +137,4 @@ def measure(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    sys.exit(run("sampling", ABOUT, repeats=60, measure=measure))
+    run_command(lambda arguments: run("sampling", ABOUT, 60, measure, arguments))

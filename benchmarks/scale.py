@@ -10,16 +10,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Machine
-from benchmarks.options import at_least_one
+from benchmarks.options import at_least_one, command_of, out_folder
 from benchmarks.report import RESULTS, Result, Verdict
 from benchmarks.scale_parts import Sizes
 from benchmarks.scale_run import ACTORS_A_RANK, REWARD_SECONDS, ROLES, Row
 from benchmarks.scale_shapes import SD15_COST, SECONDS_ON_A100
 from common.errors import PrdpError
+from common.terminal import complain, run_command
 
 ABOUT = (
     "Epochs of the real driver (loop, pool, rewards by Serve, learner queue, tracker) with simulated actors, "
@@ -202,7 +202,7 @@ def measure(name: str, plan: Plan, command: str) -> Result:
     machine = Machine.here()
     found = []
     for row in plan.rows()[name]:
-        print(f"{name}: {row.actors} actors", file=sys.stderr, flush=True)
+        complain(f"{name}: {row.actors} actors")
         found.append(run_in_process(row))
     return Result(
         name=f"scale_{name}",
@@ -249,19 +249,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--epochs", type=at_least_two, default=2, help="the first is not measured")
     parser.add_argument("--store-gb", type=float, default=10.0, help="object store (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)"
+        "--out", type=out_folder, default=RESULTS, help="folder of the result files (default: %(default)s)"
     )
     given = parser.parse_args(arguments)
-    command = " ".join(["python -m benchmarks.scale", *arguments])
+    command = command_of("scale", arguments)
     plan = Plan(tuple(given.actors), given.rate, given.epochs, given.store_gb)
     try:
         for name in given.tables or TITLES:
             measure(name, plan, command).publish(given.out)
     except PrdpError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        complain(f"{type(error).__name__}: {error}")
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -21,6 +21,7 @@ from benchmarks.scale_parts import RUN_ID, ActorHost, LearnerHost, Share, Sizes
 from common.cluster.instruments import Instruments, shown
 from common.cluster.process_failures import DeathCounter
 from common.config.schema import Config
+from common.terminal import complain
 from driver.loop.services import START_LIMIT_S, Services, await_learner, ray_cluster
 from driver.main import Inputs, Session, run_epochs, tracked
 from driver.observe.display import DisplayState
@@ -105,7 +106,7 @@ class EpochMarks:
 
     def note(self, text: str) -> None:
         """Show it."""
-        print(text, file=sys.stderr)
+        complain(text)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -131,7 +132,7 @@ def make_config(row: Row, folder: Path) -> Config:
     """The configuration of a row."""
     for name in ("train", "unseen"):
         lines = (f"{name} prompt number {number} of a thing" for number in range(PROMPTS))
-        (folder / f"{name}.txt").write_text("\n".join(lines))
+        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     tree: dict[str, Any] = {
         "model": {"path": str(folder), "device": "cpu"},
         "prompts": {"train": str(folder / "train.txt"), "unseen": str(folder / "unseen.txt")},

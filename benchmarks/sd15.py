@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from diffusers import DDIMScheduler
 from actors.actor import Actor
 from benchmarks.bare import BareGradient, BareSampler, plain_pipeline
 from benchmarks.machine import Machine
-from benchmarks.options import at_least_one
+from benchmarks.options import at_least_one, command_of, out_folder
 from benchmarks.report import RESULTS, Result
 from benchmarks.sd15_shape import SD15, TINY, Shape, random_family
 from benchmarks.timing import Seconds, alternate
@@ -27,6 +25,7 @@ from common.model.policy import Policy
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen, Steps
 from common.model.weights import Weights
+from common.terminal import complain, run_command
 from common.trajectory import NoiseKey, PromptTask
 from learner.build import build_engine
 from learner.gradient import Wave
@@ -126,9 +125,7 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
     )
 
 
-def _bare_gradient(
-    setting: Setting, policy: Policy, distribution: Steps, wave: Wave
-) -> BareGradient:
+def _bare_gradient(setting: Setting, policy: Policy, distribution: Steps, wave: Wave) -> BareGradient:
     """Guidance predicts twice for each pair: the bare side has twice as many, in passes of twice the size."""
     passes = 1 if setting.guidance_scale == 1.0 else 2
     rows, _, _, steps = wave.items
@@ -221,26 +218,25 @@ def main(arguments: Sequence[str]) -> int:
         "--warm-ups", type=at_least_one, default=1, help="turns before them (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="folder of the result files (default: %(default)s)"
+        "--out", type=out_folder, default=RESULTS, help="folder of the result files (default: %(default)s)"
     )
     given = parser.parse_args(arguments)
     if not given.tiny and not torch.cuda.is_available():
-        print(
+        complain(
             "benchmarks.sd15 needs a CUDA GPU, and torch sees none here: an image would take minutes. "
-            "--tiny tries the same code on a miniature.",
-            file=sys.stderr,
+            "--tiny tries the same code on a miniature."
         )
         return 2
     if given.tiny and given.out == RESULTS:
-        print("--tiny measures nothing worth keeping: name another folder with --out.", file=sys.stderr)
+        complain("--tiny measures nothing worth keeping: name another folder with --out.")
         return 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = TINY if given.tiny else SD15
     setting = Setting(shape, device, given.images, given.steps, given.guidance, given.micro_batch)
-    command = " ".join(["python -m benchmarks.sd15", *arguments])
+    command = command_of("sd15", arguments)
     measure(setting, given.repeats, given.warm_ups, command).publish(given.out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

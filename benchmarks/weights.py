@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from common.model.loading import Parts, load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import Weights, digest_tensors
+from common.terminal import run_command
 from common.trajectory import PolicyStamp
 from learner.group import LearnerGroup, LearnerRank
 
@@ -242,4 +242,4 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(run("weights", ABOUT, repeats=9, measure=measure))
+    run_command(lambda arguments: run("weights", ABOUT, 9, measure, arguments))

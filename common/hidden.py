@@ -1,11 +1,18 @@
-"""Settings and errors that a person may read: what is named like a secret is not shown in them."""
+"""Secrets: what a person may read shows HIDDEN in their place. The one redaction of what leaves a process.
+
+Whoever reads a secret calls `remember`; whoever lets a text out (terminal, log, tracker, an answer over HTTP)
+calls `hide`. So no text on its way needs to know what is in it.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError
@@ -17,8 +24,77 @@ _NAMES = "token|secret|password|passphrase|authorization|credentials?|(?:api|acc
 _SECRET = re.compile(rf"({_NAMES})$", re.IGNORECASE)
 _MENTIONED = re.compile(_NAMES, re.IGNORECASE)
 _GIVEN = re.compile(rf"({_NAMES})[\"']?\s*[:=]", re.IGNORECASE)
-_SHORTEST = 4
-"""Shorter values are not looked for in errors: they are no secrets, and parts of many words."""
+_SHORTEST, _SHORTEST_ANYWHERE = 4, 8
+"""Shorter values are not looked for, in errors about options and in any text: many words hold them."""
+
+_AFTER_SCHEME = r"(?:://|:\\/\\/|%3a%2f%2f)"
+# A colon that begins a port begins no password; a password may hold "/" and "@" that nobody quoted.
+_PASSWORD = r"(?::|%3a)(?!\d+(?:[/?#]|%2f|$))(?:[^\s@]*@(?:[^\s@/]*@)*|[^\s@]*?%40)"
+# Of an http address a user alone is a token.
+_IN_URI = re.compile(
+    rf"(\b[a-z][a-z0-9+.-]*{_AFTER_SCHEME})[^\s/?#@:\[]*?{_PASSWORD}|(\bhttps?{_AFTER_SCHEME})[^\s/?#@:%(]+(?:@|%40)",
+    re.IGNORECASE,
+)
+_ELSEWHERE = re.compile(
+    r"""(\b(?:proxy-)?authorization["']?\s*[:=]\s*+["']?+(?:(?:bearer|basic|digest|token)\s+)?+)[^\s"',;(]+"""
+    r"|(\bbearer\s+)(?=\S*\d)[a-z0-9._~+/=-]{16,}"
+    rf"""|(\b[\w-]*(?:{_NAMES})(?:=|%3d|["']\s*:\s*["']))(?!(?:bearer|basic|digest|token) )[^\s&;,"'(%]+""",
+    re.IGNORECASE,
+)
+_known: set[str] = set()
+
+
+def remember(secret: str) -> None:
+    """From now on `hide` takes this secret out of every text, however the text writes it."""
+    if len(secret) >= _SHORTEST_ANYWHERE:
+        _known.update(_spellings(secret))
+
+
+def names_secret(name: str) -> bool:
+    """Whether what is called so is a secret."""
+    return _SECRET.search(name) is not None
+
+
+def remember_options(options: Mapping[str, Any]) -> None:
+    """Remember each value of the options that is named like a secret, nested ones too."""
+    secrets: set[str] = set()
+    _hide(options, secrets)
+    for secret in secrets:
+        remember(secret)
+
+
+def remember_environment(environ: Mapping[str, str]) -> None:
+    """Remember the variables that are named like secrets, such as HF_TOKEN."""
+    for name, value in environ.items():
+        if names_secret(name):
+            remember(value)
+
+
+def hide(text: str) -> str:
+    """The text with HIDDEN for remembered secrets and for what looks like one.
+
+    That is: user and password of a URI, the value of an Authorization header, a bearer token, and what a
+    query or JSON names like a secret.
+    """
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    text = _IN_URI.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}@", text)
+    return _ELSEWHERE.sub(lambda found: f"{found[1] or found[2] or found[3]}{HIDDEN}", text)
+
+
+class _HidingRecord(logging.LogRecord):
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        if self.exc_info:
+            self.exc_text = hide("".join(traceback.format_exception(*self.exc_info)).rstrip())
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's
+        return hide(super().getMessage())
+
+
+def hide_in_logs() -> None:
+    """Let every log record of this process pass through `hide`, with the traceback that it carries."""
+    logging.setLogRecordFactory(_HidingRecord)
 
 
 def without_secrets(value: Any) -> Any:
@@ -35,22 +111,28 @@ def error_without_secrets(error: str, options: Mapping[str, Any]) -> str:
     secrets: set[str] = set()
     _hide(options, secrets)
     # Longest first, because one may be a part of another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        error = error.replace(secret, HIDDEN)
-    return error
+    spellings = {spelt for secret in secrets for spelt in _spellings(secret)}
+    for spelt in sorted(spellings, key=len, reverse=True):
+        error = error.replace(spelt, HIDDEN)
+    return hide(error)
+
+
+def _spellings(secret: str) -> set[str]:
+    """As texts, errors, JSON and URIs write it."""
+    return {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe=""), quote_plus(secret)}
 
 
 def _hide(value: Any, secrets: set[str], named_secret: bool = False) -> Any:
-    """The value without secrets; they are added to `secrets` as an error would write them."""
+    """The value without secrets; they are added to `secrets`."""
     if isinstance(value, Mapping):
-        named = {name: named_secret or _SECRET.search(str(name)) is not None for name in value}
+        named = {name: named_secret or names_secret(str(name)) for name in value}
         shown = {name: _hide(inner, secrets, named[name]) for name, inner in value.items()}
         return {name: HIDDEN if named[name] else shown[name] for name in value}
     if isinstance(value, list | tuple):
         return [_hide(inner, secrets, named_secret) for inner in value]
     if named_secret:
         if not isinstance(value, bool) and len(str(value)) >= _SHORTEST:
-            secrets |= {str(value), repr(str(value))[1:-1]}
+            secrets.add(str(value))
         return HIDDEN
     return _hide_in_text(value, secrets) if isinstance(value, str) and _MENTIONED.search(value) else value
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.text import Text
-
-from common.config.load import config_to_yaml
+from common.config.load import config_to_yaml, public_yaml
 from common.config.schema import Config
 from common.places import join_place
 from common.storage import replace_file, written_into
 from driver.observe.observer import GRID, Observer, grid_file, shown_score
+from driver.report.console import PlainConsole
 from driver.report.evaluation import Evaluation
 from driver.report.intervals import change_markdown, change_table, compare
 from driver.report.plots import write_plots
@@ -28,7 +26,7 @@ def show_result(
     config: Config,
     observer: Observer,
     tracker: Tracker,
-    console: Console,
+    console: PlainConsole,
     accepted: Sequence[tuple[int, str]] = (),
 ) -> None:
     """Table of before and after, grid, plots; to the run folder and the tracker, then to the terminal.
@@ -38,7 +36,7 @@ def show_result(
     """
 
     def note(text: str) -> None:
-        console.print(Text(text, "bold red"), soft_wrap=True)
+        console.print(text, style="bold red", soft_wrap=True)
 
     epochs, folder = config.run.epochs, config.run_folder
     changes = compare(observer.evaluations)
@@ -74,13 +72,23 @@ def show_result(
         "Look at the run": tracker.run_url_hint(),
         "Registered model": model,
         "Where the time of the last epoch went": timeline.advice() if timeline else None,
-        "Sample": f"python sample.py {shlex.quote(prompt)} --checkpoint {shlex.quote(checkpoint)}",
-        "Go on": f"python train.py {folder / CONFIG_FILE} run.epochs={2 * epochs}",
+        **next_commands(config, checkpoint, prompt),
     }
     for title, text in lines.items():
         if text:
             with showing(title, note):
-                console.print(Text.assemble((f"{title}:", "bold"), f"\n  {text}"), soft_wrap=True)
+                console.print(f"{title}:", style="bold", soft_wrap=True)
+                console.print(f"  {text}", soft_wrap=True)
+
+
+def next_commands(config: Config, checkpoint: str, prompt: str) -> dict[str, str]:
+    """What to type next, as a shell reads it."""
+    file = str(config.run_folder / CONFIG_FILE)
+    words = {
+        "Sample": ["python", "sample.py", "--checkpoint", checkpoint, "--", prompt],
+        "Go on": ["python", "train.py", file, f"run.epochs={2 * config.run.epochs}"],
+    }
+    return {title: shlex.join(command) for title, command in words.items()}
 
 
 def nothing_learned(config: Config, evaluations: Sequence[Evaluation]) -> str:
@@ -121,6 +129,6 @@ def policy_tags(config: Config, versions: Sequence[VersionRecord]) -> dict[str, 
     return {
         "run": config.run.name,
         "epochs": str(config.run.epochs),
-        "config": config_to_yaml(config),
+        "config": public_yaml(config),
         **{f"reward/{name}": "; ".join(versions) for name, versions in rewards.items()},
     }

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
 from common.cluster.instruments import Instruments, shown
-from common.config.load import config_to_yaml
+from common.config.load import public_yaml
 from common.config.schema import Config
 from common.errors import ConfigError
+from common.hidden import without_secrets
 from common.model.loading import check_model
 from driver.finish import show_result
 from driver.loop import balance
@@ -34,6 +33,7 @@ from driver.observe.observer import Observer, Outlets, first_charts
 from driver.observe.start import StartReport
 from driver.observe.status import StatusFile, epochs_reached
 from driver.observe.timeline_log import TimelineLog
+from driver.report.console import PlainConsole
 from driver.report.evaluation import Evaluation
 from driver.report.tracker import RunEnd, Tracker, flat_params, open_tracker
 from driver.run.changes import digest_inputs
@@ -105,7 +105,9 @@ class Session:
     reached: int
 
 
-def train(config: Config, console: Console, fork: str | None = None, accept_changes: bool = False) -> int:
+def train(
+    config: Config, console: PlainConsole, fork: str | None = None, accept_changes: bool = False
+) -> int:
     """Run to the end, or until stopped.
 
     fork: the checkpoint that a new run begins with. accept_changes: go on where the run depends on something
@@ -245,7 +247,7 @@ def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
     end = RunEnd.FAILED
     try:
         keep_journal(config, beginning, tracker, finished=0)
-        tracker.log_config(flat_params(config.model_dump(mode="json")), config_to_yaml(config))
+        tracker.log_config(flat_params(without_secrets(config.model_dump(mode="json"))), public_yaml(config))
         if beginning.forked_from:
             tracker.set_tags({"forked_from": beginning.forked_from})
         for number, (epoch, text) in enumerate(beginning.changes, start=1):

@@ -21,6 +21,7 @@ from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import digest_tensors
+from common.terminal import visible
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.loop.evaluation import PromptSets
 from driver.loop.tasks import evaluation_tasks
@@ -121,7 +122,7 @@ def measure(
         tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
         images = [
             loaded.images(task.prompt, task.images, task.noise)
-            for task in progress.track(tasks, description=f"{title}, {name} prompts")
+            for task in progress.track(tasks, description=visible(f"{title}, {name} prompts"))
         ]
         scores = [
             rewards.score_group(task.prompt, group, with_gold=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from common.errors import PrdpError
+from common.terminal import complain, run_command
 
 FAILED = 2
 STOPPED = 130
@@ -78,7 +78,7 @@ def main(given: Sequence[str]) -> int:
 
         return COMMANDS[arguments.command](arguments)
     except PrdpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return FAILED
     except KeyboardInterrupt:
         return STOPPED
@@ -108,4 +108,4 @@ def _add_token(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -6,7 +6,18 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from common.config.schema import Config
-from common.config.tree import Node, allowed, fields, is_setting, is_table, kind_key, show, tree_of, variants
+from common.config.tree import (
+    Node,
+    about,
+    allowed,
+    fields,
+    is_setting,
+    is_table,
+    kind_key,
+    show,
+    tree_of,
+    variants,
+)
 
 _WIDTH = 110
 _HOW = (
@@ -22,7 +33,7 @@ def help_text(usage: str, flags: Mapping[str, str]) -> str:
     lines += [_hanging(f"  {flag:<18}{meaning}", 20) for flag, meaning in options.items()]
     lines += ["", _hanging(_HOW, 0)]
     for name, node in fields(tree_of(Config)).items():
-        lines += ["", _hanging(f"{name}: {_about(node)}", 2), *_lines(name, node)]
+        lines += ["", _hanging(f"{name}: {about(node)}", 2), *_lines(name, node)]
     return "\n".join(lines)
 
 
@@ -30,18 +41,13 @@ def _hanging(text: str, indent: int) -> str:
     return textwrap.fill(text, _WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
-def _about(node: Node) -> str:
-    """The first line of a section's docstring, or a setting's description."""
-    return node.get("description", "").split("\n")[0]
-
-
 def _lines(key: str, node: Node) -> Iterator[str]:
     if is_setting(node):
         yield _setting(key, node)
     elif is_table(node):
         entry = node["additionalProperties"]
-        about = {name: node[name] for name in ("description", "unit", "default") if name in node}
-        yield from _lines(f"{key}.NAME", entry | about if is_setting(entry) else entry)
+        kept = {name: node[name] for name in ("description", "unit", "default") if name in node}
+        yield from _lines(f"{key}.NAME", entry | kept if is_setting(entry) else entry)
     elif "oneOf" in node:
         yield from _choice(key, node)
     else:
@@ -60,7 +66,7 @@ def _choice(key: str, node: Node) -> Iterator[str]:
         if name != kind and all(fields(section).get(name) == below for section in tags.values())
     }
     for tag, section in tags.items():
-        yield _hanging(f"    {tag}: {_about(section)}", 6)
+        yield _hanging(f"    {tag}: {about(section)}", 6)
         for name, below in fields(section).items():
             if name != kind and name not in shared:
                 yield from _lines(f"{key}.{name}", below)
@@ -77,4 +83,4 @@ def _setting(key: str, node: Node) -> str:
         default = f"= {node['default'] if plain else show(node['default'], longest=_WIDTH)}"
     unit = f" [{node['unit']}]" if node.get("unit") else ""
     head = _hanging(f"  {key} {default}{unit}  ({allowed(node)})", 6)
-    return f"{head}\n{_hanging(' ' * 6 + _about(node), 6)}"
+    return f"{head}\n{_hanging(' ' * 6 + about(node), 6)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from common.config.tree import (
     is_setting,
     is_table,
     kind_key,
+    near_keys,
     show,
     tree_of,
     unknown_key,
@@ -22,6 +24,7 @@ from common.config.tree import (
 )
 from common.config.yaml_text import read_yaml, write_yaml
 from common.errors import ConfigError
+from common.hidden import remember_options, without_secrets
 from common.places import near_paths
 
 _FORM = "write key.sub=value, for example sampling.steps=20"
@@ -45,12 +48,28 @@ def config_from_yaml_text(text: str, origin: str = "configuration", overrides: S
     values = _whole(root, values)
     keys, problems = apply_overrides(root, values, overrides)
     marked = {".".join(parts) for parts in keys}
-    return validate(Config, _whole(root, values), origin, marked=marked, problems=problems)
+    config = validate(Config, _whole(root, values), origin, marked=marked, problems=problems)
+    remember_options(config.model_dump(mode="json"))
+    return config
 
 
 def config_to_yaml(config: Config) -> str:
     """Every setting, defaults included, as YAML that config_from_yaml_text reads as an equal Config."""
     return write_yaml(config.model_dump(mode="json"))
+
+
+def public_yaml(config: Config) -> str:
+    """The same for the eyes of others: what is named like a secret is hidden."""
+    return write_yaml(without_secrets(config.model_dump(mode="json")))
+
+
+def meant_setting(key: str) -> str | None:
+    """The dotted key that a text names, or the one it was probably meant for; None where it is no key."""
+    parts = key.strip().split(".")
+    if not re.fullmatch(r"[\w./-]+", key.strip()) or not all(parts):
+        return None
+    root = tree_of(Config)
+    return key.strip() if parts[0] in fields(root) else near_keys(root, parts)
 
 
 def config_differences(a: Config, b: Config) -> list[str]:

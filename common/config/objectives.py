@@ -12,9 +12,7 @@ from common.config.fields import Section, setting
 DEFAULT_OBJECTIVE = "prdp"
 
 
-class UpdatesSection(Section):
-    """What every objective has."""
-
+class UpdatesSection(Section, title="What every objective has."):
     updates_per_epoch: int = setting(1, "updates", "K: gradient steps on each epoch's trajectories.", ge=1)
     clip: bool = setting(True, "", "Clip around the old policy. Cannot act at an epoch's first update.")
     clip_range: float = setting(
@@ -29,9 +27,10 @@ class UpdatesSection(Section):
         return self.clip_range if self.clip else math.inf
 
 
-class PrdpSection(UpdatesSection):
-    """Proximal Reward Difference Prediction (paper eqs. 10-21), its open points as settings."""
-
+class PrdpSection(
+    UpdatesSection,
+    title="Proximal Reward Difference Prediction (paper eqs. 10-21), its open points as settings.",
+):
     kind: Literal["prdp"] = "prdp"
     kl_weight: float = setting(
         3e-5,
@@ -52,16 +51,18 @@ class PrdpSection(UpdatesSection):
         return super().clip_per_element(1) / (latent_elements if self.latent_reduction == "sum" else 1)
 
 
-class PolicyGradientSection(UpdatesSection):
-    """What the objectives with advantages and a clipped ratio have in common."""
-
+class PolicyGradientSection(
+    UpdatesSection,
+    title="What the objectives with advantages and a clipped ratio have in common.",
+):
     advantage_limit: float = setting(5.0, "", "Advantages are held within +- this.", gt=0.0)
     divide_by_std: bool = setting(True, "", "Advantages are divided by a standard deviation of rewards.")
 
 
-class DdpoSection(PolicyGradientSection):
-    """Denoising Diffusion Policy Optimization (Black et al. 2023), importance-sampled."""
-
+class DdpoSection(
+    PolicyGradientSection,
+    title="Denoising Diffusion Policy Optimization (Black et al. 2023), importance-sampled.",
+):
     kind: Literal["ddpo"] = "ddpo"
     baseline: Literal["batch", "prompt", "group"] = setting(
         "prompt",
@@ -86,9 +87,10 @@ class DdpoSection(PolicyGradientSection):
         return self
 
 
-class GrpoSection(PolicyGradientSection):
-    """Group Relative Policy Optimization (Shao et al. 2024) on denoising steps, without a KL penalty."""
-
+class GrpoSection(
+    PolicyGradientSection,
+    title="Group Relative Policy Optimization (Shao et al. 2024) on denoising steps, without a KL penalty.",
+):
     kind: Literal["grpo"] = "grpo"
 
 

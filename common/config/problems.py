@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from common.config.tree import (
     Node,
+    about,
     allowed,
     choices,
     fields,
@@ -21,6 +22,7 @@ from common.config.tree import (
     variants,
 )
 from common.errors import ConfigError
+from common.hidden import HIDDEN, names_secret
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -94,7 +96,7 @@ def _follow(root: Node, location: tuple[int | str, ...], shown: Any) -> _Place:
         elif below := fields(node, item):
             above, node, parts = node, below.get(item, {}), (*parts, item)
             shown = shown.get(item) if isinstance(shown, Mapping) else shown
-    return _Place(root, parts, shown, node, above, tag)
+    return _Place(root, parts, HIDDEN if parts and names_secret(parts[-1]) else shown, node, above, tag)
 
 
 def _not_allowed(place: _Place) -> str:
@@ -105,8 +107,8 @@ def _not_allowed(place: _Place) -> str:
 
 
 def _missing(place: _Place) -> str:
-    about = place.node.get("description", "").split("\n")[0].rstrip(".")
-    return f"{place.key}: missing; give {allowed(place.node)}" + (f" ({about})" if about else "")
+    what = about(place.node).rstrip(".")
+    return f"{place.key}: missing; give {allowed(place.node)}" + (f" ({what})" if what else "")
 
 
 def _unknown(place: _Place) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import field_validator
 
 from common.config.fields import Section, setting
 from common.config.paths import OutputPath
+from common.hidden import hide
 
 CHECKPOINT_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
-SECRETS_IN_URIS = ("access_key", "secret_key", "session_token")
 
 
-class GuardsSection(Section):
-    """What stops a run that goes wrong, and what raises an alarm."""
-
+class GuardsSection(Section, title="What stops a run that goes wrong, and what raises an alarm."):
     skipped_updates_in_a_row: int = setting(
         3, "updates", "The run stops where so many in a row were skipped for numbers not finite.", ge=1
     )
@@ -30,9 +28,14 @@ class GuardsSection(Section):
     )
 
 
-class CheckpointSection(Section):
-    """What a run needs to go on."""
+def refuse_credentials(uri: str, variables: str) -> None:
+    """Raise ValueError, without the value, where a URI holds a secret: it would stand in every copy of the
+    configuration. variables: of the environment, that are for it."""
+    if hide(uri) != uri:
+        raise ValueError(f"the URI holds credentials; give them by the environment ({variables})")
 
+
+class CheckpointSection(Section, title="What a run needs to go on."):
     folder: OutputPath = setting(
         "",
         "",
@@ -57,11 +60,8 @@ class CheckpointSection(Section):
     def _a_folder_or_uri(cls, value: str) -> str:
         if "://" not in value:
             return value
+        refuse_credentials(value, "AWS_ACCESS_KEY_ID, …")
         parts = urlsplit(value, allow_fragments=False)
-        # The value is not repeated where it may hold a secret.
-        named = {key for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
-        if parts.password is not None or named & set(SECRETS_IN_URIS):
-            raise ValueError("the URI holds credentials; give them by the environment (AWS_ACCESS_KEY_ID, …)")
         if parts.scheme not in CHECKPOINT_SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in CHECKPOINT_SCHEMES)
             raise ValueError(f"got {value!r}; a URI begins with one of {allowed}")

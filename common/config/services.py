@@ -11,14 +11,13 @@ from pydantic import Discriminator, Tag, field_validator, model_validator
 
 from common.config.fields import Section, setting
 from common.config.paths import OutputPath
+from common.config.safety import refuse_credentials
 from common.places import expanded, is_rooted
 
 LARGEST_SEED = 2**32 - 1
 
 
-class RunSection(Section):
-    """The run as a whole."""
-
+class RunSection(Section, title="The run as a whole."):
     name: str = setting("prdp", "", "Name of the run: its folder under `folder` and its name in the tracker.")
     folder: OutputPath = setting("runs", "", "Parent of the run folder.", min_length=1)
     seed: int = setting(0, "", "Seed of the order of prompts and of all noise.", ge=0, le=LARGEST_SEED)
@@ -32,9 +31,7 @@ class RunSection(Section):
         return value
 
 
-class RaySection(Section):
-    """The Ray cluster."""
-
+class RaySection(Section, title="The Ray cluster."):
     address: str = setting(
         "local",
         "",
@@ -54,9 +51,7 @@ class RaySection(Section):
     object_store_gb: float = setting(1.0, "GB", "Object store size (address local only).", gt=0.07)
 
 
-class PlacementSection(Section):
-    """Where a pool of processes runs and what each process takes."""
-
+class PlacementSection(Section, title="Where a pool of processes runs and what each process takes."):
     cpus: float = setting(1.0, "CPUs", "CPUs Ray reserves for each process.", ge=0.0)
     gpus: float = setting(0.0, "GPUs", "GPUs, or a share of one, for each process.", ge=0.0)
     threads: int = setting(1, "threads", "CPU threads of each process (torch and OpenMP).", ge=1)
@@ -70,9 +65,7 @@ class PlacementSection(Section):
         return value
 
 
-class ActorsSection(PlacementSection):
-    """The pool that samples trajectories."""
-
+class ActorsSection(PlacementSection, title="The pool that samples trajectories."):
     count: int = setting(2, "processes", "Actors in the pool; those without room join when there is.", ge=1)
     minimum: int = setting(
         1, "processes", "The run begins, and goes on, while so many actors are ready.", ge=1
@@ -97,9 +90,7 @@ class ActorsSection(PlacementSection):
         return self
 
 
-class LearnerSection(PlacementSection):
-    """The process or processes that learn."""
-
+class LearnerSection(PlacementSection, title="The process or processes that learn."):
     workers: int = setting(1, "processes", "Ranks; groups are split among them and gradients summed.", ge=1)
     micro_batch_size: int = setting(
         32, "image-steps", "(image, step) pairs in one forward and backward pass: bounds its memory.", ge=1
@@ -123,9 +114,7 @@ class LearnerSection(PlacementSection):
 Option = str | int | float | bool
 
 
-class ScorerSection(Section):
-    """A scorer and what it is built from."""
-
+class ScorerSection(Section, title="A scorer and what it is built from."):
     scorer: str = setting(..., "", "A shipped scorer's name, or my_package.my_module:MyScorer.", min_length=1)
     options: dict[str, Option] = setting(
         {}, "", "Keyword arguments of the scorer, e.g. {path: folder}; a text such as ~/models/x is a path."
@@ -142,22 +131,22 @@ class ScorerSection(Section):
         }
 
 
-class RewardSpec(ScorerSection):
-    """Embedded: the run starts an application of its own for it, and ends it."""
-
+class RewardSpec(
+    ScorerSection,
+    title="Embedded: the run starts an application of its own for it, and ends it.",
+):
     weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
 
 
-class AppReward(Section):
-    """Deployed separately on the same Ray cluster: asked by its handle, and left alone otherwise."""
-
+class AppReward(
+    Section,
+    title="Deployed separately on the same Ray cluster: asked by its handle, and left alone otherwise.",
+):
     app: str = setting(..., "", "Name of a running Serve application of the reward service.", min_length=1)
     weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
 
 
-class UrlReward(Section):
-    """Anywhere else: asked over HTTP."""
-
+class UrlReward(Section, title="Anywhere else: asked over HTTP."):
     url: str = setting(..., "", "Base address, such as https://host:8000/pickscore.", min_length=1)
     weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
     token_env: str = setting("", "", "Environment variable that holds the bearer token; empty = no token.")
@@ -206,9 +195,7 @@ RewardEntry = Annotated[
 ]
 
 
-class BatchSection(Section):
-    """How a scorer is given groups."""
-
+class BatchSection(Section, title="How a scorer is given groups."):
     max_batch_groups: int = setting(
         1, "groups", "Groups scored in one call. Above 1, scores depend on their company by rounding.", ge=1
     )
@@ -216,9 +203,11 @@ class BatchSection(Section):
     timeout_s: float = setting(120.0, "s", "Longest that a scorer may work on one batch of groups.", gt=0.0)
 
 
-class RewardServiceSection(BatchSection, PlacementSection):
-    """How rewards are asked; and the application of each embedded one."""
-
+class RewardServiceSection(
+    BatchSection,
+    PlacementSection,
+    title="How rewards are asked; and the application of each embedded one.",
+):
     replicas: int = setting(1, "processes", "Replicas of the application.", ge=1)
     queue_groups: int = setting(64, "groups", "Groups sent and not yet answered, at most.", ge=1)
     outage_s: float = setting(
@@ -230,9 +219,10 @@ class RewardServiceSection(BatchSection, PlacementSection):
     )
 
 
-class EvaluationSection(Section):
-    """What is measured before, during and after training, with the same prompts and noise each time."""
-
+class EvaluationSection(
+    Section,
+    title="What is measured before, during and after training, with the same prompts and noise each time.",
+):
     prompts: int = setting(32, "prompts", "Prompts of each kind, seen and unseen.", ge=2)
     images_per_prompt: int = setting(2, "images", "Images of each prompt.", ge=1)
     every_epochs: int = setting(
@@ -248,17 +238,27 @@ class EvaluationSection(Section):
         return self
 
 
-class TrackerSection(Section):
-    """MLflow."""
-
+class TrackerSection(Section, title="MLflow."):
     uri: OutputPath = setting(
-        "", "", "Tracking URI; empty = an SQLite store and local artifacts in run.folder."
+        "",
+        "",
+        "Tracking URI; empty = an SQLite store and local artifacts in run.folder. Credentials come from the "
+        "environment.",
     )
     experiment: str = setting("prdp", "", "Experiment name.", min_length=1)
     save_checkpoint: bool = setting(True, "", "Log the final policy folder as an artifact.")
     register_as: str = setting(
         "", "", "Name of the model that the final policy is registered as a version of; empty = of none."
     )
+
+    @field_validator("uri")
+    @classmethod
+    def _without_credentials(cls, value: str) -> str:
+        refuse_credentials(
+            value,
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of a server, PGPASSWORD of PostgreSQL",
+        )
+        return value
 
     @field_validator("register_as")
     @classmethod
@@ -276,9 +276,7 @@ class TrackerSection(Section):
         return self
 
 
-class DisplaySection(Section):
-    """What the terminal shows."""
-
+class DisplaySection(Section, title="What the terminal shows."):
     mode: Literal["auto", "live", "lines"] = setting(
         "auto", "", "live = one display; lines = a line now and then; auto = live on a terminal."
     )

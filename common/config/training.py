@@ -10,9 +10,7 @@ from common.config.fields import Section, setting
 from common.config.paths import InputPath, ModelPath
 
 
-class ModelSection(Section):
-    """The pretrained text-to-image pipeline."""
-
+class ModelSection(Section, title="The pretrained text-to-image pipeline."):
     path: ModelPath = setting(
         ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x, 2.x, XL).", min_length=1
     )
@@ -30,9 +28,7 @@ class ModelSection(Section):
         "Type of the weights that are not trained: text encoders, VAE (float32 where it overflows) and, for "
         "LoRA, the network. Trained weights are float32.",
     )
-    channels_last: bool = setting(
-        True, "", "Keep a UNet's weights channels last on CUDA: faster."
-    )
+    channels_last: bool = setting(True, "", "Keep a UNet's weights channels last on CUDA: faster.")
     compile: bool = setting(
         False,
         "",
@@ -46,9 +42,7 @@ class ModelSection(Section):
     vae_tiling: bool = setting(False, "", "Decode images in tiles: less memory, faint seams.")
 
 
-class LoraPolicy(Section):
-    """Train a LoRA adapter; the reference is the adapter switched off."""
-
+class LoraPolicy(Section, title="Train a LoRA adapter; the reference is the adapter switched off."):
     kind: Literal["lora"] = "lora"
     rank: int = setting(16, "", "Rank of the adapter matrices.", ge=1)
     alpha: int = setting(16, "", "LoRA scale = alpha / rank.", ge=1)
@@ -57,20 +51,15 @@ class LoraPolicy(Section):
     )
 
 
-class FullPolicy(Section):
-    """Train every UNet weight; the reference is a frozen copy."""
-
+class FullPolicy(Section, title="Train every UNet weight; the reference is a frozen copy."):
     kind: Literal["full"] = "full"
 
 
 PolicySection = Annotated[LoraPolicy | FullPolicy, Field(discriminator="kind")]
 
 
-class PromptSource(Section):
-    """A prompt set: .txt (a prompt a line), .jsonl, .csv, .tsv, .parquet, or the id of a data set on the hub.
-
-    A text in its place is its path.
-    """
+class PromptSource(Section, title="A prompt set: a file, or the id of a data set on the hub."):
+    """Files are .txt (a prompt a line), .jsonl, .csv, .tsv or .parquet. A text in its place is its path."""
 
     shorthand: ClassVar[str] = "path"
 
@@ -81,37 +70,27 @@ class PromptSource(Section):
     revision: str = setting("main", "", "Hub revision; ignored for a file.")
 
 
-class DdimSampler(Section):
-    """DDIM, for models that predict noise, v or x_0 (Song et al. 2021)."""
-
+class DdimSampler(Section, title="DDIM, for models that predict noise, v or x_0 (Song et al. 2021)."):
     kind: Literal["ddim"] = "ddim"
     eta: float = setting(1.0, "", "Noise of a stochastic step relative to DDPM's; 1 = DDPM.", gt=0.0, le=1.0)
 
 
-class FlowSdeSampler(Section):
-    """Flow-GRPO's SDE, for flow models."""
-
+class FlowSdeSampler(Section, title="Flow-GRPO's SDE, for flow models."):
     kind: Literal["flow_sde"] = "flow_sde"
     level: float = setting(0.7, "", "Noise level of a stochastic step.", gt=0.0)
 
 
-class DanceSdeSampler(Section):
-    """DanceGRPO's SDE, for flow models."""
-
+class DanceSdeSampler(Section, title="DanceGRPO's SDE, for flow models."):
     kind: Literal["dance_sde"] = "dance_sde"
     level: float = setting(0.3, "", "Noise level of a stochastic step.", gt=0.0)
 
 
-class CpsSampler(Section):
-    """Coefficients-preserving sampling, for flow models (arXiv 2509.05952)."""
-
+class CpsSampler(Section, title="Coefficients-preserving sampling, for flow models (arXiv 2509.05952)."):
     kind: Literal["cps"] = "cps"
     level: float = setting(0.8, "", "Noise level of a stochastic step.", gt=0.0, lt=1.0)
 
 
-class PreciseSampler(Section):
-    """Tencent-Hunyuan's Precise, for flow models."""
-
+class PreciseSampler(Section, title="Tencent-Hunyuan's Precise, for flow models."):
     kind: Literal["precise"] = "precise"
     level: float = setting(1.5, "", "Noise level of a stochastic step.", gt=0.0)
 
@@ -120,9 +99,7 @@ FlowSampler = FlowSdeSampler | DanceSdeSampler | CpsSampler | PreciseSampler
 SamplerSection = Annotated[DdimSampler | FlowSampler, Field(discriminator="kind")]
 
 
-class SamplingSection(Section):
-    """How actors sample, over the model's own noise schedule."""
-
+class SamplingSection(Section, title="How actors sample, over the model's own noise schedule."):
     prompts_per_epoch: int = setting(16, "prompts", "N: prompts drawn an epoch.", ge=1)
     images_per_prompt: int = setting(8, "images", "B: images sampled of each prompt.", ge=2)
     height: int = setting(0, "pixels", "Height of the images; 0 = the model's own.", ge=0)
@@ -173,9 +150,7 @@ class SamplingSection(Section):
         return named[chosen] if isinstance(chosen, str) else chosen
 
 
-class OptimizerSection(Section):
-    """AdamW on the trainable weights."""
-
+class OptimizerSection(Section, title="AdamW on the trainable weights."):
     learning_rate: float = setting(1e-5, "", "AdamW's step size.", gt=0.0)
     warmup_updates: int = setting(
         0, "updates", "The step size rises in a line over so many updates; 0 = it begins at its peak.", ge=0
@@ -208,9 +183,7 @@ class OptimizerSection(Section):
     )
 
 
-class DataSection(Section):
-    """Where trajectories come from."""
-
+class DataSection(Section, title="Where trajectories come from."):
     mode: Literal["online", "offline"] = setting(
         "online", "", "online = sampled by actors from the current policy; offline = replayed from files."
     )
@@ -233,8 +206,6 @@ class DataSection(Section):
         return self
 
 
-class PromptsSection(Section):
-    """Training prompts, and those that are only evaluated."""
-
+class PromptsSection(Section, title="Training prompts, and those that are only evaluated."):
     train: PromptSource
     unseen: PromptSource

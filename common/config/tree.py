@@ -66,6 +66,11 @@ def fields(node: Node, name: str = "NAME") -> dict[str, Node]:
     return node.get("properties", {})
 
 
+def about(node: Node) -> str:
+    """What a section, a choice or a setting is, in a line. Never a docstring: python -OO leaves those out."""
+    return str(node["title"] if "properties" in node else node.get("description", ""))
+
+
 def is_table(node: Node) -> bool:
     """Whether the user chooses the names below the node."""
     return isinstance(node.get("additionalProperties"), dict)
@@ -117,11 +122,17 @@ def nearest_key(node: Node, parts: Sequence[str]) -> str | None:
     return rest and f"{name}.{rest}"
 
 
+def near_keys(root: Node, parts: Sequence[str]) -> str | None:
+    """The keys that an unknown one was probably meant for, joined by "or"; None where none is near."""
+    key = ".".join(parts)
+    sections = [name for name, node in fields(root).items() if key in node.get("properties", ())]
+    return " or ".join(f"{name}.{key}" for name in sections) or nearest_key(root, parts)
+
+
 def unknown_key(root: Node, parts: Sequence[str], section: Node, tag: str = "") -> str:
     """The line of a key that a section (of kind `tag`) does not have, with the nearest key that exists."""
     key = ".".join(parts)
-    sections = [name for name, node in fields(root).items() if key in node.get("properties", ())]
-    near = " or ".join(f"{name}.{key}" for name in sections) or nearest_key(root, parts)
+    near = near_keys(root, parts)
     # A key of another kind is nearest to itself.
     hint = f"did you mean {near}?" if near and near != key else f"allowed there: {', '.join(fields(section))}"
     return f"{key}: unknown key{f' for {tag}' if tag else ''}; {hint}"

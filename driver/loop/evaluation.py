@@ -87,4 +87,3 @@ class Evaluator:
                     return found
             group = await self._rollouts.sample_again(group)
         raise StuckError(f"The images of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
-

@@ -10,11 +10,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from common.config.services import DisplaySection
+from driver.report.console import PlainConsole
 
 RECENT_EPOCHS = 10
 """Epochs whose mean duration predicts the coming ones'."""
@@ -156,7 +157,7 @@ class _Bars(Progress):
 class BarDisplay:
     """A bar of epochs and one of the phase in work; what is printed meanwhile stands above them."""
 
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: PlainConsole, title: str) -> None:
         words = TextColumn("{task.description}", markup=False)
         counts = TextColumn("{task.fields[counts]}", markup=False)
         bar = BarColumn(BAR_WIDTH)
@@ -184,7 +185,7 @@ class BarDisplay:
         )
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(text)
 
     def close(self) -> None:
         self._bars.stop()
@@ -199,7 +200,11 @@ class LineDisplay:
     """
 
     def __init__(
-        self, console: Console, title: str, line_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        console: PlainConsole,
+        title: str,
+        line_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._title = title
@@ -237,7 +242,7 @@ class LineDisplay:
         with self._lock:
             self._last_line_at = self._clock()
             stamped = f"{time.strftime('%H:%M:%S')} {text}"
-            self._console.print(stamped, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(stamped, soft_wrap=True)
 
     def close(self) -> None:
         self._ended.set()
@@ -251,7 +256,7 @@ def _line(words: str, figures: str) -> str:
     return f"{words} | {figures}" if figures else words
 
 
-def open_display(section: DisplaySection, console: Console, title: str = "PRDP") -> Display:
+def open_display(section: DisplaySection, console: PlainConsole, title: str = "PRDP") -> Display:
     """The display that the configuration asks for, not yet started. title: what it is called."""
     bars = {"auto": console.is_terminal, "live": True, "lines": False}[section.mode]
     return BarDisplay(console, title) if bars else LineDisplay(console, title, section.line_seconds)

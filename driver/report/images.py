@@ -42,7 +42,8 @@ def grid(rows: Sequence[Sequence[Cell]], labels: Sequence[str], title: str) -> I
     size = (2.15 * columns + 0.3, bands * len(rows) * height + 0.3)
     figure = Figure(figsize=size, dpi=100)
     figure.set_layout_engine("constrained", h_pad=0.08)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12)
+    # The names and prompts of others are text as it is: a "$" in one begins no formula.
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12, parse_math=False)
     table = figure.subplots(bands * len(rows), columns, squeeze=False)
     for axes in table.flat:
         axes.set(xticks=[], yticks=[])
@@ -51,7 +52,6 @@ def grid(rows: Sequence[Sequence[Cell]], labels: Sequence[str], title: str) -> I
         for index, cell in enumerate(row):
             axes = table[index // columns * len(rows) + number, index % columns]
             axes.imshow(cell.pixels, interpolation="lanczos")
-            # Prompts are text as it is: a "$" in one begins no formula.
             lines = textwrap.wrap(cell.above, CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" …")
             axes.set_title("\n".join(lines), loc="left", fontsize=8, color=INK, parse_math=False)
             for line, (text, colour) in enumerate(cell.below):

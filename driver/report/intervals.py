@@ -24,6 +24,7 @@ from scipy import stats
 
 from common.trajectory import Float64
 from driver.report.evaluation import TOTAL, Evaluation, PromptSetEvaluation
+from driver.report.markdown import plain_markdown
 
 CONFIDENCE = 0.95
 CLEAR = "*"
@@ -192,8 +193,10 @@ def _cells(change: ScoreChange) -> tuple[str, str, str, str, str]:
 
 
 def _table(title: str, note: str, columns: Sequence[str]) -> Table:
-    table = Table(title=Text(title, "italic"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption, table.caption_justify = Text(note), "left"
+    table = Table(
+        title=title, title_style="italic", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.caption, table.caption_style, table.caption_justify = note, "none", "left"
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index > 1 else "left", no_wrap=True)
     return table
@@ -229,7 +232,7 @@ def change_table(changes: Sequence[ScoreChange], title: str = "", notes: Sequenc
         if change.difference is not None and change.is_clear:
             style = "green" if change.difference.mean > 0 else "red"
         marked = Text(f"{difference} {CLEAR if change.is_clear else ' '}", style=style)
-        table.add_row(*map(Text, words), marked)
+        table.add_row(*words, marked)
     return table
 
 
@@ -238,9 +241,12 @@ def change_markdown(changes: Sequence[ScoreChange], notes: Sequence[str] = ()) -
 
     def row(change: ScoreChange) -> tuple[str, ...]:
         *words, difference = _cells(change)
+        words = list(map(plain_markdown, words))
         return (*words, f"**{difference}** \\{CLEAR}" if change.is_clear else difference)
 
-    below = "\n\n".join([CHANGE_NOTE.replace(CLEAR, f"\\{CLEAR}"), *remarks(changes), *notes])
+    below = "\n\n".join(
+        [CHANGE_NOTE.replace(CLEAR, f"\\{CLEAR}"), *remarks(changes), *map(plain_markdown, notes)]
+    )
     return _markdown(map(row, _without_repeats(changes)), CHANGE_COLUMNS, below)
 
 
@@ -256,10 +262,11 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     """One evaluation for a terminal."""
     table = _table(title, INTERVAL_NOTE, EVALUATION_COLUMNS)
     for row in _evaluation_rows(evaluation):
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     return table
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """One evaluation as a Markdown table with a note below it."""
-    return _markdown(_evaluation_rows(evaluation), EVALUATION_COLUMNS, INTERVAL_NOTE)
+    rows = [tuple(map(plain_markdown, row)) for row in _evaluation_rows(evaluation)]
+    return _markdown(rows, EVALUATION_COLUMNS, INTERVAL_NOTE)

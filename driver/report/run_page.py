@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from common.config.schema import Config
 from driver.report.intervals import ScoreChange, change_markdown, headline
+from driver.report.markdown import code
 
 ROOM = "\u00a0\u00a0"
 """Two spaces that MLflow keeps; it draws tables without any room between columns."""
@@ -45,7 +46,7 @@ def how_it_was_made(config: Config) -> str:
     """The settings that matter most, as a Markdown list."""
     sampling, learning = config.sampling, config.objective.model_dump(mode="json")
     facts = {
-        "model": f"`{config.model.path}`, {config.policy.kind} finetuning",
+        "model": f"{code(config.model.path)}, {config.policy.kind} finetuning",
         "reward": " + ".join(f"{spec.weight:g} × {name}" for name, spec in config.rewards.items()),
         "an epoch": f"{sampling.prompts_per_epoch} prompts × {sampling.images_per_prompt} images",
         "sampling": f"{sampling.steps} steps by {sampling.sampler.kind}, learned from: "

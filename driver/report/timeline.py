@@ -1,6 +1,4 @@
-"""Who sampled, scored and learned when in one epoch, and which pool to grow:
-
-python -m driver.report.timeline RUN_FOLDER [--epoch N]
+"""Who worked when in one epoch: python -m driver.report.timeline RUN_FOLDER [--epoch N]
 
 Times are by the clock of the machine that worked, so machines should keep theirs together (NTP).
 """
@@ -9,19 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from common.errors import PrdpError, RunFolderError
 from common.storage import put_file
+from common.terminal import complain, run_command
+from driver.report.console import PlainConsole
 
+ABOUT = "Who sampled, scored and learned when in one epoch, and which pool to grow."
 ACTORS, REWARDS, LEARNER, DRIVER = "actors", "rewards", "learner", "driver"
 ROLES = (ACTORS, REWARDS, LEARNER, DRIVER)
 FOLDER = "timeline"
@@ -210,16 +208,16 @@ def find_timeline(run_folder: Path, epoch: int | None = None) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m driver.report.timeline", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m driver.report.timeline", description=ABOUT)
     parser.add_argument("run_folder", type=Path, help="such as runs/quickstart")
     parser.add_argument("--epoch", type=int, help="its number, from 1; the last one kept where not given")
     given = parser.parse_args(arguments)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = PlainConsole(soft_wrap=True)
     try:
         file = find_timeline(given.run_folder, given.epoch)
         timeline = read_timeline(file)
     except PrdpError as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 1
     table = Table(title=f"Epoch {timeline.epoch}: {timeline.seconds:.3g} s", title_justify="left")
     for column in ("role", "processes", "worked"):
@@ -227,7 +225,7 @@ def main(arguments: Sequence[str]) -> int:
     for role in (ACTORS, LEARNER):
         table.add_row(role, str(len(timeline.processes(role))), f"{timeline.busy_share(role):.0%}")
     for reward in timeline.processes(REWARDS):
-        table.add_row(Text(f"reward {reward}"), "", f"{timeline.busy_share(REWARDS, reward):.0%}")
+        table.add_row(f"reward {reward}", "", f"{timeline.busy_share(REWARDS, reward):.0%}")
     console.print(table)
     console.print(timeline.advice())
     console.print(f"Trace, for https://ui.perfetto.dev: {file}")
@@ -235,4 +233,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command(main)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from common.cluster.metrics import check_metrics, metrics_markdown
 from common.config.services import TrackerSection
 from common.errors import PrdpError
+from common.hidden import hide
 from common.places import sqlite_uri
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Tracker:
 
     def log_text(self, file: str, text: str) -> None:
         """A text artifact, e.g. "config.yaml"; replaced each time."""
-        self._later(file, lambda: self._client.log_text(self.run_id, text, file))
+        self._later(file, lambda: self._client.log_text(self.run_id, hide(text), file))
 
     def log_folder(self, folder: Path, artifact_path: str) -> None:
         """All files of a folder, below artifact_path. Waits until they are written, so it may go then."""
@@ -192,7 +193,7 @@ class Tracker:
 
         def write() -> None:
             for key, value in tags.items():
-                self._client.set_tag(self.run_id, key[:LONGEST_KEY], value[:LONGEST_NOTE])
+                self._client.set_tag(self.run_id, key[:LONGEST_KEY], hide(value)[:LONGEST_NOTE])
 
         self._later("the tags", write)
 
@@ -212,9 +213,9 @@ class Tracker:
                 if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                     raise
             source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{folder}"
-            short = {key: value[:LONGEST_MODEL_TAG] for key, value in tags.items()}
+            short = {key: hide(value)[:LONGEST_MODEL_TAG] for key, value in tags.items()}
             made = self._client.create_model_version(
-                name, source, self.run_id, tags=short, description=description, await_creation_for=0
+                name, source, self.run_id, tags=short, description=hide(description), await_creation_for=0
             )
             return f"models:/{name}/{made.version}"
 
@@ -239,7 +240,7 @@ class Tracker:
             return f"{uri.rstrip('/')}/{self._run.page}"
         command, here = Path(sys.executable).with_name("mlflow"), Path.cwd()
         shown = command.relative_to(here) if command.is_relative_to(here) else command
-        served = f"{shown} ui --backend-store-uri {shlex.quote(uri)}"
+        served = shlex.join([str(shown), "ui", "--backend-store-uri", uri])
         return f"{served}\n  {LOCAL_INTERFACE}/{self._run.page}"
 
     def _later(self, what: str, call: Callable[[], Answer]) -> Future[Answer | None]:
@@ -311,7 +312,9 @@ def open_tracker(
                 client.set_experiment_tag(experiment, key, value)
         run = _resumed(client, uri, resume_run_id, markers, warn) if resume_run_id else None
         if run is None:
-            made = client.create_run(experiment, tags=resolve_tags(), run_name=run_name)
+            # The repository's address may hold a token.
+            tags = {key: hide(str(value)) for key, value in resolve_tags().items()}
+            made = client.create_run(experiment, tags=tags, run_name=run_name)
             run = OpenRun(client, uri, experiment, made.info.run_id)
         client.log_text(run.run_id, metrics_markdown(), "metrics.md")
         return run
@@ -346,7 +349,7 @@ def call_store(what: str, call: Callable[[], Answer]) -> Answer:
     except Exception as error:
         # Stores are plug-ins chosen by URI, and each raises the errors of its own client library.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise TrackerError(f"{what}: {reason}") from error
+        raise TrackerError(hide(f"{what}: {reason}")) from error
 
 
 def flat_params(config: Mapping[str, Any]) -> dict[str, str]:

@@ -65,7 +65,8 @@ def known_formats() -> str:
 def _blocks(path: Path) -> Iterator[list[str]]:
     """The lines of a text with their ends, which are LF, CR or both: the one reader of all kinds of text.
 
-    All blocks but the last have _BLOCK_ROWS lines. Raises PromptSetError naming the first line that is no UTF-8 text.
+    All blocks but the last have _BLOCK_ROWS lines. Raises PromptSetError naming the first line that is no
+    UTF-8 text.
     """
     with path.open("rb") as file:
         start = file.read(4)
@@ -198,8 +199,8 @@ def _prompt(which: str, value: Any) -> str:
         raise PromptSetError(f"{which} is blank")
     if len(prompt) > LONGEST_PROMPT:
         raise PromptSetError(
-            f"{which} has {len(prompt)} characters, at most are {LONGEST_PROMPT}; are line ends missing, or is it "
-            "another column?"
+            f"{which} has {len(prompt)} characters, allowed are {LONGEST_PROMPT}; are line ends missing, or "
+            "is it another column?"
         )
     if "\0" in prompt or _HALF_CHARACTER.search(prompt):
         raise PromptSetError(f"{which} holds a NUL or half a character (a lone surrogate), which is no text")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from common.terminal import run_command
+from driver.command_line import fail, writable_folder
 from models.train_tiny import base, emoji, facts, prompts, quickstart, report, rewards, vae
 from models.train_tiny.clip import PLANS
 from models.train_tiny.paths import MODELS
@@ -62,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     stages = "\n".join(f"  {name:8} {stage.help}" for name, stage in STAGES.items())
     parser = argparse.ArgumentParser(
         prog="python -m models.train_tiny",
-        description=__doc__,
+        description="Re-make the embedded model, its rewards and prompts.",
         epilog=f"stages, in this order:\n{stages}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,14 +88,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the named stages one after another, in the recipe's order."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the named stages one after another, in the recipe's order. Returns the exit status, 2 for an error
+    that the text explains."""
     options = make_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    for name, stage in STAGES.items():
-        if name in options.stages or "all" in options.stages:
-            stage.run(options)
+    with fail():
+        writable_folder("--into", options.into)
+        for name, stage in STAGES.items():
+            if name in options.stages or "all" in options.stages:
+                stage.run(options)
+        return 0
+    return 2
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

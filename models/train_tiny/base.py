@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from common.terminal import say
 from models.compose import compose_many
 from models.scenes import Scene, prompt_of
 from models.tokenizer import MAX_LENGTH, save_tokenizer
@@ -190,7 +191,7 @@ def run(steps: int, text_steps: int, into: Path) -> None:
         loss = trainer.step(prompts, latents, rate, step)
         average += (loss - average) * max(0.01, 1 / (step + 1))
         if step % 50 == 0:
-            print(f"base step {step} loss {average:.4f} rate {rate:.5f} {seconds:.0f} s", flush=True)
+            say(f"base step {step} loss {average:.4f} rate {rate:.5f} {seconds:.0f} s")
         if step % SAVE_EVERY_STEPS == SAVE_EVERY_STEPS - 1 or step == steps - 1:
             trainer.save(folder)
-    print(f"base done, loss {average:.4f}")
+    say(f"base done, loss {average:.4f}")

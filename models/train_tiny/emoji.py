@@ -12,6 +12,7 @@ from pathlib import Path
 import resvg_py
 from PIL import Image
 
+from common.terminal import say
 from models.scenes import OBJECT_ICONS
 from models.sprites import ATLAS_PATH, CELL, atlas_size, cell_box
 
@@ -48,4 +49,4 @@ def run() -> None:
     for index, icon in enumerate(OBJECT_ICONS.values()):
         atlas.paste(rasterise(bodies[icon], CELL), cell_box(index)[:2])
     atlas.save(ATLAS_PATH, optimize=True)
-    print(f"{ATLAS_PATH}: {len(OBJECT_ICONS)} sprites, {ATLAS_PATH.stat().st_size} bytes")
+    say(f"{ATLAS_PATH}: {len(OBJECT_ICONS)} sprites, {ATLAS_PATH.stat().st_size} bytes")

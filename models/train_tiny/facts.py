@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from common.terminal import say
 from models.scenes import (
     BACKGROUNDS,
     COUNTS,
@@ -149,4 +150,4 @@ def pretrain_text(
         optimizer.step()
         if step % 50 == 0 or step == steps - 1:
             shares = " ".join(f"{share:.3f}" for share in head.right(embeddings, targets).tolist())
-            print(f"text step {step} loss {loss.item():.4f} facts right {shares}", flush=True)
+            say(f"text step {step} loss {loss.item():.4f} facts right {shares}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.terminal import say
 from models.scenes import Scene, all_scenes, is_heldout, prompt_of
 from models.train_tiny.paths import PROMPTS_FOLDER
 
@@ -38,7 +39,7 @@ def write_prompts(scenes: Sequence[Scene], path: Path) -> None:
         use_dictionary=list(_ATTRIBUTES),
         column_encoding={"prompt": "DELTA_BYTE_ARRAY"},
     )
-    print(f"{path}: {len(scenes)} prompts, {path.stat().st_size} bytes")
+    say(f"{path}: {len(scenes)} prompts, {path.stat().st_size} bytes")
 
 
 def run() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.terminal import say
 from models.scenes import OBJECTS, Kind, Scene, all_scenes, is_heldout, prompt_of
 from models.train_tiny.measure import Reward, load_pipeline, sample
 from models.train_tiny.paths import PROMPTS_FOLDER, PROXY_NAME, SD_NAME
@@ -67,7 +68,7 @@ def run(into: Path) -> None:
     measured = spreads(into)
     ordered = sorted(measured, key=lambda name: -measured[name])
     for name in ordered:
-        print(f"{name:12} {measured[name]:.3f}")
+        say(f"{name:12} {measured[name]:.3f}")
     train, unseen = split(ordered[:CHOSEN], np.random.default_rng(SEED))
     write_prompts(train, PROMPTS_FOLDER / "quickstart_train.parquet")
     write_prompts(unseen, PROMPTS_FOLDER / "quickstart_unseen.parquet")

@@ -14,6 +14,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from common.terminal import say
 from models.compose import compose_many
 from models.scenes import Scene, prompt_of
 from models.train_tiny.code import patch_code
@@ -142,24 +143,24 @@ def run(pictures: int, into: Path) -> None:
         for row, shown in rows.items():
             found[name, row] = measure(reward, shown, asked[row[1]])
     for name in rewards:
-        print(f"\n| pictures, judged by {name} | cosine | attributes right | all right |")
-        print("| --- | --- | --- | --- |")
-        print("\n".join(_row(" / ".join(row), found[name, row]) for row in rows))
-        print()
-        print(
+        say(f"\n| pictures, judged by {name} | cosine | attributes right | all right |")
+        say("| --- | --- | --- | --- |")
+        say("\n".join(_row(" / ".join(row), found[name, row]) for row in rows))
+        say("")
+        say(
             "\n".join(
                 _attribute_rows({" / ".join(row): found[name, row] for row in rows if row[1] == "held-out"})
             )
         )
-    print("\n| pictures | proxy and gold agree on 'all right' |\n| --- | --- |")
+    say("\n| pictures | proxy and gold agree on 'all right' |\n| --- | --- |")
     for row in rows:
         agreement = (found["proxy", row].right == found["gold", row].right).mean()
-        print(f"| {' / '.join(row)} | {agreement:.1%} |")
+        say(f"| {' / '.join(row)} | {agreement:.1%} |")
     real = to_tensor(rows["real", "held-out"])
-    print("\n| real / held-out pictures | peak signal-to-noise ratio in dB |\n| --- | --- |")
-    print("\n".join(measure_autoencoder(pipeline.vae, real)))
-    print("\n| cost on one core | processor ms an image |\n| --- | --- |")
-    print("\n".join(measure_costs(pipeline, rewards)))
+    say("\n| real / held-out pictures | peak signal-to-noise ratio in dB |\n| --- | --- |")
+    say("\n".join(measure_autoencoder(pipeline.vae, real)))
+    say("\n| cost on one core | processor ms an image |\n| --- | --- |")
+    say("\n".join(measure_costs(pipeline, rewards)))
     shown_scenes = splits["held-out"][: _COLUMNS * _ROWS // 2]
     prompts = [prompt_of(scene) for scene in shown_scenes]
     both = [rows["base, no guidance", "held-out"], rows[f"base, guidance {GUIDANCE:g}", "held-out"]]

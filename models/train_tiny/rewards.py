@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
+from common.terminal import say
 from models.attributes import alternatives, attributes_of
 from models.compose import compose_many
 from models.scenes import Scene, canonical, is_heldout, prompt_of
@@ -161,7 +162,7 @@ class Trainer:
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=3.9)  # e^3.9 = 49: keeps cosines spread out
             if step % 50 == 0:
-                print(f"step {step} {line} {seconds:.0f} s", flush=True)
+                say(f"step {step} {line} {seconds:.0f} s")
             if step % SAVE_EVERY_STEPS == SAVE_EVERY_STEPS - 1 or step == steps - 1:
                 save_clip(self.model, into / self.plan.folder)
 

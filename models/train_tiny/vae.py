@@ -10,6 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 
+from common.terminal import say
 from models.compose import compose_many
 from models.train_tiny.code import CHANNELS, patch_code
 from models.train_tiny.data import random_scene, to_tensor
@@ -103,10 +104,7 @@ def train_decoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int) -> N
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 100 == 0:
-            print(
-                f"decoder step {step} absolute {absolute:.4f} squared {squared:.5f} {seconds:.0f} s",
-                flush=True,
-            )
+            say(f"decoder step {step} absolute {absolute:.4f} squared {squared:.5f} {seconds:.0f} s")
 
 
 def train_encoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int) -> None:
@@ -123,7 +121,7 @@ def train_encoder(vae: AutoencoderKL, rng: np.random.Generator, steps: int) -> N
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 100 == 0:
-            print(f"encoder step {step} squared {loss.item():.4f} {seconds:.0f} s", flush=True)
+            say(f"encoder step {step} squared {loss.item():.4f} {seconds:.0f} s")
 
 
 def run(steps: int, into: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
+from common.terminal import say, typed
 from reward_service.cli.checks import Verdict, check_reward
 from reward_service.contract.results import RUNNING, Outcome, Report, RewardFailure, RewardScores
 from reward_service.contract.settings import ServedReward, read_section, read_settings
@@ -72,9 +73,9 @@ class Target:
 def try_scorer(arguments: Namespace) -> int:
     """Score image files of one prompt."""
     images = read_pictures(arguments.images, HttpLimits())
-    scores = _target(arguments).score_each(arguments.prompt, images, arguments.images)
+    scores = _target(arguments).score_each(typed(arguments.prompt), images, arguments.images)
     if arguments.json:
-        print(json.dumps(scores_object(scores)))
+        say(json.dumps(scores_object(scores)))
         return 0
     head = ["image", "reward", *(f"over {number}" for number in range(1, len(images) + 1))]
     rows = [
@@ -85,22 +86,22 @@ def try_scorer(arguments: Namespace) -> int:
         ]
         for row, name in enumerate(arguments.images)
     ]
-    print(table(head, rows) if len(images) > 1 else table(head[:2], [rows[0][:2]]))
+    say(table(head, rows) if len(images) > 1 else table(head[:2], [rows[0][:2]]))
     residual = f", residual {scores.residual:.4g}" if scores.residual else ""
-    print(f"version {scores.stamp.version}, digest {scores.stamp.digest[:12]}{residual}")
+    say(f"version {scores.stamp.version}, digest {scores.stamp.digest[:12]}{residual}")
     return 0
 
 
 def check(arguments: Namespace) -> int:
     """Make the checks of the contract and print what they found. Returns 1 where one failed."""
-    findings = check_reward(_served(arguments), arguments.prompt)
+    findings = check_reward(_served(arguments), list(map(typed, arguments.prompt)))
     rows = [[finding.verdict.value, finding.check, finding.detail] for finding in findings]
-    print(table(["", "check", "found"], rows, left=3))
+    say(table(["", "check", "found"], rows, left=3))
     for finding in findings:
         if finding.advice:
-            print(f"\n{finding.check}: {finding.advice}")
+            say(f"\n{finding.check}: {finding.advice}")
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
-    print(f"\n{failed} of {len(findings)} checks failed." if failed else "\nThe scorer keeps its contract.")
+    say(f"\n{failed} of {len(findings)} checks failed." if failed else "\nThe scorer keeps its contract.")
     return 1 if failed else 0
 
 
@@ -111,11 +112,11 @@ def bench(arguments: Namespace) -> int:
     rows = []
     for size in sizes:
         for count in groups:
-            seconds = _seconds(target, arguments.prompt, count, size, arguments.seconds)
+            seconds = _seconds(target, typed(arguments.prompt), count, size, arguments.seconds)
             rate, median = len(seconds) * count / sum(seconds), statistics.median(seconds)
             figures = [f"{rate:.1f}", f"{median * 1e3:.1f}", f"{max(seconds) * 1e3:.1f}"]
             rows.append([f"{size}x{size}", str(count), str(len(seconds)), *figures])
-    print(table(["images", "a group", "groups", "images/s", "median ms", "slowest ms"], rows))
+    say(table(["images", "a group", "groups", "images/s", "median ms", "slowest ms"], rows))
     return 0
 
 
@@ -134,15 +135,15 @@ def status(arguments: Namespace) -> int:
     """
     reports = _by_address(arguments) if arguments.addresses else _of_cluster()
     if not reports:
-        print("No reward application runs on this cluster.")
+        say("No reward application runs on this cluster.")
         return 0
     head = ["where", "state", "replicas", "name", "kind", "scorer", "version", "digest", "ready"]
-    print(table(head, [[where, *_cells(one)] for where, one in reports.items()], left=len(head)))
+    say(table(head, [[where, *_cells(one)] for where, one in reports.items()], left=len(head)))
     for where, one in reports.items():
         for settings in dict.fromkeys(json.dumps(own.settings, ensure_ascii=False) for own in one.answers):
-            print(f"{where}: settings {settings}")
+            say(f"{where}: settings {settings}")
         for problem in _problems(one):
-            print(f"{where}: {problem}")
+            say(f"{where}: {problem}")
     return 1 if any(any(_problems(one)) for one in reports.values()) else 0
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from common.config.services import ScorerSection
 from common.errors import RewardError
-from reward_service.contract.hidden import error_without_secrets, without_secrets
+from common.hidden import error_without_secrets, remember_options, without_secrets
 from reward_service.contract.scorer import NEEDED, AnyScorer, methods_of
 from reward_service.scorers import SHIPPED
 
@@ -45,6 +45,7 @@ def build_scorer(spec: ScorerSection) -> AnyScorer:
     Raises RewardError where check_spec refuses, the constructor raises, version or digest is no text, or
     check_prompts are no texts.
     """
+    remember_options(spec.options)
     scorer_class = check_spec(spec)
     try:
         scorer = scorer_class(**spec.options)

@@ -13,7 +13,7 @@ from common.config.problems import validate
 from common.config.services import BatchSection, RewardServiceSection, RewardSpec, ScorerSection
 from common.config.tree import show
 from common.errors import ConfigError
-from reward_service.contract.hidden import without_secrets
+from common.hidden import without_secrets
 
 S = TypeVar("S", bound=Section)
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, RewardError
+from common.hidden import hide, hide_in_logs
 from reward_service.contract.results import BusyError, Description, NoShadow, Reply, RewardFailure
 from reward_service.contract.settings import ServedReward, read_settings
 from reward_service.engine.meter import Meter
@@ -73,6 +74,7 @@ class Engine:
 
         Raises RewardError where it cannot be built, breaks its contract, or is not ready in time.
         """
+        hide_in_logs()
         engine = cls(name, Running(await _built(name, settings), settings), end_process, meter)
         engine._thread.start()
         return engine
@@ -172,7 +174,7 @@ class Engine:
         except (ConfigError, RewardError) as error:
             LOGGER.error("Settings refused, the old ones stay: %s", error)
             self._meter.refused()
-            self._refused = str(error)
+            self._refused = hide(str(error))
             return self._refused
         self._queue.limit(_limits(settings))
         # The scoring thread reads this once a batch.

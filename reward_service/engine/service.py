@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
+from common.hidden import hide
 from common.trajectory import ScorerStamp
 from reward_service.contract.registry import build_scorer, scorer_path
 from reward_service.contract.results import Outcome, RewardFailure
@@ -138,7 +139,8 @@ def _isolated(reward: Reward, groups: Sequence[PromptImages], span: Span) -> lis
             return list(reward.score(groups))
     except RewardError as error:
         if len(groups) == 1:
-            return [RewardFailure(str(error))]
+            # It leaves the process that knows the options and tokens.
+            return [RewardFailure(hide(str(error)))]
         return [outcome for group in groups for outcome in _isolated(reward, [group], span)]
 
 

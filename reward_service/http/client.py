@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from common.errors import RewardError
+from common.hidden import hide
 from common.trajectory import ScorerStamp
 from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
 from reward_service.http.address import check_address, is_on_this_machine
@@ -308,9 +309,10 @@ class _Answer:
     def explanation(self) -> str:
         """What it says, with what to do about it."""
         if 300 <= self.status < 400:
-            return f"redirects to {self.headers.get('location', 'nowhere')[:200]}; give that address."
-        reason = "".join(letter if letter.isprintable() else " " for letter in self.error.reason)
-        said = f"answered {self.status} ({self.error.code[:50]}): {reason[:_LONGEST_REASON]}"
+            return f"redirects to {hide(self.headers.get('location', 'nowhere'))[:200]}; give that address."
+        # It may repeat what it was sent, the token included.
+        reason = hide("".join(letter if letter.isprintable() else " " for letter in self.error.reason))
+        said = f"answered {self.status} ({hide(self.error.code)[:50]}): {reason[:_LONGEST_REASON]}"
         return f"{said} {_ADVICE.get(self.status, '')}".strip()
 
     @property
@@ -345,4 +347,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    return hide(f"{type(error).__name__}: {error}")[:300]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
+from common.hidden import hide
+
 BAD_REQUEST = "bad_request"
 UNAUTHORIZED = "unauthorized"
 NOT_FOUND = "not_found"
@@ -99,6 +101,6 @@ def refusal_response(refusal: Refusal, headers: Mapping[str, str] | None = None)
 
 def one_line(reason: str) -> str:
     """A reason fit for a client: one line, at most 1000 characters, without a traceback inside."""
-    words = " ".join(reason.partition(_TRACEBACK)[0].split())
+    words = " ".join(hide(reason.partition(_TRACEBACK)[0]).split())
     text = words.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

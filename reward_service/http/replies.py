@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import RewardError
+from common.hidden import hide
 from common.trajectory import ScorerStamp
 from reward_service.contract.results import (
     NoShadow,
@@ -86,7 +87,7 @@ def decode_reply(body: bytes, images: int) -> Reply:
         raise RewardError(f"It answered what is no score: {first_problem(error)}") from error
     shadow: Outcome | NoShadow = NoShadow()
     if isinstance(reply.shadow, FailureBody):
-        shadow = RewardFailure(reply.shadow.reason[:_LONGEST_REASON])
+        shadow = RewardFailure(hide(reply.shadow.reason)[:_LONGEST_REASON])
     elif reply.shadow is not None:
         shadow = _read_shadow(reply.shadow, images)
     return Reply(_read_scores(reply, images), reply.busy_s, shadow)

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.errors import RewardError
+from common.terminal import say
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.engine import Engine, end_process
 from reward_service.engine.meter import Meter
@@ -64,7 +65,7 @@ async def _serve(
 ) -> None:
     engine = await Engine.start(name, served, end_process, Meter())
     server = http_server(build_http_app(engine, limits, token), limits)
-    print(f"Reward {name!r} answers at {_address(listener)} ({_who(token)}).", flush=True)
+    say(f"Reward {name!r} answers at {_address(listener)} ({_who(token)}).")
     try:
         with _signals_end_quietly():
             await server.serve(sockets=[listener])

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from common.errors import RewardError
+from common.hidden import remember
 
 _LONGEST = 4096
 _ALLOWED = re.compile(r"[A-Za-z0-9._~+/=-]{16,4096}")
@@ -54,6 +55,7 @@ class Token(SecretStr):
 
     def headers(self) -> dict[str, str]:
         """The header that carries it; empty without a token."""
+        remember(self.get_secret_value())
         return {"Authorization": f"Bearer {self.get_secret_value()}"} if self.is_set else {}
 
 
@@ -88,4 +90,5 @@ def _checked(text: str, where: str) -> Token:
             f"The token in {where} has {len(text.strip())} characters; needed are 16 to 4096 letters, digits "
             f"and . _ ~ + / = - . {_HOW}"
         )
+    remember(text.strip())
     return Token(text.strip())

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from common.config.yaml_text import read_yaml
-from reward_service.contract.hidden import HIDDEN, error_without_secrets, without_secrets
+from common.hidden import HIDDEN, error_without_secrets, hide, remember, remember_options, without_secrets
 from reward_service.contract.settings import ServedReward
 
 KEY = "sk-of-the-tests"
@@ -76,3 +76,51 @@ def test_a_secret_that_an_error_quotes_is_hidden() -> None:
     error = f"raised {OSError(secret)!r}, that is {secret}"
     shown = error_without_secrets(error, {"token": secret})
     assert shown == f'raised OSError("{HIDDEN}"), that is {HIDDEN}'
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql+psycopg2://u:p/w#d@h:5432/x: no", "at postgresql+psycopg2://(hidden)@h:5432/x: no"),
+        ("mysql://us%40er:p%40ss@h/x", "mysql://(hidden)@h/x"),
+        ("https%3A%2F%2Fu%3Apw%40h%2Fx", "https%3A%2F%2F(hidden)@h%2Fx"),
+        (r'"postgresql:\/\/u:p@h\/d"', r'"postgresql:\/\/(hidden)@h\/d"'),
+        ("redis://:pw@h", "redis://(hidden)@h"),
+        ("https://ghp_abc@host/x", "https://(hidden)@host/x"),
+        (
+            "s3://b?access_key=AK&secret_key=SK&scheme=http",
+            "s3://b?access_key=(hidden)&secret_key=(hidden)&scheme=http",
+        ),
+        ("{'Authorization': 'Bearer abc'}", "{'Authorization': 'Bearer (hidden)'}"),
+        ("authorization: Basic dTpw, x", "authorization: Basic (hidden), x"),
+        ("you sent Bearer abc123abc123abc123.", "you sent Bearer (hidden)"),
+        ('{"api_key": "sk-1"}', '{"api_key": "(hidden)"}'),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden_in_every_text(text: str, shown: str) -> None:
+    assert hide(text) == shown
+    assert hide(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:5000/team@x",
+        "http://[::1]:8000/x@y",
+        "http://host:5000, mail a@b",
+        "abfs://container@account/x",
+        "s3://bucket/a:b@c",
+        "sqlite:////tmp/a:b@c/mlflow.db",
+        "a torch bearer standing-in-the-sunlight",
+        "a cat (word:1.2)@home, token_env=NAME",
+    ],
+)
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert hide(text) == text
+
+
+def test_a_remembered_secret_is_hidden_however_it_is_written() -> None:
+    remember("pass/wörd 1")
+    remember_options({"judge": {"options": {"api_key": "key-of-an-option"}}})
+    text = r"pass/wörd 1, pass%2Fw%C3%B6rd%201, pass%2Fw%C3%B6rd+1, pass/w\u00f6rd 1, key-of-an-option"
+    assert hide(text) == ", ".join([HIDDEN] * 5)

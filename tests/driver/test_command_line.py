@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from common.errors import ConfigError
-from driver.command_line import fail, parse_arguments
+from driver.command_line import check_writable, fail, parse_arguments, writable_folder
+from sample import picture_file
 
 EARLY = {
     "rewards={r: {app: pickscore}}": "ray.address=auto",
@@ -29,6 +30,65 @@ def test_words_overrides_and_flags_are_told_apart() -> None:
     assert parse_arguments(["--seed=8"], "usage", FLAGS).flags == {"--seed": "8"}
     switched = parse_arguments(["--now", "x.yaml"], "usage", FLAGS, {"--now": "at once"})
     assert (switched.words, switched.flags) == (("x.yaml",), {"--now": ""})
+
+
+@pytest.mark.parametrize(
+    ("word", "is_override"),
+    [
+        ("run.epochs=3", True),
+        ("samling.steps=5", True),
+        ("steps=5", True),
+        ("rewards.clip.weight=2", True),
+        ("E=mc2 on a board", False),
+        ("x=y", False),
+        ("a = b", False),
+        ("=", False),
+    ],
+)
+def test_a_word_is_an_override_where_its_left_side_is_nearly_a_key(word: str, is_override: bool) -> None:
+    given = parse_arguments([word], "usage", FLAGS)
+    assert (given.overrides, given.words) == (((word,), ()) if is_override else ((), (word,)))
+    assert parse_arguments(["--", word, "--seed"], "usage", FLAGS).words == (word, "--seed")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["a.yaml", "run.epochs", "3"], "run.epochs=VALUE"),
+        (["a.yaml", "run.epocs"], "run.epochs=VALUE"),
+        (["a.yaml", "E=mc2"], "no setting is called 'E'"),
+        (["a.yaml", "--run.epochs=3"], "run.epochs=VALUE"),
+    ],
+)
+def test_what_was_probably_meant_is_said(words: list[str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        parse_arguments(words, "usage", FLAGS).config()
+
+
+def test_output_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    check_writable("--output", tmp_path / "new.png")
+    check_writable("--output", tmp_path / "file")
+    assert writable_folder("--output", tmp_path / "a" / "b").is_dir()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+    for refused in (tmp_path / "no" / "x.png", tmp_path / "a", tmp_path / "file" / "x.png"):
+        with pytest.raises(ConfigError, match=f"--output {refused}"):
+            check_writable("--output", refused)
+    with pytest.raises(ConfigError, match="--output"):
+        writable_folder("--output", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("given", "file"), [("pic", "pic.png"), ("pic.JPG", "pic.JPG"), ("v1.webp", "v1.webp")]
+)
+def test_a_picture_has_a_known_format(
+    given: str, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert picture_file(given) == Path(file)
+    with pytest.raises(ConfigError, match=r"pic\.xyz.*\.png"):
+        picture_file("pic.xyz")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +124,8 @@ def test_errors_for_people_are_printed_and_others_are_raised(capsys: pytest.Capt
         (["train.py", "nothere.yaml"], "nothere.yaml"),
         (["train.py", "configs/quickstart.yaml", "samling.steps=5"], "did you mean sampling.steps"),
         (["sample.py"], "One prompt in quotes"),
+        (["sample.py", "steps=20 on a board"], "given after --"),
+        (["sample.py", "E=mc2 on a board"], "Name a policy"),
         (["sample.py", "a cat", "--checkpoint", "nowhere"], "nowhere is no checkpoint"),
         (["evaluate.py", "a cat"], "Not understood: a cat"),
     ],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from driver.finish import nothing_learned, show_result
+from driver.command_line import parse_arguments
+from driver.finish import next_commands, nothing_learned, show_result
+from driver.report.console import PlainConsole
 from tests.driver.observe.test_observer import Watched
+from tests.tiny_config import make_config
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 def result_of(run: Watched, encoding: str = "utf-8") -> str:
     raw = io.BytesIO()
-    console = Console(file=io.TextIOWrapper(raw, encoding=encoding, write_through=True), width=200)
+    console = PlainConsole(file=io.TextIOWrapper(raw, encoding=encoding, write_through=True), width=200)
     show_result(run.config, run.observer, run.tracker, console)
     return raw.getvalue().decode(encoding)
 
@@ -62,3 +65,16 @@ def test_a_run_that_learned_nothing_says_so_loudly(run: Watched) -> None:
     shown = result_of(run)
     assert "NOTHING WAS LEARNED" in shown
     assert "NOTHING WAS LEARNED" in (run.config.run_folder / "result.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a cat [/b]", "$(touch x) `y` 'z' \"w\"", "--seed", "run.epochs=3", "a\nb"]
+)
+def test_a_shell_reads_the_commands_as_they_are_meant(tmp_path: Path, prompt: str) -> None:
+    config = make_config(Path("model"), tmp_path, {"run.folder": "runs [v2]/$(id)"})
+    found = next_commands(config, "s3://bucket/a?x=1&y=2", prompt)
+    assert shlex.split(found["Go on"])[2:] == ["runs [v2]/$(id)/test/config.yaml", "run.epochs=4"]
+    python, program, *words = shlex.split(found["Sample"])
+    given = parse_arguments(words, "usage", {"--checkpoint": "place"})
+    assert (python, program, given.words, given.overrides) == ("python", "sample.py", (prompt,), ())
+    assert given.flags == {"--checkpoint": "s3://bucket/a?x=1&y=2"}

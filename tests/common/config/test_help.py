@@ -16,6 +16,7 @@ from common.config.objectives import DdpoSection, GrpoSection, PrdpSection
 from common.config.schema import Config
 from common.config.services import REWARD_FORMS
 from common.config.training import DdimSampler, FullPolicy, LoraPolicy
+from common.config.tree import about, fields, tree_of
 
 TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint": "folder of a checkpoint"})
 
@@ -69,6 +70,20 @@ def test_every_setting_is_there_with_default_unit_limits_and_meaning(key: str) -
         if type(limit).__name__ in ("Ge", "Gt", "Le", "Lt"):
             (value,) = (getattr(limit, word) for word in ("ge", "gt", "le", "lt") if hasattr(limit, word))
             assert str(value) in shown
+
+
+def test_no_word_of_it_is_a_docstring() -> None:
+    """python -OO leaves those out."""
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", "from common.config.help import help_text; print(help_text('', {}))"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == help_text("", {}).splitlines(), done.stderr
+    for name, node in fields(tree_of(Config)).items():
+        assert about(node).endswith("."), f"{name} needs a title"
 
 
 def test_it_fits_the_terminal() -> None:

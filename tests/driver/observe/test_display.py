@@ -7,10 +7,10 @@ import re
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from common.config.services import DisplaySection
 from driver.observe.display import BarDisplay, DisplayState, LineDisplay, Phase, open_display
+from driver.report.console import PlainConsole
 
 HALFWAY = DisplayState(
     epoch=12,
@@ -30,11 +30,11 @@ HALFWAY = DisplayState(
 FIGURES = ("0.612 (+0.104)", "0.33 (+0.02)", "14.2 images/s", "0:02:48", "dropped: 1", "gradient_norm")
 
 
-def console_of(terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=200, height=24)
+def console_of(terminal: bool) -> PlainConsole:
+    return PlainConsole(file=io.StringIO(), force_terminal=terminal, width=200, height=24)
 
 
-def text_of(console: Console) -> str:
+def text_of(console: PlainConsole) -> str:
     assert isinstance(console.file, io.StringIO)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
 

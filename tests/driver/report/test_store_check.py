@@ -71,7 +71,11 @@ def test_a_database_file_must_open(tmp_path: Path) -> None:
     check_store(f"sqlite:///{tmp_path}/new/50%25/x.db")
     assert (tmp_path / "new" / "50%").is_dir()
     (tmp_path / "text.db").write_text("no database, but long enough to be told from an empty one" * 20)
-    for uri in (f"sqlite:///{tmp_path}", f"sqlite:///{tmp_path}/text.db", f"sqlite:///{tmp_path}/text.db/x.db"):
+    for uri in (
+        f"sqlite:///{tmp_path}",
+        f"sqlite:///{tmp_path}/text.db",
+        f"sqlite:///{tmp_path}/text.db/x.db",
+    ):
         with pytest.raises(TrackerError, match="cannot be opened"):
             check_store(uri)
 

@@ -18,6 +18,7 @@ from driver.report.tracker import (
     RunEnd,
     Tracker,
     TrackerError,
+    call_store,
     flat_params,
     open_tracker,
 )
@@ -66,6 +67,23 @@ def test_configuration_is_kept_whole(client: MlflowClient, tracker: Tracker) -> 
     assert params["long"] == "x" * 6000
     assert artifact(client, tracker, "config.yaml").read_text() == "many: 230\n"
     assert tracker.lost_writes == 0
+
+
+def test_no_text_carries_a_secret(client: MlflowClient, tracker: Tracker) -> None:
+    tracker.set_tags({"place": "https://user:hunter2@host/x"})
+    tracker.set_description("see https://user:hunter2@host/x")
+    tracker.log_text("note.md", "password=hunter2")
+    tracker.flush()
+    tags = client.get_run(tracker.run_id).data.tags
+    assert tags["place"] == "https://(hidden)@host/x"
+    assert "hunter2" not in tags["mlflow.note.content"] + artifact(client, tracker, "note.md").read_text()
+
+    def refuse() -> None:
+        raise OSError("cannot connect to postgresql://user:hunter2@db/x")
+
+    with pytest.raises(TrackerError, match="@db/x") as caught:
+        call_store("Opening", refuse)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_metrics_are_kept_by_epoch(client: MlflowClient, tracker: Tracker) -> None:

@@ -65,6 +65,23 @@ def test_a_wrong_token_fails_at_once_and_says_so() -> None:
     assert wrong.get_secret_value() not in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [401, 424, 503])
+def test_a_server_that_repeats_the_token_does_not_bring_it_into_a_reason(status: int) -> None:
+    secret = TOKEN.get_secret_value()
+    script = Script(error(status, f"No good: {{'Authorization': 'Bearer {secret}'}}, that is {secret}"))
+    with scripted(script) as url:
+        client = HttpReward(url, TOKEN, 5.0, retrying=Retrying(tries=1))
+        try:
+            outcome = client.score("a", PIXELS).outcome
+            assert isinstance(outcome, RewardFailure)
+            reason = outcome.reason
+        except RewardError as caught:
+            reason = str(caught)
+    assert script.seen == [f"Bearer {secret}"]
+    assert "No good" in reason
+    assert secret not in reason
+
+
 @pytest.mark.parametrize(
     "trouble",
     [

@@ -1,0 +1,134 @@
+"""What a command shows, and that showing it decides over nothing: the one way to the terminal.
+
+Text that people wrote is text here: it is no markup, and its control characters are written out. What a
+terminal, pipe or disk does not take is replaced or left out, and noted at the end; the command goes on.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import NoReturn
+
+from common.errors import ConfigError
+from common.hidden import hide, hide_in_logs, remember_environment
+
+# Also marks that turn the direction of writing: they make a text look like another one. Not line end and tab.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_REPLACING = "written out"
+_unencodable: set[str] = set()
+"""Encodings that could not show a character."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out, such as \\x1b: a terminal would obey them."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str) -> None:
+    """Show a text, as it is, with a line end."""
+    print(visible(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """The same for an error."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def typed(word: str) -> str:
+    """A word of the command line as text, also where the locale does not know its letters (LC_ALL=C).
+
+    Raises ConfigError where it is no UTF-8 text.
+    """
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{word!r} is not UTF-8 text ({error.reason}).") from error
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command with the process's arguments, and end the process with its exit status.
+
+    From here on whatever is printed in the process, also by libraries, shows no secret and never fails.
+    """
+    codecs.register_error(_REPLACING, _write_out)
+    sys.stdout, sys.stderr = _Shown.instead_of(sys.stdout), _Shown.instead_of(sys.stderr)
+    sys.excepthook = _show_crash
+    threading.excepthook = lambda crash: _show_crash(crash.exc_type, crash.exc_value, crash.exc_traceback)
+    remember_environment(os.environ)
+    hide_in_logs()
+    try:
+        status = main(sys.argv[1:])
+    finally:
+        sys.stdout.flush()
+        _note(sys.stdout)
+    sys.exit(status)
+
+
+class _Raw(io.FileIO):
+    """A file that takes all it is given. refused: why it could not write on; None where it could."""
+
+    refused: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+        try:
+            return super().write(data) if self.refused is None else len(data)
+        except OSError as error:
+            self.refused = error
+            return len(data)
+
+
+class _Shown(io.TextIOWrapper):
+    """A standard stream that hides secrets and never fails."""
+
+    raw: _Raw
+
+    @staticmethod
+    def instead_of(stream: io.TextIOWrapper | None) -> _Shown:
+        """stream: None where the process was started with it closed."""
+        handle = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
+        raw = _Raw(handle, "wb", closefd=False)
+        shown = _Shown(
+            io.BufferedWriter(raw),
+            encoding="utf-8" if stream is None else stream.encoding,
+            errors=_REPLACING,
+            line_buffering=stream is not None and stream.line_buffering,
+            write_through=stream is not None and stream.write_through,
+        )
+        shown.raw = raw
+        return shown
+
+    def write(self, text: str) -> int:
+        super().write(hide(text))
+        return len(text)
+
+
+def _write_out(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError):
+        _unencodable.add(error.encoding)
+    return codecs.backslashreplace_errors(error)
+
+
+def _note(stream: _Shown) -> None:
+    """Say what could not be shown as it is."""
+    for encoding in sorted(_unencodable):
+        complain(
+            f"Characters that {encoding} does not have are written as \\x.. or \\u..; "
+            "PYTHONIOENCODING=utf-8 shows them."
+        )
+    refused = stream.raw.refused
+    # Whoever closes a pipe (head, less) has seen enough.
+    if refused is not None and refused.errno != errno.EPIPE:
+        complain(f"Not all of the output could be written: {refused.strerror}.")
+
+
+def _show_crash(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
