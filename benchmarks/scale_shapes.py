@@ -5,8 +5,7 @@ python -m benchmarks.scale_shapes          # counts again, and prints
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.sd15_shape import SD15
 from common.config.training import LoraPolicy
+from common.terminal import run_command, say
 
 TOKENS = 77
 SDXL_UNET: Mapping[str, Any] = {
@@ -146,11 +146,18 @@ def learning_flop(cost: ShapeCost, images: int, learned: int, passes: int, full:
     return images * passes * learned * (cost.full_step if full else cost.lora_step)
 
 
-if __name__ == "__main__":
+def main(_: Sequence[str]) -> int:
+    """Count again, and show it. Returns 0."""
     for name, shape, added in (("SD 1.5", SD15.unet, {}), ("SDXL", SDXL_UNET, SDXL_ADDED)):
         cost = count(shape, added)
         lora, full = (learning_flop(cost, 8, 49, 2, full) / 1e12 for full in (False, True))
         sampling = sampling_flop(cost, 8, 50, 49, 2) / 1e12
-        print(f"{name}: {cost}\n  TFLOP of a group of 8, 50 steps: sampling {sampling:,.0f}, ", end="")
-        print(f"learning LoRA {lora:,.0f}, full {full:,.0f}")
-    sys.exit(0)
+        say(
+            f"{name}: {cost}\n  TFLOP of a group of 8, 50 steps: sampling {sampling:,.0f}, "
+            f"learning LoRA {lora:,.0f}, full {full:,.0f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from common.cluster.instruments import Instruments, shown
-from common.config.load import public_yaml
+from common.config.load import config_to_yaml, public_yaml
 from common.config.schema import Config
 from common.errors import ConfigError
 from common.hidden import without_secrets

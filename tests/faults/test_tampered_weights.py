@@ -9,7 +9,6 @@ from dataclasses import replace
 import mlflow
 import pytest
 import ray
-from rich.console import Console
 
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
@@ -17,6 +16,7 @@ from common.errors import WeightsError
 from common.model.weights import Weights
 from driver.main import train
 from driver.observe.status import read_status
+from driver.report.console import PlainConsole
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from learner.group import LearnerGroup, PublishedReferences
 from tests.faults.conftest import MakeFaulty
@@ -56,9 +56,9 @@ def test_the_weights_of_another_version_are_found_out(
     with monkeypatch.context() as patch:
         patch.setattr(LearnerGroup, "publish", swapping(LearnerGroup.publish))
         with pytest.raises(WeightsError, match=f"weights object of version {VERSION} .* has been altered"):
-            train(config, Console(file=io.StringIO()))
+            train(config, PlainConsole(file=io.StringIO()))
     assert read_status(config.run_folder).phase == "failed"
     assert learned_epochs(config) == [1, 2, 3]
-    assert train(config, Console(file=text)) == 0
+    assert train(config, PlainConsole(file=text)) == 0
     assert "Going on after epoch 2" in text.getvalue()
     assert whole.differences(Outcome.of(config)) == []

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from common.errors import BadNumbersError, NothingLearnedError
 from driver.main import train
+from driver.report.console import PlainConsole
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
 from driver.run.recordings import INSPECTION, open_recording
 from tests.tiny_config import make_config
@@ -31,7 +31,7 @@ def test_a_run_that_diverges_stops_with_evidence(tiny_pipeline: Path, tmp_path: 
     config = make_config(tiny_pipeline, tmp_path, settings)
     text = io.StringIO()
     with pytest.raises(BadNumbersError) as caught:
-        train(config, Console(file=text, width=200))
+        train(config, PlainConsole(file=text, width=200))
     shown, reason = text.getvalue(), str(caught.value)
     assert "2 updates in a row were skipped" in reason
     assert "not finite" in reason

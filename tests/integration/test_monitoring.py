@@ -13,11 +13,11 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from rich.console import Console
 
 from common.cluster.instruments import Instruments
 from driver.main import train
 from driver.observe.gauges import RayGauges
+from driver.report.console import PlainConsole
 from driver.report.timeline import ACTORS, DRIVER, LEARNER, REWARDS, read_timeline, timeline_files
 from driver.run.checkpoints import checkpoint_folder, read_checkpoint
 from tests.integration.prometheus import ask, prometheus
@@ -63,7 +63,7 @@ def watched(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch, prometheus(folder, shadow_of_a_reward) as address:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
         patch.setattr("common.cluster.instruments.SHOWN_EVERY_S", 0.5)
-        assert train(config, Console(file=text, width=110)) == 0
+        assert train(config, PlainConsole(file=text, width=110)) == 0
         time.sleep(1.5)
         yield Watched(config, text.getvalue(), address, (began, time.time()))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from driver.main import train
+from driver.report.console import PlainConsole
 from driver.run.checkpoints import Checkpoints, read_checkpoint
 from tests.tiny_config import make_config
 
@@ -39,7 +39,7 @@ def test_a_continued_run_has_the_bits_of_one_in_one_piece(
         for number, epochs in enumerate(parts):
             changed = {**settings, "run.name": f"parts{len(parts)}", "run.epochs": epochs}
             config = make_config(tiny_pipeline, tmp_path, changed)
-            assert train(config, Console(quiet=True)) == 0, number
+            assert train(config, PlainConsole(quiet=True)) == 0, number
         checkpoint = read_checkpoint(Checkpoints.of(config).where(3))
         ends.append(bytes(checkpoint.files["trainable.safetensors"]))
         histories.append(json.dumps(dict(checkpoint.state.history)))

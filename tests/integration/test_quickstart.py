@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from common.config.load import load_config
 from driver.main import train
+from driver.report.console import PlainConsole
 from driver.report.intervals import compare
 from driver.run.evaluations import load_evaluations
 
@@ -27,7 +27,7 @@ SHORT = (
 @pytest.mark.timeout(600)
 def test_reward_rises_on_prompts_never_trained_on(tmp_path: Path) -> None:
     config = load_config(Path("configs/quickstart.yaml"), [*SHORT, f"run.folder={tmp_path}"])
-    assert train(config, Console(file=io.StringIO())) == 0
+    assert train(config, PlainConsole(file=io.StringIO())) == 0
     evaluations = load_evaluations(config.run_folder)
     seen, other = evaluations[0].sets
     assert not set(seen.prompts) & set(other.prompts)

@@ -15,13 +15,13 @@ import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from pyarrow import fs
-from rich.console import Console
 
 from actors.sampler import sample_group
 from common.config.schema import Config
 from common.errors import RunFolderError
 from common.trajectory import PromptTask
 from driver.main import train
+from driver.report.console import PlainConsole
 from driver.run.checkpoints import Checkpoints, checkpoint_folder, read_checkpoint
 from driver.run.evaluations import load_evaluations
 from driver.run.recordings import open_recording
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 def run(pipeline: Path, folder: Path, overrides: dict[str, Any]) -> tuple[Config, str]:
     """Train; returns the configuration and what the terminal showed."""
     config, text = make_config(pipeline, folder, overrides), io.StringIO()
-    assert train(config, Console(file=text, width=110)) == 0
+    assert train(config, PlainConsole(file=text, width=110)) == 0
     return config, text.getvalue()
 
 
@@ -149,7 +149,7 @@ def test_a_fork_begins_where_the_other_run_ended(
     place = checkpoint_folder(source.run_folder, EPOCHS)
     config = make_config(tiny_pipeline, tmp_path, {**WHOLE, "run.epochs": 1, "optimizer.learning_rate": 1e-4})
     text = io.StringIO()
-    assert train(config, Console(file=text, width=500), str(place)) == 0
+    assert train(config, PlainConsole(file=text, width=500), str(place)) == 0
     begun, ended = load_evaluations(config.run_folder)
     last = load_evaluations(source.run_folder)[-1]
     assert (begun.epoch, begun.stamp.digest) == (0, last.stamp.digest)
@@ -168,12 +168,12 @@ def test_a_finished_run_and_another_configuration_are_refused(
 ) -> None:
     config = whole_run.config
     with pytest.raises(RunFolderError, match=rf"finished run of {EPOCHS} epochs.*run\.epochs"):
-        train(config, Console(file=io.StringIO()))
+        train(config, PlainConsole(file=io.StringIO()))
     other = config.model_copy(
         update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.5})}
     )
     with pytest.raises(RunFolderError, match=r"optimizer\.learning_rate"):
-        train(other, Console(file=io.StringIO()))
+        train(other, PlainConsole(file=io.StringIO()))
     assert weights_of(config, 2)
 
 
@@ -189,9 +189,9 @@ def test_a_run_goes_on_with_changed_prompts_and_rewards_and_says_so(
     config = make_config(tiny_pipeline, tmp_path, {**WHOLE, "run.epochs": EPOCHS + 1, "rewards": rewards})
     (tmp_path / "unseen.txt").write_text("five\nother\nprompts\nhere\n")
     with pytest.raises(RunFolderError, match=r"rewards\.jpeg\.scorer.*\n.*prompts\.unseen"):
-        train(config, Console(file=io.StringIO()))
+        train(config, PlainConsole(file=io.StringIO()))
     text = io.StringIO()
-    assert train(config, Console(file=text, width=300), accept_changes=True) == 0
+    assert train(config, PlainConsole(file=text, width=300), accept_changes=True) == 0
     result = (config.run_folder / "result.md").read_text()
     for shown in (result, text.getvalue()):
         assert f"Changed from epoch {EPOCHS} on: prompts.unseen" in shown

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from common.cluster.metrics import check_metrics
 from common.trajectory import Float64, PolicyStamp
+from driver.report.console import PlainConsole
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.intervals import (
     Interval,
@@ -41,7 +41,7 @@ def evaluation(scores: dict[str, Float64], epoch: int = 0, sets: tuple[str, ...]
 
 
 def shown(table: Table) -> str:
-    console = Console(width=80, record=True, file=io.StringIO())
+    console = PlainConsole(width=80, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 
