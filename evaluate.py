@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.storage import replace_file
-from common.terminal import run_command
+from common.terminal import need_docstrings, run_command
 from driver.command_line import Arguments, check_writable, fail, parse_arguments, writable_folder
 
 USAGE = "python evaluate.py --checkpoint PLACE [--prompts FILE] [--output FOLDER] [key=value ...]"
@@ -45,6 +45,7 @@ def evaluate(given: Arguments) -> None:
     prompts, overrides = given.flags.get("--prompts"), list(given.overrides)
     if prompts is not None:
         overrides.append(f"prompts.unseen={prompts}")
+    need_docstrings()
     # Ray is never imported; torch only after the arguments have been found to be sound.
     from driver.loop.evaluation import choose_prompts
     from driver.report.console import PlainConsole, plain_progress

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.errors import ConfigError
 from common.storage import replace_file
-from common.terminal import run_command, say, typed
+from common.terminal import need_docstrings, run_command, say, typed
 from driver.command_line import Arguments, check_writable, fail, parse_arguments
 
 USAGE = 'python sample.py "a prompt" --checkpoint PLACE [--images 1] [--seed 0] [--output FILE] [key=value]'
@@ -44,6 +44,7 @@ def sample(prompt: str, given: Arguments) -> None:
     """Sample and write the picture."""
     images, seed = given.whole_number("--images", 1, least=1), given.whole_number("--seed", 0, least=0)
     output = picture_file(given.flags.get("--output", "sample.png"))
+    need_docstrings()
     # torch is imported only after the arguments have been found to be sound.
     from PIL import Image
 

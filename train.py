@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.config.paths import check_paths
-from common.terminal import run_command, say
+from common.terminal import need_docstrings, run_command, say
 from driver.command_line import fail, parse_arguments
 from driver.ray_environment import check_temporary_folder, prepare
 from driver.report.store_check import check_store
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     with fail():
         given = parse_arguments(arguments, USAGE, FLAGS, SWITCHES)
         config = given.config()
+        need_docstrings()
         check_paths(config, os.environ, Path.cwd())
         if config.ray.address == "local":
             check_temporary_folder(os.environ)

@@ -73,6 +73,15 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     sys.exit(status)
 
 
+def need_docstrings() -> None:
+    """End the process, saying why, where transformers could not be imported: it reads docstrings."""
+    if sys.flags.optimize > 1:
+        complain(
+            "python -OO (PYTHONOPTIMIZE=2) leaves out docstrings, which transformers reads. Use -O, or none."
+        )
+        sys.exit(2)
+
+
 class _Raw(io.FileIO):
     """A file that takes all it is given. refused: why it could not write on; None where it could."""
 

@@ -104,6 +104,18 @@ def test_a_wrong_flag_is_an_error(arguments: list[str], text: str) -> None:
         parse_arguments(arguments, "usage", FLAGS, {"--now": "at once"})
 
 
+def test_without_docstrings_a_command_says_so_before_transformers_fails() -> None:
+    done = subprocess.run(
+        [sys.executable, "-OO", "train.py", "configs/quickstart.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "-OO" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("value", ["-1", "x", "1.5", "0"])
 def test_a_number_below_its_least_or_none_is_an_error(value: str) -> None:
     with pytest.raises(ConfigError, match="--seed must be a whole number of at least 1"):
