@@ -16,10 +16,13 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from common.errors import ConfigError
 from common.hidden import hide, hide_in_logs, remember_environment
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # Also marks that turn the direction of writing: they make a text look like another one. Not line end and tab.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -87,12 +90,12 @@ class _Raw(io.FileIO):
 
     refused: OSError | None = None
 
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
+    def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data) if self.refused is None else len(data)
+            return super().write(data) if self.refused is None else memoryview(data).nbytes
         except OSError as error:
             self.refused = error
-            return len(data)
+            return memoryview(data).nbytes
 
 
 class _Shown(io.TextIOWrapper):
@@ -101,21 +104,16 @@ class _Shown(io.TextIOWrapper):
     raw: _Raw
 
     @staticmethod
-    def instead_of(stream: io.TextIOWrapper | None) -> _Shown:
+    def instead_of(stream: TextIO | None) -> _Shown:
         """stream: None where the process was started with it closed."""
         handle = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
         raw = _Raw(handle, "wb", closefd=False)
-        shown = _Shown(
-            io.BufferedWriter(raw),
-            encoding="utf-8" if stream is None else stream.encoding,
-            errors=_REPLACING,
-            line_buffering=stream is not None and stream.line_buffering,
-            write_through=stream is not None and stream.write_through,
-        )
+        encoding = "utf-8" if stream is None else stream.encoding
+        shown = _Shown(io.BufferedWriter(raw), encoding=encoding, errors=_REPLACING, line_buffering=True)
         shown.raw = raw
         return shown
 
-    def write(self, text: str) -> int:
+    def write(self, text: str, /) -> int:
         super().write(hide(text))
         return len(text)
 

@@ -68,8 +68,13 @@ def meant_setting(key: str) -> str | None:
     parts = key.strip().split(".")
     if not re.fullmatch(r"[\w./-]+", key.strip()) or not all(parts):
         return None
-    root = tree_of(Config)
-    return key.strip() if parts[0] in fields(root) else near_keys(root, parts)
+    root = node = tree_of(Config)
+    for position, part in enumerate(parts):
+        below = fields(node, part)
+        if below and part not in below:
+            return near_keys(root, parts) or (key.strip() if position else None)
+        node = below.get(part, {})
+    return key.strip()
 
 
 def config_differences(a: Config, b: Config) -> list[str]:
