@@ -12,9 +12,9 @@ from typing import Protocol
 
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.text import Text
 
 from common.config.services import DisplaySection
+from common.terminal import visible
 from driver.report.console import PlainConsole
 
 RECENT_EPOCHS = 10
@@ -151,7 +151,7 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         elapsed = timedelta(seconds=int(time.monotonic() - self.started_at))
-        yield Text(f"{elapsed} elapsed{self.figures}")
+        yield f"{elapsed} elapsed{self.figures}"
 
 
 class BarDisplay:
@@ -178,7 +178,7 @@ class BarDisplay:
         # A bar without a total would pulse, a colour for each of its letters.
         self._bars.update(
             self._phase,
-            description=state.doing,
+            description=visible(state.doing),
             total=state.total or 1,
             completed=state.done,
             counts=state.progress,

@@ -16,6 +16,7 @@ from common.cluster.process_failures import all_actors
 from common.config.schema import Config
 from common.config.services import AppReward
 from common.errors import RunFolderError
+from common.hidden import hide
 from common.records import read_record
 from common.storage import put_file
 from driver.observe.display import DisplayState
@@ -133,7 +134,7 @@ class StatusFile:
             waits_for=waits_for,
         )
         with suppress(OSError):
-            put_file(self._path, f"{json.dumps(asdict(status), indent=1)}\n".encode())
+            put_file(self._path, hide(f"{json.dumps(asdict(status), indent=1)}\n").encode())
 
 
 def read_status(run_folder: Path) -> RunStatus | None:

@@ -59,7 +59,7 @@ def test_a_run_whose_reward_never_tells_images_apart_says_so_and_stops(
     config = make_config(tiny_pipeline, tmp_path, settings)
     text = io.StringIO()
     with pytest.raises(NothingLearnedError, match="2 epochs in a row"):
-        train(config, Console(file=text, width=200))
+        train(config, PlainConsole(file=text, width=200))
     assert "ALARM nothing_learned, epoch 1" in text.getvalue()
     newest = read_checkpoint(list_checkpoints(config.run_folder)[-1])
     assert newest.state.epoch == 2
