@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from rich.console import Console
 
 from common.config.schema import Config
 from tests.tiny_config import WHOLE, make_config
@@ -77,7 +76,7 @@ def whole_run(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from driver.main import train
 
     config, text = make_config(tiny_pipeline, tmp_path_factory.mktemp("whole"), WHOLE), io.StringIO()
-    assert train(config, Console(file=text, width=110)) == 0
+    assert train(config, PlainConsole(file=text, width=110)) == 0
     return WholeRun(config, text.getvalue())
 
 
