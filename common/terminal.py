@@ -63,7 +63,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     From here on whatever is printed in the process, also by libraries, shows no secret and never fails.
     """
     codecs.register_error(_REPLACING, _write_out)
-    sys.stdout, sys.stderr = _Shown.instead_of(sys.stdout), _Shown.instead_of(sys.stderr)
+    sys.stdout, sys.stderr = _unbreakable(sys.stdout), _unbreakable(sys.stderr)
     sys.excepthook = _show_crash
     threading.excepthook = lambda crash: _show_crash(crash.exc_type, crash.exc_value, crash.exc_traceback)
     remember_environment(os.environ)
@@ -101,21 +101,24 @@ class _Raw(io.FileIO):
 class _Shown(io.TextIOWrapper):
     """A standard stream that hides secrets and never fails."""
 
-    raw: _Raw
-
-    @staticmethod
-    def instead_of(stream: TextIO | None) -> _Shown:
-        """stream: None where the process was started with it closed."""
-        handle = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
-        raw = _Raw(handle, "wb", closefd=False)
-        encoding = "utf-8" if stream is None else stream.encoding
-        shown = _Shown(io.BufferedWriter(raw), encoding=encoding, errors=_REPLACING, line_buffering=True)
-        shown.raw = raw
-        return shown
+    def __init__(self, handle: int, encoding: str) -> None:
+        self.raw = _Raw(handle, "wb", closefd=False)
+        writer = io.BufferedWriter(self.raw)
+        super().__init__(writer, encoding=encoding, errors=_REPLACING, line_buffering=True)
 
     def write(self, text: str, /) -> int:
         super().write(hide(text))
         return len(text)
+
+
+def _unbreakable(stream: TextIO | None) -> TextIO:
+    """stream: None where the process was started with it closed. One without a file is left as it is."""
+    if stream is None:
+        return _Shown(os.open(os.devnull, os.O_WRONLY), "utf-8")
+    try:
+        return _Shown(stream.fileno(), stream.encoding)
+    except io.UnsupportedOperation:
+        return stream
 
 
 def _write_out(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -124,14 +127,14 @@ def _write_out(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
-def _note(stream: _Shown) -> None:
+def _note(stream: TextIO) -> None:
     """Say what could not be shown as it is."""
     for encoding in sorted(_unencodable):
         complain(
             f"Characters that {encoding} does not have are written as \\x.. or \\u..; "
             "PYTHONIOENCODING=utf-8 shows them."
         )
-    refused = stream.raw.refused
+    refused = stream.raw.refused if isinstance(stream, _Shown) else None
     # Whoever closes a pipe (head, less) has seen enough.
     if refused is not None and refused.errno != errno.EPIPE:
         complain(f"Not all of the output could be written: {refused.strerror}.")

@@ -74,6 +74,7 @@ class WholeRun:
 def whole_run(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     """A run of the settings WHOLE, on a cluster of its own. Read only."""
     from driver.main import train
+    from driver.report.console import PlainConsole
 
     config, text = make_config(tiny_pipeline, tmp_path_factory.mktemp("whole"), WHOLE), io.StringIO()
     assert train(config, PlainConsole(file=text, width=110)) == 0
