@@ -24,7 +24,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from actors.actor import SampleReport
 from actors.process import start_process
 from actors.slots import ActorSlots, ReadyActor
-from common.cluster.process_failures import DEATHS
+from common.cluster.process_failures import DEATHS, in_a_line
 from common.cluster.references import value_of
 from common.config.schema import Config
 from common.errors import PrdpError, StuckError
@@ -149,7 +149,7 @@ class ActorPool:
                     raise StuckError(
                         f"The task of prompt {task.prompt!r} lost its actor {deaths} times, more than "
                         f"actors.task_retries = {self._section.task_retries} allows; it may be what kills "
-                        f"them. The last: {error}"
+                        f"them. The last: {in_a_line(error)}"
                     ) from error
             except _ReportLost:
                 # It went with its node; the actor's next task tells of the actor's death.

@@ -71,8 +71,10 @@ def own_error(error: BaseException) -> PrdpError | None:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Type and first line of what a process raised, or what Ray says, which is told in several lines."""
+    """What a process raised: an error of ours as it is, others by type and first line; or what Ray says."""
     cause = cause_of(error)
+    if isinstance(cause, PrdpError):
+        return str(cause)
     text = " ".join(str(cause).split())[:LONGEST_LINE] if isinstance(cause, RayError) else first_line(cause)
     return f"{type(cause).__name__}: {text}"
 
@@ -164,5 +166,5 @@ class DeathCounter:
         if recent > self._limit:
             raise StuckError(
                 f"{self._who} died {recent} times within an hour, more than {self._setting} = {self._limit} "
-                f"allows. Look at the logs: out of memory is the usual reason. The last: {error}"
+                f"allows. Look at the logs: out of memory is the usual reason. The last: {in_a_line(error)}"
             ) from error

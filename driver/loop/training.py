@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ray.exceptions import ObjectLostError, RayError
 
+from common.cluster.process_failures import in_a_line
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, PrdpError, WeightsError
@@ -242,7 +243,7 @@ class Training:
             self._parts.rollouts.end_sampling()
             await self._save(self._parts.learner.rescue)
         except STOPPING as error:
-            self._parts.observer.note(f"The last finished epoch could not be saved: {error}")
+            self._parts.observer.note(f"The last finished epoch could not be saved: {in_a_line(error)}")
 
     def _fetched(self, groups: Sequence[Group]) -> Iterator[ScoredGroup]:
         """With their trajectories, fetched to this process one by one. For a thread beside the event loop."""

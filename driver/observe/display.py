@@ -76,11 +76,6 @@ class DisplayState:
         return f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
 
     @property
-    def doing(self) -> str:
-        """`sampling`, or `starting, waits for Ray to start`."""
-        return f"{self.phase.value}, waits for {self.waits_for}" if self.waits_for else self.phase.value
-
-    @property
     def progress(self) -> str:
         """`96/128 images`; empty where nothing is counted."""
         return f"{self.done}/{self.total} {self.unit}" if self.total else ""
@@ -96,7 +91,7 @@ class DisplayState:
 
     def figures(self) -> str:
         """What is known so far, separated by ` | `."""
-        parts = []
+        parts = [f"waits for {self.waits_for}"] if self.waits_for else []
         if self.rewards:
             parts.append(f"reward {format_change(self.rewards)}")
         if self.unseen:
@@ -176,12 +171,9 @@ class BarDisplay:
             self._epochs, total=max(state.epochs, 1), completed=state.epoch, counts=state.position
         )
         # A bar without a total would pulse, a colour for each of its letters.
+        phase, total = state.phase.value, state.total or 1
         self._bars.update(
-            self._phase,
-            description=visible(state.doing),
-            total=state.total or 1,
-            completed=state.done,
-            counts=state.progress,
+            self._phase, description=phase, total=total, completed=state.done, counts=state.progress
         )
 
     def note(self, text: str) -> None:
@@ -227,7 +219,7 @@ class LineDisplay:
         if ended:
             self.note(_line(f"epoch {state.epoch}/{state.epochs} done", state.figures()))
         if waits:
-            self.note(state.doing)
+            self.note(_line(state.phase.value, state.figures()))
         self.tick()
 
     def tick(self) -> None:
@@ -235,7 +227,7 @@ class LineDisplay:
         with self._lock:
             if self._clock() - self._last_line_at >= self._line_seconds:
                 state = self._state
-                words = f"{state.position} {state.doing} {state.progress}".rstrip()
+                words = f"{state.position} {state.phase.value} {state.progress}".rstrip()
                 self.note(_line(words, state.figures()))
 
     def note(self, text: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 
-from common.cluster.process_failures import in_a_line, own_error
+from common.cluster.process_failures import in_a_line
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
 from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, ask_once, http_reward, token_of, until
@@ -76,11 +76,11 @@ class HttpTransport:
             ray.cancel(reference)
             raise
         except ObjectLostError as error:
-            raise FinalError(f"Its images or its answer are lost: {error}") from error
+            raise FinalError(f"Its images or its answer are lost: {in_a_line(error)}") from error
         except RayActorError as error:
             raise LostError("The process that asked died: killed, or out of memory.") from error
         except RayError as error:
-            raise FailedError(f"The process that asks failed: {type(error).__name__}: {error}") from error
+            raise FailedError(f"The process that asks failed: {in_a_line(error)}") from error
         if isinstance(reply, RequestError):
             raise reply
         return reply
@@ -116,6 +116,5 @@ def open_url(entry: UrlReward, actor: ActorHandle, section: RewardServiceSection
     try:
         described = cast(Description, ray.get(actor.describe.remote(), timeout=START_LIMIT_S))
     except (RayError, GetTimeoutError) as error:
-        cause = own_error(error) or in_a_line(error)
-        raise RewardError(f"A process of the cluster cannot ask {entry.url}: {cause}") from error
+        raise RewardError(f"A process of the cluster cannot ask {entry.url}: {in_a_line(error)}") from error
     return HttpTransport(actor, section, described)

@@ -70,7 +70,7 @@ def test_what_a_process_raised_is_found_in_what_ray_makes_of_it() -> None:
         RayTaskError("g", "Traceback", in_task, "", 1, "127.0.0.1"),
         pickle.loads(pickle.dumps(ActorDiedError(in_task))),
     ):
-        assert str(own_error(error)) == "no folder x"
+        assert str(own_error(error)) == in_a_line(error) == "no folder x"
     assert own_error(in_constructor()) is None
     assert own_error(ActorDiedError()) is None
     assert in_a_line(in_constructor()) == "ValueError: no model"

@@ -125,6 +125,6 @@ def test_whatever_a_start_waits_for_is_shown_at_once_and_once(terminal: bool, li
         display.update(DisplayState(epoch=0, epochs=40, waits_for=waits_for))
     display.close()
     shown = text_of(console).splitlines()
-    waits = [line for line in shown if "starting, waits for" in line]
+    waits = [line for line in shown if "waits for" in line]
     assert len(waits) == lines
     assert "[1 of 2 ranks]" in waits[-1]
