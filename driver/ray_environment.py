@@ -24,7 +24,7 @@ LOCAL = {
     # Seconds. On a machine with much else to do all of these come late: Ray's own limits are 20 to 60.
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
-    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_worker_register_timeout_seconds": "120",
 }
 
 
