@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -18,13 +16,11 @@ class StopFlag:
     """Set by the first SIGINT or SIGTERM; a second one raises KeyboardInterrupt. A context manager, to be
     entered after ray.init, which sets a handler of its own.
 
-    Work looks at it where it suits: `check`, or `first_of` while it waits. Inside `at_once`, for code that
-    blocks the event loop, the signal itself raises StopRequested.
+    Work looks at it where it suits: `check`, or `first_of` while it waits.
     """
 
     def __init__(self) -> None:
         self._asked = False
-        self._at_once = False
         self._earlier: dict[int, Any] = {}
         self._told: asyncio.Future[None] | None = None
 
@@ -45,16 +41,6 @@ class StopFlag:
         told = self._telling()
         if not self._asked:
             await asyncio.wait({told})
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Inside, the first signal raises StopRequested wherever the code is."""
-        self.check()
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
 
     def __enter__(self) -> StopFlag:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,8 +64,6 @@ class StopFlag:
         self._asked = True
         if self._told is not None and not self._told.get_loop().is_closed():
             self._told.get_loop().call_soon_threadsafe(self._tell)
-        if self._at_once:
-            raise StopRequested
 
     def _tell(self) -> None:
         if self._told is not None and not self._told.done():

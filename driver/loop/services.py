@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +39,8 @@ from reward_service.client.start import start_rewards
 
 START_LIMIT_S = 600.0
 TELL_S = 1.0
+GIVE_UP_S = 10.0
+"""Longest wait for rewards to end that are not wanted any more."""
 UNITS = {"CPU": "cpus", "GPU": "gpus"}
 """Ray's resources, and the setting of a section that reserves them for a process."""
 
@@ -174,24 +179,62 @@ async def services(
         with beside(stalls.watch(pool.in_work)), beside(_tell(waits_for, stalls, pool)):
             # Ray begins to place the processes while the rewards are deployed.
             await asyncio.sleep(0)
-            with stop.at_once():
-                rewards = start_rewards(
-                    config.rewards,
-                    config.gold,
-                    config.reward_service,
-                    run_name=config.run.name,
-                    owner=str(config.run_folder.resolve()),
-                    start_limit_s=START_LIMIT_S,
-                    # A cluster of our own ends right after, and Serve with it.
-                    stop_serve=config.ray.address != "local",
-                    waits_for=waits_for,
-                )
+            rewards = await started_rewards(config, loading, stop, stalls)
             stack.callback(rewards.shutdown)
             await stop.first_of(loading)
             facts, _ = loading.result()
         pool.require_base(facts.base)
         pool.grow()
         yield Services(pool, learner, rewards, deaths)
+
+
+class GivenUp(Exception):  # noqa: N818 - an event
+    """Nobody waits for the rewards any more."""
+
+
+async def started_rewards(
+    config: Config, loading: asyncio.Future[Any], stop: StopFlag, stalls: StallReporter
+) -> RewardSum:
+    """Start the rewards in a thread, so that a failure of what loads beside them is heard of.
+
+    loading: the others. Raises what either raises, or StopRequested; then nothing of the rewards stays.
+    """
+    state, given_up = ["the rewards"], threading.Event()
+
+    def told(what: str) -> None:
+        state[0] = what
+        if given_up.is_set():
+            raise GivenUp
+
+    call = partial(
+        start_rewards,
+        config.rewards,
+        config.gold,
+        config.reward_service,
+        run_name=config.run.name,
+        owner=str(config.run_folder.resolve()),
+        start_limit_s=START_LIMIT_S,
+        # A cluster of our own ends right after, and Serve with it.
+        stop_serve=config.ray.address != "local",
+        waits_for=told,
+    )
+    # Not the loop's own executor, whose threads asyncio waits for at the end.
+    executor = ThreadPoolExecutor(1, thread_name_prefix="starts the rewards")
+    starting = asyncio.get_running_loop().run_in_executor(executor, call)
+    executor.shutdown(wait=False)
+    try:
+        with stalls.waiting_for("", lambda: state[0]):
+            while not starting.done():
+                await stop.first_of(starting, *([] if loading.done() else [loading]))
+                if loading.done():
+                    loading.result()
+            return starting.result()
+    except BaseException:
+        given_up.set()
+        await asyncio.wait({starting}, timeout=GIVE_UP_S)
+        if starting.done() and starting.exception() is None:
+            starting.result().shutdown()
+        raise
 
 
 async def _tell(waits_for: Callable[[str], None], stalls: StallReporter, pool: ActorPool) -> None:

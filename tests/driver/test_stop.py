@@ -1,4 +1,4 @@
-"""Signals: noted, or at once where asked for; whoever waits hears of them; the second one ends it all."""
+"""Signals: noted; whoever waits hears of them; the second one ends it all."""
 
 import asyncio
 import os
@@ -9,19 +9,13 @@ import pytest
 from driver.stop import StopFlag, StopRequested
 
 
-def test_a_signal_raises_at_once_where_that_is_asked_for() -> None:
-    with StopFlag() as stop, pytest.raises(StopRequested), stop.at_once():
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_elsewhere_it_is_noted_and_the_second_interrupts(number: signal.Signals) -> None:
+def test_the_first_is_noted_and_the_second_interrupts(number: signal.Signals) -> None:
     with StopFlag() as stop:
         stop.check()
         os.kill(os.getpid(), number)
-        for look in (stop.check, stop.at_once().__enter__):
-            with pytest.raises(StopRequested):
-                look()
+        with pytest.raises(StopRequested):
+            stop.check()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
 

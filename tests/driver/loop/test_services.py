@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,14 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from common.cluster.process_failures import DeathCounter
 from common.cluster.references import first_line
 from common.errors import ModelError, PrdpError, StuckError
-from driver.loop.services import START_LIMIT_S, await_learner
+from driver.loop.services import START_LIMIT_S, GivenUp, await_learner, started_rewards
 from driver.stalls import StallReporter
+from driver.stop import StopFlag
 from learner.group import DEATH_LIMIT_S, LearnerGroup
 from learner.report import LearnerFacts
 from tests.actors.processes import HERE
 from tests.driver.ranks import Reference
+from tests.tiny_config import make_config
 from tests.virtual_time import run
 
 BROKEN = ActorDiedError(RayTaskError("__init__", "Traceback", OSError("no such folder"), "", 1, "127.0.0.1"))
@@ -124,3 +128,57 @@ def test_ranks_that_die_again_and_again_stop_the_start() -> None:
     with pytest.raises(StuckError, match=r"(?s)died 3 times.*learner\.restarts = 2.*low on memory"):
         start(learner, limit=2)
     assert learner.restarts == 2
+
+
+class Rewards:
+    """Rewards that take until they are told to come, and tell what they wait for meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.come, self.given_up, self.ended = threading.Event(), threading.Event(), threading.Event()
+        monkeypatch.setattr("driver.loop.services.start_rewards", self.start)
+
+    def start(self, *_: Any, waits_for: Any, **__: Any) -> Rewards:
+        while not self.come.wait(0.01):
+            try:
+                waits_for("x is DEPLOYING")
+            except GivenUp:
+                self.given_up.set()
+                raise
+        return self
+
+    def shutdown(self) -> None:
+        """See RewardSum."""
+        self.ended.set()
+
+
+def test_rewards_start_beside_what_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rewards, stalls = Rewards(monkeypatch), StallReporter(print)
+    config = make_config(Path("no/model"), tmp_path)
+
+    async def wait() -> None:
+        loading = asyncio.get_running_loop().create_future()
+        starting = asyncio.ensure_future(started_rewards(config, loading, StopFlag(), stalls))
+        while stalls.waits() != ["x is DEPLOYING"]:
+            await asyncio.sleep(0.01)
+        loading.set_result(None)
+        await asyncio.sleep(0.05)
+        rewards.come.set()
+        assert await starting is rewards
+
+    asyncio.run(wait())
+    assert not rewards.ended.is_set()
+
+
+def test_rewards_are_given_up_where_something_else_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rewards, config = Rewards(monkeypatch), make_config(Path("no/model"), tmp_path)
+
+    async def wait() -> None:
+        loading = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.05, loading.set_exception, ModelError("no such folder"))
+        await started_rewards(config, loading, StopFlag(), StallReporter(print))
+
+    with pytest.raises(ModelError, match=r"^no such folder$"):
+        asyncio.run(wait())
+    assert rewards.given_up.is_set()
