@@ -65,7 +65,10 @@ def is_rooted(text: str) -> bool:
 
 def sqlite_uri(file: Path) -> str:
     """SQLAlchemy's URI of a database file."""
-    return f"sqlite:///{_escaped(str(file.absolute()))}"
+    path = str(file.absolute())
+    escaped = _escaped(path)
+    # MLflow makes the folder of what stands behind sqlite:///, as it stands there.
+    return f"{'sqlite' if escaped == path else 'sqlite+pysqlite'}:///{escaped}"
 
 
 def _escaped(path: str) -> str:

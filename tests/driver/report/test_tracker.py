@@ -51,6 +51,7 @@ def steps(client: MlflowClient, tracker: Tracker, name: str) -> list[int]:
 
 
 def test_everything_lies_in_the_folder_whatever_its_name(runs: Path, tracker: Tracker) -> None:
+    assert [item.name for item in runs.parent.iterdir()] == [runs.name]
     assert sorted(item.name for item in runs.iterdir()) == ["mlflow-artifacts", "mlflow.db"]
     assert (runs / "mlflow-artifacts" / tracker.run_id / "artifacts" / "metrics.md").is_file()
 
