@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from ray.exceptions import ObjectLostError, RayError
 
-from common.cluster.process_failures import in_a_line
+from common.cluster.process_failures import own_error
+from common.cluster.references import first_line
 from common.config.load import config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, PrdpError, WeightsError
@@ -243,7 +244,8 @@ class Training:
             self._parts.rollouts.end_sampling()
             await self._save(self._parts.learner.rescue)
         except STOPPING as error:
-            self._parts.observer.note(f"The last finished epoch could not be saved: {in_a_line(error)}")
+            told = own_error(error) or first_line(error)
+            self._parts.observer.note(f"The last finished epoch could not be saved: {told}")
 
     def _fetched(self, groups: Sequence[Group]) -> Iterator[ScoredGroup]:
         """With their trajectories, fetched to this process one by one. For a thread beside the event loop."""

@@ -25,7 +25,7 @@ start_local(section)
 niceness = ray.get(ray.remote(lambda: os.nice(0)).remote())
 own = psutil.Process()
 listening = {
-    connection.laddr.ip
+    connection.laddr.ip.removeprefix("::ffff:")
     for process in [own, *own.children(recursive=True)]
     for connection in process.net_connections()
     if connection.status == psutil.CONN_LISTEN
