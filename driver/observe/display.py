@@ -166,7 +166,8 @@ class BarDisplay:
         self._bars.start()
 
     def update(self, state: DisplayState) -> None:
-        self._bars.figures = "".join(f" | {part}" for part in (state.figures(), state.health()) if part)
+        shown = "".join(f" | {part}" for part in (state.figures(), state.health()) if part)
+        self._bars.figures = visible(shown)
         self._bars.update(
             self._epochs, total=max(state.epochs, 1), completed=state.epoch, counts=state.position
         )
