@@ -47,7 +47,7 @@ def evaluate(given: Arguments) -> None:
         overrides.append(f"prompts.unseen={prompts}")
     need_docstrings()
     # Ray is never imported; torch only after the arguments have been found to be sound.
-    from driver.loop.evaluation import choose_prompts
+    from driver.loop.tasks import choose_prompts
     from driver.report.console import PlainConsole, plain_progress
     from driver.report.images import before_after_grid, sample_grid
     from driver.report.intervals import (

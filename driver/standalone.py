@@ -23,8 +23,7 @@ from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.terminal import visible
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.evaluation import PromptSets
-from driver.loop.tasks import evaluation_tasks
+from driver.loop.tasks import PromptSets, evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
 from learner.state import HEADER_FILE, read_header

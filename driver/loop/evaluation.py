@@ -15,20 +15,11 @@ from common.errors import StuckError
 from common.trajectory import ScorerStamp
 from driver.loop.ranks import Published
 from driver.loop.rollouts import LOST_TRIES, Group, Rollouts
-from driver.loop.tasks import evaluation_tasks
+from driver.loop.tasks import PromptSets, evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
-from driver.run.prompts import PromptSet, PromptStream, sample_prompts
-
-PromptSets = dict[str, list[tuple[int, str]]]
 
 GroupScored = Callable[[int, int, Sequence[ScorerStamp]], None]
 """Told the number of finished epochs, the group's position and the versions that scored it."""
-
-
-def choose_prompts(config: Config, stream: PromptStream, unseen: PromptSet) -> PromptSets:
-    """seen: the first prompts that training draws; unseen: drawn without replacement from the other set."""
-    count = config.evaluation.prompts
-    return {"seen": stream.take(0, count), "unseen": sample_prompts(unseen, count, config.evaluation.seed)}
 
 
 class Evaluator:

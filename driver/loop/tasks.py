@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from common.config.schema import Config
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.run.prompts import PromptStream
+from driver.run.prompts import PromptSet, PromptStream, sample_prompts
+
+PromptSets = dict[str, list[tuple[int, str]]]
+"""Indices and prompts by the name of the set."""
 
 # The noise of an evaluation does not depend on the epoch, so that images before and after differ by the
 # policy alone.
@@ -33,6 +36,12 @@ def training_tasks(
 def cursor(config: Config, epochs: int) -> int:
     """Position in the prompt stream after so many epochs."""
     return epochs * config.sampling.prompts_per_epoch
+
+
+def choose_prompts(config: Config, stream: PromptStream, unseen: PromptSet) -> PromptSets:
+    """seen: the first prompts that training draws; unseen: drawn without replacement from the other set."""
+    count = config.evaluation.prompts
+    return {"seen": stream.take(0, count), "unseen": sample_prompts(unseen, count, config.evaluation.seed)}
 
 
 def evaluation_tasks(

@@ -20,8 +20,8 @@ class PromptSetEvaluation:
     """One prompt set, P prompts with I images each.
 
     name: "seen" (training prompts) or "unseen".
-    scores: float64 (P, I) by score name. "reward" is the weighted sum trained on; the others are raw rewards
-    and golds.
+    scores: float64 (P, I) by score name. TOTAL is the weighted sum trained on; the others are raw rewards and
+    golds.
     pixels: uint8 (G, height, width, 3), the first image of each of the first G prompts, for the image grid.
     versions: which versions of the rewards gave a score, in words, by score name; more than one where a
     reward was swapped meanwhile.
