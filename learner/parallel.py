@@ -2,14 +2,14 @@
 
 Ranks get their groups in waves. In a wave every rank calls the same methods in the same order, whatever it
 was given, so a sharded network (FSDP2) enters here as one more class: `place` shards, `most` makes ranks pass
-equally often through the network, `micro_batch` holds back the exchange of gradients, `full_state` gathers a
-tensor at a time.
+equally often through the network, `micro_batch` holds back the exchange of gradients. Whoever reads whole
+tensors (publishing, state) must gather them then.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from socket import AF_INET, AF_INET6, socket
@@ -63,10 +63,6 @@ class Parallel(Protocol):
         """Scale gradients down to an L2 norm of at most max_norm. Returns the norm before."""
         ...
 
-    def full_state(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors whole, one at a time, on the CPU."""
-        ...
-
 
 class Single:
     """The only rank."""
@@ -109,11 +105,6 @@ class Single:
     def clip(self, parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """See Parallel."""
         return nn.utils.clip_grad_norm_(parameters, max_norm)
-
-    def full_state(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """See Parallel."""
-        for name, value in tensors.items():
-            yield name, value.detach().cpu()
 
 
 class Replicated(Single):
