@@ -16,6 +16,7 @@ from common.config.tree import (
     is_setting,
     is_table,
     kind_key,
+    may_be_null,
     near_keys,
     show,
     tree_of,
@@ -114,7 +115,7 @@ def _whole(node: Node, value: Any) -> Any:
         return value
     if isinstance(value, str) and node.get("shorthand"):
         return {node["shorthand"]: value}
-    if value is None and not is_table(node):
+    if value is None and not is_table(node) and not may_be_null(node):
         value = {}
     if not isinstance(value, dict):
         return value

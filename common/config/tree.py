@@ -2,9 +2,9 @@
 
 Overrides, errors and --help walk it, so none of them repeats the models. A node is one of four things: a
 section (it has `properties`), a choice between sections (`oneOf`), a table of names that the user chooses
-(`additionalProperties`), or a single setting. A choice is made by the value of one field (its
-`discriminator`, such as kind), or by which of its sections' first required keys is there (rewards: scorer,
-app or url).
+(`additionalProperties`), or a single setting. The first three may have `anyOf` too, where they may be left
+out (null). A choice is made by the value of one field (its `discriminator`, such as kind), or by which of its
+sections' first required keys is there (rewards: scorer, app or url).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def tree_of(model: type[BaseModel]) -> Node:
         if not isinstance(node, dict):
             return node
         whole = {**definitions.get(node.get("$ref", "").removeprefix("#/$defs/"), {}), **node}
-        return {key: value if key == "default" else resolved(value) for key, value in whole.items()}
+        found = {key: value if key == "default" else resolved(value) for key, value in whole.items()}
+        below = [part for part in found.get("anyOf", ()) if not is_setting(part)]
+        return {**below[0], **found} if len(below) == 1 else found
 
     root: Node = resolved(schema)
     return root
@@ -81,8 +83,15 @@ def is_setting(node: Node) -> bool:
     return not fields(node)
 
 
+def may_be_null(node: Node) -> bool:
+    """Whether the node may be left out by null, as a section of type `X | None`."""
+    return {"type": "null"} in node.get("anyOf", ())
+
+
 def allowed(node: Node) -> str:
     """For example "whole number, at least 1, at most 1000"."""
+    if "anyOf" in node:
+        return " or ".join(allowed(part) for part in node["anyOf"])
     if tags := variants(node):
         return f"settings {'of kind' if kind_key(node) else 'with exactly one of'} {', '.join(tags)}"
     if is_table(node):
@@ -91,8 +100,6 @@ def allowed(node: Node) -> str:
         required = f" (at least {', '.join(node['required'])})" if "required" in node else ""
         alone = f", or the {node['shorthand']} alone" if node.get("shorthand") else ""
         return f"settings{required}{alone}"
-    if "anyOf" in node:
-        return " or ".join(allowed(part) for part in node["anyOf"])
     if "enum" in node or "const" in node:
         return " or ".join(map(str, node.get("enum", [node.get("const")])))
     words = _WORDS.get(node["type"]) or str(node["type"])

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config.load import config_differences, config_from_yaml_text, config_to_yaml, load_config
+from common.config.fields import Section
+from common.config.load import (
+    apply_overrides,
+    config_differences,
+    config_from_yaml_text,
+    config_to_yaml,
+    load_config,
+)
 from common.config.objectives import DdpoSection
+from common.config.problems import validate
 from common.config.schema import Config
 from common.config.services import AppReward, RewardSpec, UrlReward
 from common.config.training import DdimSampler, FullPolicy, LoraPolicy
+from common.config.tree import tree_of
 from common.errors import ConfigError
 
 MINIMAL = """
@@ -32,6 +43,39 @@ def test_a_number_in_exponent_form_without_a_point_is_a_number() -> None:
     config = load("objective.kl_weight=3e-6", text="optimizer: {learning_rate: 1e-4}\n")
     assert config.optimizer.learning_rate == 1e-4
     assert config.objective.kl_weight == 3e-6
+
+
+class Pen(Section):
+    """A section."""
+
+    width: int = 1
+
+
+class Box(Section):
+    """What may have a pen."""
+
+    pen: Pen | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides", "expected"),
+    [
+        ({"pen": None}, ["pen.width=3"], {"width": 3}),
+        ({"pen": {"width": 2}}, ["pen=null"], None),
+        ({}, ["pen.wide=3"], "pen.wide: unknown key; did you mean pen.width?"),
+        ({}, ["pen=3"], "pen: got 3; allowed: settings or null"),
+    ],
+)
+def test_a_section_that_may_be_left_out_takes_keys_and_null(
+    given: dict[str, Any], overrides: list[str], expected: Any
+) -> None:
+    _, problems = apply_overrides(tree_of(Box), given, overrides)
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            validate(Box, given, "box", problems=problems)
+    else:
+        assert given == {"pen": expected}
+        assert validate(Box, given, "box", problems=problems).model_dump() == given
 
 
 @pytest.mark.parametrize("word", ["no", "on", "yes", "010", "1:30", "2024-01-01", "1_000"])
