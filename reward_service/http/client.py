@@ -7,7 +7,7 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from http import HTTPStatus
 
@@ -91,29 +91,25 @@ class Retrying:
 RETRYING = Retrying()
 
 
-class AsyncHttpReward:
-    """A reward behind an address. For one event loop; connections are kept between calls.
+@dataclass(frozen=True, eq=False, repr=False)
+class _AtAddress:
+    """A reward behind an address.
 
     base_url: what stands before /v1/score, e.g. http://127.0.0.1:8000/pickscore. token: sent with every
     request. deadline_s: longest that one call takes, retries and waits included. wire: SAFETENSORS, or JSON,
     which costs several times more. insecure: allow to send the token unencrypted to another machine.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        token: Token = NO_TOKEN,
-        deadline_s: float = 300.0,
-        wire: Wire = SAFETENSORS,
-        retrying: Retrying = RETRYING,
-        insecure: bool = False,
-    ) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._token = token
-        self._deadline_s = deadline_s
-        self._wire = wire
-        self._retrying = retrying
-        self._insecure = insecure
+    base_url: str
+    token: Token = NO_TOKEN
+    deadline_s: float = 300.0
+    wire: Wire = SAFETENSORS
+    retrying: Retrying = RETRYING
+    insecure: bool = False
+
+
+class AsyncHttpReward(_AtAddress):
+    """For one event loop; connections are kept between calls."""
 
     async def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
         """Score one group, uint8 (B, height, width, 3). A RewardFailure where the scorer failed.
@@ -124,7 +120,7 @@ class AsyncHttpReward:
         a stamp.
         """
         count = len(images)
-        body = self._wire.encode_group(Group(prompt, images))
+        body = self.wire.encode_group(Group(prompt, images))
         most_bytes = _SPARE_BYTES + count * (count + 1) * _BYTES_OF_A_NUMBER
         answer = await self._ask("POST", "/v1/score", body, most_bytes)
         if answer.status == _SCORER_FAILED:
@@ -152,12 +148,12 @@ class AsyncHttpReward:
 
     async def _ask(self, method: str, path: str, body: bytes, most_bytes: int) -> _Answer:
         """The answer of status 200 or 424, within the deadline. Raises as `score`."""
-        check_address(self._base_url, self._token, self._insecure)
+        check_address(self.base_url, self.token, self.insecure)
         started = time.monotonic()
         problem, tries, breaks = "it did not answer in time", 0, 0
         try:
-            async with asyncio.timeout(self._deadline_s):
-                async for attempt in self._retrying.attempts(self._deadline_s):
+            async with asyncio.timeout(self.deadline_s):
+                async for attempt in self.retrying.attempts(self.deadline_s):
                     with attempt:
                         tries += 1
                         try:
@@ -170,7 +166,7 @@ class AsyncHttpReward:
         except (TimeoutError, _PassingError):
             pass
         tried = "1 try" if tries == 1 else f"{tries} tries"
-        took = f"{time.monotonic() - started:.1f} s (limit {self._deadline_s:g} s)"
+        took = f"{time.monotonic() - started:.1f} s (limit {self.deadline_s:g} s)"
         # Whoever had the whole group when the connection broke may have died of it.
         kind = LostGroupError if breaks else UnansweredError
         raise kind(f"{self._where} gave no answer in {tried} and {took}: {problem}")
@@ -197,10 +193,10 @@ class AsyncHttpReward:
 
     async def _send(self, method: str, path: str, content: _Content, most_bytes: int) -> _Answer:
         # Without an encoding, because a compressed answer could be far larger than what arrives.
-        headers = {"Accept-Encoding": "identity", **self._token.headers()}
+        headers = {"Accept-Encoding": "identity", **self.token.headers()}
         if content.size:
-            headers |= {"Content-Type": self._wire.content_type, "Content-Length": str(content.size)}
-        url, sent = self._base_url + path, content.pieces() if content.size else None
+            headers |= {"Content-Type": self.wire.content_type, "Content-Length": str(content.size)}
+        url, sent = self.base_url.rstrip("/") + path, content.pieces() if content.size else None
         async with self._client.stream(method, url, headers=headers, content=sent) as response:
             received = bytearray()
             async for piece in response.aiter_raw():
@@ -216,7 +212,7 @@ class AsyncHttpReward:
                 timeout=httpx2.Timeout(None, connect=_CONNECT_LIMIT_S),
                 limits=httpx2.Limits(keepalive_expiry=_KEPT_S),
                 follow_redirects=False,
-                trust_env=not is_on_this_machine(self._base_url),
+                trust_env=not is_on_this_machine(self.base_url),
             )
         except (ImportError, ValueError) as error:  # a proxy of the environment that it cannot use
             raise self._error(f"cannot be asked: {_short(error)}") from error
@@ -226,23 +222,19 @@ class AsyncHttpReward:
 
     @property
     def _where(self) -> str:
-        return f"The reward at {self._base_url}"
+        return f"The reward at {self.base_url}"
 
 
-class HttpReward:
+class HttpReward(_AtAddress):
     """AsyncHttpReward for programs without an event loop. For one thread at a time."""
 
-    def __init__(
-        self,
-        base_url: str,
-        token: Token = NO_TOKEN,
-        deadline_s: float = 300.0,
-        wire: Wire = SAFETENSORS,
-        retrying: Retrying = RETRYING,
-        insecure: bool = False,
-    ) -> None:
-        self._reward = AsyncHttpReward(base_url, token, deadline_s, wire, retrying, insecure)
-        self._runner = asyncio.Runner()
+    @cached_property
+    def _reward(self) -> AsyncHttpReward:
+        return AsyncHttpReward(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    @cached_property
+    def _runner(self) -> asyncio.Runner:
+        return asyncio.Runner()
 
     def score(self, prompt: str, images: NDArray[np.uint8]) -> Reply:
         """As AsyncHttpReward.score."""
