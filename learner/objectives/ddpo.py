@@ -8,23 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from common.config.objectives import DdpoSection
-from common.trajectory import GroupScore
-from learner.objectives import Advantages, Float64, LogProbs, Loss, Needs
+from learner.objectives import Advantages, Float64, Needs
 from learner.objectives.history import RewardHistory
-from learner.objectives.ratio import STATISTICS, centred, clipped_surrogate
+from learner.objectives.ratio import PolicyGradient, centred
 
 
 @dataclass(frozen=True)
-class Ddpo:
+class Ddpo(PolicyGradient):
     """The DDPO loss of one prompt's group, and the advantages of an epoch's groups."""
 
     section: DdpoSection
 
     needs = Needs(reference=False, whole_epoch=True)
-    statistics = STATISTICS
 
     @staticmethod
     def build(section: DdpoSection, latent_elements: int) -> Ddpo:
@@ -67,8 +64,3 @@ class Ddpo:
         less = [rewards - rewards.mean() for _, rewards in scores]
         everything = np.concatenate(less)
         return [centred(values, everything, self.section.divide_by_std) for values in less]
-
-    def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
-        """See learner.objectives.ratio."""
-        section = self.section
-        return clipped_surrogate(log_probs, advantages, section.clip_per_element(1), section.advantage_limit)

@@ -11,23 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from common.config.objectives import GrpoSection
-from common.trajectory import GroupScore
-from learner.objectives import Advantages, Float64, LogProbs, Loss, Needs
+from learner.objectives import Advantages, Float64, Needs
 from learner.objectives.history import RewardHistory
-from learner.objectives.ratio import STATISTICS, centred, clipped_surrogate
+from learner.objectives.ratio import PolicyGradient, centred
 
 
 @dataclass(frozen=True)
-class Grpo:
+class Grpo(PolicyGradient):
     """The GRPO loss of one prompt's group."""
 
     section: GrpoSection
 
     needs = Needs(reference=False, whole_epoch=False)
-    statistics = STATISTICS
 
     @staticmethod
     def build(section: GrpoSection, latent_elements: int) -> Grpo:
@@ -43,8 +40,3 @@ class Grpo:
             np.clip(centred(rewards, rewards, self.section.divide_by_std), -limit, limit)
             for _, rewards in scores
         ], history
-
-    def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
-        """See learner.objectives.ratio."""
-        section = self.section
-        return clipped_surrogate(log_probs, advantages, section.clip_per_element(1), section.advantage_limit)

@@ -8,24 +8,20 @@ Schulman et al. 2017, eq. 7, with one action a denoising step (Black et al. 2023
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.cluster.metrics import MetricDefinition
+from common.config.objectives import PolicyGradientSection
+from common.trajectory import GroupScore
 from learner.objectives import LogProbs, Loss, statistic
 
 Float64 = NDArray[np.float64]
 
 OFFSET = 1e-6
 """Added to a standard deviation that is divided by, as in the authors' code of DDPO."""
-
-STATISTICS: tuple[MetricDefinition, ...] = (
-    statistic("clip_share", "share", "Share of image-steps where the clipped loss is the larger."),
-    statistic("ratio_deviation", "", "Mean over image-steps of |pi / pi_old - 1|, log-probs as means."),
-    statistic("advantage_size", "", "Mean over images of |advantage|."),
-    statistic("advantage_limited", "share", "Share of images whose advantage is at its limit."),
-)
 
 
 def centred(rewards: Float64, known: Float64, divide_by_std: bool) -> Float64:
@@ -54,3 +50,22 @@ def clipped_surrogate(
             "advantage_limited": (float((advantages.abs() >= limit).sum()), images),
         },
     )
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """An objective of this loss, but for its advantages."""
+
+    section: PolicyGradientSection
+
+    statistics = (
+        statistic("clip_share", "share", "Share of image-steps where the clipped loss is the larger."),
+        statistic("ratio_deviation", "", "Mean over image-steps of |pi / pi_old - 1|, log-probs as means."),
+        statistic("advantage_size", "", "Mean over images of |advantage|."),
+        statistic("advantage_limited", "share", "Share of images whose advantage is at its limit."),
+    )
+
+    def loss(self, log_probs: LogProbs, score: GroupScore, advantages: torch.Tensor | None) -> Loss:
+        """See Objective."""
+        section = self.section
+        return clipped_surrogate(log_probs, advantages, section.clip_per_element(1), section.advantage_limit)
