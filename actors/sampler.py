@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import WeightsError
-from common.model.guidance import Condition
+from common.model.guidance import Condition, for_items
 from common.model.noise import group_noise
 from common.model.policy import Policy
 from common.model.steps import Steps
@@ -86,7 +86,8 @@ def sample_group(
         family.device
     )
     condition = policy.embed(task.prompt)
-    latents, means = denoise(policy, distribution, noise, condition)
+    each = for_items(condition, task.images)
+    latents, means = denoise(policy, distribution, noise, each)
     trajectory = TrajectoryGroup(
         prompt=task.prompt,
         noise=task.noise,
@@ -96,7 +97,7 @@ def sample_group(
         times=np.array(distribution.times),
         stochastic_steps=np.array(distribution.stochastic_steps, dtype=np.int64),
         log_prob=log_probs(distribution, latents, means).cpu().numpy(),
-        log_ratio=_log_ratio(task, reference, distribution, latents, means, condition),
+        log_ratio=_log_ratio(task, reference, distribution, latents, means, each),
         condition={name: rows.cpu().numpy() for name, rows in condition.items()},
         schedule=policy.schedule(distribution),
     )

@@ -33,9 +33,14 @@ class Guidance(Protocol):
         ...
 
 
-def _each(rows: Tensor, kinds: int, items: int) -> Tensor:
-    """A condition's rows for each of the items."""
-    return rows.repeat_interleave(items, 0) if len(rows) == kinds else rows
+def for_items(condition: Condition, items: int) -> Condition:
+    """One prompt's condition as that of so many items. Whoever predicts step after step does it once."""
+    return {name: rows.repeat_interleave(items, 0) for name, rows in condition.items()}
+
+
+def _each(condition: Condition, kinds: int, items: int) -> Condition:
+    is_one_prompt = all(len(rows) == kinds for rows in condition.values())
+    return for_items(condition, items) if is_one_prompt else condition
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,7 @@ class Unguided:
 
     def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """See Guidance."""
-        items = len(latents)
-        return forward(latents, times, {name: _each(rows, 1, items) for name, rows in condition.items()})
+        return forward(latents, times, _each(condition, 1, len(latents)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class ClassifierFree:
 
     def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """See Guidance."""
-        negative, prompt = _both(forward, latents, times, condition)
+        prompt, negative = _both(forward, latents, times, condition)
         return negative + self.scale * (prompt - negative)
 
 
@@ -72,7 +76,7 @@ class NormPreserving:
 
     def predict(self, forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """See Guidance."""
-        negative, prompt = _both(forward, latents, times, condition)
+        prompt, negative = _both(forward, latents, times, condition)
         guided = negative + self.scale * (prompt - negative)
         lengths = [torch.linalg.vector_norm(value, dim=-1, keepdim=True) for value in (prompt, guided)]
         return guided * (lengths[0] / lengths[1])
@@ -99,8 +103,6 @@ def classifier_free(scale: float) -> Guidance:
 
 
 def _both(forward: Forward, latents: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-    items = len(latents)
-    rows = {name: _each(value, 2, items).roll(items, 0) for name, value in condition.items()}
     twice = latents.repeat(2, *[1] * (latents.dim() - 1))
-    negative, prompt = forward(twice, times.repeat(2), rows).chunk(2)
-    return negative, prompt
+    prompt, negative = forward(twice, times.repeat(2), _each(condition, 2, len(latents))).chunk(2)
+    return prompt, negative

@@ -14,6 +14,7 @@ from common.model.guidance import (
     NormPreserving,
     Unguided,
     classifier_free,
+    for_items,
 )
 
 LATENTS = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))
@@ -42,17 +43,17 @@ def _norm_preserving(prompt: Tensor, guided: Tensor) -> Tensor:
     return guided * prompt.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("shared", "repeated"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize(
     ("guidance", "passes"),
     [(Unguided(), [3]), (ClassifierFree(4.0), [6]), (NormPreserving(4.0), [6]), (EmbeddedScale(3.5), [3])],
 )
-def test_predictions(guidance: Guidance, passes: list[int], shared: bool) -> None:
-    """shared: one prompt's condition for all items, or a prompt an item."""
+def test_predictions(guidance: Guidance, passes: list[int], shared: bool, repeated: bool) -> None:
+    """shared: one prompt's condition for all items, or a prompt an item. repeated: beforehand."""
     prompt, negative = (rows[:1].repeat(3, 1) if shared else rows for rows in (PROMPT, NEGATIVE))
     rows = [value[:1] if shared else value for value in (prompt, negative)][: guidance.rows]
-    network = Network()
-    result = guidance.predict(network, LATENTS, TIMES, {"scale": torch.cat(rows)})
+    network, condition = Network(), {"scale": torch.cat(rows)}
+    result = guidance.predict(network, LATENTS, TIMES, for_items(condition, 3) if repeated else condition)
     towards, away = _alone(prompt), _alone(negative)
     guided = away + 4.0 * (towards - away)
     expected = {
