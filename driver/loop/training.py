@@ -14,7 +14,7 @@ from common.cluster.process_failures import own_error
 from common.cluster.references import first_line
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.errors import CheckpointError, PrdpError, WeightsError
+from common.errors import CheckpointError, PrdpError, StuckError, WeightsError
 from common.stopwatch import Busy, Stopwatch
 from common.trajectory import ScoredGroup
 from driver.loop.advantages import Advantages
@@ -35,6 +35,8 @@ from driver.run.recordings import TrajectoryWriter
 from driver.stop import StopFlag, StopRequested
 from learner.state import Files
 
+REWINDS = 20
+"""How often a run may come back to the same epoch."""
 STOPPING = (PrdpError, RewindNeeded, RayError, OSError)
 """What stops a run, but for errors of the program."""
 
@@ -88,15 +90,27 @@ class Training:
             raise
 
     async def _train(self, beginning: ResumePoint) -> None:
-        """Every epoch that is left."""
+        """Every epoch that is left. Raises StuckError where it comes back to one place again and again."""
+        places: list[int] = []
+        while True:
+            try:
+                await self._train_from(beginning)
+                return
+            except RewindNeeded as loss:
+                beginning = await self._rewind(beginning, loss)
+                places.append(beginning.epoch)
+                if places.count(beginning.epoch) > REWINDS:
+                    raise StuckError(
+                        f"The run came back to epoch {beginning.epoch} more than {REWINDS} times: {loss}. "
+                        "Are nodes stable?"
+                    ) from loss
+
+    async def _train_from(self, beginning: ResumePoint) -> None:
         published = await self._begin(beginning)
         while self._finished < self._config.run.epochs:
             self._parts.stop.check()
-            try:
-                published = await self._train_epoch(published)
-                await self._after_epoch(published)
-            except RewindNeeded as loss:
-                published = await self._rewind(beginning, loss)
+            published = await self._train_epoch(published)
+            await self._after_epoch(published)
 
     async def _begin(self, beginning: ResumePoint) -> Published:
         """Stand where the beginning is."""
@@ -108,8 +122,8 @@ class Training:
             await self._evaluate(published)
         return published
 
-    async def _rewind(self, beginning: ResumePoint, loss: RewindNeeded) -> Published:
-        """Go back to the newest checkpoint, or the beginning: the epochs since come again."""
+    async def _rewind(self, beginning: ResumePoint, loss: RewindNeeded) -> ResumePoint:
+        """The newest checkpoint, or the beginning, to go back to: the epochs since come again."""
         parts, reached = self._parts, self._finished
         await asyncio.to_thread(parts.keeper.wait)
         checkpoint = Checkpoints.of(self._config).newest().checkpoint
@@ -122,7 +136,7 @@ class Training:
         parts.observer.rewound(beginning.epoch, f"{why} {lost}" if lost else why)
         parts.source.forget()
         parts.learner.restart()
-        return await self._begin(beginning)
+        return beginning
 
     async def _train_epoch(self, published: Published) -> Published:
         """One epoch of Algorithm 1."""

@@ -337,6 +337,27 @@ def test_what_cannot_be_learned_again_makes_the_run_go_back_to_the_newest_checkp
     assert kept(config) == [(3, b"3"), (6, b"6")]
 
 
+@pytest.mark.parametrize("moment", [("evaluating", 0), ("evaluated", 0)])
+def test_weights_that_no_actor_had_fetched_before_they_were_lost_are_published_again(
+    config: Config, moment: Step
+) -> None:
+    """The evaluation before the first epoch is the first to need them."""
+    script = Script({moment: RewindNeeded("the weights were lost"), ("group", 0): RewindNeeded("again")})
+    train(config, script)
+    assert script.rewound == [0, 0]
+    assert kept(config) == [(3, b"3"), (6, b"6")]
+
+
+def test_a_run_that_comes_back_again_and_again_is_stopped(config: Config) -> None:
+    class Unstable(Script):
+        def at(self, step: str) -> None:
+            if step == "update":
+                raise RewindNeeded("lost")
+
+    with pytest.raises(StuckError, match=r"epoch 0 more than 20 times.*lost"):
+        train(config, Unstable({}))
+
+
 def test_epochs_are_recorded_beside_the_training(config: Config) -> None:
     data = config.data.model_copy(update={"record": True})
     train(config.model_copy(update={"data": data}), Script({}))
