@@ -7,14 +7,14 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import ActorAlreadyExistsError, AuthenticationError, RayError
 
 from actors.pool import ActorPool
 from common.cluster.process_failures import (
@@ -41,6 +41,7 @@ START_LIMIT_S = 600.0
 TELL_S = 1.0
 GIVE_UP_S = 10.0
 """Longest wait for rewards to end that are not wanted any more."""
+TURN_POLL_S = 0.5
 UNITS = {"CPU": "cpus", "GPU": "gpus"}
 """Ray's resources, and the setting of a section that reserves them for a process."""
 
@@ -156,6 +157,35 @@ def beside(work: Coroutine[Any, Any, None]) -> Iterator[None]:
 
 
 @asynccontextmanager
+async def turn_to_start(stop: StopFlag, stalls: StallReporter) -> AsyncIterator[None]:
+    """Inside, no other run on this cluster starts: two that ask for their processes at once may each get a
+    part of the room, and wait for the rest of it until both give up.
+
+    A placement group would not do: Serve places replicas by itself. The name of an actor of this driver's own
+    is free again when the driver ends, however it does. Raises StuckError after START_LIMIT_S, StopRequested.
+    """
+    clock = asyncio.get_running_loop().time
+    end_at, turn = clock() + START_LIMIT_S, None
+    # Nobody calls it: its name is what counts.
+    actor: Any = ray.remote(object)
+    with stalls.waiting_for("its turn to start: another run on this cluster is starting"):
+        while turn is None:
+            try:
+                turn = actor.options(name="turn-to-start", num_cpus=0).remote()
+            except ActorAlreadyExistsError as taken:
+                if clock() > end_at:
+                    raise StuckError(
+                        f"For {START_LIMIT_S:.0f} s other runs on this cluster were starting. What they wait "
+                        "for stands in their logs; start this one again once they run or have been stopped."
+                    ) from taken
+                await stop.first_of(asyncio.ensure_future(asyncio.sleep(TURN_POLL_S)))
+    try:
+        yield
+    finally:
+        ray.kill(turn)
+
+
+@asynccontextmanager
 async def services(
     config: Config,
     run_id: str,
@@ -168,21 +198,24 @@ async def services(
     waits_for: told what the start waits for, in words, as that changes.
     """
     deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
-    for line in missing_room(config, ray.available_resources()):
-        stalls.note(line)
     with ExitStack() as stack:
-        learner = LearnerGroup.start(config, run_id)
-        stack.callback(learner.shutdown)
         pool = ActorPool(config)
-        stack.callback(pool.shutdown)
-        loading = asyncio.gather(await_learner(learner, deaths, stalls), pool.start(START_LIMIT_S))
         with beside(stalls.watch(pool.in_work)), beside(_tell(waits_for, stalls, pool)):
-            # Ray begins to place the processes while the rewards are deployed.
-            await asyncio.sleep(0)
-            rewards = await started_rewards(config, loading, stop, stalls)
-            stack.callback(rewards.shutdown)
-            await stop.first_of(loading)
-            facts, _ = loading.result()
+            # Nobody else starts on a cluster of our own.
+            turn = turn_to_start(stop, stalls) if config.ray.address != "local" else nullcontext()
+            async with turn:
+                for line in missing_room(config, ray.available_resources()):
+                    stalls.note(line)
+                learner = LearnerGroup.start(config, run_id)
+                stack.callback(learner.shutdown)
+                stack.callback(pool.shutdown)
+                loading = asyncio.gather(await_learner(learner, deaths, stalls), pool.start(START_LIMIT_S))
+                # Ray begins to place the processes while the rewards are deployed.
+                await asyncio.sleep(0)
+                rewards = await started_rewards(config, loading, stop, stalls)
+                stack.callback(rewards.shutdown)
+                await stop.first_of(loading)
+                facts, _ = loading.result()
         pool.require_base(facts.base)
         pool.grow()
         yield Services(pool, learner, rewards, deaths)

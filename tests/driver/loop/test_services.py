@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+from ray.exceptions import ActorAlreadyExistsError, ActorDiedError, OutOfMemoryError, RayTaskError
 
 from common.cluster.process_failures import DeathCounter
 from common.cluster.references import first_line
 from common.errors import ModelError, PrdpError, StuckError
-from driver.loop.services import START_LIMIT_S, GivenUp, await_learner, started_rewards
+from driver.loop.services import (
+    START_LIMIT_S,
+    GivenUp,
+    await_learner,
+    started_rewards,
+    turn_to_start,
+)
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from learner.group import DEATH_LIMIT_S, LearnerGroup
@@ -182,3 +188,27 @@ def test_rewards_are_given_up_where_something_else_cannot_start(
     with pytest.raises(ModelError, match=r"^no such folder$"):
         asyncio.run(wait())
     assert rewards.given_up.is_set()
+
+
+def test_a_turn_to_start_that_never_comes_has_a_limit_and_says_whose_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Taken:
+        def options(self, **_: Any) -> Taken:
+            return self
+
+        def remote(self) -> None:
+            raise ActorAlreadyExistsError("turn-to-start")
+
+    async def wait() -> None:
+        stalls = StallReporter(notes.append, asyncio.get_running_loop().time)
+        watching = asyncio.ensure_future(stalls.watch(list))
+        with pytest.raises(StuckError, match=f"{START_LIMIT_S:.0f} s other runs"):
+            async with turn_to_start(StopFlag(), stalls):
+                pass
+        watching.cancel()
+
+    notes: list[str] = []
+    monkeypatch.setattr("ray.remote", lambda _class: Taken())
+    run(wait())
+    assert "another run on this cluster is starting" in notes[0]
