@@ -62,6 +62,13 @@ def test_online_remembers_every_version_that_tasks_in_flight_can_name_and_no_old
         old_policy.check(stamps[0])
 
 
+def test_the_optimizer_section_reaches_adamw(tiny_pipeline: Path, tmp_path: Path) -> None:
+    numbers = {"learning_rate": 0.3, "beta1": 0.7, "beta2": 0.8, "epsilon": 1e-3, "weight_decay": 0.2}
+    config = make_config(tiny_pipeline, tmp_path, {"optimizer": numbers})
+    (group,) = build_learner(config, "run", Single()).optimizer.param_groups
+    assert [group[key] for key in ("lr", "betas", "eps", "weight_decay")] == [0.3, (0.7, 0.8), 1e-3, 0.2]
+
+
 def test_gradient_checkpointing_changes_memory_and_not_the_update(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:

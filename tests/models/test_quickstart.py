@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,6 +15,12 @@ from models.train_tiny.quickstart import CHOSEN
 
 def rows(name: str) -> list[dict[str, Any]]:
     return pq.read_table(PROMPTS_FOLDER / f"quickstart_{name}.parquet").to_pylist()
+
+
+def test_the_repository_stays_small() -> None:
+    """Every job uploads the embedded models (docs/cluster.md)."""
+    files = [file for file in Path("models").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert sum(file.stat().st_size for file in files) <= 19_000_000
 
 
 def test_no_model_was_trained_on_any_of_the_shipped_prompts() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from common.errors import ModelError, WeightsError
 from common.model.guidance import ClassifierFree
-from common.model.loading import Parts, check_base, digest_base, digest_ends, load_policy
+from common.model.loading import Parts, check_base, choose_device, digest_base, digest_ends, load_policy
 from tests.tiny_config import make_config
 
 
@@ -20,16 +20,29 @@ def test_the_sampling_section_makes_the_step_distribution(tiny_pipeline: Path, t
             "sampler": {"kind": "ddim", "eta": 0.5},
             "stochastic_steps": (0, 2),
             "guidance_scale": 2.5,
-        }
+        },
+        "model.precision": "bfloat16",
     }
     policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path, settings))
     _, whole = load_policy(make_config(tiny_pipeline, tmp_path, {"sampling.steps": 5}))
     assert policy.guided.guidance == ClassifierFree(2.5)
+    assert policy.guided.autocast
     assert distribution.stochastic_steps == (0, 2)
     assert whole.stochastic_steps == (0, 1, 2, 3)
     assert distribution.times == whole.times
     assert [distribution.std[at] for at in (0, 2)] == pytest.approx([0.5 * whole.std[at] for at in (0, 2)])
     assert not any(distribution.std[at] for at in (1, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has_cuda", "chosen"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_the_device_is_the_one_asked_for_or_a_gpu_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, has_cuda: bool, chosen: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_cuda)
+    assert choose_device(wanted) == torch.device(chosen)
 
 
 def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
