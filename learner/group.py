@@ -8,7 +8,6 @@ waits for: nothing (every method returns references). unblocked by: the driver.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import ray
 import torch
 
 from common.cluster.fate import end_with_parent
-from common.cluster.process_failures import DEATHS, nodes_of, place_of
+from common.cluster.process_failures import nodes_of, place_of
 from common.cluster.process_options import process_options
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
@@ -230,17 +229,6 @@ class LearnerGroup:
         """Every rank continues from the files of a checkpoint or snapshot."""
         return [rank.restore_state.remote(files) for rank in self._ranks]
 
-    def lost_a_rank(self, limit_s: float = DEATH_LIMIT_S) -> bool:
-        """Whether one of several ranks has died, as far as is known within limit_s seconds."""
-        if len(self._ranks) == 1:
-            return False
-        missing, end_at = self.ready(), time.monotonic() + limit_s
-        while missing and time.monotonic() < end_at:
-            ready, missing = ray.wait(missing, timeout=max(0.0, end_at - time.monotonic()))
-            if any(_died(reference) for reference in ready):
-                return True
-        return False
-
     def nodes(self) -> frozenset[str]:
         """Ray's ids of the nodes that the ranks run on, or ran on where they have died."""
         return nodes_of(self._ranks)
@@ -254,14 +242,6 @@ class LearnerGroup:
         for rank in self._ranks:
             ray.kill(rank)
         self._ranks = []
-
-
-def _died(reference: ray.ObjectRef) -> bool:
-    try:
-        ray.get(reference)
-    except DEATHS:
-        return True
-    return False
 
 
 def _start_ranks(config: Config, run_id: str) -> list[Any]:

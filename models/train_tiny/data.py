@@ -70,8 +70,3 @@ def random_scene(rng: np.random.Generator, heldout: bool = False) -> Scene:
 def to_tensor(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """(N, 64, 64, 3) uint8 -> (N, 3, 64, 64) float32 in -1..1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
-
-
-def to_uint8(pictures: torch.Tensor) -> NDArray[np.uint8]:
-    """(N, 3, 64, 64) float in -1..1 -> (N, 64, 64, 3) uint8; values outside are clipped."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
