@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
+import ray
 import torch
 
 from actors.actor import Actor
 from actors.process import build_actor
 from benchmarks.machine import Machine, usable_cores
 from benchmarks.options import Options, run
-from benchmarks.report import Result, raw_of, verdict_of
+from benchmarks.report import Result, Verdict, raw_of, verdict_of
 from benchmarks.timing import Comparison, Seconds, Times, alternate
 from common.config.schema import Config
 from common.model.loading import choose_device
@@ -37,6 +38,7 @@ from reward_service.client.entries import check_entries
 from reward_service.client.local import LocalRewards, local_rewards
 
 TARGET = 0.90
+SNAPSHOT_LIMIT = 0.01
 SINGLE_THREAD_EPOCHS = 2
 RUN_ID = "benchmark"
 ABOUT = (
@@ -92,12 +94,19 @@ class Distributed:
         self._source = OnlineSource(config, stream, rollouts, with_reference=True)
         again = rollouts.sample_again
         self._learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, again)
+        self._group = started.learner
         self._runner = runner
         self._weights = runner.run(self._learner.begin(0, {}))
 
     def epoch(self, number: int) -> None:
         """Train one epoch."""
         self._runner.run(self._epoch(number))
+
+    def snapshot(self, number: int) -> None:
+        """Have a snapshot made, as after each epoch, and wait until every rank is free."""
+        snapshot = self._group.export_snapshot()
+        ray.get(self._group.ready())
+        del snapshot
 
     async def _epoch(self, number: int) -> None:
         self._source.prepare(number, self._weights)
@@ -123,11 +132,18 @@ class RayIdle:
 
 @dataclass(frozen=True)
 class Loop:
-    """The comparison; epochs in one process of 1 thread; Ray's CPU seconds in each timed bare epoch."""
+    """The comparison; epochs in one process of 1 thread; Ray's CPU seconds in each timed bare epoch;
+    snapshots of the learner, until it is free."""
 
     comparison: Comparison
     single_thread: Times
     ray_idle_s: Seconds
+    snapshots: Times
+
+    @property
+    def snapshot_share(self) -> float:
+        """What an epoch on Ray is at most longer with a snapshot."""
+        return statistics.median(self.snapshots.wall) / statistics.median(self.comparison.ours.wall)
 
 
 def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> Loop:
@@ -145,13 +161,15 @@ def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> L
     with ray_cluster(config), asyncio.Runner() as runner:
         running = services(config, RUN_ID, StopFlag(), StallReporter(note=print))
         started = runner.run(running.__aenter__())
+        distributed = Distributed(config, stream, started, runner)
         sides = [
-            Distributed(config, stream, started, runner).epoch,
+            distributed.epoch,
             _with_threads(threads, lambda number: idle.watch(one.epoch, number)),
         ]
         device = choose_device(config.model.device)
         ours, bare = alternate(sides, repeats, warm_ups, device)
         (single,) = alternate([_with_threads(1, one.epoch)], min(repeats, SINGLE_THREAD_EPOCHS), 0, device)
+        (snapshots,) = alternate([distributed.snapshot], repeats, warm_ups, device)
         runner.run(running.__aexit__(None, None, None))
     comparison = Comparison(
         what=f"epochs on Ray over epochs in one process of {threads} threads",
@@ -161,7 +179,7 @@ def measure_loop(config: Config, threads: int, repeats: int, warm_ups: int) -> L
         bare=bare,
         target=TARGET,
     )
-    return Loop(comparison, single, tuple(idle.seconds[warm_ups:]))
+    return Loop(comparison, single, tuple(idle.seconds[warm_ups:]), snapshots)
 
 
 def _with_threads(threads: int, epoch: Callable[[int], None]) -> Callable[[int], None]:
@@ -209,7 +227,17 @@ def measure(options: Options) -> Result:
             "one process's threads": total_threads(config),
         },
         machine=machine,
-        verdicts=(verdict_of(comparison),),
+        verdicts=(
+            verdict_of(comparison),
+            Verdict(
+                "part of an epoch that a snapshot after it keeps the learner",
+                f"{found.snapshot_share:.2%}",
+                f"at most {SNAPSHOT_LIMIT:.0%}",
+                found.snapshot_share <= SNAPSHOT_LIMIT,
+                f"{1e3 * statistics.median(found.snapshots.wall):.0f} ms, while the next epoch is "
+                "sampled already; the epochs above have none",
+            ),
+        ),
         figures={
             "one process of 1 thread": f"{single:.4g} images/s",
             "cores that Ray's idle processes took from the one process": f"{statistics.median(idle):.3f}",
@@ -218,6 +246,7 @@ def measure(options: Options) -> Result:
             "epochs": raw_of(comparison),
             "single_thread_s": list(found.single_thread.wall),
             "ray_idle_cpu_s": list(found.ray_idle_s),
+            "snapshot_s": list(found.snapshots.wall),
         },
         notes=(
             "Both sides leave out the display, the tracker, evaluation and checkpoints. The first epochs "

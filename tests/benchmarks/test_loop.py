@@ -41,3 +41,4 @@ def test_epochs_on_ray_and_in_one_process_take_turns(config: Config) -> None:
     assert 0.01 < found.comparison.ratio < 100
     assert len(found.ray_idle_s) == 2
     assert min(found.ray_idle_s) >= 0.0
+    assert 0.0 < found.snapshot_share < 1.0
