@@ -23,6 +23,7 @@ from reward_service.contract.settings import served_settings
 from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica
 from reward_service.on_ray.deployment import deploy, describe, end
 from reward_service.on_ray.handles import applications
+from reward_service.on_ray.lifeline import start_lifeline
 
 START_LIMIT_S = 600.0
 POLL_S = 0.2
@@ -133,7 +134,9 @@ def _deploy(
         return {}
     settings = {name: served_settings(spec, section) for name, spec in embedded.items()}
     own = {name: f"{run_name}-{name}" for name in embedded}
-    apps = {own[name]: embedded_app(name, owner, settings[name], section) for name in embedded}
+    lifeline = start_lifeline()
+    undo.callback(ray.kill, lifeline)
+    apps = {own[name]: embedded_app(name, owner, settings[name], section, lifeline) for name in embedded}
     undo.callback(end, deploy(apps, owner, start_limit_s, stop_serve, waits_for))
     held = {name: groups_at_a_replica(settings[name]) for name in embedded}
     return {name: open_app(own[name], section.replicas * held[name], held[name]) for name in embedded}

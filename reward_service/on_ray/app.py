@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
+from ray.actor import ActorHandle
 
 from common.cluster.fate import end_with_parent
 from common.cluster.process_options import process_options
@@ -19,6 +20,7 @@ from reward_service.contract.results import Description, Reply
 from reward_service.contract.settings import ServedReward, read_settings
 from reward_service.engine.engine import Engine, end_process
 from reward_service.on_ray.handles import DEPLOYMENT
+from reward_service.on_ray.lifeline import end_with
 from reward_service.on_ray.metrics import RayMeter
 from reward_service.on_ray.shadow import Shadow
 
@@ -42,12 +44,15 @@ class RewardReplica:
     Later ones are built beside the scorer that answers: see Engine.change.
 
     name: of the reward. owner: who started the application; empty where a person deployed it.
+    lifeline: of the driver that it ends with; None where it outlives who started it.
     """
 
-    def __init__(self, name: str, owner: str) -> None:
+    def __init__(self, name: str, owner: str, lifeline: ActorHandle | None = None) -> None:
         end_with_parent()
         self._name = name
         self._owner = owner
+        self._lifeline = lifeline
+        self._end: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
         self._shadow = Shadow()
         self._changes: set[asyncio.Task[str]] = set()
@@ -55,6 +60,8 @@ class RewardReplica:
     async def reconfigure(self, given: Mapping[str, Any]) -> None:
         """Serve's call for new settings. Raises ConfigError or RewardError only where there were none yet."""
         if self._engine is None:
+            if self._lifeline is not None:
+                self._end = asyncio.create_task(end_with(self._lifeline))
             settings = read_settings(given, f"user_config of reward {self._name!r}")
             self._engine = await Engine.start(self._name, settings, end_process, RayMeter.start(self._name))
             return
@@ -130,9 +137,16 @@ def served_app(name: str) -> serve.Application:
 
 
 def embedded_app(
-    name: str, owner: str, settings: ServedReward, section: RewardServiceSection
+    name: str,
+    owner: str,
+    settings: ServedReward,
+    section: RewardServiceSection,
+    lifeline: ActorHandle | None = None,
 ) -> serve.Application:
-    """The application of a reward that a run starts for itself, with the resources of `reward_service`."""
+    """The application of a reward that a run starts for itself, with the resources of `reward_service`.
+
+    lifeline: of the driver that it ends with.
+    """
     deployment = _REWARD.options(
         num_replicas=section.replicas,
         ray_actor_options=process_options(section),
@@ -141,7 +155,7 @@ def embedded_app(
         max_queued_requests=section.queue_groups,
         graceful_shutdown_timeout_s=STOP_LIMIT_S,
     )
-    return deployment.bind(name, owner)
+    return deployment.bind(name, owner, lifeline)
 
 
 def groups_at_a_replica(settings: ServedReward) -> int:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import psutil
 import pytest
+from ray.cluster_utils import Cluster
 
 from benchmarks.chaos_run import Running
+from driver.observe.status import KINDS, SHARED
 from tests.faults.conftest import LIMIT_S, MakeFaulty, Start, at, seconds_until_gone
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(2 * LIMIT_S)]
+
+SHARED_KINDS = {KINDS[name] for name in SHARED}
 
 
 def followed(running: Running, there: Callable[[], object]) -> set[psutil.Process]:
@@ -47,6 +51,28 @@ def test_nothing_outlives_a_killed_driver(faulty: MakeFaulty, start: Start) -> N
     running.process.kill()
     running.process.wait()
     print(f"{len(family)} processes were gone after {seconds_until_gone(family):.1f} s")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """One that drivers join, and that outlives them."""
+    head = {"num_cpus": 4, "object_store_memory": 100_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_nothing_of_a_killed_driver_stays_in_a_cluster(
+    cluster: Cluster, faulty: MakeFaulty, start: Start
+) -> None:
+    """Neither actors and ranks nor the applications of its rewards."""
+    running = start(faulty(ray__address=cluster.address))
+    status = running.until(at(1, "sampling"), LIMIT_S)
+    own = {psutil.Process(one.pid) for one in status.processes if one.kind not in SHARED_KINDS}
+    assert {"actor", "learner rank", "reward replica"} <= {one.kind for one in status.processes}
+    running.process.kill()
+    running.process.wait()
+    print(f"{len(own)} processes were gone after {seconds_until_gone(own):.1f} s")
 
 
 def test_a_failed_start_leaves_nothing(faulty: MakeFaulty, start: Start) -> None:
