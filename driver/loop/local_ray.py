@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import ray
@@ -23,8 +22,6 @@ def start_local(section: RaySection) -> dict[str, Any]:
     Returns its addresses. Raises ConfigError where it refuses the settings or the machine, StuckError where
     it does not come up.
     """
-    # Ray's agents, and whoever else waits for a control store that died with the driver, give up then.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     options: dict[str, Any] = {
         "object_store_memory": int(section.object_store_gb * 1e9),
         "include_dashboard": section.dashboard,

@@ -30,6 +30,7 @@ from common.errors import ConfigError, PrdpError, StuckError
 from driver.loop.cluster_env import worker_environment
 from driver.loop.local_ray import QUIET, start_local
 from driver.loop.ranks import LearnerLost
+from driver.loop.ray_agents import agents_end_with_us
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from learner.group import DEATH_LIMIT_S, LearnerGroup
@@ -67,17 +68,19 @@ def ray_cluster(config: Config) -> Iterator[Path]:
     cannot be started here. An error of ours that comes out of a process of the cluster is raised as it is.
     """
     folder = _connect(config)
-    try:
+    with ExitStack() as at_end:
         if config.ray.address == "local":
-            check_room(config, ray.cluster_resources())
-        yield folder
-    except (RayError, PrdpError) as error:
-        own = own_error(error)
-        if own is None or own is error:
-            raise
-        raise own from error
-    finally:
-        ray.shutdown()
+            at_end.enter_context(agents_end_with_us())
+        at_end.callback(ray.shutdown)
+        try:
+            if config.ray.address == "local":
+                check_room(config, ray.cluster_resources())
+            yield folder
+        except (RayError, PrdpError) as error:
+            own = own_error(error)
+            if own is None or own is error:
+                raise
+            raise own from error
 
 
 def _connect(config: Config) -> Path:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 from PIL import Image
 
 from common.errors import ConfigError, RewardError
+from common.trajectory import ScorerStamp
 from reward_service.__main__ import main
 from reward_service.cli.commands import read_pairs, whole_numbers
+from reward_service.contract.results import RUNNING, Description, Report
 
 SHARED = "tests.reward_service.scorers"
 
@@ -141,6 +144,30 @@ def test_serve_then_status_try_and_bench_by_address(
     finally:
         server.terminate()
         assert server.wait(30) == 0
+
+
+def test_status_has_a_line_for_each_also_where_replicas_are_silent_or_differ(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Description(
+        "jpeg", ScorerStamp("jpeg", "1", ""), "jpeg_compressibility", "pointwise", {}, "", True
+    )
+    other = replace(said, stamp=ScorerStamp("jpeg", "2", ""), refused="no such scorer")
+    reports = {
+        "clip": Report(RUNNING, "", 2, (), "TimeoutError: busy"),
+        "jpeg": Report(RUNNING, "", 2, (said, other), ""),
+        "pick": Report("DEPLOY_FAILED", "no weights", 0, (), ""),
+    }
+    monkeypatch.setattr("reward_service.on_ray.handles.report_applications", lambda: reports)
+    assert main(["status"]) == 1
+    shown = capsys.readouterr().out
+    rows = [line.split()[:3] for line in shown.splitlines()[1:4]]
+    assert rows == [["clip", RUNNING, "0/2"], ["jpeg", RUNNING, "2/2"], ["pick", "DEPLOY_FAILED", "0/0"]]
+    for said_of in ("clip: .*busy", "jpeg .* 1, 2 ", "jpeg: .*refused: no such scorer", "pick: .*no weights"):
+        assert re.search(said_of, shown)
+    reports.clear()
+    reports["jpeg"] = Report(RUNNING, "", 1, (said,), "")
+    assert main(["status"]) == 0
 
 
 def test_key_value_texts_and_numbers() -> None:
