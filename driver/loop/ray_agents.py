@@ -18,7 +18,7 @@ _WATCH = """
 import sys, psutil
 agents = [psutil.Process(int(pid)) for pid in sys.argv[1:] if psutil.pid_exists(int(pid))]
 sys.stdin.read()
-for agent in psutil.wait_procs(agents, 5.0)[1]:
+for agent in psutil.wait_procs(agents, 2.0)[1]:
     agent.kill()
 """
 
