@@ -193,13 +193,13 @@ def check_targets(network: nn.Module, settings: LoraPolicy) -> None:
     """Raise ModelError where policy.target_modules names no module, or one that takes no adapter."""
     modules = {name: module for name, module in network.named_modules() if name}
     takes_one = {name for name, module in modules.items() if isinstance(module, ADAPTED)}
-    ends = sorted({name.split(".")[-1] for name in takes_one if not name.split(".")[-1].isdecimal()})
+    ends = sorted({_last_name(name) for name in takes_one})
     for target in settings.target_modules:
         found = [name for name in modules if name == target or name.endswith(f".{target}")]
         others = sorted(set(found) - takes_one)
         if others or not found:
             reason = (
-                f"and {others[0]} is a {type(modules[others[0]]).__name__}, which takes no adapter"
+                f"and {others[0]}, of kind {type(modules[others[0]]).__name__}, takes no adapter"
                 if others
                 else "which no module of the network is called"
             )
@@ -207,6 +207,12 @@ def check_targets(network: nn.Module, settings: LoraPolicy) -> None:
                 f"policy.target_modules names {target!r}, {reason}. Those that take one are called "
                 f"{', '.join(ends)}."
             )
+
+
+def _last_name(module: str) -> str:
+    """Of a module in a list the list's too: to_out.0."""
+    parts = module.split(".")
+    return ".".join(parts[-2:] if parts[-1].isdecimal() else parts[-1:])
 
 
 def add_lora(family: Family, settings: LoraPolicy) -> LoraTrainable:
