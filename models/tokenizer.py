@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from models.older_files import write_vocabulary
 from models.scenes import all_scenes, prompt_of
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -64,4 +65,5 @@ def make_tokenizer(seed: int) -> CLIPTokenizer:
 def save_tokenizer(seed: int, folder: Path) -> CLIPTokenizer:
     """Write ``make_tokenizer(seed)`` to ``folder`` and return it as read back from there."""
     make_tokenizer(seed).save_pretrained(folder)
+    write_vocabulary(folder)
     return CLIPTokenizer.from_pretrained(folder)

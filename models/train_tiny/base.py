@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common.terminal import say
 from models.compose import compose_many
+from models.older_files import prefix_text_tensors
 from models.scenes import Scene, prompt_of
 from models.tokenizer import MAX_LENGTH, save_tokenizer
 from models.train_tiny.code import CHANNELS, patch_code
@@ -153,6 +154,7 @@ class Trainer:
             torch._foreach_copy_(shipped, self.averages)
         unet.half().save_pretrained(folder / "unet")
         text_encoder.half().save_pretrained(folder / "text_encoder")
+        prefix_text_tensors(folder / "text_encoder" / "model.safetensors")
         self.scheduler.save_pretrained(folder / "scheduler")
         StableDiffusionPipeline(
             vae=make_vae(),  # names the class only: stage vae writes the VAE itself

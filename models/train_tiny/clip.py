@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from models.older_files import write_picture_settings
 from models.tokenizer import MAX_LENGTH, save_tokenizer
 from models.train_tiny.paths import GOLD_NAME, PROXY_NAME, let_everyone_read
 
@@ -144,6 +145,7 @@ def make_processor(plan: RewardPlan, folder: Path) -> CLIPProcessor:
     )
     processor = CLIPProcessor(image_processor=pictures, tokenizer=tokenizer)
     processor.save_pretrained(folder)
+    write_picture_settings(folder)
     return processor
 
 
