@@ -12,7 +12,8 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common.model.families.stable_diffusion import StableDiffusionFamily, one_encoder
-from common.model.parts import ClipText, VaeDecoder
+from common.model.parts import VaeDecoder
+from common.model.text import ClipText
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CLIP_VOCABULARY = 49408
@@ -116,7 +117,9 @@ def random_family(shape: Shape, device: torch.device, seed: int = 0) -> StableDi
     size = shape.unet["sample_size"]
     return StableDiffusionFamily(
         network=pipeline.unet,
-        text=one_encoder(ClipText(tokenizer, pipeline.text_encoder), device, offload=False),
+        text=one_encoder(
+            ClipText(tokenizer, pipeline.text_encoder, tokenizer.model_max_length), device, offload=False
+        ),
         images=VaeDecoder(pipeline.vae, chunk=8),
         scheduler=("DDIMScheduler", dict(pipeline.scheduler.config)),
         latent_shape=(shape.unet["in_channels"], size, size),

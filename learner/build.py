@@ -59,6 +59,7 @@ def idle_wave(policy: Policy, distribution: Steps) -> Wave:
 def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
     """Load the model and make it ready to learn. Raises ModelError."""
     policy, distribution = load_policy(config, Parts.NETWORK)
+    policy.trainable.check_saved()
     network = policy.guided.network
     if config.learner.gradient_checkpointing:
         network.enable_gradient_checkpointing()

@@ -15,7 +15,11 @@ class ModelSection(Section, title="The pretrained text-to-image pipeline."):
         ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x, 2.x, XL).", min_length=1
     )
     revision: str = setting("main", "", "Hub revision; ignored for a folder.")
-    variant: str = setting("", "", "Hub weight variant such as fp16; empty = the default files.")
+    variant: str = setting(
+        "",
+        "",
+        "Weight variant such as fp16; in a folder, parts without it take their default files. Empty = those.",
+    )
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "", "Where actors and learner compute; auto = CUDA where the process has a GPU."
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,18 +39,23 @@ def read_json(path: Path, consequence: str) -> dict[str, Any]:
     Raises ModelError, which says what follows from its absence.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing, {consequence}.") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(
-            f"{path} is not written in UTF-8 ({error}), {consequence}. Save it as UTF-8."
-        ) from error
-    except (OSError, RecursionError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read ({error}), {consequence}.") from error
+        content = json.loads(_read_text(path, consequence))
+    except (RecursionError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is no JSON ({error}), {consequence}.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no mapping, {consequence}.")
     return content
+
+
+def _read_text(path: Path, consequence: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing, {consequence}.") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not in UTF-8 ({error}), {consequence}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error}), {consequence}.") from error
 
 
 @dataclass(frozen=True)
@@ -96,3 +104,47 @@ def _sharded(index: Path, variant: str) -> WeightFiles:
     if missing:
         raise ModelError(f"{index} names {missing[:3]}, {len(missing)} in all, which are missing beside it.")
     return WeightFiles(variant, files, index)
+
+
+# What diffusers and transformers read themselves of a part's folder.
+_TEXTS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def check_texts(folder: Path) -> None:
+    """Raise ModelError where a file that is read of a part's folder is no JSON in UTF-8."""
+    for path in (folder / name for name in _TEXTS if (folder / name).is_file()):
+        if path.suffix == ".json":
+            read_json(path, "so its part cannot be loaded")
+        else:
+            _read_text(path, "so its part cannot be loaded")
+
+
+@contextmanager
+def without_marks(root: Path, part: str) -> Iterator[Path]:
+    """A folder whose subfolder `part` libraries can read, which take no byte order mark.
+
+    The root itself; where one of the part's JSON files has a mark, a temporary folder with links to the
+    part's other files, and such files without it.
+    """
+    folder = root / part
+    marked = [path for path in folder.glob("*.json") if path.read_bytes().startswith(codecs.BOM_UTF8)]
+    if not marked:
+        yield root
+        return
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / part
+        copy.mkdir()
+        for path in folder.iterdir():
+            if path in marked:
+                (copy / path.name).write_text(path.read_text(encoding="utf-8-sig"), encoding="utf-8")
+            else:
+                (copy / path.name).symlink_to(path.resolve())
+        yield Path(place)

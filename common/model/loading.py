@@ -35,10 +35,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def check_model(config: Config) -> None:
-    """Raise ModelError where the model or its noise schedule cannot serve this configuration.
-
-    Reads small JSON files only.
-    """
+    """Raise ModelError where the model cannot serve this configuration. Loads no weights."""
     families.check_model(config.model, config.sampling)
     if isinstance(config.policy, LoraPolicy):
         check_targets(families.outline(config.model), config.policy)

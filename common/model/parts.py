@@ -1,13 +1,12 @@
-"""The parts of a pipeline: loading them, embedding prompts by CLIP, decoding latents by a VAE."""
+"""The parts of a pipeline: their configurations, loading them, decoding latents by a VAE."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,19 @@ import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTokenizer
 
 from common.config.training import ModelSection
 from common.errors import ModelError
-from common.model.guidance import Condition
+from common.model.folder import check_texts, find_weights, read_json, without_marks
+from common.model.hub import fetch_texts
+from common.model.scheduler_options import DISCRETE, FLOW, check_class, fill_scheduler_config
+from common.model.tensors import LOAD_ERRORS, check_tensors
 
-# What diffusers, transformers and safetensors raise for files that are missing, damaged or do not fit.
-LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""Of either a tokenizer can be made."""
 WEIGHTS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-EMBEDDED_PROMPTS = 256
-log = logging.getLogger(__name__)
-
-
-def read_json(path: Path, consequence: str) -> dict[str, Any]:
-    """A JSON mapping. Raises ModelError, which says what follows from its absence."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing, {consequence}.") from error
-    except (OSError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read ({error}), {consequence}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no mapping, {consequence}.")
-    return content
 
 
 @dataclass(frozen=True)
@@ -66,153 +53,144 @@ class Source:
         return torch.float32 if self.trains_all else self.dtype
 
     @property
-    def hub(self) -> dict[str, str]:
-        """What from_pretrained is told of the hub; nothing for a folder."""
-        if Path(self.settings.path).is_dir():
-            return {}
-        variant = {"variant": self.settings.variant} if self.settings.variant else {}
-        return {"revision": self.settings.revision} | variant
+    def local(self) -> bool:
+        """Whether the pipeline is a folder here, not a hub id."""
+        return Path(self.settings.path).is_dir()
+
+    @cached_property
+    def folder(self) -> Path:
+        """The pipeline's folder; of a hub id, its snapshot, of which the small files are there.
+
+        Raises ModelError.
+        """
+        if self.local:
+            return Path(self.settings.path)
+        return fetch_texts(self.settings.path, self.settings.revision)
 
     def index(self) -> dict[str, Any]:
         """The pipeline's model_index.json. Raises ModelError."""
-        folder = Path(self.settings.path)
-        if folder.is_dir():
-            return read_json(folder / "model_index.json", "so it is no diffusers pipeline folder")
-        hub = {name: value for name, value in self.hub.items() if name == "revision"}
-        with self._naming("model_index.json"):
-            found: dict[str, Any] = diffusers.DiffusionPipeline.load_config(self.settings.path, **hub)
-        return found
+        return read_json(self.folder / "model_index.json", "so it is no diffusers pipeline folder")
 
-    def config(self, part: type[Any], folder: str) -> dict[str, Any]:
-        """A diffusers part's configuration. Raises ModelError."""
-        hub = {name: value for name, value in self.hub.items() if name == "revision"}
-        with self._naming(folder):
-            found: dict[str, Any] = part.load_config(self.settings.path, subfolder=folder, **hub)
-        return found
+    def class_name(self, part: str) -> str:
+        """The class that model_index.json names for a part. Raises ModelError where it names none."""
+        named = self.index().get(part)
+        if not isinstance(named, list) or len(named) != 2 or not all(isinstance(one, str) for one in named):
+            raise ModelError(
+                f"{self.folder / 'model_index.json'} has {part}: {named!r}; wanted is a library and a class."
+            )
+        return str(named[1])
 
-    def outline(self, part: type[Any], folder: str) -> Any:
-        """A network as its configuration says, without weights: on the meta device. Raises ModelError."""
-        config = self.config(part, folder)
-        with self._naming(folder), torch.device("meta"):
-            return part.from_config(config)
+    def settings_of(self, part: str) -> dict[str, Any]:
+        """What a network's config.json says. Raises ModelError."""
+        return read_json(self.folder / part / "config.json", f"so {part} cannot be loaded")
+
+    def config(self, kind: type[Any], part: str) -> dict[str, Any]:
+        """A diffusers network's configuration, its class's defaults filled in. Raises ModelError."""
+        options = inspect.signature(kind).parameters.items()
+        with self._naming(part):
+            return {name: one.default for name, one in options} | kind.extract_init_dict(
+                self.settings_of(part)
+            )[0]
+
+    def text_config(self, part: str) -> CLIPTextConfig:
+        """A text encoder's configuration. Raises ModelError."""
+        with self._naming(part):
+            return CLIPTextConfig.from_dict(self.settings_of(part))
 
     def scheduler(self) -> tuple[str, dict[str, Any]]:
-        """Class and configuration of the pipeline's scheduler, its class's defaults filled in."""
-        raw = self.config(diffusers.DDIMScheduler, "scheduler")
-        return str(raw.get("_class_name")), fill_scheduler_config(raw)
+        """Class and configuration of the pipeline's scheduler, its class's defaults filled in.
 
-    def tokenizer(self, part: type[Any], folder: str) -> Any:
-        """A tokenizer. Raises ModelError."""
-        hub = {name: value for name, value in self.hub.items() if name == "revision"}
-        with self._naming(folder):
-            return part.from_pretrained(self.settings.path, subfolder=folder, **hub)
+        The class is that of model_index.json, as in diffusers. Raises ModelError.
+        """
+        raw = read_json(
+            self.folder / "scheduler" / "scheduler_config.json", "so its noise schedule is unknown"
+        )
+        name = self.class_name("scheduler")
+        check_class(name)
+        check_class(str(raw.get("_class_name", name)), DISCRETE if name in DISCRETE else FLOW)
+        return name, fill_scheduler_config(name, raw)
 
-    def network(self, part: type[Any], folder: str, dtype: torch.dtype) -> Any:
-        """A network on the device, frozen and in evaluation mode. Raises ModelError."""
-        with self._naming(folder):
-            network, info = part.from_pretrained(
-                self.settings.path, subfolder=folder, dtype=dtype, output_loading_info=True, **self.hub
-            )
-        missing = sorted(info["missing_keys"])
-        if missing:
+    def tokenizer(self, part: str) -> Any:
+        """A CLIP tokenizer. Raises ModelError."""
+        folder = self.folder / part
+        if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+            wanted = " and no ".join(" with ".join(names) for names in TOKENIZER_FILES)
+            raise ModelError(f"{self.settings.path!r}: {part}/ has no {wanted}.")
+        check_texts(folder)
+        if (whole := folder / "tokenizer.json").is_file():
+            kind = read_json(whole, "so prompts cannot be read").get("model")
+            if not isinstance(kind, dict) or kind.get("type", "BPE") != "BPE":
+                raise ModelError(f"{whole} is no byte-pair encoding, so no tokenizer of a CLIP text encoder.")
+        with self._naming(part), without_marks(self.folder, part) as root:
+            return CLIPTokenizer.from_pretrained(root, subfolder=part)
+
+    def outline(self, kind: type[Any], part: str) -> nn.Module:
+        """A network as its configuration makes it, on the meta device: without weights. Raises ModelError."""
+        settings = self.settings_of(part)
+        with self._naming(part), torch.device("meta"):
+            if issubclass(kind, diffusers.ModelMixin):
+                made: nn.Module = kind.from_config(settings)
+                return made
+            return kind(self.text_config(part))
+
+    def check_weights(self, blank: nn.Module, part: str) -> None:
+        """Raise ModelError where the files of a network's weights do not hold what its configuration says.
+
+        blank: the network as its configuration makes it. Reads the files' headers alone.
+        """
+        weights = find_weights(self.folder, part, self.settings.variant)
+        check_tensors(f"{self.settings.path!r}: {part}", blank, weights)
+
+    def check_variant(self, parts: Sequence[str]) -> None:
+        """Raise ModelError where none of a folder's networks has weights of the variant that is asked for."""
+        wanted = self.settings.variant
+        if wanted not in ("", *(find_weights(self.folder, part, wanted).variant for part in parts)):
             raise ModelError(
-                f"{self.settings.path!r}: the weights in {folder}/ lack {missing[:3]}, {len(missing)} in all."
+                f"model.variant is {wanted!r}, of which {self.settings.path!r} has no weights. Leave it "
+                "empty for those without a variant."
             )
+
+    def network(self, kind: type[Any], part: str, dtype: torch.dtype) -> Any:
+        """A network on the device, frozen and in evaluation mode. Raises ModelError.
+
+        The weights of a folder are those that check_weights was asked about; of a hub id, it is asked here.
+        """
+        with self._naming(part), self._readable(part) as place:
+            network = kind.from_pretrained(**place, subfolder=part, dtype=dtype)
+        if not self.local:
+            self.check_weights(self.outline(kind, part), part)
         network.requires_grad_(False).eval().to(self.device)
         # Weights mapped from a file lie unaligned in memory, and CPU kernels round by alignment: copied, they
         # agree to the bit with the reference, which is a copy too.
         for value in network.parameters():
             value.data = value.data.clone()
-        if self.device.type == "cuda" and self.settings.channels_last and folder == "unet":
+        if self.device.type == "cuda" and self.settings.channels_last and part == "unet":
             network.to(memory_format=torch.channels_last)
         return network
 
     @contextmanager
-    def _naming(self, folder: str) -> Iterator[None]:
+    def _readable(self, part: str) -> Iterator[dict[str, Any]]:
+        """What from_pretrained is told of where a network is."""
+        variant = self.settings.variant
+        if not self.local:
+            # The snapshot is named by its commit: the weights are to be of the same one.
+            revision = {"revision": self.folder.name}
+            yield {
+                "pretrained_model_name_or_path": self.settings.path,
+                "variant": variant or None,
+                **revision,
+            }
+            return
+        variant = find_weights(self.folder, part, variant).variant
+        with without_marks(self.folder, part) as root:
+            yield {"pretrained_model_name_or_path": root, "variant": variant or None}
+
+    @contextmanager
+    def _naming(self, part: str) -> Iterator[None]:
         try:
             yield
         except LOAD_ERRORS as error:
-            raise ModelError(f"{self.settings.path!r}: {folder} does not load: {error}") from error
-
-
-def fill_scheduler_config(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's configuration with the defaults of its class: they differ between classes."""
-    kind = getattr(diffusers, str(raw.get("_class_name")), None)
-    return dict(kind.from_config(dict(raw)).config) if kind is not None else dict(raw)
-
-
-class ClipText:
-    """A CLIP text encoder with its tokenizer. Counts the prompts that do not fit, and says it once."""
-
-    def __init__(self, tokenizer: Any, encoder: Any) -> None:
-        self.tokenizer = tokenizer
-        self.encoder = encoder
-        self.cut_prompts = 0
-
-    def __call__(self, prompt: str, device: torch.device) -> Any:
-        """The encoder's output for one prompt, hidden states included."""
-        limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        )
-        length = len(self.tokenizer(prompt).input_ids)
-        if length > limit:
-            if not self.cut_prompts:
-                log.warning(
-                    "A prompt has %d tokens; the text encoder reads the first %d: %r", length, limit, prompt
-                )
-            self.cut_prompts += 1
-        # Stable Diffusion 2.x's encoder has no such setting, others say so themselves.
-        masked = getattr(self.encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(device) if masked else None
-        return self.encoder(tokens.input_ids.to(device), attention_mask=mask, output_hidden_states=True)
-
-
-@dataclass
-class TextStage:
-    """A family's text encoders: conditions by prompt, remembered, on the device; encoders offloaded between.
-
-    encode: one prompt -> one row, while the encoders are on the device.
-    """
-
-    encoders: Mapping[str, ClipText]
-    device: torch.device
-    offload: bool
-    encode: Callable[[str], Condition]
-    _known: OrderedDict[str, Condition] = field(default_factory=OrderedDict)
-
-    def __post_init__(self) -> None:
-        self._move(self._home)
-
-    @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Condition:
-        """See Family."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
-        if missing:
-            self._move(self.device)
-            for prompt in missing:
-                rows = self.encode(prompt)
-                self._known[prompt] = {name: _at_least_float32(value) for name, value in rows.items()}
-            self._move(self._home)
-        found = [self._known[prompt] for prompt in prompts]
-        for prompt in prompts:
-            self._known.move_to_end(prompt)
-        while len(self._known) > EMBEDDED_PROMPTS:
-            self._known.popitem(last=False)
-        return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
-
-    @property
-    def _home(self) -> torch.device:
-        return torch.device("cpu") if self.offload else self.device
-
-    def _move(self, device: torch.device) -> None:
-        for text in self.encoders.values():
-            if self.offload:
-                text.encoder.to(device)
-
-
-def _at_least_float32(value: Tensor) -> Tensor:
-    return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
+            raise ModelError(f"{self.settings.path!r}: {part} does not load: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -223,9 +201,9 @@ class VaeDecoder:
     chunk: int
 
     @staticmethod
-    def load(source: Source, config: Mapping[str, Any]) -> VaeDecoder:
-        """config: its JSON; where it says force_upcast (half precision overflows), weights are float32."""
-        dtype = torch.float32 if config.get("force_upcast") else source.dtype
+    def load(source: Source) -> VaeDecoder:
+        """Where its config.json says force_upcast (half precision overflows), weights are float32."""
+        dtype = torch.float32 if source.settings_of("vae").get("force_upcast") else source.dtype
         vae = source.network(diffusers.AutoencoderKL, "vae", dtype)
         if source.settings.vae_tiling:
             vae.enable_tiling()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
@@ -61,6 +61,10 @@ class Trainable(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the trained weights as plain diffusers reads them."""
+        ...
+
+    def check_saved(self) -> None:
+        """Raise ModelError where diffusers' own loader does not read all that `save` writes."""
         ...
 
 
@@ -150,13 +154,33 @@ class LoraTrainable:
         The same weights give the same bytes in every process.
         """
         adapter = self.network.peft_config["default"].to_dict()
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.network))
+        # By PEFT's own names: diffusers' older ones bind to attention alone.
+        layers = get_peft_model_state_dict(self.network)
         ordered = {
             name: sorted(value) if isinstance(value, set) else value for name, value in adapter.items()
         }
         self.family.save_adapter(folder, layers, ordered)
         file = folder / LORA_FILE
         file.write_bytes(order_metadata(file.read_bytes()))
+
+    def check_saved(self) -> None:
+        """See Trainable. Reads into a copy of the network without weights."""
+        blank = _without_weights(self.network)
+        with tempfile.TemporaryDirectory() as place:
+            self.save(Path(place))
+            self.family.load_adapter(Path(place), blank)
+        read = dict(blank.named_parameters())
+        lost = [
+            name
+            for name, value in self.parameters().items()
+            if name not in read or read[name].is_meta or not torch.equal(read[name], value.cpu())
+        ]
+        if lost:
+            raise ModelError(
+                f"diffusers reads {len(self.parameters()) - len(lost)} of the {len(self.parameters())} "
+                f"tensors of this adapter; among those that it does not are {lost[:3]}. Leave their modules "
+                "out of policy.target_modules."
+            )
 
 
 @dataclass(frozen=True)
@@ -180,6 +204,9 @@ class FullTrainable:
         """A folder of the network, read by its class's from_pretrained(folder)."""
         self.network.save_pretrained(folder, safe_serialization=True)
 
+    def check_saved(self) -> None:
+        """See Trainable. The class reads its own folders."""
+
 
 def compile_blocks(network: Any) -> None:
     """Compile the blocks that diffusers names as repeated, else the whole network. Happens at first use."""
@@ -187,6 +214,17 @@ def compile_blocks(network: Any) -> None:
         network.compile_repeated_blocks(dynamic=False)
     else:
         network.compile(dynamic=False)
+
+
+def _without_weights(network: Any) -> Any:
+    """A network of the same configuration whose weights are zeros that take no memory."""
+    with torch.device("meta"):
+        blank: Any = type(network).from_config(network.config)
+    for module in blank.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            # Not on the meta device: an adapter is moved to where its layer's weights are.
+            setattr(module, name, nn.Parameter(torch.zeros(()).expand(value.shape), requires_grad=False))
+    return blank
 
 
 def check_targets(network: nn.Module, settings: LoraPolicy) -> None:

@@ -126,7 +126,7 @@ class FileSource:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises RewardError where the file is missing or holds something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RewardError(f"{file} is no model configuration: {error!r}.") from error
     if not isinstance(content, dict):

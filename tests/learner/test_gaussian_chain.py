@@ -106,6 +106,9 @@ class LinearFamily:
         """Not asked for."""
         raise NotImplementedError
 
+    def load_adapter(self, folder: Path, network: nn.Module) -> None:
+        raise NotImplementedError
+
     def save_adapter(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Not asked for."""
         raise NotImplementedError

@@ -12,16 +12,19 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.guidance import Condition, Guidance, classifier_free
-from common.model.parts import Source, TextStage, VaeDecoder
-from common.model.schedules import check_discrete, ddim_steps
+from common.model.options import INDEX_NAMES, TEXT, TEXT_NAMES, UNET_NAMES, VAE_NAMES, Allowed, check_options
+from common.model.parts import Source, VaeDecoder
+from common.model.scheduler_options import check_discrete
+from common.model.schedules import ddim_steps
 from common.model.steps import Chosen, Steps
+from common.model.text import ClipText, TextStage, check_clip, prompt_tokens
 
 
 class Family(Protocol):
@@ -80,17 +83,18 @@ class Family(Protocol):
         """Write LoRA weights as the plain pipeline's load_lora_weights reads them."""
         ...
 
+    def load_adapter(self, folder: Path, network: nn.Module) -> None:
+        """Read such weights into a network, as load_lora_weights does."""
+        ...
+
 
 class FolderCheck(Protocol):
     """What a family's class says of pipeline folders before anything is loaded."""
 
-    # Files by folder, of which each folder needs at least one: without its own, a tokenizer would silently
-    # load empty.
-    FILES: ClassVar[Mapping[str, tuple[str, ...]]]
-
     @staticmethod
     def check(source: Source, sampling: SamplingSection) -> None:
-        """Raise ModelError where small JSON files show that the model cannot serve these settings."""
+        """Raise ModelError where configurations and tokenizers show that the model cannot serve these
+        settings, or where the weights of a local folder are not what they say. Loads no weights."""
         ...
 
     @staticmethod
@@ -125,8 +129,7 @@ class UnetFamily:
     @staticmethod
     def outline(source: Source) -> nn.Module:
         """See FolderCheck."""
-        network: nn.Module = source.outline(UNet2DConditionModel, "unet")
-        return network
+        return source.outline(UNet2DConditionModel, "unet")
 
     def parts(self) -> Mapping[str, nn.Module]:
         """unet, and where they were loaded vae and the text encoders."""
@@ -164,6 +167,18 @@ class UnetFamily:
             folder, unet_lora_layers=dict(layers), unet_lora_adapter_metadata=dict(metadata)
         )
 
+    def load_adapter(self, folder: Path, network: nn.Module) -> None:
+        """See Family."""
+        layers, alphas, metadata = self.PIPELINE.lora_state_dict(folder, return_lora_metadata=True)
+        self.PIPELINE.load_lora_into_unet(
+            layers,
+            network_alphas=alphas,
+            unet=network,
+            adapter_name="default",
+            metadata=metadata,
+            low_cpu_mem_usage=True,
+        )
+
 
 def discrete_steps(
     class_name: str, config: Mapping[str, Any], sampling: SamplingSection, device: torch.device
@@ -177,31 +192,118 @@ def discrete_steps(
     return replace(ddim_steps(config, sampling.steps, sampler.eta, chosen), device=device)
 
 
-def unet_sizes(
-    source: Source, unet: Any, vae: Mapping[str, Any], sampling: SamplingSection
-) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Latent shape (C, H, W) and size in pixels (height, width), for the size asked for.
+@dataclass(frozen=True)
+class UnetParts:
+    """The parts of a pipeline around a UNet.
 
-    unet: its configuration; vae: its configuration's JSON.
+    encoders: class by text encoder, each with a tokenizer of the same ending. pools: the encoders whose
+    pooled vector is used. unet, vae: options that have to be neutral.
+    """
+
+    encoders: Mapping[str, type[Any]]
+    pools: frozenset[str]
+    unet: Allowed
+    vae: Allowed
+
+    @property
+    def networks(self) -> dict[str, type[Any]]:
+        """Class by part."""
+        return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **self.encoders}
+
+    def check(self, source: Source, sampling: SamplingSection) -> None:
+        """Raise ModelError where configurations or tokenizers are not honoured, or do not fit each other."""
+        index = source.index()
+        settings = {name: value for name, value in index.items() if not isinstance(value, list)}
+        check_options(source.folder / "model_index.json", settings, INDEX_NAMES, {})
+        for part, kind in self.networks.items():
+            _check_class(source, part, (kind.__name__,))
+        for part, known, allowed in (("unet", UNET_NAMES, self.unet), ("vae", VAE_NAMES, self.vae)):
+            check_options(source.folder / part / "config.json", source.settings_of(part), known, allowed)
+            source.outline(self.networks[part], part)
+        for part in self.encoders:
+            _check_class(source, tokenizer_of(part), ("CLIPTokenizer", "CLIPTokenizerFast"))
+            check_options(source.folder / part / "config.json", source.settings_of(part), TEXT_NAMES, TEXT)
+            where, tokenizer = str(source.folder / tokenizer_of(part)), source.tokenizer(tokenizer_of(part))
+            check_clip(where, tokenizer, source.text_config(part), part in self.pools)
+        self._check_width(source)
+        unet_sizes(source, sampling)
+
+    def check_weights(self, source: Source) -> None:
+        """Raise ModelError where a local folder's weights are not what its configurations say."""
+        if source.local:
+            for part, kind in self.networks.items():
+                source.check_weights(source.outline(kind, part), part)
+            source.check_variant(list(self.networks))
+
+    def text(self, source: Source) -> dict[str, ClipText]:
+        """The text encoders with their tokenizers, all for prompts of as many tokens."""
+        tokenizers = {part: source.tokenizer(tokenizer_of(part)) for part in self.encoders}
+        tokens = min(prompt_tokens(one, source.text_config(part)) for part, one in tokenizers.items())
+        return {
+            part: ClipText(tokenizers[part], source.network(kind, part, source.dtype), tokens)
+            for part, kind in self.encoders.items()
+        }
+
+    def _check_width(self, source: Source) -> None:
+        taken = source.config(UNet2DConditionModel, "unet")["cross_attention_dim"]
+        widths = {part: source.text_config(part).hidden_size for part in self.encoders}
+        if taken != sum(widths.values()):
+            given = " and ".join(f"{part} has {width}" for part, width in widths.items())
+            raise ModelError(
+                f"{source.settings.path!r}: the UNet's cross_attention_dim is {taken}, but {given}; they are "
+                "parts of different models."
+            )
+
+
+def tokenizer_of(encoder: str) -> str:
+    """The part that holds a text encoder's tokenizer."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _check_class(source: Source, part: str, allowed: Sequence[str]) -> None:
+    name = source.class_name(part)
+    if name not in allowed:
+        raise ModelError(
+            f"{source.folder / 'model_index.json'}: {part} is a {name}; supported is {' or '.join(allowed)}."
+        )
+
+
+FIRST_SIZE = 64
+"""Of Stable Diffusion 1.x's latents. Its first UNets were saved with a smaller one, as diffusers knows."""
+
+
+def _is_first(unet: Mapping[str, Any]) -> bool:
+    """Whether a UNet was saved before diffusers 0.9."""
+    return str(unet.get("_diffusers_version", "")).startswith(tuple(f"0.{minor}." for minor in range(9)))
+
+
+def unet_sizes(source: Source, sampling: SamplingSection) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Latent shape (C, H, W) and size in pixels (height, width), for the size asked for.
 
     Raises ModelError where UNet and VAE do not share channels, or the size is no multiple of the VAE's.
     """
-    path, channels = source.settings.path, vae["latent_channels"]
-    if not unet.in_channels == unet.out_channels == channels:
+    path = source.settings.path
+    unet, vae = source.config(UNet2DConditionModel, "unet"), source.config(AutoencoderKL, "vae")
+    taken, given, channels = unet["in_channels"], unet["out_channels"], vae["latent_channels"]
+    if not taken == given == channels:
         raise ModelError(
-            f"{path!r}: the UNet takes {unet.in_channels} channels and gives {unet.out_channels}, the VAE "
-            f"has {channels}; they must be equal (inpainting and learned-variance UNets are not supported)."
+            f"{path!r}: the UNet takes {taken} channels and gives {given}, the VAE has {channels}; they must "
+            "be equal (inpainting and learned-variance UNets are not supported)."
         )
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    own = unet.sample_size
-    height, width = own if isinstance(own, list | tuple) else (own, own)
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise ModelError(
-            f"{path!r}: unet/config.json has sample_size {own!r}; it must say the latents' size."
-        )
-    pixels = {"height": sampling.height or height * scale, "width": sampling.width or width * scale}
-    for name, size in pixels.items():
-        if size % scale:
+    own = unet["sample_size"]
+    if isinstance(own, int) and own < FIRST_SIZE and _is_first(source.settings_of("unet")):
+        own = FIRST_SIZE
+    sides = own if isinstance(own, list | tuple) and len(own) == 2 else (own, own)
+    pixels = {}
+    for name, size, latent in zip(("height", "width"), (sampling.height, sampling.width), sides, strict=True):
+        if not size and (not isinstance(latent, int) or latent < 1):
+            raise ModelError(
+                f"{path!r}: unet/config.json has sample_size {own!r}, which does not say the "
+                f"latents' {name}; set sampling.{name}."
+            )
+        pixels[name] = size or latent * scale
+        if pixels[name] % scale:
             raise ModelError(f"sampling.{name} is {size}; this model's must be a multiple of {scale} pixels.")
     height, width = pixels["height"], pixels["width"]
     return (channels, height // scale, width // scale), (height, width)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from common.config.training import SamplingSection
-from common.model.families.base import UnetFamily, discrete_steps, made_up, unet_sizes
+from common.model import options
+from common.model.families.base import UnetFamily, UnetParts, discrete_steps, made_up, unet_sizes
 from common.model.guidance import Condition
-from common.model.parts import ClipText, Source, TextStage, VaeDecoder
+from common.model.parts import Source, VaeDecoder
+from common.model.text import ClipText, TextStage
 
 TOKENS = 77
 
@@ -24,28 +25,25 @@ class StableDiffusionFamily(UnetFamily):
     """Conditioned on the last hidden states of the text encoder, (P, tokens, width)."""
 
     PIPELINE = StableDiffusionPipeline
-    FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "unet": ("config.json",),
-        "vae": ("config.json",),
-        "text_encoder": ("config.json",),
-        "tokenizer": ("tokenizer.json", "vocab.json"),
-    }
+    PARTS: ClassVar = UnetParts(
+        encoders={"text_encoder": CLIPTextModel}, pools=frozenset(), unet=options.UNET, vae=options.VAE
+    )
 
     @staticmethod
     def check(source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         discrete_steps(*_scheduler(source), sampling, source.device)
+        StableDiffusionFamily.PARTS.check(source, sampling)
+        StableDiffusionFamily.PARTS.check_weights(source)
 
     @staticmethod
     def load(source: Source, sampling: SamplingSection) -> StableDiffusionFamily:
         """See FolderCheck."""
-        unet = source.network(UNet2DConditionModel, "unet", source.network_dtype)
-        vae = source.config(AutoencoderKL, "vae")
-        latent_shape, size = unet_sizes(source, unet.config, vae, sampling)
+        latent_shape, size = unet_sizes(source, sampling)
         return StableDiffusionFamily(
-            network=unet,
+            network=source.network(UNet2DConditionModel, "unet", source.network_dtype),
             text=None if source.network_only else _text(source),
-            images=None if source.network_only else VaeDecoder.load(source, vae),
+            images=None if source.network_only else VaeDecoder.load(source),
             scheduler=_scheduler(source),
             device=source.device,
             latent_shape=latent_shape,
@@ -75,8 +73,7 @@ def one_encoder(text: ClipText, device: torch.device, offload: bool) -> TextStag
 
 
 def _text(source: Source) -> TextStage:
-    encoder = source.network(CLIPTextModel, "text_encoder", source.dtype)
-    text = ClipText(source.tokenizer(CLIPTokenizer, "tokenizer"), encoder)
+    text = StableDiffusionFamily.PARTS.text(source)["text_encoder"]
     return one_encoder(text, source.device, source.settings.offload_text_encoder)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from common.config.training import SamplingSection
 from common.errors import ModelError
-from common.model.families.base import UnetFamily, discrete_steps, made_up, unet_sizes
+from common.model import options
+from common.model.families.base import UnetFamily, UnetParts, discrete_steps, made_up, unet_sizes
 from common.model.guidance import Condition
-from common.model.parts import ClipText, Source, TextStage, VaeDecoder
+from common.model.parts import Source, VaeDecoder
+from common.model.text import TextStage
 
 TOKENS = 77
+IDS = 6
+"""Numbers that say an image's size: original, top left of the crop, target."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,12 @@ class StableDiffusionXLFamily(UnetFamily):
     """
 
     PIPELINE = StableDiffusionXLPipeline
-    FILES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "unet": ("config.json",),
-        "vae": ("config.json",),
-        "text_encoder": ("config.json",),
-        "text_encoder_2": ("config.json",),
-        "tokenizer": ("tokenizer.json", "vocab.json"),
-        "tokenizer_2": ("tokenizer.json", "vocab.json"),
-    }
+    PARTS: ClassVar = UnetParts(
+        encoders={"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
+        pools=frozenset({"text_encoder_2"}),
+        unet=options.UNET_XL,
+        vae=options.VAE_XL,
+    )
 
     zero_negative: bool
 
@@ -43,19 +45,26 @@ class StableDiffusionXLFamily(UnetFamily):
     def check(source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         discrete_steps(*source.scheduler(), sampling, source.device)
+        StableDiffusionXLFamily.PARTS.check(source, sampling)
+        unet = source.config(UNet2DConditionModel, "unet")
+        pooled = source.text_config("text_encoder_2").projection_dim
+        ids, taken = unet["addition_time_embed_dim"], unet["projection_class_embeddings_input_dim"]
+        if not isinstance(ids, int) or pooled + IDS * ids != taken:
+            raise ModelError(
+                f"{source.settings.path!r}: the UNet's projection_class_embeddings_input_dim is {taken}; it "
+                f"must be text_encoder_2's projection_dim, {pooled}, and {IDS} times addition_time_embed_dim "
+                f"({ids})."
+            )
+        StableDiffusionXLFamily.PARTS.check_weights(source)
 
     @staticmethod
     def load(source: Source, sampling: SamplingSection) -> StableDiffusionXLFamily:
         """See FolderCheck."""
-        unet = source.network(UNet2DConditionModel, "unet", source.network_dtype)
-        if unet.config.addition_embed_type != "text_time":
-            raise ModelError(f"{source.settings.path!r}: the UNet is not one of Stable Diffusion XL.")
-        vae = source.config(AutoencoderKL, "vae")
-        latent_shape, size = unet_sizes(source, unet.config, vae, sampling)
+        latent_shape, size = unet_sizes(source, sampling)
         return StableDiffusionXLFamily(
-            network=unet,
+            network=source.network(UNet2DConditionModel, "unet", source.network_dtype),
             text=None if source.network_only else _text(source),
-            images=None if source.network_only else VaeDecoder.load(source, vae),
+            images=None if source.network_only else VaeDecoder.load(source),
             scheduler=source.scheduler(),
             device=source.device,
             zero_negative=bool(source.index().get("force_zeros_for_empty_prompt", True)),
@@ -78,8 +87,8 @@ class StableDiffusionXLFamily(UnetFamily):
     def example(self) -> Condition:
         """See Family."""
         config = self.network.config
-        # What is not the six size ids' of the added vector is the pooled one.
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        # What is not the size ids' of the added vector is the pooled one.
+        pooled = config.projection_class_embeddings_input_dim - IDS * config.addition_time_embed_dim
         return {
             "encoder_hidden_states": made_up(1, TOKENS, config.cross_attention_dim).to(self.device),
             "text_embeds": made_up(1, pooled).to(self.device),
@@ -103,14 +112,7 @@ class StableDiffusionXLFamily(UnetFamily):
 
 
 def _text(source: Source) -> TextStage:
-    kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
-    encoders = {
-        f"text_encoder{suffix}": ClipText(
-            source.tokenizer(CLIPTokenizer, f"tokenizer{suffix}"),
-            source.network(kind, f"text_encoder{suffix}", source.dtype),
-        )
-        for suffix, kind in kinds.items()
-    }
+    encoders = StableDiffusionXLFamily.PARTS.text(source)
 
     def encode(prompt: str) -> Condition:
         outputs = [encoder(prompt, source.device) for encoder in encoders.values()]

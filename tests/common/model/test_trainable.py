@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from actors.sampler import sample_group
-from common.model.loading import load_policy
+from common.errors import ModelError
+from common.model.loading import Parts, load_policy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from tests.tiny_config import make_config
+from tests.tiny_pipeline import make_tiny_xl_pipeline
 
 TASK = PromptTask("a cat", 2, NoiseKey(0, "train", 0, 0), PolicyStamp(1, "", "run"), with_reference=True)
 
@@ -67,6 +70,49 @@ def test_the_adapter_is_on_again_after_a_failure(tiny_pipeline: Path, tmp_path: 
             assert not torch.equal(denoiser.predict(*batch), before)
             raise KeyError
         assert torch.equal(policy.predict(*batch), before)
+
+
+EVERYWHERE = ["to_q", "to_out.0", "ff.net.0.proj", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj"]
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_plain_diffusers_reads_all_of_an_adapter_on_any_modules(
+    tiny_pipeline: Path, tmp_path: Path, xl: bool
+) -> None:
+    folder = make_tiny_xl_pipeline(tmp_path / "xl") if xl else tiny_pipeline
+    policy = {"kind": "lora", "rank": 2, "alpha": 6, "target_modules": [*EVERYWHERE, "conv_in"]}
+    trained, _ = load_policy(make_config(folder, tmp_path, {"policy": policy}), Parts.NETWORK)
+    with torch.no_grad():
+        for value in trained.trainable.parameters().values():
+            value.normal_(std=0.1)
+    trained.trainable.check_saved()
+    trained.trainable.save(tmp_path / "saved")
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder)
+    pipeline.load_lora_weights(tmp_path / "saved")
+    condition = trained.example()
+    added = {name: rows for name, rows in condition.items() if name != "encoder_hidden_states"}
+    latents, times = torch.randn(1, 4, 8, 8), torch.tensor([9.0])
+    with torch.no_grad():
+        plain = pipeline.unet(latents, times, condition["encoder_hidden_states"], added_cond_kwargs=added)[0]
+        own = trained.predict(latents, times, condition)
+        torch.testing.assert_close(own, plain, rtol=1e-3, atol=1e-4)
+        with trained.reference().active() as untrained:
+            assert not torch.allclose(untrained.predict(latents, times, condition), own, rtol=1e-2, atol=1e-2)
+
+
+def test_an_adapter_that_diffusers_reads_in_part_is_refused(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path), Parts.NETWORK)
+    whole = policy.family.save_adapter
+    monkeypatch.setattr(
+        type(policy.family),
+        "save_adapter",
+        lambda _, folder, layers, metadata: whole(folder, dict(list(layers.items())[:-2]), metadata),
+    )
+    count = len(policy.trainable.parameters())
+    with pytest.raises(ModelError, match=f"{count - 2} of the {count}"):
+        policy.trainable.check_saved()
 
 
 @pytest.mark.slow

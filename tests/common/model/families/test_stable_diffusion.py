@@ -17,7 +17,8 @@ from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families import check_model, load_family
 from common.model.families.stable_diffusion import StableDiffusionFamily
-from common.model.parts import EMBEDDED_PROMPTS, Source
+from common.model.parts import Source
+from common.model.text import EMBEDDED_PROMPTS
 
 CPU = torch.device("cpu")
 SAMPLING = SamplingSection(steps=4, stochastic_steps="all_but_last")

@@ -1,0 +1,114 @@
+"""Options of pretrained parts: each is one that is honoured, or has to be neutral.
+
+Options decide what a network or a schedule computes, so one that nothing here reads would give other images
+without a word. What a part's class does by itself (widths, kinds of blocks) is honoured by loading the class.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig
+
+from common.errors import ModelError
+
+Allowed = Mapping[str, tuple[object, ...]]
+"""The values that an option may have, by its name."""
+
+OFF: tuple[object, ...] = (None, False, 0, "", [], {}, ())
+"""What an option that nobody knows may be."""
+_REMARKS = ("architectures", "transformers_version", "dtype", "torch_dtype")
+
+
+def check_options(file: Path, settings: Mapping[str, Any], known: Collection[str], allowed: Allowed) -> None:
+    """Raise ModelError where an option has a value that is not allowed, or is not known and not off.
+
+    file: where they stand. known: options of which every value is honoured, or changes nothing here.
+    """
+    for key, value in settings.items():
+        if key.startswith("_") or key in _REMARKS or (key in known and key not in allowed):
+            continue
+        if value not in allowed.get(key, OFF):
+            wanted = ", ".join(map(repr, allowed.get(key, (None, False))))
+            what = "has no counterpart here" if key in allowed else "is no option that is known here"
+            raise ModelError(
+                f"{file}: {key} is {value!r}, which {what}; allowed is {wanted}. Change {key} in that file "
+                "if the model was trained without it."
+            )
+
+
+def option_names(part: type[Any]) -> frozenset[str]:
+    """What a class of diffusers can be configured by."""
+    return frozenset(inspect.signature(part).parameters)
+
+
+# What diffusers' EMAModel.save_pretrained leaves in a UNet's configuration.
+_AVERAGING = frozenset(
+    {
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    }
+)
+# What is said of generating text, which is not done here, and of how transformers returns outputs.
+_GENERATION = frozenset(
+    {
+        "diversity_penalty",
+        "dropout",
+        "gradient_checkpointing",
+        "id2label",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "model_type",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "repetition_penalty",
+        "return_dict",
+        "temperature",
+        "tie_word_embeddings",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "use_return_dict",
+    }
+)
+INDEX_NAMES = frozenset({"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"})
+"""Settings of model_index.json. A safety checker or a watermark is no part of the policy."""
+UNET_NAMES = option_names(UNet2DConditionModel) | _AVERAGING
+VAE_NAMES = option_names(AutoencoderKL)
+TEXT_NAMES = frozenset(CLIPTextConfig().to_dict()) | _GENERATION | {"use_attention_mask"}
+
+# Inputs that nothing here has: a guidance scale, classes, images, layouts.
+UNET: Allowed = {
+    "time_cond_proj_dim": (None,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "class_embeddings_concat": (False, None),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "attention_type": ("default",),
+    "addition_embed_type": (None,),
+    "addition_time_embed_dim": (None,),
+    "projection_class_embeddings_input_dim": (None,),
+}
+UNET_XL: Allowed = {
+    name: values
+    for name, values in UNET.items()
+    if name not in ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+} | {"addition_embed_type": ("text_time",)}
+VAE_XL: Allowed = {"in_channels": (3,), "out_channels": (3,), "shift_factor": (None, 0)}
+# StableDiffusionPipeline reads neither mean nor deviation of the latents.
+VAE: Allowed = {**VAE_XL, "latents_mean": (None,), "latents_std": (None,)}
+TEXT: Allowed = {"model_type": ("clip_text_model",), "torchscript": (False, None)}

@@ -1,0 +1,142 @@
+"""Prompts to conditions: CLIP text encoders with their tokenizers, and whether the two fit."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import ModelError
+from common.model.guidance import Condition
+
+EMBEDDED_PROMPTS = 256
+FEWEST_TOKENS = 3
+"""Beginning, end, and one of the prompt."""
+ARGMAX_END = 2
+"""With this eos_token_id a CLIP text encoder pools at the token of the largest number."""
+log = logging.getLogger(__name__)
+
+
+def prompt_tokens(tokenizer: Any, encoder: Any) -> int:
+    """How many tokens a prompt has: the smaller of what the tokenizer cuts at and what the encoder reads.
+
+    encoder: its configuration. A tokenizer without a length of its own cuts at nothing.
+    """
+    return min(int(tokenizer.model_max_length), encoder.max_position_embeddings)
+
+
+def check_clip(where: str, tokenizer: Any, encoder: Any, pools: bool) -> None:
+    """Raise ModelError where a tokenizer and a text encoder do not fit each other.
+
+    where: the tokenizer's folder. encoder: its configuration. pools: whether its pooled vector is used.
+    """
+    tokens = tokenizer.get_vocab()
+    beyond = sorted(token for token, number in tokens.items() if number >= encoder.vocab_size)
+    if beyond:
+        raise ModelError(
+            f"{where}: the tokens {beyond[:3]}, {len(beyond)} in all, have no embedding: the text encoder's "
+            f"vocab_size is {encoder.vocab_size}. Take the tokenizer that it was trained with, or save it "
+            "with its embeddings resized."
+        )
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    unset = [f"{name}_token" for name, number in special.items() if number is None]
+    if unset:
+        raise ModelError(f"{where} sets no {' and no '.join(unset)}.")
+    if prompt_tokens(tokenizer, encoder) < FEWEST_TOKENS:
+        raise ModelError(
+            f"{where}: model_max_length is {tokenizer.model_max_length}, the text encoder's "
+            f"max_position_embeddings {encoder.max_position_embeddings}; a prompt takes {FEWEST_TOKENS} "
+            "tokens at least."
+        )
+    end, last = encoder.eos_token_id, max(tokens.values())
+    if pools and special["eos"] != (last if end == ARGMAX_END else end):
+        raise ModelError(
+            f"{where}: a prompt ends with token {special['eos']}, but the text encoder, with eos_token_id "
+            f"{end}, pools at token {last if end == ARGMAX_END else end}. Set eos_token_id in the text "
+            f"encoder's config.json to {special['eos']}."
+        )
+
+
+class ClipText:
+    """A CLIP text encoder with its tokenizer. Counts the prompts that do not fit, and says it once.
+
+    tokens: that a prompt is cut or filled up to.
+    """
+
+    def __init__(self, tokenizer: Any, encoder: Any, tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.tokens = tokens
+        self.cut_prompts = 0
+
+    def __call__(self, prompt: str, device: torch.device) -> Any:
+        """The encoder's output for one prompt, hidden states included."""
+        limit = self.tokens
+        tokens = self.tokenizer(
+            prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+        )
+        length = len(self.tokenizer(prompt).input_ids)
+        if length > limit:
+            if not self.cut_prompts:
+                log.warning(
+                    "A prompt has %d tokens; the text encoder reads the first %d: %r", length, limit, prompt
+                )
+            self.cut_prompts += 1
+        # Stable Diffusion 2.x's encoder has no such setting, others say so themselves.
+        masked = getattr(self.encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(device) if masked else None
+        return self.encoder(
+            tokens.input_ids.to(device), attention_mask=mask, output_hidden_states=True, return_dict=True
+        )
+
+
+@dataclass
+class TextStage:
+    """A family's text encoders: conditions by prompt, remembered, on the device; encoders offloaded between.
+
+    encode: one prompt -> one row, while the encoders are on the device.
+    """
+
+    encoders: Mapping[str, ClipText]
+    device: torch.device
+    offload: bool
+    encode: Callable[[str], Condition]
+    _known: OrderedDict[str, Condition] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._move(self._home)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """See Family."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if missing:
+            self._move(self.device)
+            for prompt in missing:
+                rows = self.encode(prompt)
+                self._known[prompt] = {name: _at_least_float32(value) for name, value in rows.items()}
+            self._move(self._home)
+        found = [self._known[prompt] for prompt in prompts]
+        for prompt in prompts:
+            self._known.move_to_end(prompt)
+        while len(self._known) > EMBEDDED_PROMPTS:
+            self._known.popitem(last=False)
+        return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
+
+    @property
+    def _home(self) -> torch.device:
+        return torch.device("cpu") if self.offload else self.device
+
+    def _move(self, device: torch.device) -> None:
+        for text in self.encoders.values():
+            if self.offload:
+                text.encoder.to(device)
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
