@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from common.config.help import help_text
 from common.config.load import load_config, meant_setting
+from common.config.paths import check_it_lasts
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError
 from common.places import expanded
@@ -135,6 +136,7 @@ def fail() -> Iterator[None]:
 
 def writable_folder(flag: str, folder: Path) -> Path:
     """The folder, made where it is not there. Raises ConfigError where files cannot be written in it."""
+    check_it_lasts(flag, str(folder), os.environ, Path.cwd())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

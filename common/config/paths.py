@@ -62,12 +62,17 @@ def check_paths(config: Section, environ: Mapping[str, str], here: Path) -> None
         if reason := why_no_folder(place):
             raise ModelError(f"{key} is {place!r}: {reason}")
     for key, place in places(config, Use.WRITTEN):
-        if lies_in_a_copy(place, environ, here):
-            raise ConfigError(
-                f"{key} is {place!r}, in the folder of this job: a temporary copy, which Ray deletes, and "
-                "what the run has written with it. Give a folder on the head node's disk, or one that all "
-                f"nodes share: {key}={_lasting(place)}"
-            )
+        check_it_lasts(key, place, environ, here)
+
+
+def check_it_lasts(key: str, place: str, environ: Mapping[str, str], here: Path) -> None:
+    """Raise ConfigError where a place to be written to lies in a job's copy of its folder. key: names it."""
+    if lies_in_a_copy(place, environ, here):
+        raise ConfigError(
+            f"{key} is {place!r}, in the folder of this job: a temporary copy, which Ray deletes, and what "
+            "is written there with it. Give a folder on the head node's disk, or one that all nodes share: "
+            f"{key}={_lasting(place)}"
+        )
 
 
 def lies_in_a_copy(place: str, environ: Mapping[str, str], here: Path) -> bool:

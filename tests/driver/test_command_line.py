@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config.paths import JOB_VARIABLE
 from common.errors import ConfigError
 from driver.command_line import check_writable, fail, parse_arguments, writable_folder
 from sample import picture_file
@@ -78,6 +79,16 @@ def test_output_is_looked_at_before_the_work(tmp_path: Path) -> None:
             check_writable("--output", refused)
     with pytest.raises(ConfigError, match="--output"):
         writable_folder("--output", tmp_path / "file")
+
+
+def test_output_within_a_jobs_copy_of_its_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(JOB_VARIABLE, '{"runtime_env": {"working_dir": "gcs://x.zip"}}')
+    with pytest.raises(ConfigError, match=r"--output is 'evaluation', in the folder of this job"):
+        writable_folder("--output", Path("evaluation"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
