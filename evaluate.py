@@ -57,6 +57,7 @@ def evaluate(given: Arguments) -> None:
         evaluation_markdown,
         evaluation_table,
     )
+    from driver.report.showing import showing
     from driver.run.prompts import PromptStream, open_prompts
     from driver.standalone import choose, load_pretrained, measure
     from reward_service.client.local import local_rewards
@@ -69,20 +70,23 @@ def evaluate(given: Arguments) -> None:
     if prompts is not None:
         prompt_sets = {Path(prompts).stem: prompt_sets["unseen"]}
     with plain_progress(console) as progress:
-        before = measure(config, load_pretrained(config), rewards, prompt_sets, progress)
+        # The checkpoint first: where it cannot be loaded, nothing has been measured in vain.
         after = measure(config, chosen.load(), rewards, prompt_sets, progress) if chosen.checkpoint else None
-    shown = before.sets[-1]
+        before = measure(config, load_pretrained(config), rewards, prompt_sets, progress)
     if after is not None:
         changes = compare([before, after])
         table, markdown = change_table(changes, chosen.checkpoint or ""), change_markdown(changes)
-        grid = before_after_grid(shown, after.sets[-1])
     else:
         table, markdown = evaluation_table(before, config.model.path), evaluation_markdown(before)
-        grid = sample_grid(list(shown.pixels), list(shown.prompts[: len(shown.pixels)]))
-    packed = io.BytesIO()
-    grid.save(packed, "PNG")
     replace_file(table_file, markdown.encode())
-    replace_file(grid_file, packed.getvalue())
+    with showing("The picture grid", console.print):
+        shown, packed = before.sets[-1], io.BytesIO()
+        if after is not None:
+            grid = before_after_grid(shown, after.sets[-1])
+        else:
+            grid = sample_grid(list(shown.pixels), list(shown.prompts[: len(shown.pixels)]))
+        grid.save(packed, "PNG")
+        replace_file(grid_file, packed.getvalue())
     console.print(table)
     console.print(f"Written: {table_file}, {grid_file}", soft_wrap=True)
 

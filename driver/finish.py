@@ -59,8 +59,7 @@ def show_result(
     with showing("The final policy", note):
         _log_policy(config, epochs, tracker)
     if nothing:
-        with showing("A note", note):
-            note(nothing)
+        note(nothing)
     model = registered(config, observer, tracker) if config.tracker.register_as else None
     with showing("The table", note):
         console.print(change_table(changes, f"{config.run.name}: {epochs} epochs", notes))
@@ -76,9 +75,8 @@ def show_result(
     }
     for title, text in lines.items():
         if text:
-            with showing(title, note):
-                console.print(f"{title}:", style="bold", soft_wrap=True)
-                console.print(f"  {text}", soft_wrap=True)
+            console.print(f"{title}:", style="bold", soft_wrap=True)
+            console.print(f"  {text}", soft_wrap=True)
 
 
 def next_commands(config: Config, checkpoint: str, prompt: str) -> dict[str, str]:
