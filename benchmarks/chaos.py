@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="of what is killed and when (default: %(default)s)"
     )
-    parser.add_argument("--out", type=out_folder, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--out", type=out_folder, default=str(RESULTS), help="folder of the result files")
     parser.add_argument("settings", nargs="*", metavar="key=value", help=f"settings of {BASE.name} to change")
     given = parser.parse_args(arguments)
     try:

@@ -222,7 +222,7 @@ def main(arguments: Sequence[str]) -> int:
         "--name", default="reward_throughput", help="of the result files (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=out_folder, default=RESULTS, help="folder of the results (default: %(default)s)"
+        "--out", type=out_folder, default=str(RESULTS), help="folder of the results (default: %(default)s)"
     )
     given = vars(parser.parse_args(arguments))
     numbers = {name.replace("-", "_"): given[name.replace("-", "_")] for name, _, _ in ARGUMENTS}

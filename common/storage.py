@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from common.errors import CheckpointError, RunFolderError
+from common.hidden import hide
 from common.places import local_path, quoted
 
 LOGGER = logging.getLogger(__name__)
@@ -63,6 +64,11 @@ class Storage:
             if "://" in str(place) and "?" in str(place):
                 raise CheckpointError(f"{place}: a file:// URI has nothing behind '?'; write %3F in a name.")
             return Storage(str(path), fs.LocalFileSystem(), str(path.absolute()), local=True)
+        if hide(str(place)) != str(place):
+            raise CheckpointError(
+                f"{hide(str(place))} holds credentials, which every copy of it would show; give them by the "
+                "environment (AWS_ACCESS_KEY_ID, …)."
+            )
         try:
             filesystem, root = fs.FileSystem.from_uri(quoted(str(place)))
         except (OSError, pa.ArrowException) as error:

@@ -48,9 +48,14 @@ def test_files_of_this_machine_are_local_however_they_are_written() -> None:
     assert Storage.open("file:///tmp/x%20y") == Storage.open(Path("/tmp/x y"))
 
 
-@pytest.mark.parametrize(
-    "place", ["nowhere://a/b", "s3://bucket/a?nonsense=1", "file:///tmp/what?/x"]
-)
+@pytest.mark.parametrize("place", ["s3://key:s3-cr3t@bucket/a", "s3://bucket/a?secret_key=s3-cr3t&region=x"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(place: str) -> None:
+    with pytest.raises(CheckpointError, match="bucket.*AWS_ACCESS_KEY_ID") as caught:
+        Storage.open(place)
+    assert "s3-cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["nowhere://a/b", "s3://bucket/a?nonsense=1", "file:///tmp/what?/x"])
 def test_a_uri_that_cannot_be_understood_is_refused(place: str) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be opened|%3F"):
         Storage.open(place)
