@@ -42,7 +42,10 @@ def parse_options(name: str, about: str, repeats: int, arguments: Sequence[str])
         "--warm-ups", type=at_least_one, default=2, help="turns before them (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=out_folder, default=str(RESULTS), help="folder of the result files (default: %(default)s)"
+        "--out",
+        type=out_folder,
+        default=str(RESULTS),
+        help="folder of the result files (default: %(default)s)",
     )
     parser.add_argument(
         "--config", type=Path, default=QUICKSTART, help="configuration (default: %(default)s)"

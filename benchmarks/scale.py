@@ -249,7 +249,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--epochs", type=at_least_two, default=2, help="the first is not measured")
     parser.add_argument("--store-gb", type=float, default=10.0, help="object store (default: %(default)s)")
     parser.add_argument(
-        "--out", type=out_folder, default=str(RESULTS), help="folder of the result files (default: %(default)s)"
+        "--out",
+        type=out_folder,
+        default=str(RESULTS),
+        help="folder of the result files (default: %(default)s)",
     )
     given = parser.parse_args(arguments)
     command = command_of("scale", arguments)

@@ -218,7 +218,10 @@ def main(arguments: Sequence[str]) -> int:
         "--warm-ups", type=at_least_one, default=1, help="turns before them (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=out_folder, default=str(RESULTS), help="folder of the result files (default: %(default)s)"
+        "--out",
+        type=out_folder,
+        default=str(RESULTS),
+        help="folder of the result files (default: %(default)s)",
     )
     given = parser.parse_args(arguments)
     if not given.tiny and not torch.cuda.is_available():

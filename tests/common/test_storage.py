@@ -50,7 +50,7 @@ def test_files_of_this_machine_are_local_however_they_are_written() -> None:
 
 @pytest.mark.parametrize("place", ["s3://key:s3-cr3t@bucket/a", "s3://bucket/a?secret_key=s3-cr3t&region=x"])
 def test_credentials_in_a_uri_are_refused_and_not_repeated(place: str) -> None:
-    with pytest.raises(CheckpointError, match="bucket.*AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(CheckpointError, match=r"bucket.*AWS_ACCESS_KEY_ID") as caught:
         Storage.open(place)
     assert "s3-cr3t" not in str(caught.value)
 
