@@ -44,6 +44,13 @@ def _expanded_path(path: str) -> str:
         )
     if "\0" in whole:
         raise ValueError(f"{path!r} holds a NUL character, which no path can")
+    try:
+        os.fsencode(whole)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{path!r} has letters that file names of this locale have not ({error.encoding}); set "
+            "PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        ) from error
     longest = max((len(os.fsencode(name)) for name in whole.split("/")), default=0)
     if longest > _LONGEST_NAME or len(os.fsencode(whole)) > _LONGEST_PATH:
         raise ValueError(f"{path[:60]!r}… is too long for a path: names have at most {_LONGEST_NAME} bytes")

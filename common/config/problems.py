@@ -131,7 +131,15 @@ def _did_you_mean(value: Any, names: Sequence[str]) -> str:
     return f"; did you mean {near}?" if near and near != value else ""
 
 
+def _no_text(place: _Place) -> str:
+    return (
+        f"{place.key}: got {show(place.value)}, whose letters this locale does not know; set PYTHONUTF8=1 or "
+        "LC_ALL=C.UTF-8"
+    )
+
+
 _LINES = {
+    "string_unicode": _no_text,
     "missing": _missing,
     "extra_forbidden": _unknown,
     "union_tag_invalid": _bad_kind,

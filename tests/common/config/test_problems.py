@@ -209,3 +209,7 @@ def test_an_alias_bomb_is_refused_in_a_short_line() -> None:
     found = lines(MINIMAL + bomb + "run: {seed: *h}\n")
     assert all(len(line) < 500 for line in found)
     assert any(line.startswith("run.seed: got [[[[[[[") for line in found)
+
+
+def test_letters_that_the_locale_does_not_know_are_refused_with_the_remedy() -> None:
+    assert "PYTHONUTF8=1" in only(overrides=["run.folder=/tmp/\udce7\udc8c"])
