@@ -212,4 +212,4 @@ def test_an_alias_bomb_is_refused_in_a_short_line() -> None:
 
 
 def test_letters_that_the_locale_does_not_know_are_refused_with_the_remedy() -> None:
-    assert "PYTHONUTF8=1" in only(overrides=["run.folder=/tmp/\udce7\udc8c"])
+    assert "PYTHONUTF8=1" in only("run.folder=/tmp/\udce7\udc8c")
