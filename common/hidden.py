@@ -27,18 +27,21 @@ _GIVEN = re.compile(rf"({_NAMES})[\"']?\s*[:=]", re.IGNORECASE)
 _SHORTEST, _SHORTEST_ANYWHERE = 4, 8
 """Shorter values are not looked for, in errors about options and in any text: many words hold them."""
 
+# Everything is bounded, so that a long text costs no time that grows with its square.
 _AFTER_SCHEME = r"(?:://|:\\/\\/|%3a%2f%2f)"
 # A colon that begins a port begins no password; a password may hold "/" and "@" that nobody quoted.
-_PASSWORD = r"(?::|%3a)(?!\d+(?:[/?#]|%2f|$))(?:[^\s@]*@(?:[^\s@/]*@)*|[^\s@]*?%40)"
+_PASSWORD = r"(?::|%3a)(?!\d{1,5}(?:[/?#]|%2f|$))(?:[^\s@]{0,500}@(?:[^\s@/]{0,500}@)*|[^\s@]{0,500}?%40)"
 # Of an http address a user alone is a token.
 _IN_URI = re.compile(
-    rf"(\b[a-z][a-z0-9+.-]*{_AFTER_SCHEME})[^\s/?#@:\[]*?{_PASSWORD}|(\bhttps?{_AFTER_SCHEME})[^\s/?#@:%(]+(?:@|%40)",
+    rf"(\b[a-z][a-z0-9+.-]{{0,30}}{_AFTER_SCHEME})[^\s/?#@:\[]{{0,200}}?{_PASSWORD}"
+    rf"|(\bhttps?{_AFTER_SCHEME})[^\s/?#@:%(]{{1,500}}(?:@|%40)",
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
     r"""(\b(?:proxy-)?authorization["']?\s*[:=]\s*+["']?+(?:(?:bearer|basic|digest|token)\s+)?+)[^\s"',;(]+"""
-    r"|(\bbearer\s+)(?=\S*\d)[a-z0-9._~+/=-]{16,}"
-    rf"""|(\b[\w-]*(?:{_NAMES})(?:=|%3d|["']\s*:\s*["']))(?!(?:bearer|basic|digest|token) )[^\s&;,"'(%]+""",
+    r"|(\bbearer\s+)(?=\S{0,500}\d)[a-z0-9._~+/=-]{16,}"
+    rf"""|(\b[\w-]{{0,60}}(?:{_NAMES})(?:=|%3d|["']\s*:\s*["']))"""
+    r"""(?!(?:bearer|basic|digest|token) )[^\s&;,"'(%]+""",
     re.IGNORECASE,
 )
 _known: set[str] = set()
