@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.storage import replace_file
-from common.terminal import need_docstrings, run_command
+from common.terminal import run_command
+from driver import api
 from driver.command_line import Arguments, check_writable, fail, parse_arguments, writable_folder
 
 USAGE = "python evaluate.py --checkpoint PLACE [--prompts FILE] [--output FOLDER] [key=value ...]"
@@ -42,13 +43,12 @@ def evaluate(given: Arguments) -> None:
     table_file, grid_file = output / "table.md", output / "grid.png"
     for file in (table_file, grid_file):
         check_writable("--output", file)
-    prompts, overrides = given.flags.get("--prompts"), list(given.overrides)
-    if prompts is not None:
-        overrides.append(f"prompts.unseen={prompts}")
-    need_docstrings()
-    # Ray is never imported; torch only after the arguments have been found to be sound.
-    from driver.loop.tasks import choose_prompts
-    from driver.report.console import PlainConsole, plain_progress
+    flags = given.flags
+    checkpoint = flags.get("--checkpoint")
+    config = api.load(flags.get("--config"), checkpoint, given.overrides)
+    evaluations = api.evaluate(checkpoint, config, flags.get("--prompts"))
+    # Imported here, so that --help and mistakes answer at once.
+    from driver.report.console import PlainConsole
     from driver.report.images import before_after_grid, sample_grid
     from driver.report.intervals import (
         change_markdown,
@@ -58,31 +58,19 @@ def evaluate(given: Arguments) -> None:
         evaluation_table,
     )
     from driver.report.showing import showing
-    from driver.run.prompts import PromptStream, open_prompts
-    from driver.standalone import choose, load_pretrained, measure
-    from reward_service.client.local import local_rewards
 
-    chosen = choose(given.flags, overrides)
-    config = chosen.config
-    rewards, console = local_rewards(config.rewards, config.gold, config.reward_service), PlainConsole()
-    stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
-    prompt_sets = choose_prompts(config, stream, open_prompts(config.prompts.unseen))
-    if prompts is not None:
-        prompt_sets = {Path(prompts).stem: prompt_sets["unseen"]}
-    with plain_progress(console) as progress:
-        # The checkpoint first: where it cannot be loaded, nothing has been measured in vain.
-        after = measure(config, chosen.load(), rewards, prompt_sets, progress) if chosen.checkpoint else None
-        before = measure(config, load_pretrained(config), rewards, prompt_sets, progress)
-    if after is not None:
-        changes = compare([before, after])
-        table, markdown = change_table(changes, chosen.checkpoint or ""), change_markdown(changes)
+    console = PlainConsole()
+    if checkpoint is not None:
+        changes = compare(evaluations)
+        table, markdown = change_table(changes, checkpoint), change_markdown(changes)
     else:
-        table, markdown = evaluation_table(before, config.model.path), evaluation_markdown(before)
+        table = evaluation_table(evaluations[0], config.model.path)
+        markdown = evaluation_markdown(evaluations[0])
     replace_file(table_file, markdown.encode())
     with showing("The picture grid", console.print):
-        shown, packed = before.sets[-1], io.BytesIO()
-        if after is not None:
-            grid = before_after_grid(shown, after.sets[-1])
+        shown, packed = evaluations[0].sets[-1], io.BytesIO()
+        if checkpoint is not None:
+            grid = before_after_grid(shown, evaluations[-1].sets[-1])
         else:
             grid = sample_grid(list(shown.pixels), list(shown.prompts[: len(shown.pixels)]))
         grid.save(packed, "PNG")

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from common.errors import ConfigError
 from common.storage import replace_file
-from common.terminal import need_docstrings, run_command, say, typed
+from common.terminal import run_command, say, typed
+from driver import api
 from driver.command_line import Arguments, check_writable, fail, parse_arguments
 
 USAGE = 'python sample.py "a prompt" --checkpoint PLACE [--images 1] [--seed 0] [--output FILE] [key=value]'
@@ -44,15 +46,8 @@ def sample(prompt: str, given: Arguments) -> None:
     """Sample and write the picture."""
     images, seed = given.whole_number("--images", 1, least=1), given.whole_number("--seed", 0, least=0)
     output = picture_file(given.flags.get("--output", "sample.png"))
-    need_docstrings()
-    # torch is imported only after the arguments have been found to be sound.
-    from PIL import Image
-
-    from common.trajectory import NoiseKey
-    from driver.standalone import choose
-
-    policy = choose(given.flags, given.overrides).load()
-    pixels = policy.images(prompt, images, NoiseKey(seed, "sample", 0, 0))
+    config, checkpoint = given.flags.get("--config"), given.flags.get("--checkpoint")
+    pixels = api.sample(prompt, checkpoint, api.load(config, checkpoint, given.overrides), images, seed)
     picture, packed = Image.fromarray(np.concatenate(list(pixels), axis=1)), io.BytesIO()
     try:
         picture.save(packed, FORMATS[output.suffix.lower()])

@@ -6,17 +6,14 @@ The run itself is driver/loop/training.py, which reads as Algorithm 1 of the pap
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from common.config.paths import check_paths
-from common.terminal import need_docstrings, run_command, say
+from common.terminal import run_command
+from driver.api import train
 from driver.command_line import fail, parse_arguments
-from driver.ray_environment import check_temporary_folder, prepare
-from driver.report.store_check import check_store
 
 USAGE = "python train.py CONFIG.yaml [key=value ...] [--fork CHECKPOINT] [--accept-changes]"
+STOPPED = 130
 FLAGS = {
     "--fork": "folder or URI of a checkpoint: a new run begins with its weights, optimizer state and averages"
 }
@@ -31,22 +28,11 @@ def main(arguments: Sequence[str]) -> int:
     with fail():
         given = parse_arguments(arguments, USAGE, FLAGS, SWITCHES)
         config = given.config()
-        need_docstrings()
-        check_paths(config, os.environ, Path.cwd())
-        if config.ray.address == "local":
-            check_temporary_folder(os.environ)
-        prepare(config.ray, os.environ)
-        say(f"Starting {config.run.name} in {config.run_folder}: its libraries load.")
-        check_store(config.tracker.uri)
-        # Ray and torch are imported only after the configuration has been found to be sound.
-        from driver.main import train
-        from driver.report.console import PlainConsole
-
         try:
             accept_changes = "--accept-changes" in given.flags
-            return train(config, PlainConsole(), given.flags.get("--fork"), accept_changes)
+            return 0 if train(config, given.flags.get("--fork"), accept_changes) else STOPPED
         except KeyboardInterrupt:
-            return 130
+            return STOPPED
     return 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,18 +13,18 @@ from rich.progress import Progress
 from transformers.utils import logging as transformers_logging
 
 from actors.sampler import sample_group
-from common.config.load import config_from_yaml_text, load_config
 from common.config.schema import Config
-from common.errors import CheckpointError, ConfigError, DamagedError
+from common.config.training import PromptSource
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.terminal import visible
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.tasks import PromptSets, evaluation_tasks
+from driver.loop.tasks import PromptSets, choose_prompts, evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
-from driver.run.checkpoints import CONFIG_FILE, read_checkpoint
+from driver.run.checkpoints import read_checkpoint
+from driver.run.prompts import PromptStream, open_prompts
 from learner.state import HEADER_FILE, read_header
 from reward_service.client.local import LocalRewards
 
@@ -46,43 +45,6 @@ class LoadedPolicy:
         """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number."""
         task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
         return sample_group(task, self.policy, None, self.steps)[1]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What the command line chose. checkpoint: None for the pretrained model."""
-
-    config: Config
-    checkpoint: str | None
-
-    def load(self) -> LoadedPolicy:
-        """The checkpoint's policy, or the pretrained one."""
-        if self.checkpoint is None:
-            return load_pretrained(self.config)
-        return load_checkpoint(self.config, self.checkpoint)
-
-
-def choose(flags: Mapping[str, str], overrides: Sequence[str]) -> Chosen:
-    """From --checkpoint PLACE (its own configuration unless --config is given too) or --config FILE alone.
-
-    Raises ConfigError where neither is given, CheckpointError where the place is no checkpoint.
-    """
-    checkpoint = flags.get("--checkpoint")
-    if "--config" in flags:
-        return Chosen(load_config(Path(flags["--config"]), overrides), checkpoint)
-    if checkpoint is not None:
-        return Chosen(checkpoint_config(checkpoint, overrides), checkpoint)
-    raise ConfigError("Name a policy: --checkpoint PLACE, or --config FILE for the pretrained model.")
-
-
-def checkpoint_config(place: str, overrides: Sequence[str]) -> Config:
-    """The configuration that a checkpoint was trained with, with overrides. Raises CheckpointError,
-    ConfigError."""
-    try:
-        checkpoint = read_checkpoint(place, lambda file: file == CONFIG_FILE)
-    except DamagedError as error:
-        raise CheckpointError(f"{error} Checkpoints lie in RUN_FOLDER/checkpoints/epoch_…") from error
-    return config_from_yaml_text(checkpoint.config_yaml, f"the configuration of {place}", overrides)
 
 
 def load_pretrained(config: Config) -> LoadedPolicy:
@@ -110,14 +72,27 @@ def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
     return replace(loaded, stamp=stamp, epoch=checkpoint.state.epoch)
 
 
+def policy_of(config: Config, checkpoint: str | None) -> LoadedPolicy:
+    """The checkpoint's policy, or the pretrained one."""
+    return load_pretrained(config) if checkpoint is None else load_checkpoint(config, checkpoint)
+
+
+def prompt_sets(config: Config, prompts: str | None) -> PromptSets:
+    """The configuration's seen and unseen prompts; or those of one prompt set, under its name."""
+    stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
+    unseen = config.prompts.unseen if prompts is None else PromptSource(path=prompts)
+    sets = choose_prompts(config, stream, open_prompts(unseen))
+    return sets if prompts is None else {Path(prompts).stem: sets["unseen"]}
+
+
 def measure(
-    config: Config, loaded: LoadedPolicy, rewards: LocalRewards, prompt_sets: PromptSets, progress: Progress
+    config: Config, loaded: LoadedPolicy, rewards: LocalRewards, sets: PromptSets, progress: Progress
 ) -> Evaluation:
     """Sample and score every prompt set, with the noise that training's own evaluations have. Raises
     RewardError."""
-    sets = []
+    measured = []
     title = "Pretrained" if loaded.stamp.run_id == PRETRAINED.run_id else "Checkpoint"
-    for name, prompts in prompt_sets.items():
+    for name, prompts in sets.items():
         tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
         images = [
             loaded.images(task.prompt, task.images, task.noise)
@@ -127,7 +102,7 @@ def measure(
             rewards.score_group(task.prompt, group, with_gold=True)
             for task, group in zip(tasks, images, strict=True)
         ]
-        sets.append(
+        measured.append(
             PromptSetEvaluation.of(
                 name,
                 [task.prompt for task in tasks],
@@ -136,4 +111,4 @@ def measure(
                 {reward: entry.weight for reward, entry in config.rewards.items()},
             )
         )
-    return Evaluation(epoch=loaded.epoch, stamp=loaded.stamp, sets=tuple(sets))
+    return Evaluation(epoch=loaded.epoch, stamp=loaded.stamp, sets=tuple(measured))

@@ -288,11 +288,8 @@ def open_tracker(
     they need not be logged again. charts: see Tracker. Raises TrackerError where the store
     cannot be opened, read or written.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    here = runs.resolve()
-    uri = section.uri or sqlite_uri(here / "mlflow.db")
-    artifacts = None if section.uri else here / "mlflow-artifacts"
+    uri = _store(section, runs)
+    artifacts = None if section.uri else runs.resolve() / "mlflow-artifacts"
     markers = MARKERS if same_again else ()
 
     def begin() -> OpenRun:
@@ -320,6 +317,38 @@ def open_tracker(
         return run
 
     return Tracker(call_store(f"Cannot use the tracking store {uri}", begin), warn, charts=charts)
+
+
+def read_history(section: TrackerSection, runs: Path, run_id: str) -> list[dict[str, float | None]]:
+    """A row for each epoch, oldest first: "epoch", and every metric of the run, None where it was not logged.
+
+    Raises TrackerError where the store cannot be read.
+    """
+    uri = _store(section, runs)
+
+    def read() -> list[tuple[int, str, float]]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        names = client.get_run(run_id).data.metrics
+        logged = [value for name in names for value in client.get_metric_history(run_id, name)]
+        return [(value.step, value.key, value.value) for value in logged]
+
+    found = call_store(f"Cannot read the run {run_id} of the tracking store {uri}", read)
+    empty = dict.fromkeys(name for _, name, _ in found)
+    rows: dict[int, dict[str, float | None]] = {
+        epoch: {"epoch": epoch, **empty} for epoch in sorted({epoch for epoch, _, _ in found})
+    }
+    for epoch, name, value in found:
+        rows[epoch][name] = value
+    return list(rows.values())
+
+
+def _store(section: TrackerSection, runs: Path) -> str:
+    """The store's URI. MLflow is made quiet before it is imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    return section.uri or sqlite_uri(runs.resolve() / "mlflow.db")
 
 
 def _resumed(

@@ -21,6 +21,7 @@ from driver.report.tracker import (
     call_store,
     flat_params,
     open_tracker,
+    read_history,
 )
 
 
@@ -87,12 +88,17 @@ def test_no_text_carries_a_secret(client: MlflowClient, tracker: Tracker) -> Non
     assert "hunter2" not in str(caught.value)
 
 
-def test_metrics_are_kept_by_epoch(client: MlflowClient, tracker: Tracker) -> None:
+def test_metrics_are_kept_by_epoch(client: MlflowClient, tracker: Tracker, runs: Path) -> None:
     for epoch in range(3):
         tracker.log_metrics({"reward/mean": epoch / 10, "objective/loss": float("nan")}, epoch)
     tracker.flush()
     history = client.get_metric_history(tracker.run_id, "reward/mean")
     assert [(point.step, point.value) for point in history] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    tracker.log_metrics({"time/evaluation_s": 1.0}, 2)
+    tracker.flush()
+    rows = read_history(TrackerSection(), runs, tracker.run_id)
+    shown = [(row["epoch"], row["reward/mean"], row["time/evaluation_s"]) for row in rows]
+    assert shown == [(0, 0.0, None), (1, 0.1, None), (2, 0.2, 1.0)]
     assert steps(client, tracker, "objective/loss") == [0, 1, 2]
     with pytest.raises(ValueError, match="reward/mean"):
         tracker.log_metrics({"reward/average": 1.0}, 0)

@@ -1,0 +1,54 @@
+"""The cheap calls of the Python interface; the others are run by the commands' tests and the page's."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.config.load import config_to_yaml
+from common.errors import CheckpointError, ConfigError, RunFolderError
+from driver import api
+from tests.tiny_config import make_config
+
+
+def test_a_configuration_is_loaded_with_changes(tiny_pipeline: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(config_to_yaml(make_config(tiny_pipeline, tmp_path)))
+    assert api.load(file, changes=["run.epochs=7"]).run.epochs == 7
+    with pytest.raises(ConfigError, match="epochs"):
+        api.load(file, changes=["run.epoch=7"])
+    with pytest.raises(ConfigError, match="checkpoint"):
+        api.load()
+    with pytest.raises(CheckpointError, match="nowhere"):
+        api.load(checkpoint="nowhere")
+
+
+def test_images_are_scored_in_a_cell_of_a_notebook(tiny_pipeline: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_pipeline, tmp_path, {"gold": {"other": {"scorer": "jpeg_incompressibility"}}})
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+
+    async def cell() -> None:
+        loop = asyncio.get_running_loop()
+        score = api.score("a cat", images, config)
+        np.testing.assert_allclose(score.rewards, -score.parts["other"])
+        assert asyncio.get_running_loop() is loop
+
+    asyncio.run(cell())
+
+
+def test_a_run_that_was_never_begun_has_no_history(tiny_pipeline: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_pipeline, tmp_path)
+    assert api.checkpoints(config) == []
+    with pytest.raises(RunFolderError, match=str(config.run_folder)):
+        api.history(config)
+
+
+def test_the_page_s_configuration_is_sound() -> None:
+    names: dict[str, Any] = {}
+    first = Path("docs/python.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    exec(first, names)
+    assert names["config"].run.epochs == 2
