@@ -13,6 +13,7 @@ PAGE = Path("docs/python.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_blocks_of_the_page_run(tmp_path: Path) -> None:
     names: dict[str, Any] = {}

@@ -111,10 +111,10 @@ def test_a_crowd_is_turned_away_and_comes_back(base: str) -> None:
 
 
 def test_connections_without_a_request_turn_no_good_one_away(base: str) -> None:
-    """600 that send nothing, and more half requests without a token than the gateway takes requests."""
+    """Some that send nothing, and more half requests without a token than the gateway takes requests."""
     half = b"POST /guarded/v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-    with connected(base, 600, b""), connected(base, 300, half):
-        client = HttpReward(f"{base}/guarded", TOKEN, deadline_s=10.0, retrying=Retrying(tries=1))
+    with connected(base, 300, b""), connected(base, 300, half):
+        client = HttpReward(f"{base}/guarded", TOKEN, LIMIT_S, retrying=Retrying(tries=1))
         outcomes = [client.score("calm", PIXELS).outcome for _ in range(10)]
     assert all(isinstance(outcome, RewardScores) for outcome in outcomes)
 
