@@ -25,8 +25,8 @@ PLACEHOLDERS: dict[str, str] = {
 """What each placeholder may stand for, as a regular expression."""
 
 
-INEXACT = ("time/", "throughput/", "faults/", "reward_latency_s/", "reward_busy_s/", "shadow/")
-"""What metrics begin with that depend on more than the seed."""
+INEXACT = ("time/", "throughput/", "faults/", "reward_latency_s/", "reward_busy_s/", "shadow/", "1 progress/")
+"""What metrics begin with that depend on more than the seed; the tracker's progress repeats a throughput."""
 
 
 class MetricKind(Enum):
