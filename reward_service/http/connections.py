@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -10,20 +11,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 BACKLOG = 128
 """Connections taken up in one turn of the event loop."""
 
-MOST_WAITING = 3 * BACKLOG
-"""A client that sends its request as it connects waits for two turns at most, so that fewer than this many
-came after it: it is never the one that has waited longest."""
+MOST_FILES = 8192
+"""Open files that a server asks for, as far as the system allows."""
+
+_OTHER_FILES = 640
+"""Those of the requests that are answered (gate.py), and of the process itself."""
 
 
 class Waiting:
     """The connections whose next request's head has not arrived, in the order in which they began to wait.
 
-    One that waits longer than `seconds` is closed, however it drips; so is the first of more than
-    MOST_WAITING.
+    One that waits longer than `seconds` is closed, however it drips; so is the first of more than `most`.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, most: int) -> None:
         self._seconds = seconds
+        self._most = most
         self._ends: dict[asyncio.Transport, asyncio.TimerHandle] = {}
 
     def begin(self, transport: asyncio.Transport) -> None:
@@ -31,7 +34,7 @@ class Waiting:
         self.end(transport)
         # Aborted, because closing would wait for a client that does not read.
         self._ends[transport] = asyncio.get_running_loop().call_later(self._seconds, transport.abort)
-        if len(self._ends) > MOST_WAITING:
+        if len(self._ends) > self._most:
             first = next(iter(self._ends))
             self.end(first)
             first.abort()
@@ -40,6 +43,19 @@ class Waiting:
         """A request's head has arrived, or the connection is gone."""
         if transport in self._ends:
             self._ends.pop(transport).cancel()
+
+
+def most_waiting() -> int:
+    """How many connections may wait, by the open files of this process, whose limit is raised to MOST_FILES.
+
+    Never so few that a client which sends its request as it connects could be the one that waits longest: it
+    waits for two turns of the event loop at most.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(3 * BACKLOG, wanted - _OTHER_FILES)
 
 
 class BoundedProtocol(H11Protocol):

@@ -30,7 +30,7 @@ class HttpLimits(Section):
     prompt_characters: int = setting(10_000, "characters", "Longest prompt.", ge=1)
     seconds: float = setting(300.0, "s", "Longest wait for a score, the queue included.", gt=0.0)
     head_seconds: float = setting(
-        10.0,
+        30.0,
         "s",
         "Longest that a connection of a server of one process may be without the head of a request.",
         gt=0.0,

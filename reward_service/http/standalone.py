@@ -19,7 +19,7 @@ from reward_service.engine.engine import Engine, end_process
 from reward_service.engine.meter import Meter
 from reward_service.http.address import is_loopback
 from reward_service.http.app import build_http_app
-from reward_service.http.connections import BACKLOG, BoundedProtocol, Waiting
+from reward_service.http.connections import BACKLOG, BoundedProtocol, Waiting, most_waiting
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import Token
 
@@ -77,7 +77,7 @@ def http_server(app: FastAPI, limits: HttpLimits) -> uvicorn.Server:
     """What answers HTTP by the application; `serve` it sockets."""
     config = uvicorn.Config(
         app,
-        http=partial(BoundedProtocol, Waiting(limits.head_seconds)),  # type: ignore[arg-type]
+        http=partial(BoundedProtocol, Waiting(limits.head_seconds, most_waiting())),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_level="error",

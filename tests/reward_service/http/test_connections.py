@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from reward_service.contract.results import RewardScores
 from reward_service.http.client import HttpReward, Retrying
-from reward_service.http.connections import MOST_WAITING
+from reward_service.http.connections import BACKLOG, Waiting, most_waiting
 from tests.reward_service.http_calls import SMALL, TOKEN, connected, served_engine
 
 EACH = 150
@@ -62,10 +63,31 @@ def test_connections_without_a_request_turn_no_good_one_away(address: str) -> No
     assert all(isinstance(outcome, RewardScores) for outcome in outcomes)
 
 
-def test_the_longest_waiting_of_too_many_are_closed_before_their_time(address: str) -> None:
-    with connected(address, MOST_WAITING + 50, b"") as made:
-        assert all(is_closed(one, 1.0) for one in made[:50])
-        assert not is_closed(made[-1], 0.1)
+class Closed:
+    """A transport that remembers whether it was closed."""
+
+    closed = False
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_the_longest_waiting_of_too_many_is_closed_before_its_time() -> None:
+    async def crowd() -> None:
+        waiting, made = Waiting(60.0, most=2), [Closed() for _ in range(4)]
+        waiting.begin(made[0])
+        waiting.begin(made[1])
+        waiting.begin(made[0])  # answered once: it waits anew
+        waiting.begin(made[2])
+        waiting.end(made[2])
+        waiting.begin(made[3])
+        assert [one.closed for one in made] == [False, True, False, False]
+
+    asyncio.run(crowd())
+
+
+def test_as_many_may_wait_as_connect_in_two_turns_of_the_loop() -> None:
+    assert most_waiting() >= 3 * BACKLOG
 
 
 @pytest.mark.parametrize("begin", UNFINISHED.values(), ids=UNFINISHED)
