@@ -25,20 +25,23 @@ _REMARKS = ("architectures", "transformers_version", "dtype", "torch_dtype")
 
 
 def check_options(file: Path, settings: Mapping[str, Any], known: Collection[str], allowed: Allowed) -> None:
-    """Raise ModelError where an option has a value that is not allowed, or is not known and not off.
+    """Raise ModelError that names all options whose value is not allowed, or that are not known and not off.
 
     file: where they stand. known: options of which every value is honoured, or changes nothing here.
     """
+    faults = []
     for key, value in settings.items():
         if key.startswith("_") or key in _REMARKS or (key in known and key not in allowed):
             continue
         if value not in allowed.get(key, OFF):
             wanted = ", ".join(map(repr, allowed.get(key, (None, False))))
-            what = "has no counterpart here" if key in allowed else "is no option that is known here"
-            raise ModelError(
-                f"{file}: {key} is {value!r}, which {what}; allowed is {wanted}. Change {key} in that file "
-                "if the model was trained without it."
-            )
+            unknown = "" if key in allowed else ", an option that is not known here"
+            faults.append(f"{key} is {value!r}{unknown} (allowed: {wanted})")
+    if faults:
+        raise ModelError(
+            f"{file} asks for what has no counterpart here: {'; '.join(faults)}. Change it there if the "
+            "model was trained without it."
+        )
 
 
 def option_names(part: type[Any]) -> frozenset[str]:

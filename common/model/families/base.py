@@ -210,8 +210,11 @@ class UnetParts:
         """Class by part."""
         return {"unet": UNet2DConditionModel, "vae": AutoencoderKL, **self.encoders}
 
-    def check(self, source: Source, sampling: SamplingSection) -> None:
-        """Raise ModelError where configurations or tokenizers are not honoured, or do not fit each other."""
+    def check(self, source: Source, sampling: SamplingSection) -> dict[str, nn.Module]:
+        """The networks without their weights, by part.
+
+        Raises ModelError where configurations or tokenizers are not honoured, or do not fit each other.
+        """
         index = source.index()
         settings = {name: value for name, value in index.items() if not isinstance(value, list)}
         check_options(source.folder / "model_index.json", settings, INDEX_NAMES, {})
@@ -219,20 +222,21 @@ class UnetParts:
             _check_class(source, part, (kind.__name__,))
         for part, known, allowed in (("unet", UNET_NAMES, self.unet), ("vae", VAE_NAMES, self.vae)):
             check_options(source.folder / part / "config.json", source.settings_of(part), known, allowed)
-            source.outline(self.networks[part], part)
         for part in self.encoders:
             _check_class(source, tokenizer_of(part), ("CLIPTokenizer", "CLIPTokenizerFast"))
             check_options(source.folder / part / "config.json", source.settings_of(part), TEXT_NAMES, TEXT)
             where, tokenizer = str(source.folder / tokenizer_of(part)), source.tokenizer(tokenizer_of(part))
             check_clip(where, tokenizer, source.text_config(part), part in self.pools)
         self._check_width(source)
+        outlines = {part: source.outline(kind, part) for part, kind in self.networks.items()}
         unet_sizes(source, sampling)
+        return outlines
 
-    def check_weights(self, source: Source) -> None:
+    def check_weights(self, source: Source, outlines: Mapping[str, nn.Module]) -> None:
         """Raise ModelError where a local folder's weights are not what its configurations say."""
         if source.local:
-            for part, kind in self.networks.items():
-                source.check_weights(source.outline(kind, part), part)
+            for part, outline in outlines.items():
+                source.check_weights(outline, part)
             source.check_variant(list(self.networks))
 
     def text(self, source: Source) -> dict[str, ClipText]:

@@ -33,8 +33,8 @@ class StableDiffusionFamily(UnetFamily):
     def check(source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         discrete_steps(*_scheduler(source), sampling, source.device)
-        StableDiffusionFamily.PARTS.check(source, sampling)
-        StableDiffusionFamily.PARTS.check_weights(source)
+        parts = StableDiffusionFamily.PARTS
+        parts.check_weights(source, parts.check(source, sampling))
 
     @staticmethod
     def load(source: Source, sampling: SamplingSection) -> StableDiffusionFamily:

@@ -45,7 +45,7 @@ class StableDiffusionXLFamily(UnetFamily):
     def check(source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         discrete_steps(*source.scheduler(), sampling, source.device)
-        StableDiffusionXLFamily.PARTS.check(source, sampling)
+        outlines = StableDiffusionXLFamily.PARTS.check(source, sampling)
         unet = source.config(UNet2DConditionModel, "unet")
         pooled = source.text_config("text_encoder_2").projection_dim
         ids, taken = unet["addition_time_embed_dim"], unet["projection_class_embeddings_input_dim"]
@@ -55,7 +55,7 @@ class StableDiffusionXLFamily(UnetFamily):
                 f"must be text_encoder_2's projection_dim, {pooled}, and {IDS} times addition_time_embed_dim "
                 f"({ids})."
             )
-        StableDiffusionXLFamily.PARTS.check_weights(source)
+        StableDiffusionXLFamily.PARTS.check_weights(source, outlines)
 
     @staticmethod
     def load(source: Source, sampling: SamplingSection) -> StableDiffusionXLFamily:

@@ -66,3 +66,10 @@ def test_what_belongs_to_the_solver_or_is_off_is_taken() -> None:
 def test_a_configuration_that_its_class_does_not_take_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=str(next(iter(raw.values())))):
         fill_scheduler_config("DPMSolverMultistepScheduler", raw)
+
+
+def test_all_that_is_off_is_named_at_once() -> None:
+    with pytest.raises(
+        ModelError, match=r"timestep_type is 'continuous'.*: 'discrete'.*sigma_max is 7"
+    ):
+        check_discrete("EulerDiscreteScheduler", {"timestep_type": "continuous", "sigma_max": 7.0})
