@@ -16,8 +16,10 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from pyarrow import fs
 
+from actors.sampler import sample_group
 from common.config.schema import Config
 from common.errors import RunFolderError
+from common.trajectory import PromptTask
 from driver.main import train
 from driver.report.console import PlainConsole
 from driver.run.checkpoints import Checkpoints, checkpoint_folder, read_checkpoint
@@ -91,17 +93,19 @@ def test_weights_changed_and_load_with_plain_diffusers(whole_run: WholeRun, tiny
     assert sum(value.numel() for value in loaded.values()) == sum(value.numel() for value in tensors.values())
 
 
-def test_a_checkpoint_is_of_the_weights_that_the_actors_were_given(whole_run: WholeRun) -> None:
+def test_the_checkpoint_samples_like_the_actors(whole_run: WholeRun) -> None:
+    """The epoch after the checkpoint's (epochs count from 0), made again in this process with its weights."""
     config = whole_run.config
-    place = checkpoint_folder(config.run_folder, 2)
-    (stamp,) = {
-        group.trajectory.stamp for group in open_recording(config.run_folder / "trajectories").read_epoch(3)
-    }
-    published = json.loads(read_checkpoint(place).files["learner.json"])["published"]
-    assert stamp.digest in [digest for _, digest in published]
-    averaged, pretrained = load_checkpoint(config, place), load_pretrained(config)
-    assert averaged.stamp.version == stamp.version == 4
-    assert len({averaged.stamp.digest, pretrained.stamp.digest, stamp.digest}) == 3
+    recorded = next(open_recording(config.run_folder / "trajectories").read_epoch(2)).trajectory
+    loaded = load_pretrained(config)
+    assert recorded.stamp.digest != loaded.stamp.digest
+    loaded.policy.load(weights_of(config, 2))
+    task = PromptTask(recorded.prompt, recorded.num_images, recorded.noise, recorded.stamp, False)
+    again, _ = sample_group(task, loaded.policy, None, loaded.steps)
+    np.testing.assert_array_equal(again.latents, recorded.latents)
+    averaged = load_checkpoint(config, checkpoint_folder(config.run_folder, 2))
+    assert averaged.stamp.version == recorded.stamp.version == 4
+    assert averaged.stamp.digest not in (recorded.stamp.digest, loaded.stamp.digest)
 
 
 @pytest.mark.slow
