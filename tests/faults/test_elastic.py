@@ -20,7 +20,7 @@ from common.model.weights import Weights
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from tests.tiny_config import make_config
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 LIMIT_S = 60.0
 

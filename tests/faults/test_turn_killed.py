@@ -14,7 +14,7 @@ from driver.loop.services import turn_to_start
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 OTHER_RUN = """
 import asyncio, sys, ray

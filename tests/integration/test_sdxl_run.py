@@ -19,6 +19,7 @@ IMAGES = 4
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_learner_replays_what_actors_sampled_and_diffusers_loads_the_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
