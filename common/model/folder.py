@@ -106,9 +106,7 @@ def _sharded(index: Path, variant: str) -> WeightFiles:
     return WeightFiles(variant, files, index)
 
 
-# What diffusers and transformers read themselves of a part's folder.
-_TEXTS = (
-    "config.json",
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -116,6 +114,8 @@ _TEXTS = (
     "vocab.json",
     "merges.txt",
 )
+# What diffusers and transformers read themselves of a part's folder.
+_TEXTS = ("config.json", *TOKENIZER_FILES)
 
 
 def check_texts(folder: Path) -> None:

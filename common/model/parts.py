@@ -24,7 +24,7 @@ from common.model.hub import fetch_texts
 from common.model.scheduler_options import DISCRETE, FLOW, check_class, fill_scheduler_config
 from common.model.tensors import LOAD_ERRORS, check_tensors
 
-TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 """Of either a tokenizer can be made."""
 WEIGHTS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -113,8 +113,8 @@ class Source:
     def tokenizer(self, part: str) -> Any:
         """A CLIP tokenizer. Raises ModelError."""
         folder = self.folder / part
-        if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
-            wanted = " and no ".join(" with ".join(names) for names in TOKENIZER_FILES)
+        if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+            wanted = " and no ".join(" with ".join(names) for names in _VOCABULARIES)
             raise ModelError(f"{self.settings.path!r}: {part}/ has no {wanted}.")
         check_texts(folder)
         if (whole := folder / "tokenizer.json").is_file():

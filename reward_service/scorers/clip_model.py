@@ -15,17 +15,10 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from transformers.utils import logging as transformers_logging
 
 from common.errors import RewardError
+from common.model.folder import TOKENIZER_FILES
 from reward_service.scorers.model_files import ModelSource, build_model, read_json, read_tensors, ready
 
 _IMAGES_PER_PASS = 64
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES)
 WEIGHT_FILES = ("config.json", "model.safetensors.index.json", "model*.safetensors")
 CLIP_FILES = (*PROCESSOR_FILES, *WEIGHT_FILES)

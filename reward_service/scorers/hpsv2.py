@@ -13,9 +13,9 @@ from transformers import CLIPModel
 
 from common.config.fields import Section, setting
 from common.errors import RewardError
+from common.model.folder import TOKENIZER_FILES
 from reward_service.contract.scorer import Settings, digest_files
 from reward_service.scorers.clip_model import (
-    TOKENIZER_FILES,
     WEIGHT_FILES,
     ClipModel,
     check_clip_config,
