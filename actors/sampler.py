@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import WeightsError
-from common.model.guidance import Condition, for_items
+from common.model.guidance import Condition, Denoiser, for_items
 from common.model.noise import group_noise
 from common.model.policy import Policy
 from common.model.steps import Steps
-from common.model.trainable import Denoiser, Reference
+from common.model.trainable import Reference
 from common.trajectory import Float32, PromptTask, TrajectoryGroup, separate_nodes
 
 

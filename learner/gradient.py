@@ -22,9 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.model.guidance import Condition
+from common.model.guidance import Condition, Denoiser
 from common.model.steps import Steps
-from common.model.trainable import Denoiser
 from common.trajectory import TrajectoryGroup
 from learner.parallel import Parallel
 

@@ -1,10 +1,11 @@
-"""Guidance. The guided prediction defines the policy, for theta, old and reference alike."""
+"""The guided prediction of a network: it defines the policy, for theta, old and reference alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,17 @@ Condition = Mapping[str, Tensor]
 
 Forward = Callable[[Tensor, Tensor, Condition], Tensor]
 """One pass of a network: latents (M, ...), times (M,), condition of M rows -> (M, ...)."""
+
+
+class Denoiser(Protocol):
+    """Predicts under guidance. The policy is one, its reference another."""
+
+    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """Guided output of the network.
+
+        latents (M, ...), times float32 (M,) -> (M, ...). condition: see Guidance.
+        """
+        ...
 
 
 class Guidance(Protocol):
@@ -31,6 +43,26 @@ class Guidance(Protocol):
         those moved away from.
         """
         ...
+
+
+@dataclass(frozen=True)
+class GuidedNetwork:
+    """Guided prediction of one network; a Denoiser.
+
+    forward: one pass of it, see Family. autocast: bfloat16 forward passes, float32 result. compiled: its
+    repeated blocks are.
+    """
+
+    forward: Callable[[Any, Tensor, Tensor, Condition], Tensor]
+    network: Any
+    guidance: Guidance
+    autocast: bool
+    compiled: bool = False
+
+    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Denoiser."""
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return self.guidance.predict(partial(self.forward, self.network), latents, times, condition)
 
 
 def for_items(condition: Condition, items: int) -> Condition:

@@ -1,7 +1,4 @@
-"""The policy pi_theta: a pipeline family's network under guidance, and what of it is trained.
-
-The guided prediction defines the policy, for theta, old and reference alike (paper.md, open points).
-"""
+"""The policy pi_theta: a pipeline family's network under guidance, and what of it is trained."""
 
 from __future__ import annotations
 
@@ -14,15 +11,9 @@ from torch import Tensor
 from common.config.training import FullPolicy, LoraPolicy, ModelSection
 from common.errors import WeightsError
 from common.model.families.base import Family
-from common.model.guidance import Condition, Unguided
+from common.model.guidance import Condition, GuidedNetwork, Unguided
 from common.model.steps import Steps
-from common.model.trainable import (
-    GuidedNetwork,
-    Reference,
-    Trainable,
-    compile_blocks,
-    make_trainable,
-)
+from common.model.trainable import Reference, Trainable, compile_blocks, make_trainable
 from common.model.weights import Tensors
 
 
@@ -43,9 +34,8 @@ class Policy:
         if model.compile:
             compile_blocks(family.network)
         guidance, autocast = family.guidance(guidance_scale), model.precision == "bfloat16"
-        return Policy(
-            family, trainable, GuidedNetwork(family, family.network, guidance, autocast, model.compile)
-        )
+        guided = GuidedNetwork(family.forward, family.network, guidance, autocast, model.compile)
+        return Policy(family, trainable, guided)
 
     def reference(self) -> Reference:
         """pi_ref, the pretrained policy. Call before any load or update."""

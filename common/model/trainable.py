@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from common.config.training import FullPolicy, LoraPolicy
 from common.errors import ModelError
 from common.model.families.base import Family
-from common.model.guidance import Condition, Guidance
+from common.model.guidance import Condition, Denoiser, GuidedNetwork
 from common.model.weights import order_metadata
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -27,17 +27,6 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 ADAPTED = (nn.Linear, nn.Conv2d)
 """Kinds of modules that get an adapter."""
-
-
-class Denoiser(Protocol):
-    """Predicts under guidance. The policy is one, its reference another."""
-
-    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """Guided output of the network.
-
-        latents (M, ...), times float32 (M,) -> (M, ...). condition: see Guidance.
-        """
-        ...
 
 
 class Reference(Denoiser, Protocol):
@@ -66,29 +55,6 @@ class Trainable(Protocol):
     def check_saved(self) -> None:
         """Raise ModelError where diffusers' own loader does not read all that `save` writes."""
         ...
-
-
-@dataclass(frozen=True)
-class GuidedNetwork:
-    """Guided prediction of one network.
-
-    autocast: bfloat16 forward passes, float32 result. compiled: its repeated blocks are.
-    """
-
-    family: Family
-    network: Any
-    guidance: Guidance
-    autocast: bool
-    compiled: bool = False
-
-    def predict(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Denoiser."""
-
-        def forward(latents: Tensor, times: Tensor, rows: Condition) -> Tensor:
-            return self.family.forward(self.network, latents, times, rows)
-
-        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            return self.guidance.predict(forward, latents, times, condition)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from actors.sampler import sample_group
+from common.model.guidance import Denoiser
 from common.model.loading import load_policy
 from common.model.noise import group_noise
 from common.model.policy import Policy
 from common.model.steps import Steps
-from common.model.trainable import Denoiser, Reference
+from common.model.trainable import Reference
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 

@@ -14,11 +14,12 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from actors.sampler import denoise, log_probs
+from common.model.guidance import Denoiser
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
-from common.model.trainable import Denoiser, Reference
+from common.model.trainable import Reference
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
 from learner.build import build_engine
 from learner.gradient import GradientEngine

@@ -35,11 +35,11 @@ from torch import Tensor, nn
 
 from actors.sampler import sample_group
 from common.config.training import SamplingSection
-from common.model.guidance import Condition, Guidance, Unguided
+from common.model.guidance import Condition, Guidance, GuidedNetwork, Unguided
 from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
-from common.model.trainable import FullTrainable, GuidedNetwork
+from common.model.trainable import FullTrainable
 from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
 from learner.build import build_engine
 from learner.learner import Learner, LearnerSettings
@@ -133,7 +133,8 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
     start = torch.randn(len(A), *SHAPE, generator=torch.Generator().manual_seed(0))
     unet = LinearMean(start.clone())
     family = LinearFamily(unet)
-    policy = Policy(family, FullTrainable(unet), GuidedNetwork(family, unet, Unguided(), autocast=False))
+    guided = GuidedNetwork(family.forward, unet, Unguided(), autocast=False)
+    policy = Policy(family, FullTrainable(unet), guided)
     distribution = Steps((3.0, 2.0, 1.0, 0.0), A, B, STD, stochastic_steps=(0, 1, 2))
     reference = policy.reference()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
