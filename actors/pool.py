@@ -1,5 +1,5 @@
-"""The Ray edge of the actors: a pool that samples tasks, redoes those of dead actors, and holds references
-only.
+"""The Ray edge of the actors: a process each, and a pool of them that samples tasks, redoes those of dead
+actors, and holds references only.
 
 It begins with actors.minimum actors and asks Ray for more, up to actors.count. They join when Ray finds room
 for them, and leave when they or their nodes die: tasks and results do not depend on how many there are.
@@ -11,6 +11,7 @@ waits for: an actor with room, then its answer. unblocked by: the actor, its dea
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,19 +20,54 @@ from functools import partial
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import ObjectLostError, RayTaskError
 
-from actors.actor import SampleReport
-from actors.process import start_process
-from actors.slots import ActorSlots, ReadyActor
+from actors.actor import Actor, Sample, SampleReport
+from actors.slots import ActorSlots, Arrival, Place, ReadyActor
+from common.cluster.fate import end_with_parent
 from common.cluster.process_failures import DEATHS, in_a_line
+from common.cluster.process_options import process_options
 from common.cluster.references import value_of
+from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.errors import PrdpError, StuckError
+from common.model.loading import digest_base, digest_ends, load_policy
+from common.model.weights import Weights
 from common.trajectory import PromptTask
 
 LOST_TRIES = 20
 """How often a task may be begun again because whole nodes died."""
+
+
+class ActorProcess:
+    """One actor's process. Thin: the work is Actor's."""
+
+    def __init__(self, config: Config) -> None:
+        end_with_parent()
+        torch.set_num_threads(config.actors.threads)
+        policy, distribution = load_policy(config)
+        self._base, self._ends = digest_base(policy), digest_ends(policy)
+        self._actor = Actor.of(policy, distribution)
+        self._meter = WorkMeter.start(config.run.name, "actors")
+
+    def ready(self) -> Arrival:
+        """Where this process runs and what it has loaded, once the constructor is through."""
+        place = Place(os.getpid(), ray.get_runtime_context().get_node_id())
+        return Arrival(place, self._base, self._ends)
+
+    def sample(self, task: PromptTask, weights: Weights) -> Sample:
+        """See Actor.sample. Returns three objects, so that each can be moved alone."""
+        sampled = self._actor.sample(task, weights)
+        report = sampled[2]
+        self._meter.worked(report.busy_s, report.images, report.nbytes)
+        return sampled
+
+
+def start_process(config: Config) -> Any:
+    """Ask Ray for one more process. Where there is no room, the request waits, and is what makes an
+    autoscaler add a node."""
+    return ray.remote(ActorProcess).options(**process_options(config.actors), max_restarts=0).remote(config)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import ray
 
-from actors.process import Arrival, Place, start_process
 from common.cluster.process_failures import (
     DEATHS,
     DeathCounter,
@@ -33,6 +32,26 @@ from common.cluster.references import value_of
 from common.config.schema import Config
 from common.errors import StuckError
 from common.model.loading import check_base
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs. node: Ray's id of it, hex."""
+
+    pid: int
+    node: str
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a process says once it is ready.
+
+    base, ends: digests of its pretrained network, and of its text encoders and VAE (common.model.loading).
+    """
+
+    place: Place
+    base: str
+    ends: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +84,7 @@ class Members(Protocol):
 class ActorSlots:
     """All slots of a pool. Lives in one event loop. start: asks Ray for one more process."""
 
-    def __init__(
-        self, config: Config, members: Members, start: Callable[[Config], Any] = start_process
-    ) -> None:
+    def __init__(self, config: Config, members: Members, start: Callable[[Config], Any]) -> None:
         self._config = config
         self._section = config.actors
         self._members = members

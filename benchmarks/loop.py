@@ -13,13 +13,12 @@ import ray
 import torch
 
 from actors.actor import Actor
-from actors.process import build_actor
 from benchmarks.machine import Machine, usable_cores
 from benchmarks.options import Options, run
 from benchmarks.report import Result, Verdict, raw_of, verdict_of
 from benchmarks.timing import Comparison, Seconds, Times, alternate
 from common.config.schema import Config
-from common.model.loading import choose_device
+from common.model.loading import choose_device, load_policy
 from common.model.weights import Weights
 from common.terminal import run_command
 from common.trajectory import ScoredGroup
@@ -65,7 +64,7 @@ class OneProcess:
         """Load the models."""
         learner = build_learner(config, RUN_ID, Single())
         rewards = local_rewards(config.rewards, {}, config.reward_service)
-        return OneProcess(config, stream, build_actor(config), rewards, learner, learner.publish())
+        return OneProcess(config, stream, Actor.of(*load_policy(config)), rewards, learner, learner.publish())
 
     def epoch(self, number: int) -> None:
         """Train one epoch."""

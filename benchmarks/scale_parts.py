@@ -20,7 +20,7 @@ import ray
 from numpy.typing import NDArray
 
 from actors.actor import Sample, SampleReport
-from actors.process import Arrival, Place
+from actors.slots import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes

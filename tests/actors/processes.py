@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors.pool import ActorPool
-from actors.process import Arrival, Place
+from actors.slots import Arrival, Place
 from common.config.schema import Config
 from common.trajectory import PromptTask
 from tests.tiny_config import make_config
