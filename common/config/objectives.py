@@ -14,6 +14,13 @@ DEFAULT_OBJECTIVE = "prdp"
 
 class UpdatesSection(Section, title="What every objective has."):
     updates_per_epoch: int = setting(1, "updates", "K: gradient steps on each epoch's trajectories.", ge=1)
+
+    def clip_per_element(self, latent_elements: int) -> float:
+        """The clip range on the scale of log-probs as means over a latent; math.inf = no clip."""
+        return math.inf
+
+
+class ClippedSection(UpdatesSection, title="What objectives with a clip around the old policy have."):
     clip: bool = setting(True, "", "Clip around the old policy. Cannot act at an epoch's first update.")
     clip_range: float = setting(
         1e-4,
@@ -23,14 +30,16 @@ class UpdatesSection(Section, title="What every objective has."):
     )
 
     def clip_per_element(self, latent_elements: int) -> float:
-        """The clip range on the scale of log-probs as means over a latent; math.inf = no clip."""
+        """See UpdatesSection."""
         return self.clip_range if self.clip else math.inf
 
 
 class PrdpSection(
-    UpdatesSection,
+    ClippedSection,
     title="Proximal Reward Difference Prediction (paper eqs. 10-21), its open points as settings.",
 ):
+    """With clip: false it is RDP, the paper's ablation (eqs. 13 and 14)."""
+
     kind: Literal["prdp"] = "prdp"
     kl_weight: float = setting(
         3e-5,
@@ -51,8 +60,28 @@ class PrdpSection(
         return super().clip_per_element(1) / (latent_elements if self.latent_reduction == "sum" else 1)
 
 
-class PolicyGradientSection(
+class RebelSection(
     UpdatesSection,
+    title="REBEL (Gao et al. 2024): regression of reward differences on log ratios to the old policy.",
+):
+    kind: Literal["rebel"] = "rebel"
+    kl_weight: float = setting(
+        1.0,
+        "reward per nat",
+        "1 / eta: weight of the KL to the old policy, on the reductions chosen below.",
+        gt=0.0,
+    )
+    latent_reduction: Literal["mean", "sum"] = setting("sum", "", "Reduction of log-probs over C H W.")
+    step_reduction: Literal["mean", "sum"] = setting(
+        "sum", "", "Reduction of log ratios over the stochastic steps."
+    )
+    pair_weighting: Literal["untied", "all"] = setting(
+        "all", "", "all = mean over all pairs; untied = over pairs of different rewards."
+    )
+
+
+class PolicyGradientSection(
+    ClippedSection,
     title="What the objectives with advantages and a clipped ratio have in common.",
 ):
     advantage_limit: float = setting(5.0, "", "Advantages are held within +- this.", gt=0.0)
@@ -100,7 +129,7 @@ def _kind_by_default(value: Any) -> Any:
 
 
 ObjectiveSection = Annotated[
-    PrdpSection | DdpoSection | GrpoSection,
+    PrdpSection | RebelSection | DdpoSection | GrpoSection,
     Field(discriminator="kind"),
     BeforeValidator(_kind_by_default),
 ]

@@ -44,7 +44,7 @@ class Config(Section):
     policy: PolicySection = setting(LoraPolicy(), "", "What is trained: kind lora or full.")
     run: RunSection = RunSection()
     sampling: SamplingSection = SamplingSection()
-    objective: ObjectiveSection = setting(PrdpSection(), "", "What is minimised: kind prdp, ddpo or grpo.")
+    objective: ObjectiveSection = setting(PrdpSection(), "", "What is minimised, by kind.")
     optimizer: OptimizerSection = OptimizerSection()
     data: DataSection = DataSection()
     actors: ActorsSection = ActorsSection()

@@ -1,7 +1,8 @@
 """Proximal Reward Difference Prediction (Deng et al., CVPR 2024): equations (10) to (21) of the paper.
 
 rhat_i = sum or mean over the steps of log pi_theta - log pi_ref. The loss of a pair asks that the difference
-of rhat predicts the difference of the rewards: (rhat_i - rhat_j - (r_i - r_j) / beta)^2.
+of rhat predicts the difference of the rewards: (rhat_i - rhat_j - (r_i - r_j) / beta)^2. Without the clip it
+is the paper's RDP.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def clipped_log_ratio(log_ratio: Tensor, log_ratio_old: Tensor, clip_range: floa
     return torch.clamp(log_ratio, log_ratio_old - clip_range, log_ratio_old + clip_range)
 
 
+LATENT_SCALES: dict[str, Callable[[int], float]] = {"mean": lambda elements: 1.0, "sum": float}
+"""What a mean over a latent's elements is multiplied by, from their number."""
+
+
 def untied_pairs(differences: Tensor) -> Tensor:
     """True for pairs with different rewards: the authors' loss counts no others. (B, B) -> (B, B)."""
     return differences != 0
@@ -43,6 +48,18 @@ def untied_pairs(differences: Tensor) -> Tensor:
 def all_pairs(differences: Tensor) -> Tensor:
     """True for every pair. (B, B) -> (B, B)."""
     return torch.ones_like(differences, dtype=torch.bool)
+
+
+TIES = (
+    statistic("tie_share", "share", "Share of pairs of the same prompt whose rewards are equal."),
+    statistic("tied_groups", "share", "Share of prompts whose images all got the same reward."),
+)
+
+
+def tie_stats(differences: Tensor) -> dict[str, tuple[float, float]]:
+    """Statistics TIES of one group's differences of rewards (B, B)."""
+    tied, pairs = float((differences == 0).triu(1).sum()), len(differences) * (len(differences) - 1) / 2
+    return {"tie_share": (tied, pairs), "tied_groups": (float(tied == pairs), 1.0)}
 
 
 PAIR_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"untied": untied_pairs, "all": all_pairs}
@@ -66,8 +83,7 @@ class Prdp:
     needs = Needs(reference=True, whole_epoch=False)
     statistics: tuple[MetricDefinition, ...] = (
         statistic("clip_share", "share", "Share of counted pairs where the clipped loss is the larger."),
-        statistic("tie_share", "share", "Share of pairs of the same prompt whose rewards are equal."),
-        statistic("tied_groups", "share", "Share of prompts whose images all got the same reward."),
+        *TIES,
         statistic(
             "log_ratio_mean",
             "nats",
@@ -81,7 +97,7 @@ class Prdp:
         return Prdp(
             kl_weight=section.kl_weight,
             clip_range=section.clip_range if section.clip else math.inf,
-            latent_scale={"mean": 1.0, "sum": float(latent_elements)}[section.latent_reduction],
+            latent_scale=LATENT_SCALES[section.latent_reduction](latent_elements),
             step_reduction=STEP_REDUCTIONS[section.step_reduction],
             counted=PAIR_WEIGHTINGS[section.pair_weighting],
         )
@@ -103,17 +119,14 @@ class Prdp:
         free = pair_losses(predicted, differences, self.kl_weight)
         within = clipped_log_ratio(now, old, self.clip_range)
         clipped = pair_losses(self.step_reduction(within), differences, self.kl_weight)
-        once = torch.ones_like(differences, dtype=torch.bool).triu(1)
-        counted = once & self.counted(differences)
-        weight, pairs = float(counted.sum()), float(once.sum())
-        tied = float(((differences == 0) & once).sum())
+        counted = self.counted(differences).triu(1)
+        weight = float(counted.sum())
         return Loss(
             sum=torch.maximum(free, clipped)[counted].sum(),
             weight=weight,
             stats={
                 "clip_share": (float(((clipped > free) & counted).sum()), weight),
-                "tie_share": (tied, pairs),
-                "tied_groups": (float(tied == pairs), 1.0),
+                **tie_stats(differences),
                 "log_ratio_mean": (float(predicted.detach().sum()), float(len(predicted))),
             },
         )

@@ -11,9 +11,11 @@ from learner.objectives import Objective
 from learner.objectives.ddpo import Ddpo
 from learner.objectives.grpo import Grpo
 from learner.objectives.prdp import Prdp
+from learner.objectives.rebel import Rebel
 
 OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {
     "prdp": Prdp.build,
+    "rebel": Rebel.build,
     "ddpo": Ddpo.build,
     "grpo": Grpo.build,
 }

@@ -11,7 +11,8 @@ from common.config.schema import Config
 from driver.loop.balance import FULL_STEP, LORA_STEP, MOST_IDLE, Balance, advice, estimate, share_gpus
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-GPU_CONFIGS = ("sd15_lora", "sdxl_lora", "cluster_sd15", "paper_small", "paper_large")
+OBJECTIVE_CONFIGS = ("sd15_ddpo", "sd15_grpo", "sd15_rebel")
+GPU_CONFIGS = ("sd15_lora", "sdxl_lora", "cluster_sd15", "paper_small", "paper_large", *OBJECTIVE_CONFIGS)
 
 
 def shipped(name: str, *changes: str) -> Config:
