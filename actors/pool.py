@@ -160,7 +160,7 @@ class ActorPool:
             lines.append(f"{len(self._waiting)} tasks wait for an actor")
         if len(self._held) < self._section.minimum:
             lines.append(
-                f"{len(self._held)} actors are ready, of actors.minimum = {self._section.minimum}; "
+                f"actors: {len(self._held)} are ready, of actors.minimum = {self._section.minimum}; "
                 f"{self._slots.pending} wait for room in the cluster, or load the model"
             )
         return lines

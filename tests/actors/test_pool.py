@@ -289,7 +289,7 @@ def test_a_start_has_a_limit_that_names_what_is_missing(tmp_path: Path, cluster:
         await settle()
         cluster.started[0].arrive()
         await settle()
-        assert "1 actors are ready, of actors.minimum = 2; 1 wait for room" in pool.in_work()[0]
+        assert "actors: 1 are ready, of actors.minimum = 2; 1 wait for room" in pool.in_work()[0]
         with pytest.raises(StuckError, match=r"actors\.minimum is 2\. 1 more wait .* free in the"):
             await starting
         pool.shutdown()
