@@ -14,7 +14,6 @@ from torch import Tensor
 
 from common.errors import WeightsError
 from common.model.guidance import Condition, Denoiser, for_items
-from common.model.noise import group_noise
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.trainable import Reference
@@ -82,9 +81,7 @@ def sample_group(
     """
     family = policy.family
     draws = len(distribution.stochastic_steps) + 1
-    noise = torch.from_numpy(group_noise(task.noise, task.images, draws, family.latent_shape)).to(
-        family.device
-    )
+    noise = torch.from_numpy(task.noise.normal(task.images, draws, family.latent_shape)).to(family.device)
     condition = policy.embed(task.prompt)
     each = for_items(condition, task.images)
     latents, means = denoise(policy, distribution, noise, each)

@@ -26,8 +26,7 @@ from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
 from driver.loop.services import Services, ray_cluster, services
 from driver.loop.source import OnlineSource
-from driver.loop.tasks import training_tasks
-from driver.run.prompts import PromptStream, open_prompts
+from driver.run.prompts import PromptStream, open_prompts, training_tasks
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from learner.build import build_learner

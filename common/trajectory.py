@@ -12,6 +12,7 @@ No class holds a device, a module or a Ray handle.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class PolicyStamp:
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """What a group's noise is a function of, together with the image index and the step (common.model.noise).
+    """What a group's noise is a function of, together with the image index and the step.
 
     stream separates uses that must never share noise: "train" or "evaluation".
     prompt_index is the position in the run's prompt stream.
@@ -52,6 +53,25 @@ class NoiseKey:
     stream: str
     epoch: int
     prompt_index: int
+
+    def normal(self, images: int, draws: int, shape: tuple[int, ...]) -> Float32:
+        """Standard normal noise of one group, float32 (images, draws, *shape), drawn on the CPU.
+
+        Draw 0 is x_T, draw k >= 1 the noise of the k-th stochastic step. Each image has a generator of its
+        own, and the device of the policy has no say, so the bits depend on neither the number of images nor
+        the kind of device.
+        """
+        generators = [self._generator(index) for index in range(images)]
+        return np.stack([one.standard_normal((draws, *shape), dtype=np.float32) for one in generators])
+
+    def _generator(self, image_index: int) -> np.random.Generator:
+        """Philox, keyed by 128 bits of SHA-256 over the fields.
+
+        (torch's CPU generator keeps 32 bits of its seed: half a million images would meet by the dozen.)
+        """
+        text = f"{self.run_seed}/{self.stream}/{self.epoch}/{self.prompt_index}/{image_index}"
+        bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+        return np.random.Generator(np.random.Philox(key=bits))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
 from driver.loop.services import Services, beside, ray_cluster, services
 from driver.loop.source import OfflineSource, OnlineSource, lost_samples
-from driver.loop.tasks import choose_prompts
 from driver.loop.training import Parts, Training
 from driver.observe.display import open_display
 from driver.observe.gauges import QueueGauges, RayGauges
@@ -49,7 +48,7 @@ from driver.run.folder import (
     write_journal,
 )
 from driver.run.fork import begin_fork
-from driver.run.prompts import PromptSet, PromptStream, open_prompts
+from driver.run.prompts import PromptSet, PromptStream, choose_prompts, open_prompts
 from driver.run.recordings import Recording, TrajectoryWriter, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
 from driver.stalls import StallReporter

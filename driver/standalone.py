@@ -21,10 +21,9 @@ from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.terminal import visible
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
-from driver.loop.tasks import PromptSets, choose_prompts, evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.checkpoints import read_checkpoint
-from driver.run.prompts import PromptStream, open_prompts
+from driver.run.prompts import PromptSets, PromptStream, choose_prompts, evaluation_tasks, open_prompts
 from learner.state import HEADER_FILE, read_header
 from reward_service.client.local import LocalRewards
 

@@ -15,8 +15,8 @@ from common.errors import StuckError
 from common.trajectory import ScorerStamp
 from driver.loop.ranks import Published
 from driver.loop.rollouts import LOST_TRIES, Group, Rollouts
-from driver.loop.tasks import PromptSets, evaluation_tasks
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from driver.run.prompts import PromptSets, evaluation_tasks
 
 GroupScored = Callable[[int, int, Sequence[ScorerStamp]], None]
 """Told the number of finished epochs, the group's position and the versions that scored it."""

@@ -14,8 +14,7 @@ from common.stopwatch import Busy
 from common.trajectory import PromptTask, ScoredGroup
 from driver.loop.ranks import Published
 from driver.loop.rollouts import Group, Rollouts, Running
-from driver.loop.tasks import cursor, training_tasks
-from driver.run.prompts import PromptStream
+from driver.run.prompts import PromptStream, cursor, training_tasks
 from driver.run.recordings import Recording
 
 

@@ -1,4 +1,4 @@
-"""Prompt sets: opened from a file or the hub, drawn by position in a stream that a seed shuffles."""
+"""Prompts: sets of them, a stream that a seed shuffles, and the tasks of an epoch or an evaluation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from common.config.schema import Config
 from common.config.training import PromptSource
 from common.errors import PromptSetError
 from common.places import HUB_ID, near_paths
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.run.prompt_files import READERS, download_files, known_formats, read_prompts
 
 # Uses of a seed that must not share an order.
 _STREAM, _SAMPLE = 0, 1
+# The noise of an evaluation does not depend on the epoch, so that images before and after differ by the
+# policy alone.
+EVALUATION_EPOCH = 0
+
+PromptSets = dict[str, list[tuple[int, str]]]
+"""Indices and prompts by the name of the set."""
 
 
 class PromptSet(Sequence[str]):
@@ -114,6 +122,51 @@ def sample_prompts(prompts: PromptSet, count: int, seed: int) -> list[tuple[int,
         )
     chosen = shuffled(len(prompts), seed, (_SAMPLE,))[:count]
     return [(int(index), prompts[int(index)]) for index in chosen]
+
+
+def training_tasks(
+    config: Config, stream: PromptStream, epoch: int, stamp: PolicyStamp, with_reference: bool
+) -> list[PromptTask]:
+    """The N tasks of one epoch, B images each: the prompts at the stream positions that `cursor` names."""
+    prompts = stream.take(cursor(config, epoch), config.sampling.prompts_per_epoch)
+    return [
+        PromptTask(
+            prompt=prompt,
+            images=config.sampling.images_per_prompt,
+            noise=NoiseKey(config.run.seed, "train", epoch, index),
+            stamp=stamp,
+            with_reference=with_reference,
+        )
+        for index, prompt in prompts
+    ]
+
+
+def cursor(config: Config, epochs: int) -> int:
+    """Position in the prompt stream after so many epochs."""
+    return epochs * config.sampling.prompts_per_epoch
+
+
+def choose_prompts(config: Config, stream: PromptStream, unseen: PromptSet) -> PromptSets:
+    """seen: the first prompts that training draws; unseen: drawn without replacement from the other set."""
+    count = config.evaluation.prompts
+    return {"seen": stream.take(0, count), "unseen": sample_prompts(unseen, count, config.evaluation.seed)}
+
+
+def evaluation_tasks(
+    config: Config, name: str, prompts: Sequence[tuple[int, str]], stamp: PolicyStamp
+) -> list[PromptTask]:
+    """The tasks of one prompt set's evaluation."""
+    section = config.evaluation
+    return [
+        PromptTask(
+            prompt=prompt,
+            images=section.images_per_prompt,
+            noise=NoiseKey(section.seed, f"evaluation of {name} prompts", EVALUATION_EPOCH, index),
+            stamp=stamp,
+            with_reference=False,
+        )
+        for index, prompt in prompts
+    ]
 
 
 def shuffled(count: int, seed: int, key: tuple[int, ...]) -> NDArray[np.int64]:

@@ -20,7 +20,6 @@ from typing import Any
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.client.combine import usable_scores
 from reward_service.client.report import RewardReport
 from reward_service.client.transport import (
     FailedError,
@@ -30,7 +29,7 @@ from reward_service.client.transport import (
     RefusedError,
     RewardTransport,
 )
-from reward_service.contract.results import Outcome, Reply, RewardFailure, RewardScores
+from reward_service.contract.results import Outcome, Reply, RewardFailure, RewardScores, check_scores
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -270,6 +269,23 @@ class RewardClient:
     async def _outage(self, reason: str) -> FinalError:
         silence = f"nothing was answered for {self._section.outage_s:g} s (reward_service.outage_s)"
         return FinalError(f"{silence}. {reason} {await self._transport.absence() or ''}".strip())
+
+
+def usable_scores(outcome: Outcome, images: int, answers_as: str, name: str) -> Outcome:
+    """Scores as they may be used: finite, of `images` images, by the reward that was asked.
+
+    answers_as: the name that the reward gave of itself at the start. name: its key in the configuration,
+    which the stamp carries from here on. Scores that are not usable become a RewardFailure.
+    """
+    if isinstance(outcome, RewardFailure):
+        return outcome
+    if outcome.stamp.name != answers_as:
+        return RewardFailure(f"Answered by the reward {outcome.stamp.name!r}, not by {answers_as!r}.")
+    try:
+        scores = check_scores(outcome, images)
+    except RewardError as error:
+        return RewardFailure(f"Its answer is not sound. {error}")
+    return replace(scores, stamp=replace(scores.stamp, name=name))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
+
 from common.trajectory import GroupScore, ScorerStamp
-from reward_service.client.combine import weighted_sum
 from reward_service.client.report import RewardReport
 from reward_service.client.reward_client import Ask, RewardClient
 from reward_service.client.transport import ImagesRef
@@ -150,3 +151,35 @@ class RewardSum:
 
     def _names(self, with_gold: bool) -> tuple[str, ...]:
         return tuple(self._clients) if with_gold else tuple(self._weights)
+
+
+def weighted_sum(weights: Mapping[str, float], outcomes: Mapping[str, Outcome]) -> GroupScore | RewardFailure:
+    """The score of one group: weighted sums of rewards (B,) and of differences (B, B).
+
+    weights: of the rewards trained on, by name. outcomes: of every reward asked, by name, in the order of the
+    configuration, all usable; those without a weight are only shown. A failure of any of them is a failure of
+    the group.
+    """
+    failures = [
+        f"{name}: {outcome.reason}"
+        for name, outcome in outcomes.items()
+        if isinstance(outcome, RewardFailure)
+    ]
+    if failures:
+        return RewardFailure("; ".join(failures))
+    scores = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, RewardScores)}
+    if len({len(one.rewards) for one in scores.values()}) != 1:
+        counts = {name: len(one.rewards) for name, one in scores.items()}
+        return RewardFailure(f"The rewards count the images differently: {counts}.")
+    trained = [(weight, scores[name]) for name, weight in weights.items()]
+    with np.errstate(over="ignore", invalid="ignore"):
+        rewards = np.sum([weight * one.rewards for weight, one in trained], axis=0)
+        differences = np.sum([weight * one.differences for weight, one in trained], axis=0)
+    if not np.isfinite(rewards).all() or not np.isfinite(differences).all():
+        return RewardFailure(f"The weighted sum of {sorted(weights)} is too large for a float64.")
+    return GroupScore(
+        rewards=rewards,
+        differences=differences,
+        parts={name: one.rewards for name, one in scores.items()},
+        scorers=tuple(one.stamp for one in scores.values()),
+    )

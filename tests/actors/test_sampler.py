@@ -16,7 +16,6 @@ from torch import Tensor
 from actors.sampler import sample_group
 from common.model.guidance import Denoiser
 from common.model.loading import load_policy
-from common.model.noise import group_noise
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.trainable import Reference
@@ -117,7 +116,7 @@ def test_latents_are_those_of_diffusers_loop(
     policy, reference, distribution = _load(request, tmp_path, model, {**overrides, "sampling.steps": steps})
     _perturb(policy, 0.05)
     group, images = sample_group(_task(), policy, reference, distribution)
-    noise = torch.from_numpy(group_noise(KEY, 3, steps, policy.family.latent_shape))
+    noise = torch.from_numpy(KEY.normal(3, steps, policy.family.latent_shape))
     scheduler: Any = DDIMScheduler.from_config(policy.family.scheduler[1])
     scheduler.set_timesteps(steps)
     scale, eta = (
@@ -228,7 +227,7 @@ def test_bfloat16_forward_gives_float32_latents_and_exact_zero_ratios(
     assert group.log_prob.dtype == np.float64
     assert not group.log_ratio.any()
     # The density of the drawn noise comes back to float32's accuracy, which bfloat16 means could not give.
-    noise = group_noise(KEY, 3, 4, policy.family.latent_shape)
+    noise = KEY.normal(3, 4, policy.family.latent_shape)
     drawn = np.square(noise[:, 1:].astype(np.float64)).mean((2, 3, 4)) / 2
     normaliser = np.log(distribution.std[:3]) + 0.5 * math.log(2 * math.pi)
     np.testing.assert_allclose(group.log_prob, -drawn - normaliser, rtol=0, atol=1e-5)

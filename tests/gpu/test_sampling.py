@@ -19,7 +19,6 @@ import torch
 
 from actors.sampler import denoise, log_probs, reference_log_ratios, sample_group
 from common.model.loading import load_policy
-from common.model.noise import group_noise
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from tests.tiny_config import make_config
 
@@ -55,7 +54,7 @@ def test_the_loops_over_steps_never_wait(
     policy, steps = load_policy(make_config(tiny_pipeline, tmp_path, gpu))
     reference = policy.reference()
     draws = len(steps.stochastic_steps) + 1
-    noise = torch.from_numpy(group_noise(KEY, 4, draws, policy.family.latent_shape)).cuda()
+    noise = torch.from_numpy(KEY.normal(4, draws, policy.family.latent_shape)).cuda()
     condition = policy.embed("a red cat")
     sample_group(TASK, policy, reference, steps)
     with waiting_is_an_error():

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from common.model.noise import group_noise
 from common.trajectory import NoiseKey
 
 SHAPE = (4, 8, 8)
@@ -29,18 +28,18 @@ keys = st.builds(
 def test_more_images_or_draws_leave_the_first_ones_as_they_are(
     key: NoiseKey, images: int, draws: int, more: int
 ) -> None:
-    few = group_noise(key, images, draws, SHAPE)
+    few = key.normal(images, draws, SHAPE)
     assert few.shape == (images, draws, *SHAPE)
     assert few.dtype == np.float32
-    many = group_noise(key, images + more, draws + more, SHAPE)
+    many = key.normal(images + more, draws + more, SHAPE)
     assert np.array_equal(many[:images, :draws], few)
 
 
 def test_global_random_state_has_no_say() -> None:
-    first = group_noise(KEY, 2, 3, SHAPE)
+    first = KEY.normal(2, 3, SHAPE)
     np.random.seed(1)
     np.random.standard_normal(5)
-    assert np.array_equal(group_noise(KEY, 2, 3, SHAPE), first)
+    assert np.array_equal(KEY.normal(2, 3, SHAPE), first)
 
 
 def test_the_bits_are_fixed() -> None:
@@ -48,7 +47,7 @@ def test_the_bits_are_fixed() -> None:
     expected = np.array(
         [-0.9871559739112854, 0.19133852422237396, -2.5169122219085693, 0.2110270857810974], dtype=np.float32
     )
-    np.testing.assert_array_equal(group_noise(KEY, 2, 1, (1, 1, 2)).ravel(), expected)
+    np.testing.assert_array_equal(KEY.normal(2, 1, (1, 1, 2)).ravel(), expected)
 
 
 @pytest.mark.parametrize(
@@ -63,20 +62,20 @@ def test_the_bits_are_fixed() -> None:
     ],
 )
 def test_every_field_of_the_key_matters(other: NoiseKey) -> None:
-    first, second = group_noise(KEY, 2, 2, SHAPE), group_noise(other, 2, 2, SHAPE)
+    first, second = KEY.normal(2, 2, SHAPE), other.normal(2, 2, SHAPE)
     correlation = np.corrcoef(first.ravel(), second.ravel())[0, 1]
     assert not np.any(first == second)
     assert abs(correlation) < 0.1
 
 
 def test_images_and_draws_are_independent() -> None:
-    noise = group_noise(KEY, 12, 3, SHAPE).reshape(36, -1)
+    noise = KEY.normal(12, 3, SHAPE).reshape(36, -1)
     correlations = np.asarray(np.corrcoef(noise))[~np.eye(36, dtype=bool)]
     assert np.abs(correlations).max() < 5 / np.sqrt(noise.shape[1])
 
 
 def test_it_is_standard_normal() -> None:
-    noise = np.sort(group_noise(KEY, 16, 8, SHAPE).ravel().astype(np.float64))
+    noise = np.sort(KEY.normal(16, 8, SHAPE).ravel().astype(np.float64))
     count = noise.size
     assert abs(noise.mean()) < 4 / np.sqrt(count)
     assert abs(noise.var() - 1) < 4 * np.sqrt(2 / count)

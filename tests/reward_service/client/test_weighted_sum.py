@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.trajectory import GroupScore, ScorerStamp
-from reward_service.client.combine import usable_scores, weighted_sum
+from reward_service.client.reward_client import usable_scores
+from reward_service.client.reward_sum import weighted_sum
 from reward_service.contract.results import Outcome, RewardFailure, RewardScores
 
 NAMES = ("a", "b", "c")
