@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.sampler import sample_group
+from actors.sampler import count_passes, sample_group
 from common.cluster.process_name import process_name
 from common.errors import WeightsError
 from common.model.policy import Policy
@@ -27,7 +27,8 @@ from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup
 class SampleReport:
     """What the driver learns of a finished task.
 
-    process: of the actor, host:pid. busy: its work; nbytes: bytes of trajectories and images.
+    process: of the actor, host:pid. busy: its work; nbytes: bytes of trajectories and images. passes: of one
+    latent through the network, forward, the reference's too; 0 where nothing was sampled.
     """
 
     stamp: PolicyStamp
@@ -35,6 +36,7 @@ class SampleReport:
     process: str
     busy: Busy
     nbytes: int
+    passes: int = 0
 
     @property
     def busy_s(self) -> float:
@@ -76,6 +78,7 @@ class Actor:
             process=process_name(),
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(images.nbytes),
+            passes=count_passes(task, trajectory) * self._policy.guided.guidance.rows,
         )
         return trajectory, images, report
 

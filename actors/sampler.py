@@ -17,35 +17,53 @@ from common.model.guidance import Condition, Denoiser, for_items
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.trainable import Reference
-from common.trajectory import Float32, PromptTask, TrajectoryGroup, separate_nodes
+from common.trajectory import Float32, PromptTask, TrajectoryGroup, tree_nodes, tree_widths
 
 
 @torch.no_grad()
 def denoise(
-    policy: Denoiser, distribution: Steps, noise: Tensor, condition: Condition
+    policy: Denoiser,
+    distribution: Steps,
+    noise: Tensor,
+    condition: Condition,
+    branch_at: Sequence[int] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old).
+    """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old), each distinct
+    latent once.
 
-    noise: (B, T_s+1, C, H, W), draw 0 is x_T. Returns the latents x_T..x_0, T+1 of (B, C, H, W), and the T
-    step means.
+    noise: (B, T_s+1, C, H, W), draw 0 is x_T. A latent that several images share takes the noise of the first
+    of them, so the first image is that of independent trajectories. condition: the prompt's. branch_at: see
+    tree_nodes. Returns the latents x_T..x_0, T+1 of (W, C, H, W), W the distinct ones of a position, B at the
+    end; and T step means, one for each latent that follows.
     """
-    latents, means = [noise[:, 0]], []
+    images, steps = len(noise), distribution.num_steps
+    widths = tree_widths(images, steps, branch_at)
+    each = {width: for_items(condition, width) for width in set(widths)}
+    latents, means = [noise[:: images // widths[0], 0]], []
     draws = {step: draw for draw, step in enumerate(distribution.stochastic_steps, start=1)}
-    for step in range(distribution.num_steps):
-        output = policy.predict(latents[-1], distribution.time(step, len(noise)), condition)
-        mean = distribution.mean(latents[-1], output, step)
+    for step in range(steps):
+        width, following = widths[step], widths[step + 1]
+        output = policy.predict(latents[-1], distribution.time(step, width), each[width])
+        mean = _for_each(distribution.mean(latents[-1], output, step), following)
         means.append(mean)
-        latents.append(distribution.sample(mean, noise[:, draws[step]], step) if step in draws else mean)
+        drawn = noise[:: images // following, draws[step]] if step in draws else None
+        latents.append(mean if drawn is None else distribution.sample(mean, drawn, step))
     return latents, means
+
+
+def _for_each(values: Tensor, count: int) -> Tensor:
+    """Values of latents as those of the `count` that stem from them, (W, ...) -> (count, ...)."""
+    return values.repeat_interleave(count // len(values), 0)
 
 
 @torch.no_grad()
 def log_probs(distribution: Steps, latents: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
-    """log pi_old of the stochastic steps, MEAN over C H W, float64 (B, T_s)."""
-    images, device = latents[0].shape[0], latents[0].device
+    """log pi_old of the stochastic steps, MEAN over C H W, float64 (B, T_s). See denoise."""
+    images, device = latents[-1].shape[0], latents[-1].device
     result = torch.zeros(images, len(distribution.stochastic_steps), dtype=torch.float64, device=device)
     for column, step in enumerate(distribution.stochastic_steps):
-        result[:, column] = distribution.log_prob(latents[step + 1], means[step], step)
+        values = distribution.log_prob(latents[step + 1], means[step], step)
+        result[:, column] = _for_each(values, images)
     return result
 
 
@@ -60,15 +78,18 @@ def reference_log_ratios(
     """log pi_old - log pi_ref of the stochastic steps (eq. 19 at theta = old), MEAN over C H W.
 
     Returns float32 (B, T_s). The reference predicts at the sampler's own batch shape, so equal weights give
-    exactly 0 on any device.
+    exactly 0 on any device. For the arguments see denoise.
     """
-    images, device = latents[0].shape[0], latents[0].device
+    images, device = latents[-1].shape[0], latents[-1].device
+    each = {len(values): for_items(condition, len(values)) for values in latents}
     result = torch.zeros(images, len(distribution.stochastic_steps), device=device)
     with reference.active() as denoiser:
         for column, step in enumerate(distribution.stochastic_steps):
-            output = denoiser.predict(latents[step], distribution.time(step, images), condition)
-            reference_mean = distribution.mean(latents[step], output, step)
-            result[:, column] = distribution.log_ratio(latents[step + 1], means[step], reference_mean, step)
+            width = len(latents[step])
+            output = denoiser.predict(latents[step], distribution.time(step, width), each[width])
+            mean = _for_each(distribution.mean(latents[step], output, step), len(means[step]))
+            ratios = distribution.log_ratio(latents[step + 1], means[step], mean, step)
+            result[:, column] = _for_each(ratios, images)
     return result
 
 
@@ -83,22 +104,34 @@ def sample_group(
     draws = len(distribution.stochastic_steps) + 1
     noise = torch.from_numpy(task.noise.normal(task.images, draws, family.latent_shape)).to(family.device)
     condition = policy.embed(task.prompt)
-    each = for_items(condition, task.images)
-    latents, means = denoise(policy, distribution, noise, each)
+    latents, means = denoise(policy, distribution, noise, condition, task.branch_at)
     trajectory = TrajectoryGroup(
         prompt=task.prompt,
         noise=task.noise,
         stamp=task.stamp,
-        latents=torch.stack(latents, dim=1).flatten(0, 1).cpu().numpy(),
-        nodes=separate_nodes(task.images, distribution.num_steps),
+        latents=torch.cat(latents).cpu().numpy(),
+        nodes=tree_nodes(task.images, distribution.num_steps, task.branch_at),
         times=np.array(distribution.times),
         stochastic_steps=np.array(distribution.stochastic_steps, dtype=np.int64),
         log_prob=log_probs(distribution, latents, means).cpu().numpy(),
-        log_ratio=_log_ratio(task, reference, distribution, latents, means, each),
+        log_ratio=_log_ratio(task, reference, distribution, latents, means, condition),
         condition={name: rows.cpu().numpy() for name, rows in condition.items()},
         schedule=policy.schedule(distribution),
     )
     return trajectory, family.decode(latents[-1])
+
+
+def count_passes(task: PromptTask, trajectory: TrajectoryGroup) -> int:
+    """Predictions that sample_group made, of one latent each: at every step, and by the reference."""
+    count = len(trajectory.times)
+    widths = tree_widths(task.images, count, task.branch_at)
+    reference = [widths[step] for step in trajectory.stochastic_steps] if _asks_reference(task) else []
+    return sum(widths[:count]) + sum(reference)
+
+
+def _asks_reference(task: PromptTask) -> bool:
+    """At version 0 the policy is the reference (paper.md, identity 4)."""
+    return task.with_reference and task.stamp.version > 0
 
 
 def _log_ratio(
@@ -111,8 +144,7 @@ def _log_ratio(
 ) -> Float32 | None:
     if not task.with_reference:
         return None
-    if task.stamp.version == 0:
-        # The policy is the reference (paper.md, identity 4).
+    if not _asks_reference(task):
         return np.zeros((task.images, len(distribution.stochastic_steps)), dtype=np.float32)
     if reference is None:
         raise WeightsError("A task asks for log ratios, but this process has no reference.")

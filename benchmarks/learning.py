@@ -56,7 +56,7 @@ def sampled_wave(config: Config, policy: Policy, distribution: Steps) -> Wave:
 
 def bare_gradient(config: Config, policy: Policy, distribution: Steps, wave: Wave) -> BareGradient:
     """The same pairs, step by step, as plain tensors."""
-    rows, _, _, steps = wave.items
+    rows, _, steps = wave.items
     return BareGradient(
         unet=policy.guided.network,
         latents=wave.latents[rows],
@@ -75,7 +75,7 @@ def measure_policy(config: Config, repeats: int, warm_ups: int) -> Learning:
     engine = build_engine(policy, distribution, Single(), config.learner.micro_batch_size)
     everything = torch.arange(wave.size)
     generator = torch.Generator().manual_seed(0)
-    coefficients = torch.randn(wave.size, dtype=torch.float64, generator=generator)
+    coefficients = torch.randn(wave.transitions.shape[1], dtype=torch.float64, generator=generator)
     parameters = list(policy.trainable.parameters().values())
     sides = [
         lambda _: engine.accumulate(wave, coefficients, everything),

@@ -23,7 +23,7 @@ from actors.actor import Sample, SampleReport
 from actors.slots import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
-from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, separate_nodes
+from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, tree_nodes
 from learner.group import Scores
 from learner.report import LearnerFacts, Outcome, UpdateReport
 from learner.state import Files, Snapshot
@@ -85,7 +85,7 @@ class ActorHost:
             noise=task.noise,
             stamp=task.stamp,
             latents=latents.reshape(-1, *latents.shape[2:]),
-            nodes=separate_nodes(images, steps),
+            nodes=tree_nodes(images, steps),
             times=np.arange(steps, 0, -1, dtype=np.float64),
             stochastic_steps=np.arange(steps - 1),
             log_prob=np.full((images, steps - 1), time.time()),
@@ -143,6 +143,7 @@ class LearnerHost:
             step_gradient_norms={},
             process=f"simulated:{rank}",
             busy=(started.until_now(),),
+            passes=0,
         )
 
     async def end_epoch(self, rank: int) -> None:

@@ -113,7 +113,7 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
     )
     group, _, _ = actor.sample(task(0), weights)
     wave = Wave.of([group], setting.device)
-    coefficients = torch.randn(wave.size, dtype=torch.float64)
+    coefficients = torch.randn(wave.transitions.shape[1], dtype=torch.float64)
     everything = torch.arange(wave.size)
     engine = build_engine(policy, distribution, Single(), setting.micro_batch)
     least = _bare_gradient(setting, policy, distribution, wave)
@@ -128,7 +128,7 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
 def _bare_gradient(setting: Setting, policy: Policy, distribution: Steps, wave: Wave) -> BareGradient:
     """Guidance predicts twice for each pair: the bare side has twice as many, in passes of twice the size."""
     passes = 1 if setting.guidance_scale == 1.0 else 2
-    rows, _, _, steps = wave.items
+    rows, _, steps = wave.items
     return BareGradient(
         unet=policy.guided.network,
         latents=wave.latents[rows].repeat_interleave(passes, 0),

@@ -13,7 +13,7 @@ No class holds a device, a module or a Ray handle.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ class PromptTask:
 
     with_reference: also give the log ratios to the reference. False where nobody trains on the trajectories
     (evaluation), or where the objective has no use for them.
+    branch_at: at each of these step positions every trajectory splits in two, see tree_nodes.
     """
 
     prompt: str
@@ -87,6 +88,7 @@ class PromptTask:
     noise: NoiseKey
     stamp: PolicyStamp
     with_reference: bool
+    branch_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,27 @@ class TrajectoryGroup:
         return self.latents[self.nodes[:, position]]
 
 
-def separate_nodes(images: int, steps: int) -> NDArray[np.int32]:
-    """nodes of independent trajectories, (images, steps + 1): row i * (steps + 1) + k is image i's at k."""
-    return np.arange(images * (steps + 1), dtype=np.int32).reshape(images, steps + 1)
+def tree_widths(images: int, steps: int, branch_at: Sequence[int] = ()) -> list[int]:
+    """How many distinct latents there are at each position of 0..T.
+
+    At the end there are as many as images, at the start images / 2^len(branch_at): the step of each position
+    in branch_at gives every latent two successors, of a position that is there twice four.
+    """
+    return [images // 2 ** sum(at >= position for at in branch_at) for position in range(steps + 1)]
+
+
+def tree_nodes(images: int, steps: int, branch_at: Sequence[int] = ()) -> NDArray[np.int32]:
+    """nodes of trees, (images, steps + 1), neighbours being related; without branches nothing is shared.
+
+    Rows are numbered position by position, so latents are the positions' one after the other.
+    """
+    widths = tree_widths(images, steps, branch_at)
+    first_rows = np.cumsum([0, *widths[:-1]])
+    columns = [
+        first + np.arange(images) // (images // width)
+        for first, width in zip(first_rows, widths, strict=True)
+    ]
+    return np.stack(columns, axis=1).astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ def idle_wave(policy: Policy, distribution: Steps) -> Wave:
     condition = {name: rows[:, None] for name, rows in policy.example().items()}
     kind = torch.promote_types(next(policy.guided.network.parameters()).dtype, torch.float32)
     latents = torch.zeros(1, *family.latent_shape, device=family.device, dtype=kind)
-    items = to_device(np.array([[0], [0], [0], [step]]), family.device)
-    return Wave(latents, condition, items, places=())
+    items = to_device(np.array([[0], [0], [step]]), family.device)
+    return Wave(latents, condition, items, torch.zeros(2, 0, dtype=torch.int64), places=())
 
 
 def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:

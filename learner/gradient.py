@@ -5,6 +5,8 @@ A loss L of the log-probs (paper.md, identity 7) has the gradient
     dL/dtheta = sum over (i, t) of c_it d log pi_theta,it / dtheta,        c = dL / d log pi   (B, T_s)
 
 so once c is known, any mix of images, steps and prompts can be backpropagated in micro-batches of any size.
+Where images share steps, what passes the network is each distinct latent of a step, once: an item. It leads
+to one latent, or at a branch to several, each a transition that has a log-prob of its own.
 
 Inside the loop over micro-batches nothing waits for the device. What does, once a wave: the log-probs on
 their way back to the host. What is copied to it, once a wave and without a wait: latents, conditions, indices
@@ -26,6 +28,10 @@ from common.model.guidance import Condition, Denoiser
 from common.model.steps import Steps
 from common.trajectory import TrajectoryGroup
 from learner.parallel import Parallel
+
+ROUNDING = 1e-12
+"""A sum of coefficients is 0 where no more is left of it than this share of their sizes: all the images of a
+group share its first steps, and of PRDP's coefficients nothing else is left there."""
 
 
 def _on_host(shape: Sequence[int], dtype: np.dtype, device: torch.device) -> Tensor:
@@ -51,17 +57,20 @@ def _join_on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> Ten
 
 @dataclass(frozen=True)
 class Wave:
-    """One rank's groups of a wave, on the device, as M distinct items: steps from one latent to the next.
+    """One rank's groups of a wave, as M distinct items and the E >= M distinct transitions that they make.
 
-    latents: (R, ...) of all groups. condition: by argument, (k, G, ...): k = 1 row a group, or 2 where
-    guidance moves away from another prompt. items: int64 (4, M), each item's row of x_t, row of x_{t-1},
-    group and step; ordered by step. places: on the host, by group: int64 (B, T_s), the item that image i
-    takes at a stochastic step. Trajectories that share a step share its item.
+    On the device, latents: (R, ...) of all groups. condition: by argument, (k, G, ...): k = 1 row a group, or
+    2 where guidance moves away from another prompt. items: int64 (3, M), each item's row of x_t, group and
+    step; ordered by step.
+    On the host, transitions: int64 (2, E), each one's item, increasing, and row of x_{t-1}. places: by group,
+    int64 (B, T_s), the transition that image i makes at a stochastic step; images that share it share its
+    place.
     """
 
     latents: Tensor
     condition: Condition
     items: Tensor
+    transitions: Tensor
     places: tuple[Tensor, ...]
 
     @staticmethod
@@ -74,7 +83,8 @@ class Wave:
             table = np.stack(np.broadcast_arrays(steps, number, rows, next_rows), axis=-1)
             tables.append(table.reshape(-1, 4))
             first_row += len(group.latents)
-        items, inverse = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
+        distinct, inverse = np.unique(np.concatenate(tables), axis=0, return_inverse=True)
+        begins = np.any(np.diff(distinct[:, :3], axis=0, prepend=-1), axis=1)
         sizes = [group.log_prob.size for group in groups]
         parts = torch.from_numpy(inverse.reshape(-1)).split(sizes)
         names = groups[0].condition
@@ -84,7 +94,8 @@ class Wave:
                 name: to_device(np.stack([group.condition[name] for group in groups], axis=1), device)
                 for name in names
             },
-            items=to_device(items[:, [2, 3, 1, 0]].T, device),
+            items=to_device(distinct[begins][:, [2, 1, 0]].T, device),
+            transitions=torch.from_numpy(np.stack([np.cumsum(begins) - 1, distinct[:, 3]])),
             places=tuple(part.view(group.log_prob.shape) for part, group in zip(parts, groups, strict=True)),
         )
 
@@ -93,27 +104,38 @@ class Wave:
         """M."""
         return self.items.shape[1]
 
-    def item_sums(self, coefficients: Sequence[Tensor]) -> Tensor:
-        """Each item's coefficient, float64 (M,): the sum over the images that share it.
+    def sums(self, coefficients: Sequence[Tensor]) -> Tensor:
+        """Each transition's coefficient, float64 (E,): the sum over the images that share it.
 
-        coefficients: by group, float64 (B, T_s).
+        coefficients: by group, float64 (B, T_s). What cancels but for rounding is 0.
         """
-        sums = torch.zeros(self.size, dtype=torch.float64)
+        sums = torch.zeros(self.transitions.shape[1], dtype=torch.float64)
+        sizes = sums.clone()
         for place, values in zip(self.places, coefficients, strict=True):
             sums.index_add_(0, place.reshape(-1), values.reshape(-1))
-        return sums
+            sizes.index_add_(0, place.reshape(-1), values.reshape(-1).abs())
+        return torch.where(sums.abs() > ROUNDING * sizes, sums, 0.0)
+
+    def items_of(self, transitions: Tensor) -> Tensor:
+        """The items, int64 (K,) increasing, that make any of the transitions of a mask, bool (E,)."""
+        return torch.unique(self.transitions[0, transitions])
 
     def by_group(self, values: Tensor) -> list[Tensor]:
-        """Values of the items (M,) on the host -> by group, (B, T_s)."""
+        """Values of the transitions (E,) on the host -> by group, (B, T_s)."""
         return [values[place] for place in self.places]
 
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """Items of a wave with their coefficients, on the device: int64 and float64, both (micro_batch,)."""
+    """Items of a wave, int64 (micro_batch,), on the device, and their transitions, (e,).
+
+    makers, following: int64, which of these items makes it, and its row of x_{t-1}. weights: float64.
+    """
 
     wave: Wave
     items: Tensor
+    makers: Tensor
+    following: Tensor
     weights: Tensor
 
 
@@ -121,9 +143,9 @@ class _MicroBatch:
 class GradientEngine:
     """Passes waves of trajectories through the policy, in micro-batches of one size that cut across groups.
 
-    micro_batch: items a pass; the last pass is filled up with items of weight 0. idle: a wave of one finite
-    item, for passes that this rank only makes because other ranks make them. Every method is called by all
-    ranks.
+    micro_batch: items a pass; the last pass is filled up with items whose transitions do not count. idle: a
+    wave of one finite item, for passes that this rank only makes because other ranks make them. Every method
+    is called by all ranks.
     """
 
     policy: Denoiser
@@ -135,20 +157,24 @@ class GradientEngine:
     @torch.no_grad()
     def evaluate(self, wave: Wave | None) -> list[Tensor]:
         """log pi_theta by group, float64 (B, T_s), MEAN over a latent's elements. None: nothing to do."""
+        transitions = wave.transitions.shape[1] if wave else 0
         everything = torch.arange(wave.size if wave else 0)
-        batches = self._batches(wave, everything, torch.zeros(len(everything), dtype=torch.float64))
+        batches = self._batches(wave, torch.zeros(transitions, dtype=torch.float64), everything)
         values = [self._log_prob(batch) for batch in batches]
-        return wave.by_group(torch.cat(values)[: wave.size].cpu()) if wave else []
+        return wave.by_group(torch.cat(values).cpu()) if wave else []
 
     def accumulate(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> Tensor:
-        """Add sum of c d log pi_theta / dtheta over the chosen items to the parameters' .grad.
+        """Add sum of c d log pi_theta / dtheta over the chosen items' transitions to the parameters' .grad.
 
-        coefficients: of the wave's items, float64 (M,), see Wave.item_sums; chosen: int64 (K,), items to pass
-        through. Returns log pi_theta of the chosen items, float64 (K,) on the host: the same pass gives both
-        (identity 7).
+        coefficients: of the wave's transitions, float64 (E,), see Wave.sums; chosen: int64 (K,), increasing,
+        items to pass through. Returns log pi_theta of the transitions, float64 (E,) on the host, 0 for those
+        of other items: the same pass gives both (identity 7).
         """
-        values = self.backward(self._batches(wave, chosen, coefficients[chosen]))
-        return torch.cat(values)[: len(chosen)].cpu() if len(chosen) else torch.zeros(0, dtype=torch.float64)
+        values = self.backward(self._batches(wave, coefficients, chosen))
+        result = torch.zeros_like(coefficients)
+        if wave and len(chosen):
+            result[torch.isin(wave.transitions[0], chosen)] = torch.cat(values).cpu()
+        return result
 
     def backward(self, batches: Sequence[_MicroBatch]) -> list[Tensor]:
         """The loop over micro-batches: nothing in it waits for the device. log pi_theta of each."""
@@ -167,48 +193,52 @@ class GradientEngine:
     ) -> tuple[Tensor, Tensor]:
         """`accumulate` one step at a time, with the L2 norm of each step's own gradient.
 
-        Returns log pi_theta (K,) and norms float64 (T_s,). Takes one more copy of the gradients: for
+        Returns log pi_theta (E,) and norms float64 (T_s,). Takes one more copy of the gradients: for
         diagnosis.
         """
-        result, norms = torch.zeros(len(chosen), dtype=torch.float64), []
-        steps = wave.items[3].cpu()[chosen] if wave else chosen
+        result, norms = torch.zeros_like(coefficients), []
+        steps = wave.items[2].cpu()[chosen] if wave else chosen
         for step in self.steps.stochastic_steps:
             earlier = [value.grad for value in parameters]
             for value in parameters:
                 value.grad = None
-            (at,) = torch.nonzero(steps == step, as_tuple=True)
-            result[at] = self.accumulate(wave, coefficients, chosen[at])
+            result += self.accumulate(wave, coefficients, chosen[steps == step])
             norms.append(self.parallel.norm([value.grad for value in parameters if value.grad is not None]))
             for value, before in zip(parameters, earlier, strict=True):
                 value.grad = _sum(value.grad, before)
         return result, torch.stack(norms).cpu()
 
-    def _batches(self, wave: Wave | None, chosen: Tensor, weights: Tensor) -> list[_MicroBatch]:
-        """As many as every rank needs to make. chosen, weights: (K,) on the host."""
+    def _batches(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> list[_MicroBatch]:
+        """As many as every rank needs to make. coefficients (E,), chosen (K,): on the host."""
         passes = -(-len(chosen) // self.micro_batch)
         device = self.idle.items.device
         batches: list[_MicroBatch] = []
         if wave and passes:
-            filled = torch.full((passes * self.micro_batch,), int(chosen[0]), dtype=torch.int64)
-            filled[: len(chosen)] = chosen
-            padded = torch.zeros(len(filled), dtype=torch.float64)
-            padded[: len(chosen)] = weights
-            on_device = [
-                to_device(values.numpy(), device).split(self.micro_batch) for values in (filled, padded)
-            ]
+            items = torch.full((passes * self.micro_batch,), int(chosen[0]), dtype=torch.int64)
+            items[: len(chosen)] = chosen
+            makers, following = wave.transitions
+            (made,) = torch.nonzero(torch.isin(makers, chosen), as_tuple=True)
+            places = torch.searchsorted(chosen, makers[made])
+            counts = torch.bincount(places // self.micro_batch, minlength=passes).tolist()
+            of_transitions = (places % self.micro_batch, following[made], coefficients[made])
+            parts = [to_device(values.numpy(), device).split(counts) for values in of_transitions]
+            on_device = [to_device(items.numpy(), device).split(self.micro_batch), *parts]
             batches = [_MicroBatch(wave, *part) for part in zip(*on_device, strict=True)]
         spare = self.parallel.most(passes) - passes
         nothing = torch.zeros(self.micro_batch, dtype=torch.int64, device=device)
-        return batches + [_MicroBatch(self.idle, nothing, nothing.double())] * spare
+        none = nothing[:0]
+        return batches + [_MicroBatch(self.idle, nothing, none, none, none.double())] * spare
 
     def _log_prob(self, batch: _MicroBatch) -> Tensor:
-        """log pi_theta of a micro-batch's items, MEAN over a latent's elements, float64, maybe a graph."""
+        """log pi_theta of a micro-batch's transitions, MEAN over a latent's elements, float64, maybe a
+        graph."""
         wave = batch.wave
-        rows, next_rows, groups, steps = wave.items[:, batch.items]
-        latents, following = wave.latents[rows], wave.latents[next_rows]
+        rows, groups, steps = wave.items[:, batch.items]
+        latents = wave.latents[rows]
         condition = {name: value[:, groups].flatten(0, 1) for name, value in wave.condition.items()}
         output = self.policy.predict(latents, self.steps.time(steps, len(steps)), condition)
-        return self.steps.log_prob(following, self.steps.mean(latents, output, steps), steps)
+        means = self.steps.mean(latents, output, steps).index_select(0, batch.makers)
+        return self.steps.log_prob(wave.latents[batch.following], means, steps[batch.makers])
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

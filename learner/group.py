@@ -22,7 +22,7 @@ from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.model.loading import choose_device
 from common.model.weights import Weights
-from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
+from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup, tree_widths
 from learner.build import build_learner
 from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
 from learner.report import LearnerFacts, UpdateReport
@@ -182,7 +182,7 @@ class LearnerGroup:
     def wave_size(self) -> int:
         """Groups that are handed over together: as many to each rank as fill a micro-batch, at least one."""
         sampling, learner = self._config.sampling, self._config.learner
-        items = sampling.images_per_prompt * sampling.steps
+        items = sum(tree_widths(sampling.images_per_prompt, sampling.steps, sampling.branch_at)[:-1])
         return len(self._ranks) * max(1, learner.micro_batch_size // items)
 
     def accumulate(self, wave: Sequence[tuple[ray.ObjectRef, Scores]]) -> list[ray.ObjectRef]:

@@ -175,14 +175,14 @@ class Learner:
         # At unchanged weights the actors' log-probs are the learner's, so one update needs no further pass.
         # With more of them, what later updates are clipped around comes from the same passes as they do.
         needs_pass = self._settings.updates_per_epoch > 1 or not all(on_policy)
-        evaluated = self._engine.evaluate(wave if needs_pass else None)
+        evaluated = self._evaluate(wave if needs_pass else None)
         now = evaluated or sampled
         members = []
         for group, current, theirs, is_on in zip(groups, now, sampled, on_policy, strict=True):
             old = current if is_on else self._old_policy.log_prob(theirs, current)
             members.append(_Member(group, old, _reference(group, current if is_on else theirs)))
         due = self._step_norms_are_due()
-        members, found = self._learn(wave, members, now, bool(evaluated), due)
+        members, found = self._learn(wave, members, now, due)
         ours = evaluated or found
         for member, log_prob, theirs, is_on in zip(members, ours, sampled, on_policy, strict=True):
             if is_on and not member.is_bad:
@@ -196,8 +196,7 @@ class Learner:
         for number, members in enumerate(self._kept):
             started = Stopwatch.now()
             wave = self._wave([member.group for member in members])
-            now = self._engine.evaluate(wave)
-            self._kept[number], _ = self._learn(wave, members, now, is_known=True, by_step=False)
+            self._kept[number], _ = self._learn(wave, members, self._evaluate(wave), by_step=False)
             self._tally = self._tally.with_work(started.until_now())
         return self.finish_update()
 
@@ -241,6 +240,7 @@ class Learner:
             step_gradient_norms=tally.step_norms,
             process=process_name(),
             busy=tally.busy,
+            passes=tally.passes,
         )
 
     def end_epoch(self) -> None:
@@ -294,12 +294,12 @@ class Learner:
         return self._version // settings.updates_per_epoch % settings.step_norms_every == 0
 
     def _learn(
-        self, wave: Wave | None, members: list[_Member], now: list[Tensor], is_known: bool, by_step: bool
+        self, wave: Wave | None, members: list[_Member], now: list[Tensor], by_step: bool
     ) -> tuple[list[_Member], list[Tensor]]:
         """Add a wave's gradient. Returns its members, bad ones marked, and log pi_theta of each, (B, T_s).
 
-        now: log-probs that the loss is taken at. is_known: they are the learner's own, so that only items
-        with a coefficient need to pass; log-probs of the others are 0 then. by_step: measure each step.
+        now: log-probs that the loss is taken at, and that are given back where nothing passes. by_step:
+        measure each step.
         """
         terms = [self._differentiate(member, values) for member, values in zip(members, now, strict=True)]
         reasons = [
@@ -307,7 +307,7 @@ class Learner:
             for member, term in zip(members, terms, strict=True)
         ]
         coefficients = [None if why else term[2] for term, why in zip(terms, reasons, strict=True)]
-        found, norms = self._add_gradient(wave, coefficients, is_known, by_step)
+        found, norms = self._add_gradient(wave, coefficients, now, by_step)
         is_finite = self._parallel.all_finite(self._gradients())
         finite = [bool(torch.isfinite(values).all()) for values in found]
         if not all(finite):
@@ -341,26 +341,32 @@ class Learner:
         return replace(member, is_bad=True)
 
     def _add_gradient(
-        self, wave: Wave | None, coefficients: list[Tensor | None], is_known: bool, by_step: bool
+        self, wave: Wave | None, coefficients: list[Tensor | None], now: list[Tensor], by_step: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """Pass the items of groups that have coefficients. Returns log pi_theta by group, and step norms."""
+        """Pass the items that have a coefficient. Returns log pi_theta by group, `now` elsewhere, and step
+        norms."""
         if wave is None:
             nothing = torch.zeros(0, dtype=torch.float64)
             _, norms = self._pass(None, nothing, torch.zeros(0, dtype=torch.int64), by_step)
             return [], norms
-        given = list(zip(wave.places, coefficients, strict=True))
-        sums = wave.item_sums([torch.zeros(place.shape).double() if c is None else c for place, c in given])
-        passing = torch.zeros(wave.size, dtype=torch.bool)
-        for place, c in given:
-            passing[place.reshape(-1)] |= c is not None
-        if is_known:
-            passing &= sums != 0
-        (chosen,) = torch.nonzero(passing, as_tuple=True)
-        values = torch.zeros_like(sums)
-        values[chosen], norms = self._pass(wave, sums, chosen, by_step)
-        return wave.by_group(values), norms
+        given = [torch.zeros_like(n) if c is None else c for n, c in zip(now, coefficients, strict=True)]
+        sums = wave.sums(given)
+        chosen = wave.items_of(sums != 0)
+        values, norms = self._pass(wave, sums, chosen, by_step)
+        found = wave.by_group(values)
+        has_passed = wave.by_group(torch.isin(wave.transitions[0], chosen))
+        return [torch.where(*entry) for entry in zip(has_passed, found, now, strict=True)], norms
+
+    def _evaluate(self, wave: Wave | None) -> list[Tensor]:
+        self._tally = self._tally.with_passes(self._passes_of(wave.size if wave else 0))
+        return self._engine.evaluate(wave)
+
+    def _passes_of(self, items: int) -> int:
+        """Of the network, forward: guidance may take two an item."""
+        return items * self._policy.guided.guidance.rows
 
     def _pass(self, wave: Wave | None, sums: Tensor, chosen: Tensor, by_step: bool) -> tuple[Tensor, Tensor]:
+        self._tally = self._tally.with_passes(3 * self._passes_of(len(chosen)))
         if by_step:
             return self._engine.accumulate_by_step(wave, sums, chosen, list(self._parameters.values()))
         return self._engine.accumulate(wave, sums, chosen), torch.zeros(0)

@@ -72,6 +72,8 @@ class UpdateReport:
     log_ratio_mismatch: largest deviation of the learner's log-probs from the actors' at unchanged weights.
     step_gradient_norms: of the first wave's own mean gradient, by position of the step; empty where they are
     not taken. process: of this rank, host:pid; busy: its work, a piece for each wave and one for the update.
+    passes: of one latent through the network, by this rank: 1 forward, 2 backward. What only fills up a
+    micro-batch, or is recomputed (gradient checkpointing), does not count.
     """
 
     version: int
@@ -87,6 +89,7 @@ class UpdateReport:
     step_gradient_norms: Mapping[int, float]
     process: str
     busy: tuple[Busy, ...]
+    passes: int
 
     @property
     def busy_s(self) -> float:
@@ -167,6 +170,11 @@ class Tally:
     mismatch: float = 0.0
     step_norms: Mapping[int, float] = field(default_factory=dict)
     busy: tuple[Busy, ...] = ()
+    passes: int = 0
+
+    def with_passes(self, passes: int) -> Tally:
+        """More passes."""
+        return replace(self, passes=self.passes + passes)
 
     def with_group(self, loss: Loss, log_probs: LogProbs) -> Tally:
         """One more group."""

@@ -11,7 +11,7 @@ from common.trajectory import (
     ScoredGroup,
     ScorerStamp,
     TrajectoryGroup,
-    separate_nodes,
+    tree_nodes,
 )
 
 
@@ -23,7 +23,7 @@ def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int 
         noise=NoiseKey(run_seed=2**32 - 1, stream="train", epoch=seed, prompt_index=10**12),
         stamp=PolicyStamp(version=7, digest="f" * 64, run_id="r1"),
         latents=generator.standard_normal((images * (steps + 1), 2, size, size), dtype=np.float32),
-        nodes=separate_nodes(images, steps),
+        nodes=tree_nodes(images, steps),
         times=np.arange(steps, 0, -1, dtype=np.float64) * 20,
         stochastic_steps=np.arange(steps - 1, dtype=np.int64),
         log_prob=generator.standard_normal((images, steps - 1)),

@@ -146,6 +146,19 @@ METRICS: tuple[MetricDefinition, ...] = (
         "updates",
         "Updates not made because a loss, log-prob or gradient was not finite.",
     ),
+    _counter(
+        "work/actor_passes",
+        "passes",
+        "Passes of one latent through the network that sampled the epoch's groups, the reference's too. "
+        "Classifier-free guidance takes two a prediction.",
+    ),
+    _counter(
+        "work/learner_passes",
+        "passes",
+        "Passes of one latent through the network that the epoch's updates took, of all ranks: 1 forward, "
+        "2 backward.",
+    ),
+    _counter("work/reward_queries", "images", "Images that were sampled and scored to train on."),
     _gauge("time/epoch_s", "s", "Wall time from the epoch's first task to its published weights."),
     _gauge("time/evaluation_s", "s", "Wall time of an evaluation of all prompt sets."),
     _gauge("time/<role>_busy_s", "s", "Time a role worked during the epoch, mean over its processes."),

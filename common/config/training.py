@@ -130,6 +130,13 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
         "where the network's output moves by one. A step of larger gain would outweigh the others.",
         gt=0.0,
     )
+    branch_at: tuple[int, ...] = setting(
+        (),
+        "",
+        "Positions of stochastic steps at which every trajectory splits in two (twice there: in four), so "
+        "that images share the steps before: 16 images with [1, 3, 5] are 2 trees of 8. Empty = "
+        "independent trajectories.",
+    )
 
     @model_validator(mode="after")
     def _steps_exist(self) -> SamplingSection:
@@ -144,6 +151,26 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
         if min(chosen) < 0 or max(chosen) >= self.steps or list(chosen) != sorted(set(chosen)):
             allowed = f"increasing positions from 0 to {self.steps - 1}"
             raise ValueError(f"stochastic_steps must be {allowed}, got {chosen}")
+        return self
+
+    @model_validator(mode="after")
+    def _branches_fit(self) -> SamplingSection:
+        branches, images, leaves = self.branch_at, self.images_per_prompt, 2 ** len(self.branch_at)
+        if not set(branches) <= set(range(self.steps)) or list(branches) != sorted(branches):
+            raise ValueError(
+                f"branch_at must be increasing positions from 0 to {self.steps - 1}, got {list(branches)}"
+            )
+        if images % leaves:
+            raise ValueError(
+                f"branch_at {list(branches)} gives each tree {leaves} images, so images_per_prompt must be a "
+                f"multiple of that, such as {-(-images // leaves) * leaves}; got {images}"
+            )
+        still = set(branches) - set(self.named_stochastic_steps or branches)
+        if still:
+            raise ValueError(
+                f"branch_at names steps {sorted(still)}, which draw no noise, so that siblings would be "
+                f"equal; those that draw noise are {list(self.named_stochastic_steps or ())}"
+            )
         return self
 
     @property

@@ -125,13 +125,25 @@ class Chosen:
     max_gain: the gain of a step is |b_t| / sigma_t, how far its mean moves, in units of its own noise, where
     the network's output moves by one. It is the size of the log-prob's gradient with respect to the output,
     so a step of large gain outweighs all others in the objective.
+    branch_at: steps that have to be among them, because siblings differ by their noise alone.
     """
 
     positions: Sequence[int] | None
     max_gain: float
+    branch_at: Sequence[int] = ()
 
     def of(self, gains: Sequence[float]) -> tuple[int, ...]:
         """The positions, given every step's gain (infinite where it has no noise). Raises ModelError."""
+        chosen = self._chosen(gains)
+        still = sorted(set(self.branch_at) - set(chosen))
+        if still:
+            raise ModelError(
+                f"sampling.branch_at names steps {still}, which draw no noise, so that siblings would be "
+                f"equal. Those that draw noise are {list(chosen)}."
+            )
+        return chosen
+
+    def _chosen(self, gains: Sequence[float]) -> tuple[int, ...]:
         if self.positions is None:
             chosen = tuple(step for step, gain in enumerate(gains) if gain <= self.max_gain)
             if not chosen:

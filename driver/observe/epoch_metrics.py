@@ -28,7 +28,7 @@ class EpochTally:
     means, spreads: each group's mean reward and standard deviation over its images. ages: updates between the
     weights
     sampled with and those trained. parts: each group's mean raw score by reward. untied: groups whose images
-    got different rewards, by more than rounding.
+    got different rewards, by more than rounding. actor_passes: see SampleReport.
     """
 
     config: Config
@@ -40,6 +40,7 @@ class EpochTally:
     actor_busy_s: float
     nbytes: int
     untied: int = 0
+    actor_passes: int = 0
 
     @staticmethod
     def start(config: Config, weight_bytes: int) -> EpochTally:
@@ -59,6 +60,7 @@ class EpochTally:
             actor_busy_s=self.actor_busy_s + report.busy_s,
             nbytes=self.nbytes + report.nbytes,
             untied=self.untied + (not is_tied(score)),
+            actor_passes=self.actor_passes + report.passes,
         )
 
     def nothing_differs(self, across_prompts: bool) -> bool:
@@ -98,6 +100,9 @@ class EpochTally:
                 f"optimizer/gradient_norm_step_{step}": norm
                 for step, norm in first[0].step_gradient_norms.items()
             },
+            "work/actor_passes": float(self.actor_passes),
+            "work/learner_passes": float(sum(report.passes for update in reports for report in update)),
+            "work/reward_queries": float(self.trajectories if self.config.data.mode == "online" else 0),
             **self._times(reports, rewards, faults, seconds),
             **reward_metrics(rewards, self.config.rewards),
             "throughput/images_per_s": self.trajectories / seconds,

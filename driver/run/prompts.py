@@ -136,6 +136,7 @@ def training_tasks(
             noise=NoiseKey(config.run.seed, "train", epoch, index),
             stamp=stamp,
             with_reference=with_reference,
+            branch_at=config.sampling.branch_at,
         )
         for index, prompt in prompts
     ]

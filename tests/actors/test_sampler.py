@@ -13,7 +13,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from actors.sampler import sample_group
+from actors.sampler import count_passes, sample_group
 from common.model.guidance import Denoiser
 from common.model.loading import load_policy
 from common.model.policy import Policy
@@ -142,6 +142,44 @@ def test_latents_are_those_of_diffusers_loop(
     np.testing.assert_allclose(group.at(steps), latents.numpy(), rtol=1e-4, atol=1e-4)
     clean = torch.from_numpy(group.at(steps))
     assert np.array_equal(images, policy.family.decode(clean))
+
+
+def _first_of(nodes: Any, image: int, position: int) -> int:
+    return next(other for other in range(len(nodes)) if nodes[other, position] == nodes[image, position])
+
+
+def test_a_tree_runs_each_distinct_latent_once(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """16 images: two trees, split at three steps."""
+    policy, reference, distribution = _load(
+        request, tmp_path, "tiny_pipeline_v", {"sampling.steps": 6, "sampling.guidance_scale": 3.0}
+    )
+    _perturb(policy, 0.05)
+    task = replace(_task(images=16), branch_at=(1, 3, 4))
+    seen: list[int] = []
+    policy.family.network.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
+    group, images = sample_group(task, policy, reference, distribution)
+    widths = [2, 2, 4, 4, 8, 16, 16]
+    assert seen == [2 * width for width in widths[:6] + widths[:5]]
+    assert 2 * count_passes(task, group) == sum(seen)
+    assert [len(set(column)) for column in group.nodes.T.tolist()] == widths
+    assert len(group.latents) == sum(widths)
+    noise = torch.from_numpy(KEY.normal(16, 6, policy.family.latent_shape))
+    condition = policy.embed(group.prompt)
+    for step in range(6):
+        first = [_first_of(group.nodes, image, step + 1) for image in range(16)]
+        for image in (0, 1, 2, 7, 15):
+            latents = torch.from_numpy(group.at(step)[image : image + 1])
+            with torch.no_grad():
+                output = policy.predict(latents, distribution.time(step, 1), condition)
+            mean = distribution.mean(latents, output, step)
+            drawn = noise[first[image], step + 1] if step < 5 else torch.zeros(())
+            expected = (mean + distribution.std[step] * drawn)[0]
+            np.testing.assert_allclose(group.at(step + 1)[image], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(group.at(0)[15], noise[8, 0])
+    own, other = (np.array(_slow_log_probs(one, policy, group, 1.0)) for one in (policy, reference))
+    np.testing.assert_allclose(group.log_prob, own, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(group.log_ratio, own - other, rtol=1e-4, atol=4e-6)
+    assert len({image.tobytes() for image in images}) == 16
 
 
 def test_a_group_says_what_it_is(request: pytest.FixtureRequest, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Noise is a function of its key alone."""
+"""Noise is a function of its key alone, and which rows of a group's latents its images share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from common.trajectory import NoiseKey
+from common.trajectory import NoiseKey, tree_nodes, tree_widths
 
 SHAPE = (4, 8, 8)
 KEY = NoiseKey(run_seed=3, stream="train", epoch=2, prompt_index=17)
@@ -83,3 +83,29 @@ def test_it_is_standard_normal() -> None:
     above = np.arange(1, count + 1) / count - ndtr(noise)
     below = ndtr(noise) - np.arange(count) / count
     assert max(above.max(), below.max()) < 1.95 / np.sqrt(count)
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 6).flatmap(lambda t: st.tuples(st.just(t), st.lists(st.integers(0, t - 1), max_size=3))),
+)
+def test_images_part_where_the_tree_branches_and_never_meet_again(
+    roots: int, tree: tuple[int, list[int]]
+) -> None:
+    steps, branch_at = tree
+    images = roots * 2 ** len(branch_at)
+    nodes = tree_nodes(images, steps, branch_at)
+    assert nodes.shape == (images, steps + 1)
+    assert sorted({int(row) for row in nodes.reshape(-1)}) == list(
+        range(sum(tree_widths(images, steps, branch_at)))
+    )
+    families = [
+        list(range(first, first + 2 ** len(branch_at))) for first in range(0, images, 2 ** len(branch_at))
+    ]
+    for position in range(steps + 1):
+        by_row: dict[int, list[int]] = {}
+        for image in range(images):
+            by_row.setdefault(int(nodes[image, position]), []).append(image)
+        assert list(by_row.values()) == families
+        for _ in range(branch_at.count(position)):
+            families = [half for one in families for half in (one[: len(one) // 2], one[len(one) // 2 :])]

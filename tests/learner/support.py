@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.model.trainable import Reference
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, separate_nodes
+from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, tree_nodes
 from learner.build import build_engine
 from learner.gradient import GradientEngine
 from learner.learner import Learner, LearnerSettings
@@ -93,22 +94,23 @@ def sample_double(
     images: int = 3,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    branch_at: tuple[int, ...] = (),
 ) -> TrajectoryGroup:
     """Whole trajectories in the policy's type, with float64 log ratios of the behaviour to the reference."""
     generator = torch.Generator().manual_seed(seed)
     draws = len(distribution.stochastic_steps) + 1
     noise = torch.randn(images, draws, *policy.family.latent_shape, dtype=dtype, generator=generator)
     condition = policy.embed(prompt)
-    latents, means = denoise(policy, distribution, noise, condition)
+    latents, means = denoise(policy, distribution, noise, condition, branch_at)
     own = log_probs(distribution, latents, means)
-    other = reference_log_probs(reference, distribution, latents, condition)
-    stacked = torch.stack(latents, dim=1).flatten(0, 1)
+    stacked, nodes = torch.cat(latents), tree_nodes(images, distribution.num_steps, branch_at)
+    other = reference_log_probs(reference, distribution, [stacked[rows] for rows in nodes.T], condition)
     arrays: dict[str, Any] = {"latents": stacked.numpy(), "log_ratio": (own - other).numpy()}
     return TrajectoryGroup(
         prompt=prompt,
         noise=NoiseKey(0, "train", 0, seed),
         stamp=stamp,
-        nodes=separate_nodes(images, distribution.num_steps),
+        nodes=nodes,
         times=np.array(distribution.times),
         stochastic_steps=np.array(distribution.stochastic_steps),
         log_prob=own.numpy(),
@@ -129,6 +131,12 @@ def reference_log_probs(
         mean = distribution.mean(latents[step], output, step)
         columns.append(distribution.log_prob(latents[step + 1], mean, step))
     return torch.stack(columns, dim=1)
+
+
+def separated(group: TrajectoryGroup) -> TrajectoryGroup:
+    """The same trajectories, as if they were independent: nothing is shared."""
+    nodes = tree_nodes(group.num_images, len(group.times))
+    return replace(group, latents=np.concatenate([group.at(at) for at in range(nodes.shape[1])]), nodes=nodes)
 
 
 def whole(group: TrajectoryGroup) -> Tensor:

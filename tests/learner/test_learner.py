@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from common.config.objectives import DdpoSection, PrdpSection
 from common.model.loading import load_policy
 from common.trajectory import PolicyStamp, ScoredGroup
+from learner.objectives.registry import build_objective
 from learner.old_policy import Offline
 from tests.learner.support import (
     double_policy,
@@ -20,6 +24,7 @@ from tests.learner.support import (
     perturb,
     sample_double,
     scored,
+    separated,
     slow_log_prob,
     slow_loss,
     slow_update,
@@ -206,6 +211,53 @@ def test_stale_trajectories_are_clipped_around_the_policy_that_sampled(
     twins.assert_equal()
     assert reports[0].stats["clip_share"] > 0
     assert reports[0].log_ratio_mismatch == 0
+
+
+DDPO = DdpoSection(clip_range=0.1)
+"""Its coefficients need not cancel on what is shared."""
+
+
+@pytest.mark.parametrize(("section", "visited"), [(PrdpSection(kl_weight=BETA, clip=False), 3), (DDPO, 4)])
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_tree_is_learned_as_its_leaves_alone_would_be(
+    tiny_pipeline_v: Path, tmp_path: Path, section: Any, visited: int, updates: int
+) -> None:
+    """One tree of four images, split before the last two of three stochastic steps, under guidance. It has a
+    latent at each of the first two and two at the third, where the images have twelve; the first step is
+    shared by all, and of PRDP's coefficients nothing is left there."""
+    twins = Twins(tiny_pipeline_v, tmp_path, {"sampling.steps": 4, "sampling.guidance_scale": 3.0})
+    policies = twins.policy, twins.slow
+    objective = build_objective(section, 1)
+    learners = [
+        make_learner(policy, twins.distribution, objective=objective, updates=updates) for policy in policies
+    ]
+    stamps = [learner.publish().stamp for learner in learners]
+    assert stamps[0] == stamps[1]
+    tree = sample_double(
+        twins.policy, twins.reference, twins.distribution, stamps[0], "a cat", 4, branch_at=(1, 2)
+    )
+    advantages = np.array([0.5, -0.2, 0.1, 0.9])
+    for learner, group in zip(learners, (tree, separated(tree)), strict=True):
+        learner.accumulate([replace(scored(group, [0.1, 0.4, 0.2, 0.9]), advantages=advantages)])
+    for ours, theirs in zip(*(policy.trainable.parameters().values() for policy in policies), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert float((ours.grad - theirs.grad).norm()) <= 1e-10 * float(theirs.grad.norm())
+    reports = [
+        [learner.finish_update(), *(learner.repeat_update() for _ in range(updates - 1))]
+        for learner in learners
+    ]
+    # Guidance passes twice; with more than one update, once without a graph besides.
+    for ours, theirs in zip(*reports, strict=True):
+        assert theirs.gradient_norm > 0
+        assert ours.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-9)
+        assert (ours.loss, ours.log_ratio_mean) == pytest.approx(
+            (theirs.loss, theirs.log_ratio_mean), rel=1e-9
+        )
+        assert ours.log_ratio_mismatch < 1e-12
+        assert ours.passes == 2 * (3 * visited + 4 * (updates - 1))
+        assert theirs.passes == 2 * (3 * 12 + 12 * (updates - 1))
+    twins.assert_equal()
 
 
 def test_offline_the_clip_holds_on_to_the_policy_as_the_epoch_starts(

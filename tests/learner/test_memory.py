@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.config.schema import Config
 from common.model.loading import load_policy
-from common.trajectory import GroupScore, NoiseKey, ScoredGroup, TrajectoryGroup, separate_nodes
+from common.trajectory import GroupScore, NoiseKey, ScoredGroup, TrajectoryGroup, tree_nodes
 from learner.build import build_learner
 from learner.parallel import Single
 from tests.tiny_config import make_config
@@ -70,7 +70,7 @@ def learned(config: Config) -> int:
         noise=NoiseKey(0, "train", 0, 0),
         stamp=learner.publish().stamp,
         latents=latents,
-        nodes=separate_nodes(images, count),
+        nodes=tree_nodes(images, count),
         times=np.arange(count)[::-1].astype(np.float64),
         stochastic_steps=stochastic,
         log_prob=np.zeros((images, len(stochastic))),

@@ -188,7 +188,7 @@ def discrete_steps(
     sampler = sampling.sampler
     if sampler.kind != "ddim":
         raise ModelError(f"sampling.sampler is {sampler.kind}, which is for flow models; take ddim.")
-    chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain)
+    chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at)
     return replace(ddim_steps(config, sampling.steps, sampler.eta, chosen), device=device)
 
 

@@ -89,6 +89,10 @@ def test_an_impossible_value_names_its_key(override: str) -> None:
     [
         ("sampling.stochastic_steps=[3, 2]", "sampling", "from 0 to 49"),
         ("sampling.stochastic_steps=[]", "sampling", "no stochastic step"),
+        ("sampling.branch_at=[3, 1]", "sampling", "increasing positions from 0 to 49"),
+        ("sampling.branch_at=[1, 2, 3, 50]", "sampling", "increasing positions from 0 to 49"),
+        ("sampling.branch_at=[1, 2, 3, 4]", "sampling", "such as 16; got 8"),
+        ("sampling={stochastic_steps: [0, 2], branch_at: [1, 2]}", "sampling", "[1], which draw no noise"),
         ("rewards.other.weight=2", "rewards.other", "scorer, app, url"),
         ("rewards.clip=5", "rewards.clip", "scorer, app, url"),
         ("rewards={clip: {scorer: x, app: y}}", "rewards.clip", '["scorer", "app"]'),

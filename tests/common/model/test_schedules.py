@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,12 @@ def test_auto_leaves_out_the_step_to_almost_no_noise() -> None:
 def test_auto_that_finds_no_step_is_refused() -> None:
     with pytest.raises(ModelError, match="max_step_gain"):
         ddim_steps({}, 1, 1.0, AUTO)
+
+
+def test_branching_at_a_step_without_noise_is_refused() -> None:
+    config = {**STABLE_DIFFUSION, "set_alpha_to_one": False, "steps_offset": 1}
+    with pytest.raises(ModelError, match=r"branch_at names steps \[48\]"):
+        ddim_steps(config, 50, 1.0, replace(AUTO, branch_at=(3, 48)))
 
 
 FLOWS: dict[str, dict[str, Any]] = {

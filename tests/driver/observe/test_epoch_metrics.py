@@ -37,6 +37,7 @@ def report(**changes: Any) -> UpdateReport:
         "step_gradient_norms": {0: 0.1, 1: 0.2, 2: 0.3},
         "process": "host:1",
         "busy": (Busy(0.0, 1.0), Busy(1.0, 0.5)),
+        "passes": 5,
     }
     return UpdateReport(**{**values, **changes})
 
@@ -44,7 +45,7 @@ def report(**changes: Any) -> UpdateReport:
 def group(rewards: list[float], version: int) -> tuple[GroupScore, SampleReport]:
     values, stamp = np.array(rewards), PolicyStamp(version, "", "run")
     score = GroupScore.pointwise(values, {"jpeg": 2 * values}, (ScorerStamp("jpeg", "1", ""),))
-    return score, SampleReport(stamp, len(rewards), "host:1", Busy(0.0, 2.0), nbytes=100)
+    return score, SampleReport(stamp, len(rewards), "host:1", Busy(0.0, 2.0), nbytes=100, passes=7)
 
 
 @pytest.fixture
@@ -87,6 +88,9 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     assert metrics["policy/kl_to_reference"] == pytest.approx(3.0)
     assert metrics["throughput/images_per_s"] == 1.0
     assert metrics["transport/bytes_moved"] == 207
+    assert metrics["work/actor_passes"] == 14
+    assert metrics["work/learner_passes"] == 20
+    assert metrics["work/reward_queries"] == 4
     assert metrics["time/actors_busy_s"] == 2.0
     assert metrics["time/actors_idle_share"] == 0.5
     assert metrics["time/reward_busy_s"] == metrics["reward_busy_s/jpeg"] == 1.5
