@@ -43,7 +43,8 @@ class PolicyStamp:
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """What a group's noise is a function of, together with the image index and the step.
+    """What a group's noise is a function of, together with the image index and the step; and, with its
+    number, what an update draws.
 
     stream separates uses that must never share noise: "train" or "evaluation".
     prompt_index is the position in the run's prompt stream.
@@ -61,15 +62,19 @@ class NoiseKey:
         own, and the device of the policy has no say, so the bits depend on neither the number of images nor
         the kind of device.
         """
-        generators = [self._generator(index) for index in range(images)]
+        generators = [self._generator(str(index)) for index in range(images)]
         return np.stack([one.standard_normal((draws, *shape), dtype=np.float32) for one in generators])
 
-    def _generator(self, image_index: int) -> np.random.Generator:
-        """Philox, keyed by 128 bits of SHA-256 over the fields.
+    def uniform(self, update: int) -> float:
+        """A number in [0, 1) for an update of the learner, by the version of the weights before it."""
+        return float(self._generator(f"update {update}").random())
+
+    def _generator(self, use: str) -> np.random.Generator:
+        """Philox, keyed by 128 bits of SHA-256 over the fields and the use: an image's index, or another.
 
         (torch's CPU generator keeps 32 bits of its seed: half a million images would meet by the dozen.)
         """
-        text = f"{self.run_seed}/{self.stream}/{self.epoch}/{self.prompt_index}/{image_index}"
+        text = f"{self.run_seed}/{self.stream}/{self.epoch}/{self.prompt_index}/{use}"
         bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
         return np.random.Generator(np.random.Philox(key=bits))
 

@@ -86,5 +86,6 @@ def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
             updates_per_epoch=config.objective.updates_per_epoch,
             step_norms_every=config.learner.step_norms_every,
             base=base,
+            term_share=settings.term_share,
         ),
     )

@@ -8,6 +8,7 @@ waits for: nothing (every method returns references). unblocked by: the driver.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -183,7 +184,8 @@ class LearnerGroup:
         """Groups that are handed over together: as many to each rank as fill a micro-batch, at least one."""
         sampling, learner = self._config.sampling, self._config.learner
         items = sum(tree_widths(sampling.images_per_prompt, sampling.steps, sampling.branch_at)[:-1])
-        return len(self._ranks) * max(1, learner.micro_batch_size // items)
+        passing = math.ceil(items * self._config.optimizer.term_share)
+        return len(self._ranks) * max(1, learner.micro_batch_size // passing)
 
     def accumulate(self, wave: Sequence[tuple[ray.ObjectRef, Scores]]) -> list[ray.ObjectRef]:
         """Hand over the epoch's next groups, at most wave_size; they go round the ranks, each of which gets a

@@ -25,6 +25,7 @@ from learner.objectives import LogProbs, Loss, Objective, statistic_names
 from learner.old_policy import OldPolicy
 from learner.optimizer import CheckedOptimizer, find_nonfinite_loss
 from learner.report import BadGroup, LearnerFacts, Outcome, Tally, Totals, UpdateReport
+from learner.subsampling import thin
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class LearnerSettings:
 
     max_gradient_norm: L2. ema_decay: 0 = off. updates_per_epoch: K. step_norms_every: epochs between those
     whose gradient is also measured step by step; 0 = never. base: digest of the pretrained model, see
-    digest_base.
+    digest_base. term_share: see learner.subsampling; 1 = the exact gradient.
     """
 
     run_id: str
@@ -42,6 +43,7 @@ class LearnerSettings:
     updates_per_epoch: int
     step_norms_every: int
     base: str
+    term_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,8 @@ class Learner:
             for member, term in zip(members, terms, strict=True)
         ]
         coefficients = [None if why else term[2] for term, why in zip(terms, reasons, strict=True)]
-        found, norms = self._add_gradient(wave, coefficients, now, by_step)
+        draws = [member.group.trajectory.noise.uniform(self._version) for member in members]
+        found, norms = self._add_gradient(wave, coefficients, draws, now, by_step)
         is_finite = self._parallel.all_finite(self._gradients())
         finite = [bool(torch.isfinite(values).all()) for values in found]
         if not all(finite):
@@ -341,16 +344,24 @@ class Learner:
         return replace(member, is_bad=True)
 
     def _add_gradient(
-        self, wave: Wave | None, coefficients: list[Tensor | None], now: list[Tensor], by_step: bool
+        self,
+        wave: Wave | None,
+        coefficients: list[Tensor | None],
+        draws: list[float],
+        now: list[Tensor],
+        by_step: bool,
     ) -> tuple[list[Tensor], Tensor]:
-        """Pass the items that have a coefficient. Returns log pi_theta by group, `now` elsewhere, and step
-        norms."""
+        """Pass the items that have a coefficient, or those drawn from them. Returns log pi_theta by group,
+        `now` elsewhere, and step norms."""
         if wave is None:
             nothing = torch.zeros(0, dtype=torch.float64)
             _, norms = self._pass(None, nothing, torch.zeros(0, dtype=torch.int64), by_step)
             return [], norms
         given = [torch.zeros_like(n) if c is None else c for n, c in zip(now, coefficients, strict=True)]
         sums = wave.sums(given)
+        if self._settings.term_share < 1:
+            gains = torch.tensor(self._engine.steps.gains, dtype=torch.float64)
+            sums = thin(wave, sums, gains, self._settings.term_share, draws)
         chosen = wave.items_of(sums != 0)
         values, norms = self._pass(wave, sums, chosen, by_step)
         found = wave.by_group(values)

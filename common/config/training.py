@@ -204,6 +204,14 @@ class OptimizerSection(Section, title="AdamW on the trainable weights."):
     epsilon: float = setting(1e-8, "", "AdamW's denominator offset.", gt=0.0)
     weight_decay: float = setting(1e-4, "", "AdamW's decoupled weight decay.", ge=0.0)
     max_gradient_norm: float = setting(1.0, "", "Gradients of larger L2 norm are scaled down to it.", gt=0.0)
+    term_share: float = setting(
+        1.0,
+        "",
+        "Share of a gradient's terms (a latent at a step) that pass the network: drawn for each prompt and "
+        "update so that the expectation stays the whole gradient's; 1 = all of them, exactly.",
+        gt=0.0,
+        le=1.0,
+    )
     ema_decay: float = setting(
         0.0,
         "",

@@ -51,6 +51,11 @@ class Steps:
         """T."""
         return len(self.times)
 
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """|b_t| / sigma_t of the stochastic steps, see Chosen."""
+        return tuple(abs(self.output_weight[step]) / self.std[step] for step in self.stochastic_steps)
+
     def time(self, steps: Positions, items: int) -> Tensor:
         """What the network is told, float32 (M,) on the device, M = items."""
         if isinstance(steps, int):

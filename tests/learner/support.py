@@ -223,6 +223,7 @@ def make_learner(
     ema_decay: float = 0.0,
     rate: float = 1e-2,
     step_norms_every: int = 1,
+    term_share: float = 1.0,
     old_policy: OldPolicy | None = None,
     parallel: Parallel | None = None,
 ) -> Learner:
@@ -242,6 +243,7 @@ def make_learner(
             updates_per_epoch=updates,
             step_norms_every=step_norms_every,
             base="",
+            term_share=term_share,
         ),
     )
 

@@ -30,10 +30,17 @@ OVERRIDES = {"sampling.steps": 3, "policy": {"kind": "lora", "rank": 2, "alpha":
 
 
 def _train(parallel: Parallel, count: int, pipeline: Path, folder: Path) -> None:
-    """Two epochs of two updates, the second with a group for one rank only; writes weights and reports."""
+    """Two epochs of two updates of a part of the terms, the second with a group for one rank only; writes
+    weights and reports."""
     policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
     learner = make_learner(
-        policy, distribution, clip_range=0.02, updates=2, parallel=parallel, step_norms_every=0
+        policy,
+        distribution,
+        clip_range=0.02,
+        updates=2,
+        parallel=parallel,
+        step_norms_every=0,
+        term_share=0.7,
     )
     reports = []
     for epoch, prompts in enumerate(EPOCHS):

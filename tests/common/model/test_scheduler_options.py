@@ -69,7 +69,5 @@ def test_a_configuration_that_its_class_does_not_take_is_refused(raw: dict[str, 
 
 
 def test_all_that_is_off_is_named_at_once() -> None:
-    with pytest.raises(
-        ModelError, match=r"timestep_type is 'continuous'.*: 'discrete'.*sigma_max is 7"
-    ):
+    with pytest.raises(ModelError, match=r"timestep_type is 'continuous'.*: 'discrete'.*sigma_max is 7"):
         check_discrete("EulerDiscreteScheduler", {"timestep_type": "continuous", "sigma_max": 7.0})
