@@ -159,13 +159,13 @@ def test_the_learner_passes_what_is_drawn_and_weighs_it(tiny_pipeline_v: Path, t
         log_probs = LogProbs(now, now.detach(), now.detach() - torch.from_numpy(group.log_ratio))
         (c,) = torch.autograd.grad(prdp().loss(log_probs, groups[-1].score, None).sum, now)
         # Items of a group are ordered by step, then by image.
-        sizes = (c.abs() * torch.tensor(distribution.gains)).T.flatten().tolist()
+        sizes = (c.abs() * torch.tensor(distribution.gains, dtype=torch.float64)).T.flatten().tolist()
         probabilities = slow_probabilities(sizes, 0.4)
         drawn = slow_draw(probabilities, group.noise.uniform(0))
         factors = [is_drawn / p for is_drawn, p in zip(drawn, probabilities, strict=True)]
         passing += sum(drawn)
         values = slow_log_prob(policy, policy.family, distribution, whole(group), policy.embed("a cat"))
-        total = (c * torch.tensor(factors).view(3, 3).T * values).sum()
+        total = (c * torch.tensor(factors, dtype=torch.float64).view(3, 3).T * values).sum()
         gradients = torch.autograd.grad(total, list(learner.parameters.values()))
         expected = [before + now for before, now in zip(expected, gradients, strict=True)]
     learner.accumulate(groups)
