@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common.model.families.stable_diffusion import StableDiffusionFamily, one_encoder
 from common.model.parts import VaeDecoder
-from common.model.text import ClipText
+from common.model.text import PaddedText
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CLIP_VOCABULARY = 49408
@@ -118,7 +118,7 @@ def random_family(shape: Shape, device: torch.device, seed: int = 0) -> StableDi
     return StableDiffusionFamily(
         network=pipeline.unet,
         text=one_encoder(
-            ClipText(tokenizer, pipeline.text_encoder, tokenizer.model_max_length), device, offload=False
+            PaddedText(tokenizer, pipeline.text_encoder, tokenizer.model_max_length), device, offload=False
         ),
         images=VaeDecoder(pipeline.vae, chunk=8),
         scheduler=("DDIMScheduler", dict(pipeline.scheduler.config)),

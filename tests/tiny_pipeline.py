@@ -22,7 +22,7 @@ MAX_TOKENS = 24
 WIDTH = 16
 
 
-def _tokenizer() -> CLIPTokenizer:
+def clip_tokenizer() -> CLIPTokenizer:
     """One token a byte: any prompt is a sequence of known tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [letter + end for letter in alphabet for end in ("", "</w>")]
@@ -37,7 +37,7 @@ def _tokenizer() -> CLIPTokenizer:
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -103,10 +103,10 @@ def make_tiny_pipeline(folder: Path, prediction_type: str = "epsilon", seed: int
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        tokenizer = clip_tokenizer()
         pipeline: Any = StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_text_config(tokenizer)),
+            text_encoder=CLIPTextModel(clip_config(tokenizer)),
             tokenizer=tokenizer,
             unet=tiny_unet(linear_projection=prediction_type == "v_prediction"),
             scheduler=_scheduler(prediction_type),
@@ -125,7 +125,7 @@ def make_tiny_xl_pipeline(folder: Path, zero_negative: bool = True, seed: int = 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        tokenizer = clip_tokenizer()
         unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=4,
@@ -145,10 +145,10 @@ def make_tiny_xl_pipeline(folder: Path, zero_negative: bool = True, seed: int = 
         )
         pipeline: Any = StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_text_config(tokenizer)),
-            text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)),
+            text_encoder=CLIPTextModel(clip_config(tokenizer)),
+            text_encoder_2=CLIPTextModelWithProjection(clip_config(tokenizer)),
             tokenizer=tokenizer,
-            tokenizer_2=_tokenizer(),
+            tokenizer_2=clip_tokenizer(),
             unet=unet,
             scheduler=EulerDiscreteScheduler(
                 beta_start=0.00085,

@@ -98,7 +98,9 @@ class LearnerSection(PlacementSection, title="The process or processes that lear
     step_norms_every: int = setting(
         10, "epochs", "Epochs between those whose gradient is also measured step by step; 0 = never.", ge=0
     )
-    gradient_checkpointing: bool = setting(False, "", "Recompute UNet activations in the backward pass.")
+    gradient_checkpointing: bool = setting(
+        False, "", "Recompute the network's activations in the backward pass."
+    )
     snapshots: bool = setting(
         True,
         "",

@@ -12,7 +12,7 @@ from common.config.paths import InputPath, ModelPath
 
 class ModelSection(Section, title="The pretrained text-to-image pipeline."):
     path: ModelPath = setting(
-        ..., "", "Folder or hub id of a diffusers pipeline (Stable Diffusion 1.x, 2.x, XL).", min_length=1
+        ..., "", "Folder or hub id of a diffusers pipeline; docs/models.md lists the families.", min_length=1
     )
     revision: str = setting("main", "", "Hub revision; ignored for a folder.")
     variant: str = setting(
@@ -51,11 +51,14 @@ class LoraPolicy(Section, title="Train a LoRA adapter; the reference is the adap
     rank: int = setting(16, "", "Rank of the adapter matrices.", ge=1)
     alpha: int = setting(16, "", "LoRA scale = alpha / rank.", ge=1)
     target_modules: tuple[str, ...] = setting(
-        ("to_q", "to_k", "to_v", "to_out.0"), "", "Names of UNet modules that get an adapter.", min_length=1
+        (),
+        "",
+        "Names, or their ends, of the network's modules that get an adapter; empty = those of the model's "
+        "family (of a UNet to_q, to_k, to_v, to_out.0).",
     )
 
 
-class FullPolicy(Section, title="Train every UNet weight; the reference is a frozen copy."):
+class FullPolicy(Section, title="Train every weight of the network; the reference is a frozen copy."):
     kind: Literal["full"] = "full"
 
 
@@ -72,6 +75,12 @@ class PromptSource(Section, title="A prompt set: a file, or the id of a data set
         "", "", "Column holding the prompt; empty = the first there is of prompt, text, Prompt, caption."
     )
     revision: str = setting("main", "", "Hub revision; ignored for a file.")
+
+
+class AutoSampler(
+    Section, title="What the model's family takes by itself: ddim, or flow_sde of a flow model."
+):
+    kind: Literal["auto"] = "auto"
 
 
 class DdimSampler(Section, title="DDIM, for models that predict noise, v or x_0 (Song et al. 2021)."):
@@ -100,7 +109,7 @@ class PreciseSampler(Section, title="Tencent-Hunyuan's Precise, for flow models.
 
 
 FlowSampler = FlowSdeSampler | DanceSdeSampler | CpsSampler | PreciseSampler
-SamplerSection = Annotated[DdimSampler | FlowSampler, Field(discriminator="kind")]
+SamplerSection = Annotated[AutoSampler | DdimSampler | FlowSampler, Field(discriminator="kind")]
 
 
 class SamplingSection(Section, title="How actors sample, over the model's own noise schedule."):
@@ -109,7 +118,7 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
     height: int = setting(0, "pixels", "Height of the images; 0 = the model's own.", ge=0)
     width: int = setting(0, "pixels", "Width of the images; 0 = the model's own.", ge=0)
     steps: int = setting(50, "steps", "T: denoising steps.", ge=1, le=1000)
-    sampler: SamplerSection = setting(DdimSampler(), "", "How a step draws: ddim, or one for flow models.")
+    sampler: SamplerSection = setting(AutoSampler(), "", "How a step draws: ddim, or one for flow models.")
     guidance_scale: float = setting(
         5.0,
         "",

@@ -22,8 +22,8 @@ _REMARKS = ("_diffusers_version", "_name_or_path", "transformers_version", "dtyp
 def digest_parts(folder: Path, variant: str = "", cache: Path | None = None) -> dict[str, str]:
     """SHA-256 (hex) by part of what is loaded of a local pipeline folder or a hub's snapshot.
 
-    The parts: those that model_index.json names and the trainer loads (unet, vae, text_encoder,
-    text_encoder_2, tokenizer, tokenizer_2, scheduler), and "model_index" for that file's own settings. A part
+    The parts: those that model_index.json names and the trainer loads (unet or transformer, vae, text
+    encoders, their tokenizers, scheduler), and "model_index" for that file's own settings. A part
     that is not there whole, such as one of a snapshot that was fetched in part, is left out. JSON counts by
     content, other files by their bytes.
 
@@ -34,7 +34,7 @@ def digest_parts(folder: Path, variant: str = "", cache: Path | None = None) -> 
     known = _Files(cache)
     settings = {name: value for name, value in index.items() if not isinstance(value, list)}
     digests = {"model_index": _digest([_content(settings)])}
-    for part in (*WEIGHTS, "tokenizer", "tokenizer_2", "scheduler"):
+    for part in (*WEIGHTS, "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"):
         if part in index and (folder / part).is_dir():
             pieces = _pieces(folder, part, variant, known)
             if pieces is not None:

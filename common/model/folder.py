@@ -26,9 +26,11 @@ TRANSFORMERS_WEIGHTS = (
 )
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "unet": DIFFUSERS_WEIGHTS,
+    "transformer": DIFFUSERS_WEIGHTS,
     "vae": DIFFUSERS_WEIGHTS,
     "text_encoder": TRANSFORMERS_WEIGHTS,
     "text_encoder_2": TRANSFORMERS_WEIGHTS,
+    "text_encoder_3": TRANSFORMERS_WEIGHTS,
 }
 """File names of the networks' weights, in the order in which their library looks for them."""
 

@@ -38,7 +38,7 @@ def check_model(config: Config) -> None:
     """Raise ModelError where the model cannot serve this configuration. Loads no weights."""
     families.check_model(config.model, config.sampling)
     if isinstance(config.policy, LoraPolicy):
-        check_targets(families.outline(config.model), config.policy)
+        check_targets(families.outline(config.model), config.policy.target_modules)
 
 
 def load_policy(config: Config, parts: Parts = Parts.ALL) -> tuple[Policy, Steps]:

@@ -11,8 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, T5Config
 
 from common.errors import ModelError
 
@@ -50,7 +49,7 @@ def option_names(part: type[Any]) -> frozenset[str]:
 
 
 # What diffusers' EMAModel.save_pretrained leaves in a UNet's configuration.
-_AVERAGING = frozenset(
+AVERAGING = frozenset(
     {
         "decay",
         "inv_gamma",
@@ -89,9 +88,13 @@ _GENERATION = frozenset(
 )
 INDEX_NAMES = frozenset({"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"})
 """Settings of model_index.json. A safety checker or a watermark is no part of the policy."""
-UNET_NAMES = option_names(UNet2DConditionModel) | _AVERAGING
-VAE_NAMES = option_names(AutoencoderKL)
 TEXT_NAMES = frozenset(CLIPTextConfig().to_dict()) | _GENERATION | {"use_attention_mask"}
+
+T5_NAMES = (
+    frozenset(T5Config().to_dict())
+    | _GENERATION
+    | {"decoder_start_token_id", "n_positions", "output_past", "task_specific_params", "use_cache"}
+)
 
 # Inputs that nothing here has: a guidance scale, classes, images, layouts.
 UNET: Allowed = {
@@ -114,4 +117,7 @@ UNET_XL: Allowed = {
 VAE_XL: Allowed = {"in_channels": (3,), "out_channels": (3,), "shift_factor": (None, 0)}
 # StableDiffusionPipeline reads neither mean nor deviation of the latents.
 VAE: Allowed = {**VAE_XL, "latents_mean": (None,), "latents_std": (None,)}
+# Flow models' pipelines read the latents' scale and shift alone.
+VAE_FLOW: Allowed = {name: values for name, values in VAE.items() if name != "shift_factor"}
+T5: Allowed = {"model_type": ("t5",), "torchscript": (False, None)}
 TEXT: Allowed = {"model_type": ("clip_text_model",), "torchscript": (False, None)}

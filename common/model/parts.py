@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTokenizer
 
 from common.config.training import ModelSection
 from common.errors import ModelError
@@ -23,9 +22,8 @@ from common.model.folder import check_texts, find_weights, read_json, without_ma
 from common.model.hub import fetch_texts
 from common.model.scheduler_options import DISCRETE, FLOW, check_class, fill_scheduler_config
 from common.model.tensors import LOAD_ERRORS, check_tensors
+from common.model.text import TextKind
 
-_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-"""Of either a tokenizer can be made."""
 WEIGHTS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -92,10 +90,10 @@ class Source:
                 self.settings_of(part)
             )[0]
 
-    def text_config(self, part: str) -> CLIPTextConfig:
-        """A text encoder's configuration. Raises ModelError."""
+    def text_config(self, kind: type[Any], part: str) -> Any:
+        """A text encoder's configuration, of the class that its own class has. Raises ModelError."""
         with self._naming(part):
-            return CLIPTextConfig.from_dict(self.settings_of(part))
+            return kind.config_class.from_dict(self.settings_of(part))
 
     def scheduler(self) -> tuple[str, dict[str, Any]]:
         """Class and configuration of the pipeline's scheduler, its class's defaults filled in.
@@ -110,19 +108,22 @@ class Source:
         check_class(str(raw.get("_class_name", name)), DISCRETE if name in DISCRETE else FLOW)
         return name, fill_scheduler_config(name, raw)
 
-    def tokenizer(self, part: str) -> Any:
-        """A CLIP tokenizer. Raises ModelError."""
+    def tokenizer(self, kind: TextKind, part: str) -> Any:
+        """A text encoder's tokenizer. Raises ModelError."""
         folder = self.folder / part
-        if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
-            wanted = " and no ".join(" with ".join(names) for names in _VOCABULARIES)
+        if not any(all((folder / name).is_file() for name in names) for names in kind.files):
+            wanted = " and no ".join(" with ".join(names) for names in kind.files)
             raise ModelError(f"{self.settings.path!r}: {part}/ has no {wanted}.")
         check_texts(folder)
         if (whole := folder / "tokenizer.json").is_file():
-            kind = read_json(whole, "so prompts cannot be read").get("model")
-            if not isinstance(kind, dict) or kind.get("type", "BPE") != "BPE":
-                raise ModelError(f"{whole} is no byte-pair encoding, so no tokenizer of a CLIP text encoder.")
+            model = read_json(whole, "so prompts cannot be read").get("model")
+            if not isinstance(model, dict) or model.get("type", kind.algorithm) != kind.algorithm:
+                raise ModelError(
+                    f"{whole} is of another algorithm than {kind.algorithm}, so no tokenizer of a "
+                    f"{kind.encoder.__name__}."
+                )
         with self._naming(part), without_marks(self.folder, part) as root:
-            return CLIPTokenizer.from_pretrained(root, subfolder=part)
+            return kind.tokenizer.from_pretrained(root, subfolder=part)
 
     def outline(self, kind: type[Any], part: str) -> nn.Module:
         """A network as its configuration makes it, on the meta device: without weights. Raises ModelError."""
@@ -131,7 +132,7 @@ class Source:
             if issubclass(kind, diffusers.ModelMixin):
                 made: nn.Module = kind.from_config(settings)
                 return made
-            return kind(self.text_config(part))
+            return kind(self.text_config(kind, part))
 
     def check_weights(self, blank: nn.Module, part: str) -> None:
         """Raise ModelError where the files of a network's weights do not hold what its configuration says.
@@ -217,7 +218,7 @@ class VaeDecoder:
 
     def _images(self, latents: Tensor) -> Tensor:
         config = self.vae.config
-        scaled = latents.to(self.vae.dtype) / config.scaling_factor
+        scaled = latents.to(self.vae.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
         mean, std = config.get("latents_mean"), config.get("latents_std")
         if mean is not None and std is not None:
             mean, std = (scaled.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.config.training import FullPolicy, LoraPolicy, ModelSection
 from common.errors import WeightsError
 from common.model.families.base import Family
-from common.model.guidance import Condition, GuidedNetwork, Unguided
+from common.model.guidance import Condition, GuidedNetwork
 from common.model.steps import Steps
 from common.model.trainable import Reference, Trainable, compile_blocks, make_trainable
 from common.model.weights import Tensors
@@ -46,9 +46,10 @@ class Policy:
         return self.guided.predict(latents, times, condition)
 
     def predict_plainly(self, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """Without guidance and autocast, for the first row of the condition alone."""
+        """With a guidance scale of 1 and without autocast, for the first row of the condition alone."""
         first = {name: rows[:1] for name, rows in condition.items()}
-        return replace(self.guided, guidance=Unguided(), autocast=False).predict(latents, times, first)
+        plain = replace(self.guided, guidance=self.family.guidance(1.0), autocast=False)
+        return plain.predict(latents, times, first)
 
     def schedule(self, steps: Steps) -> str:
         """Fingerprint of the steps and of what decides the prediction: equal where log-probs compare."""

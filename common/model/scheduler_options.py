@@ -29,14 +29,11 @@ FLOW = ("FlowMatchEulerDiscreteScheduler",)
 
 # What the options that shape a schedule or a step's mean may be. Options of these schedulers that are not
 # listed are honoured, or belong to the solver, whose place DDIM takes.
-_SHAPES: Allowed = {
+_DISCRETE_SHAPES: Allowed = {
     "use_karras_sigmas": (False, None),
     "use_exponential_sigmas": (False, None),
     "use_beta_sigmas": (False, None),
     "shift_terminal": (None,),
-}
-_DISCRETE_SHAPES: Allowed = {
-    **_SHAPES,
     "use_flow_sigmas": (False, None),
     "use_lu_lambdas": (False, None),
     "use_dynamic_shifting": (False, None),
@@ -57,12 +54,8 @@ _DISCRETE_SHAPES: Allowed = {
     "rescale_betas_zero_snr": (False, True),
     "set_alpha_to_one": (False, True),
 }
-_FLOW_SHAPES: Allowed = {
-    **_SHAPES,
-    "invert_sigmas": (False, None),
-    "time_shift_type": ("exponential",),
-    "stochastic_sampling": (False, None),
-}
+# Of a flow model the scheduler itself computes the noise levels, so what shapes them is honoured.
+_FLOW_SHAPES: Allowed = {"invert_sigmas": (False, None), "stochastic_sampling": (False, None)}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _COUNTS = ("num_train_timesteps", "steps_offset")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from common.errors import ModelError
@@ -166,20 +166,25 @@ FLOW_SAMPLERS: dict[str, Callable[[float, float, float], Step]] = {
 }
 
 
-def flow_sigmas(config: Mapping[str, Any], steps: int, tokens: int) -> list[float]:
-    """T+1 noise levels from 1 to 0, float64: 1, ..., 1/T in equal steps, shifted once, and 0.
+def flow_sigmas(
+    config: Mapping[str, Any], steps: int, tokens: int, sigmas: Sequence[float] | None = None
+) -> list[float]:
+    """T+1 noise levels from 1 to 0 that FlowMatchEulerDiscreteScheduler gives a pipeline.
 
-    As FlowMatchEulerDiscreteScheduler makes of set_timesteps(sigmas=linspace(1, 1/T, T)). config: the
-    scheduler's; tokens: patches of a latent, for a shift that is exp of a linear function of them, base_shift
-    at base_image_seq_len and max_shift at max_image_seq_len.
+    config: the scheduler's. tokens: patches of a latent: a dynamic shift is exp of a linear function of them,
+    base_shift at base_image_seq_len and max_shift at max_image_seq_len. sigmas: T levels that the pipeline
+    hands to set_timesteps, which shifts them; None = it hands over T alone, and levels from 1 to that of the
+    schedule's last of num_train_timesteps steps, which is a shifted one, are shifted once more.
     """
-    shift = float(config.get("shift", 1.0))
-    if config.get("use_dynamic_shifting"):
-        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-        first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-        shift = math.exp(first + (last - first) * (tokens - low) / (high - low))
-    even = [1 - k / steps for k in range(steps)]
-    return [shift * s / (1 + (shift - 1) * s) for s in even] + [0.0]
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+    mu = None
+    if scheduler.config.use_dynamic_shifting:
+        low, high = scheduler.config.base_image_seq_len, scheduler.config.max_image_seq_len
+        first, last = scheduler.config.base_shift, scheduler.config.max_shift
+        mu = first + (last - first) * (tokens - low) / (high - low)
+    scheduler.set_timesteps(num_inference_steps=steps, sigmas=sigmas, mu=mu)
+    levels: list[float] = scheduler.sigmas.double().tolist()
+    return levels
 
 
 def flow_steps(sigmas: Sequence[float], time_scale: float, kind: str, level: float, chosen: Chosen) -> Steps:

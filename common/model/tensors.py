@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from common.errors import ModelError
 from common.model.folder import WeightFiles
@@ -49,7 +50,10 @@ def check_tensors(part: str, network: nn.Module, weights: WeightFiles) -> None:
         if weights.index is None:
             # Names of attention weights from before diffusers 0.17 are changed on loading, as is done here.
             found = network._fix_state_dict_keys_on_load(found)
-    else:
+    elif isinstance(network, PreTrainedModel):
+        # A file holds tensors that share their numbers once.
+        tied = [name for name in network._tied_weights_keys or () if name not in found]
+        wanted = {name: value for name, value in wanted.items() if name not in tied}
         wanted, found = _without_prefix(wanted), _without_prefix(found)
         found = {name: value for name, value in found.items() if name in wanted or not _is_beside(name)}
     refuse_tensors(

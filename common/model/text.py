@@ -1,4 +1,4 @@
-"""Prompts to conditions: CLIP text encoders with their tokenizers, and whether the two fit."""
+"""Prompts to conditions: text encoders with their tokenizers, CLIP and T5, and whether the two fit."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from common.errors import ModelError
 from common.model.guidance import Condition
+from common.model.options import T5, T5_NAMES, TEXT, TEXT_NAMES, Allowed
 
 EMBEDDED_PROMPTS = 256
 FEWEST_TOKENS = 3
@@ -20,6 +23,58 @@ FEWEST_TOKENS = 3
 ARGMAX_END = 2
 """With this eos_token_id a CLIP text encoder pools at the token of the largest number."""
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextKind:
+    """A kind of text encoder with its tokenizer.
+
+    tokenizers: class names that model_index.json may give, all loaded as `tokenizer`. files: sets of files,
+    of any of which a tokenizer can be made. algorithm: of tokenizer.json. names: options that are honoured;
+    allowed: those that have to be neutral. check: raises ModelError where tokenizer (with its folder, for the
+    message) and encoder (its configuration) do not fit. tokens: that a prompt is cut or filled up to; None =
+    as many as tokenizer and encoder allow.
+    """
+
+    encoder: type[Any]
+    tokenizers: tuple[str, ...]
+    tokenizer: type[Any]
+    files: tuple[tuple[str, ...], ...]
+    algorithm: str
+    names: frozenset[str]
+    allowed: Allowed
+    check: Callable[[str, Any, Any], None]
+    tokens: int | None
+
+
+def clip(encoder: type[Any], pools: bool = False) -> TextKind:
+    """A CLIP text encoder of that class. pools: whether its pooled vector is used."""
+    return TextKind(
+        encoder=encoder,
+        tokenizers=("CLIPTokenizer", "CLIPTokenizerFast"),
+        tokenizer=CLIPTokenizer,
+        files=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+        algorithm="BPE",
+        names=TEXT_NAMES,
+        allowed=TEXT,
+        check=partial(check_clip, pools=pools),
+        tokens=None,
+    )
+
+
+def t5(tokens: int) -> TextKind:
+    """The encoder of a T5."""
+    return TextKind(
+        encoder=T5EncoderModel,
+        tokenizers=("T5Tokenizer", "T5TokenizerFast"),
+        tokenizer=T5TokenizerFast,
+        files=(("tokenizer.json",),),
+        algorithm="Unigram",
+        names=T5_NAMES,
+        allowed=T5,
+        check=check_vocabulary,
+        tokens=tokens,
+    )
 
 
 def prompt_tokens(tokenizer: Any, encoder: Any) -> int:
@@ -35,14 +90,7 @@ def check_clip(where: str, tokenizer: Any, encoder: Any, pools: bool) -> None:
 
     where: the tokenizer's folder. encoder: its configuration. pools: whether its pooled vector is used.
     """
-    tokens = tokenizer.get_vocab()
-    beyond = sorted(token for token, number in tokens.items() if number >= encoder.vocab_size)
-    if beyond:
-        raise ModelError(
-            f"{where}: the tokens {beyond[:3]}, {len(beyond)} in all, have no embedding: the text encoder's "
-            f"vocab_size is {encoder.vocab_size}. Take the tokenizer that it was trained with, or save it "
-            "with its embeddings resized."
-        )
+    check_vocabulary(where, tokenizer, encoder)
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     unset = [f"{name}_token" for name, number in special.items() if number is None]
     if unset:
@@ -53,7 +101,7 @@ def check_clip(where: str, tokenizer: Any, encoder: Any, pools: bool) -> None:
             f"max_position_embeddings {encoder.max_position_embeddings}; a prompt takes {FEWEST_TOKENS} "
             "tokens at least."
         )
-    end, last = encoder.eos_token_id, max(tokens.values())
+    end, last = encoder.eos_token_id, max(tokenizer.get_vocab().values())
     if pools and special["eos"] != (last if end == ARGMAX_END else end):
         raise ModelError(
             f"{where}: a prompt ends with token {special['eos']}, but the text encoder, with eos_token_id "
@@ -62,8 +110,21 @@ def check_clip(where: str, tokenizer: Any, encoder: Any, pools: bool) -> None:
         )
 
 
-class ClipText:
-    """A CLIP text encoder with its tokenizer. Counts the prompts that do not fit, and says it once.
+def check_vocabulary(where: str, tokenizer: Any, encoder: Any) -> None:
+    """Raise ModelError where a tokenizer gives tokens that the text encoder has no embedding of."""
+    vocabulary = tokenizer.get_vocab().items()
+    beyond = sorted(token for token, number in vocabulary if number >= encoder.vocab_size)
+    if beyond:
+        raise ModelError(
+            f"{where}: the tokens {beyond[:3]}, {len(beyond)} in all, have no embedding: the text encoder's "
+            f"vocab_size is {encoder.vocab_size}. Take the tokenizer that it was trained with, or save it "
+            "with its embeddings resized."
+        )
+
+
+class PaddedText:
+    """A text encoder with its tokenizer, for prompts of one length. Counts those that do not fit, and says
+    it once.
 
     tokens: that a prompt is cut or filled up to.
     """
@@ -87,7 +148,7 @@ class ClipText:
                     "A prompt has %d tokens; the text encoder reads the first %d: %r", length, limit, prompt
                 )
             self.cut_prompts += 1
-        # Stable Diffusion 2.x's encoder has no such setting, others say so themselves.
+        # Some CLIP encoders say that they were trained with a mask; others, and T5 here, read none.
         masked = getattr(self.encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if masked else None
         return self.encoder(
@@ -102,7 +163,7 @@ class TextStage:
     encode: one prompt -> one row, while the encoders are on the device.
     """
 
-    encoders: Mapping[str, ClipText]
+    encoders: Mapping[str, PaddedText]
     device: torch.device
     offload: bool
     encode: Callable[[str], Condition]

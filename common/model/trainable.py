@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,12 +193,12 @@ def _without_weights(network: Any) -> Any:
     return blank
 
 
-def check_targets(network: nn.Module, settings: LoraPolicy) -> None:
-    """Raise ModelError where policy.target_modules names no module, or one that takes no adapter."""
+def check_targets(network: nn.Module, targets: Sequence[str]) -> None:
+    """Raise ModelError where targets (policy.target_modules) name no module, or one that takes no adapter."""
     modules = {name: module for name, module in network.named_modules() if name}
     takes_one = {name for name, module in modules.items() if isinstance(module, ADAPTED)}
     ends = sorted({_last_name(name) for name in takes_one})
-    for target in settings.target_modules:
+    for target in targets:
         found = [name for name in modules if name == target or name.endswith(f".{target}")]
         others = sorted(set(found) - takes_one)
         if others or not found:
@@ -225,7 +225,8 @@ def add_lora(family: Family, settings: LoraPolicy) -> LoraTrainable:
     Raises ModelError where it binds to nothing.
     """
     network: Any = family.network
-    check_targets(network, settings)
+    targets = settings.target_modules or family.targets(network)
+    check_targets(network, targets)
     # The adapter's A matrices are drawn: a fork with a fixed seed keeps every process and every run equal.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -234,7 +235,7 @@ def add_lora(family: Family, settings: LoraPolicy) -> LoraTrainable:
                 r=settings.rank,
                 lora_alpha=settings.alpha,
                 init_lora_weights="gaussian",
-                target_modules=list(settings.target_modules),
+                target_modules=list(targets),
             )
         )
     trainable = LoraTrainable(family, network)

@@ -31,8 +31,10 @@ FREE_SETTINGS = (
     "tracker.",
 )
 MODEL = "model"
+MODEL_PLACE = ("model.path", "model.revision", "model.variant")
 COVERED = {
-    f"{MODEL} unet": ("model.path", "model.revision", "model.variant"),
+    f"{MODEL} unet": MODEL_PLACE,
+    f"{MODEL} transformer": MODEL_PLACE,
     "prompts.train": ("prompts.train.",),
     "prompts.unseen": ("prompts.unseen.",),
     "data.folder": ("data.folder",),

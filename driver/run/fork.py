@@ -16,7 +16,7 @@ from common.config.load import config_from_yaml_text, config_to_yaml
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from common.places import join_place, local_path, split_place
-from driver.run.changes import COVERED, MODEL, input_changes, setting_changes, unfit
+from driver.run.changes import MODEL, MODEL_PLACE, input_changes, setting_changes, unfit
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
 from driver.run.folder import LOCK_FILE
 from learner.state import HEADER_FILE, Header, read_header
@@ -80,7 +80,7 @@ def check_fits(
             *setting_changes(config_to_yaml(theirs), before, ours, inputs),
             *input_changes(before, inputs),
         )
-        if line.startswith((*COVERED[f"{MODEL} unet"], f"{MODEL} "))
+        if line.startswith((*MODEL_PLACE, f"{MODEL} "))
     ]
     differences = [*([] if accept_changes else of_model), *unfit(theirs, ours)]
     if differences:

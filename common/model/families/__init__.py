@@ -11,6 +11,7 @@ from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families.base import Family, FolderCheck
 from common.model.families.stable_diffusion import StableDiffusionFamily
+from common.model.families.stable_diffusion_3 import StableDiffusion3Family
 from common.model.families.stable_diffusion_xl import StableDiffusionXLFamily
 from common.model.parts import Source
 from common.places import why_no_folder
@@ -18,6 +19,7 @@ from common.places import why_no_folder
 FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionPipeline": StableDiffusionFamily,
     "StableDiffusionXLPipeline": StableDiffusionXLFamily,
+    "StableDiffusion3Pipeline": StableDiffusion3Family,
 }
 
 
@@ -49,5 +51,8 @@ def load_family(source: Source, sampling: SamplingSection) -> Family:
 def _family(source: Source) -> type[FolderCheck]:
     name = str(source.index().get("_class_name"))
     if name not in FAMILIES:
-        raise ModelError(f"{source.settings.path!r} holds a {name}; supported are {', '.join(FAMILIES)}.")
+        raise ModelError(
+            f"{source.settings.path!r} holds a {name}; supported are {', '.join(FAMILIES)}. How to write "
+            "another family: docs/models.md."
+        )
     return FAMILIES[name]

@@ -12,10 +12,11 @@ from transformers import CLIPTextModel
 
 from common.config.training import SamplingSection
 from common.model import options
-from common.model.families.base import UnetFamily, UnetParts, discrete_steps, made_up, unet_sizes
+from common.model.families.base import made_up
+from common.model.families.unet import UnetFamily, check_width, discrete_steps, unet_parts, unet_sizes
 from common.model.guidance import Condition
 from common.model.parts import Source, VaeDecoder
-from common.model.text import ClipText, TextStage
+from common.model.text import PaddedText, TextStage, clip
 
 TOKENS = 77
 
@@ -25,16 +26,17 @@ class StableDiffusionFamily(UnetFamily):
     """Conditioned on the last hidden states of the text encoder, (P, tokens, width)."""
 
     PIPELINE = StableDiffusionPipeline
-    PARTS: ClassVar = UnetParts(
-        encoders={"text_encoder": CLIPTextModel}, pools=frozenset(), unet=options.UNET, vae=options.VAE
-    )
+    PARTS: ClassVar = unet_parts({"text_encoder": clip(CLIPTextModel)}, options.UNET, options.VAE)
 
     @staticmethod
     def check(source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         discrete_steps(*_scheduler(source), sampling, source.device)
         parts = StableDiffusionFamily.PARTS
-        parts.check_weights(source, parts.check(source, sampling))
+        outlines = parts.check(source)
+        check_width(source, parts.encoders)
+        unet_sizes(source, sampling)
+        parts.check_weights(source, outlines)
 
     @staticmethod
     def load(source: Source, sampling: SamplingSection) -> StableDiffusionFamily:
@@ -63,8 +65,8 @@ class StableDiffusionFamily(UnetFamily):
         return output.to(latents.dtype)
 
 
-def one_encoder(text: ClipText, device: torch.device, offload: bool) -> TextStage:
-    """Prompts by one CLIP text encoder's last hidden states."""
+def one_encoder(text: PaddedText, device: torch.device, offload: bool) -> TextStage:
+    """Prompts by one text encoder's last hidden states."""
 
     def encode(prompt: str) -> Condition:
         return {"encoder_hidden_states": text(prompt, device)[0]}

@@ -14,10 +14,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model import options
-from common.model.families.base import UnetFamily, UnetParts, discrete_steps, made_up, unet_sizes
+from common.model.families.base import made_up
+from common.model.families.unet import UnetFamily, check_width, discrete_steps, unet_parts, unet_sizes
 from common.model.guidance import Condition
 from common.model.parts import Source, VaeDecoder
-from common.model.text import TextStage
+from common.model.text import TextStage, clip
 
 TOKENS = 77
 IDS = 6
@@ -32,11 +33,13 @@ class StableDiffusionXLFamily(UnetFamily):
     """
 
     PIPELINE = StableDiffusionXLPipeline
-    PARTS: ClassVar = UnetParts(
-        encoders={"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection},
-        pools=frozenset({"text_encoder_2"}),
-        unet=options.UNET_XL,
-        vae=options.VAE_XL,
+    PARTS: ClassVar = unet_parts(
+        {
+            "text_encoder": clip(CLIPTextModel),
+            "text_encoder_2": clip(CLIPTextModelWithProjection, pools=True),
+        },
+        options.UNET_XL,
+        options.VAE_XL,
     )
 
     zero_negative: bool
@@ -45,9 +48,12 @@ class StableDiffusionXLFamily(UnetFamily):
     def check(source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         discrete_steps(*source.scheduler(), sampling, source.device)
-        outlines = StableDiffusionXLFamily.PARTS.check(source, sampling)
+        parts = StableDiffusionXLFamily.PARTS
+        outlines = parts.check(source)
+        check_width(source, parts.encoders)
+        unet_sizes(source, sampling)
         unet = source.config(UNet2DConditionModel, "unet")
-        pooled = source.text_config("text_encoder_2").projection_dim
+        pooled = source.text_config(CLIPTextModelWithProjection, "text_encoder_2").projection_dim
         ids, taken = unet["addition_time_embed_dim"], unet["projection_class_embeddings_input_dim"]
         if not isinstance(ids, int) or pooled + IDS * ids != taken:
             raise ModelError(
@@ -55,7 +61,7 @@ class StableDiffusionXLFamily(UnetFamily):
                 f"must be text_encoder_2's projection_dim, {pooled}, and {IDS} times addition_time_embed_dim "
                 f"({ids})."
             )
-        StableDiffusionXLFamily.PARTS.check_weights(source, outlines)
+        parts.check_weights(source, outlines)
 
     @staticmethod
     def load(source: Source, sampling: SamplingSection) -> StableDiffusionXLFamily:

@@ -87,7 +87,7 @@ def test_words_that_yaml_1_1_turns_into_something_else_stay_as_they_look(word: s
 
 class TestOverrides:
     def test_replace_nested_values_and_the_last_one_wins(self) -> None:
-        text = "sampling: {steps: 3, sampler: {eta: 0.5}}\n"
+        text = "sampling: {steps: 3, sampler: {kind: ddim, eta: 0.5}}\n"
         config = load("sampling.steps=5", "sampling.steps=7", text=text)
         assert (config.sampling.steps, config.sampling.sampler) == (7, DdimSampler(eta=0.5))
 

@@ -12,8 +12,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from actors.sampler import denoise
-from common.config.training import LoraPolicy
 from common.errors import ModelError, WeightsError
+from common.model.families.unet import TARGETS
 from common.model.loading import check_model, load_policy
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
@@ -242,4 +242,4 @@ def test_saved_adapters_are_equal_byte_for_byte(tiny_pipeline: Path, tmp_path: P
     # A set's order differs between processes.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     adapter = json.loads(header["__metadata__"]["lora_adapter_metadata"])
-    assert adapter["unet.target_modules"] == sorted(LoraPolicy().target_modules)
+    assert adapter["unet.target_modules"] == sorted(TARGETS)

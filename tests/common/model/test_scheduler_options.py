@@ -49,7 +49,7 @@ def test_settings_without_a_counterpart_are_refused(key: str, value: object) -> 
         check_discrete("DPMSolverMultistepScheduler", {"clip_sample": False, key: value})
 
 
-@pytest.mark.parametrize(("key", "value"), [("invert_sigmas", True), ("shift_terminal", 0.1)])
+@pytest.mark.parametrize(("key", "value"), [("invert_sigmas", True), ("stochastic_sampling", True)])
 def test_flow_settings_without_a_counterpart_are_refused(key: str, value: object) -> None:
     with pytest.raises(ModelError, match=key):
         check_flow("FlowMatchEulerDiscreteScheduler", {key: value})

@@ -185,26 +185,65 @@ FLOWS: dict[str, dict[str, Any]] = {
 }
 
 
+def _mu(tokens: int) -> float:
+    return 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
+
+
 def _flow_reference(config: dict[str, Any], steps: int, tokens: int) -> Any:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(**config)
-    mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=_mu(tokens))
     return scheduler
+
+
+def _shifted(shift: float, level: float) -> float:
+    return shift * level / (1 + (shift - 1) * level)
 
 
 @pytest.mark.parametrize("config", FLOWS.values(), ids=FLOWS)
 @pytest.mark.parametrize("steps", [1, 6, 28])
-def test_sigmas_are_those_of_diffusers_shifted_once(config: dict[str, Any], steps: int) -> None:
+def test_levels_that_a_pipeline_hands_over_are_shifted_once(config: dict[str, Any], steps: int) -> None:
     check_flow("FlowMatchEulerDiscreteScheduler", {**FlowMatchEulerDiscreteScheduler(**config).config})
+    even = _even(steps)
     for tokens in (256, 1024, 4096):
-        expected = _flow_reference(config, steps, tokens).sigmas.tolist()
-        assert flow_sigmas(config, steps, tokens) == pytest.approx(expected, rel=1e-5)
+        shift = math.exp(_mu(tokens)) if config.get("use_dynamic_shifting") else config.get("shift", 1.0)
+        expected = [*(_shifted(shift, level) for level in even), 0.0]
+        assert flow_sigmas(config, steps, tokens, even) == pytest.approx(expected, rel=1e-5)
+
+
+def test_levels_that_the_scheduler_makes_itself_are_shifted_twice_as_in_diffusers() -> None:
+    """SD3.5 in 10 steps."""
+    expected = [1, 0.960, 0.913, 0.858, 0.790, 0.707, 0.602, 0.465, 0.278, 0.009, 0.0]
+    assert flow_sigmas({"shift": 3.0}, 10, 1024) == pytest.approx(expected, abs=6e-4)
+    assert flow_sigmas({"shift": 3.0}, 10, 1024)[9] == pytest.approx(_shifted(3.0, _shifted(3.0, 0.001)))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"shift_terminal": 0.02},
+        {"use_karras_sigmas": True},
+        {"time_shift_type": "linear"},
+        {"base_shift": 0.9},
+    ],
+)
+def test_options_that_shape_the_levels_are_honoured(option: dict[str, Any]) -> None:
+    config = {**FLOWS["FLUX.1"], **option}
+    check_flow("FlowMatchEulerDiscreteScheduler", {**FlowMatchEulerDiscreteScheduler(**config).config})
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(**config)
+    mu = option.get("base_shift", 0.5) + (1.15 - option.get("base_shift", 0.5)) * 768 / 3840
+    scheduler.set_timesteps(sigmas=_even(6), mu=mu)
+    assert flow_sigmas(config, 6, 1024, _even(6)) == scheduler.sigmas.tolist()
+    assert flow_sigmas(config, 6, 1024, _even(6)) != flow_sigmas(FLOWS["FLUX.1"], 6, 1024, _even(6))
+
+
+def _even(steps: int) -> list[float]:
+    return [1 - k / steps for k in range(steps)]
 
 
 @pytest.mark.parametrize("kind", FLOW_SAMPLERS)
 def test_without_noise_every_flow_sampler_takes_eulers_step(kind: str) -> None:
     scheduler = _flow_reference({"shift": 3.0}, 6, 1024)
-    steps = flow_steps(flow_sigmas({"shift": 3.0}, 6, 1024), 1000.0, kind, 0.5, Chosen((), 1.0))
+    steps = flow_steps(flow_sigmas({"shift": 3.0}, 6, 1024, _even(6)), 1000.0, kind, 0.5, Chosen((), 1.0))
     assert not any(steps.std)
     latents, output = torch.randn(2, 6, 3, 4, dtype=torch.float64)
     assert steps.times == pytest.approx(scheduler.timesteps.tolist(), rel=1e-5)
@@ -217,7 +256,7 @@ def test_without_noise_every_flow_sampler_takes_eulers_step(kind: str) -> None:
 @pytest.mark.parametrize("level", [0.3, 0.8])
 def test_with_the_true_velocity_the_marginals_are_kept(kind: str, level: float) -> None:
     """Of x0 and e given: x_n has the mean (1 - n) x0 and the deviation n, if x_s had (1 - s) x0 and s."""
-    sigmas = flow_sigmas({"shift": 3.0}, 8, 256)
+    sigmas = flow_sigmas({"shift": 3.0}, 8, 256, _even(8))
     steps = flow_steps(sigmas, 1.0, kind, level, Chosen(range(7), math.inf))
     for at, (s, n) in enumerate(itertools.pairwise(sigmas)):
         a, b, std = steps.sample_weight[at], steps.output_weight[at], steps.std[at]

@@ -1,0 +1,162 @@
+"""What flow-matching transformer families share: noise levels, samplers, one pass, loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from common.config.training import AutoSampler, DdimSampler, FlowSampler, FlowSdeSampler, SamplingSection
+from common.errors import ModelError
+from common.model.families.base import PipelineFamily
+from common.model.guidance import Condition, Guidance, classifier_free
+from common.model.parts import Source, VaeDecoder
+from common.model.scheduler_options import check_flow
+from common.model.schedules import flow_steps
+from common.model.steps import Chosen, Steps
+from common.model.text import PaddedText, TextStage
+
+Settings = Mapping[str, Any]
+"""A part's configuration, its class's defaults filled in."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of one image: the latent's shape as the network takes it, rows and columns of its patches, height and
+    width in pixels."""
+
+    latent_shape: tuple[int, ...]
+    grid: tuple[int, int]
+    size: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        """Patches of the latent."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class FlowFamily(PipelineFamily):
+    """A transformer that predicts v = e - x0 (flow matching).
+
+    A family states what stands here without a body, and overrides what is otherwise with it. TIME_SCALE: the
+    network is told TIME_SCALE times the noise level. SAMPLER: of the stochastic steps, where the
+    configuration says auto.
+    """
+
+    TIME_SCALE: ClassVar[float]
+    SAMPLER: ClassVar[FlowSampler] = FlowSdeSampler()
+
+    layout: Layout
+
+    @classmethod
+    def check_fit(cls, source: Source, network: Settings) -> None:
+        """Raise ModelError where the parts do not fit each other. network: the transformer's settings."""
+        raise NotImplementedError
+
+    @classmethod
+    def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
+        """For the size asked for. Raises ModelError where the model has none such."""
+        raise NotImplementedError
+
+    @classmethod
+    def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
+        """T+1 noise levels from 1 to 0, those of the pipeline's own call; T = steps."""
+        raise NotImplementedError
+
+    @classmethod
+    def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
+        """Makes one prompt's condition, one row of the same shapes for every prompt."""
+        raise NotImplementedError
+
+    @classmethod
+    def guided(cls, network: Settings, scale: float) -> Guidance:
+        """How it is guided at this scale. Raises ModelError where it cannot be."""
+        return classifier_free(scale)
+
+    @classmethod
+    def check(cls, source: Source, sampling: SamplingSection) -> None:
+        """See FolderCheck."""
+        outlines = cls.PARTS.check(source)
+        network = source.config(cls.PARTS.network, cls.PARTS.denoiser)
+        cls.check_fit(source, network)
+        cls.guided(network, sampling.guidance_scale)
+        cls._steps(source.scheduler(), sampling, cls.lay_out(source, sampling))
+        cls.PARTS.check_weights(source, outlines)
+
+    @classmethod
+    def load(cls, source: Source, sampling: SamplingSection) -> Self:
+        """See FolderCheck."""
+        return cls(
+            network=source.network(cls.PARTS.network, cls.PARTS.denoiser, source.network_dtype),
+            text=None if source.network_only else cls._text(source),
+            images=None if source.network_only else VaeDecoder.load(source),
+            scheduler=source.scheduler(),
+            device=source.device,
+            layout=cls.lay_out(source, sampling),
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """See Family."""
+        return self.layout.latent_shape
+
+    def guidance(self, scale: float) -> Guidance:
+        """See Family."""
+        return self.guided(self.network.config, scale)
+
+    def steps(self, sampling: SamplingSection) -> Steps:
+        """See Family."""
+        return replace(self._steps(self.scheduler, sampling, self.layout), device=self.device)
+
+    def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """See Family."""
+        kind = next(network.parameters()).dtype
+        rows = {
+            name: value.to(kind) if value.is_floating_point() else value for name, value in condition.items()
+        }
+        output: Tensor = network(
+            hidden_states=latents.to(kind),
+            timestep=times,
+            return_dict=False,
+            **rows,
+            **self.constants(condition),
+        )[0]
+        return output.to(latents.dtype)
+
+    def constants(self, condition: Condition) -> dict[str, Tensor]:
+        """Further arguments of the network, by name, which are the same for all items."""
+        return {}
+
+    def load_adapter(self, folder: Path, network: nn.Module) -> None:
+        """See Family."""
+        layers, metadata = self.PIPELINE.lora_state_dict(folder, return_lora_metadata=True)
+        loader: Any = network
+        loader.load_lora_adapter(layers, adapter_name="default", metadata=metadata, low_cpu_mem_usage=True)
+
+    @classmethod
+    def _text(cls, source: Source) -> TextStage:
+        encoders = cls.PARTS.text(source)
+        offload = source.settings.offload_text_encoder
+        return TextStage(encoders, source.device, offload, cls.encode(source, encoders))
+
+    @classmethod
+    def _steps(cls, scheduler: tuple[str, Settings], sampling: SamplingSection, layout: Layout) -> Steps:
+        name, config = scheduler
+        check_flow(name, config)
+        sampler = cls.SAMPLER if isinstance(sampling.sampler, AutoSampler) else sampling.sampler
+        if isinstance(sampler, DdimSampler):
+            raise ModelError(
+                "sampling.sampler is ddim, which is for models that predict noise. This is a flow model: "
+                "take auto, flow_sde, dance_sde, cps or precise."
+            )
+        return flow_steps(
+            cls.sigmas(config, sampling.steps, layout.tokens),
+            cls.TIME_SCALE,
+            sampler.kind,
+            sampler.level,
+            Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at),
+        )

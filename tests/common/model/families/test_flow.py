@@ -1,0 +1,249 @@
+"""Flow-matching families against diffusers' own pipelines: one row a family, the same demands on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+
+from actors.sampler import denoise, sample_group
+from common.config.training import ModelSection, SamplingSection
+from common.errors import ModelError
+from common.model.families import check_model
+from common.model.loading import Parts, load_policy
+from common.model.policy import Policy
+from common.model.schedules import flow_steps
+from common.model.steps import Chosen, Steps
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
+from learner.gradient import GradientEngine, Wave
+from learner.parallel import Single
+from tests.tiny_config import make_config
+from tests.tiny_flow import make_tiny_sd3
+
+STEPS = 5
+LORA: dict[str, Any] = {"kind": "lora", "rank": 2, "alpha": 6}
+PROMPTS = ("a red cat", "a prompt of many more words than fit into the few tokens of a tiny CLIP")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A family. make: writes a pipeline; scale: of guidance; parts: its networks, the transformer first;
+    absent: what diffusers' from_pretrained is told of parts that are not there; call: what its call is told.
+    """
+
+    make: Callable[[Path], Path]
+    pipeline: Any
+    network: Any
+    scale: float
+    parts: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+SD3_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
+ROWS = {
+    "sd3": Row(
+        make_tiny_sd3, StableDiffusion3Pipeline, SD3Transformer2DModel, 4.5, (*SD3_PARTS, "text_encoder_3")
+    ),
+    "sd3 unguided": Row(
+        partial(make_tiny_sd3, with_t5=False),
+        StableDiffusion3Pipeline,
+        SD3Transformer2DModel,
+        1.0,
+        SD3_PARTS,
+        absent=("text_encoder_3", "tokenizer_3"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family's row with its pipeline folder."""
+
+    row: Row
+    folder: Path
+
+    def policy(self, place: Path, parts: Parts = Parts.ALL, **settings: Any) -> tuple[Policy, Steps]:
+        overrides = {key.replace("__", "."): value for key, value in settings.items()}
+        given = {
+            "policy": LORA,
+            "sampling.steps": STEPS,
+            "sampling.guidance_scale": self.row.scale,
+            "sampling.stochastic_steps": "auto",
+        }
+        return load_policy(make_config(self.folder, place, {**given, **overrides}), parts)
+
+    def plain(self) -> Any:
+        """Frozen as ours is: torch rounds by requires_grad."""
+        pipeline: Any = self.row.pipeline.from_pretrained(self.folder, **dict.fromkeys(self.row.absent))
+        for part in self.row.parts:
+            getattr(pipeline, part).requires_grad_(False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def paint(self, pipeline: Any, noise: Tensor, prompt: str, output_type: str) -> Any:
+        return pipeline(
+            [prompt] * len(noise),
+            latents=noise,
+            num_inference_steps=STEPS,
+            guidance_scale=self.row.scale,
+            output_type=output_type,
+            **self.row.call,
+        ).images
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    row = ROWS[request.param]
+    return Case(row, row.make(tmp_path_factory.mktemp("flow") / "pipeline"))
+
+
+def _ode(policy: Policy) -> Steps:
+    """The same times without noise."""
+    family: Any = policy.family
+    sigmas = family.sigmas(family.scheduler[1], STEPS, family.layout.tokens)
+    return flow_steps(sigmas, family.TIME_SCALE, "flow_sde", 0.7, Chosen((), 1.0))
+
+
+def _noise(policy: Policy) -> Tensor:
+    return torch.randn(2, 1, *policy.family.latent_shape, generator=torch.Generator().manual_seed(3))
+
+
+def _update(policy: Policy) -> None:
+    optimizer = torch.optim.AdamW(policy.trainable.parameters().values(), lr=0.01)
+    times = torch.tensor([0.9, 0.1]) * policy.family.TIME_SCALE  # type: ignore[attr-defined]
+    for _ in range(2):
+        output = policy.predict(_noise(policy)[:, 0], times, policy.embed("a cat"))
+        output.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    return float((ours - theirs).abs().max()) < 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_without_noise_latents_and_images_are_those_of_diffusers(
+    case: Case, tmp_path: Path, prompt: str
+) -> None:
+    policy, steps = case.policy(tmp_path)
+    assert steps.stochastic_steps
+    noise = _noise(policy)
+    ours = denoise(policy, _ode(policy), noise, policy.embed(prompt))[0][-1]
+    plain = case.plain()
+    assert _close(ours, case.paint(plain, noise[:, 0], prompt, "latent"))
+    pixels = np.stack([np.asarray(image) for image in case.paint(plain, noise[:, 0], prompt, "pil")])
+    assert np.abs(policy.family.decode(ours).astype(int) - pixels.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
+    case: Case, tmp_path: Path, kind: str
+) -> None:
+    training = {"lora": LORA, "full": {"kind": "full"}}[kind]
+    policy, _ = case.policy(tmp_path, policy=training)
+    noise, condition = _noise(policy), policy.embed("a red cat")
+    untrained = denoise(policy, _ode(policy), noise, condition)[0][-1]
+    _update(policy)
+    ours = denoise(policy, _ode(policy), noise, condition)[0][-1]
+    policy.trainable.check_saved()
+    policy.trainable.save(tmp_path / "trained")
+    plain = case.plain()
+    if kind == "lora":
+        plain.load_lora_weights(tmp_path / "trained")
+    else:
+        plain.register_modules(**{case.row.parts[0]: case.row.network.from_pretrained(tmp_path / "trained")})
+    assert float((ours - untrained).abs().mean()) > 1e-3
+    assert _close(ours, case.paint(plain, noise[:, 0], "a red cat", "latent"))
+
+
+def test_sampler_and_learner_agree_to_the_bit_and_every_adapter_learns(case: Case, tmp_path: Path) -> None:
+    policy, steps = case.policy(tmp_path)
+    learner, _ = case.policy(tmp_path, Parts.NETWORK)
+    _update(policy)
+    learner.load({name: value.detach() for name, value in policy.trainable.parameters().items()})
+    stamp = PolicyStamp(0, "", "test")
+    groups = [
+        sample_group(
+            PromptTask(prompt, 2, NoiseKey(0, "train", 0, number), stamp, with_reference=False),
+            policy,
+            None,
+            steps,
+        )[0]
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    assert np.abs(groups[0].latents - groups[1].latents).max() > 0.1
+    wave = Wave.of(groups, torch.device("cpu"))
+    engine = GradientEngine(learner, steps, Single(), 2, wave)
+    again = engine.evaluate(wave)
+    for group, one in zip(groups, again, strict=True):
+        assert np.abs(group.log_prob - one.numpy()).max() == 0.0
+    generator = torch.Generator().manual_seed(0)
+    coefficients = torch.randn(wave.size, dtype=torch.float64, generator=generator)
+    engine.accumulate(wave, coefficients, torch.arange(wave.size))
+    still = [
+        name
+        for name, value in learner.trainable.parameters().items()
+        if value.grad is None or not float(value.grad.abs().max()) > 0
+    ]
+    assert still == []
+
+
+def test_a_learner_loads_the_network_alone_and_its_example_has_the_shapes(case: Case, tmp_path: Path) -> None:
+    whole, steps = case.policy(tmp_path)
+    alone, own_steps = case.policy(tmp_path, Parts.NETWORK)
+    assert set(whole.family.parts()) == set(case.row.parts)
+    assert set(alone.family.parts()) == {case.row.parts[0]}
+    assert alone.schedule(own_steps) == whole.schedule(steps)
+    condition, example = whole.embed(PROMPTS[0]), alone.example()
+    rows = alone.guided.guidance.rows
+    assert {name: len(value) for name, value in condition.items()} == dict.fromkeys(example, rows)
+    with torch.no_grad():
+        latents, times = _noise(whole)[:, 0], torch.tensor([0.9, 0.1])
+        assert alone.predict(latents, times, example).shape == latents.shape
+        assert torch.isfinite(alone.predict_plainly(latents[:1], times[:1], example)).all()
+
+
+def test_frozen_weights_take_the_type_asked_for_and_text_encoders_wait_elsewhere(
+    case: Case, tmp_path: Path
+) -> None:
+    exact, _ = case.policy(tmp_path)
+    small, _ = case.policy(tmp_path, model__dtype="bfloat16", model__offload_text_encoder=True)
+    expected = {part: {torch.bfloat16} for part in case.row.parts}
+    frozen = {
+        part: {value.dtype for name, value in network.named_parameters() if "lora_" not in name}
+        for part, network in small.family.parts().items()
+    }
+    # The VAE's configuration says force_upcast.
+    assert frozen == {**expected, "vae": {torch.float32}}
+    assert {value.dtype for value in small.trainable.parameters().values()} == {torch.float32}
+    with torch.no_grad():
+        outputs = [
+            one.predict(_noise(one)[:, 0], torch.tensor([0.9, 0.1]), one.embed(PROMPTS[0]))
+            for one in (small, exact)
+        ]
+    assert outputs[0].dtype == torch.float32
+    torch.testing.assert_close(*outputs, rtol=0.2, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"sampler": {"kind": "ddim"}}, "flow model"),
+        ({"height": 36}, "multiple of 8"),
+    ],
+)
+def test_what_no_flow_family_honours_is_refused(case: Case, settings: dict[str, Any], reason: str) -> None:
+    check_model(ModelSection(path=str(case.folder)), SamplingSection(guidance_scale=case.row.scale))
+    sampling = SamplingSection(guidance_scale=case.row.scale, **settings)
+    with pytest.raises(ModelError, match=reason):
+        check_model(ModelSection(path=str(case.folder)), sampling)
