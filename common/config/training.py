@@ -86,6 +86,12 @@ class AutoSampler(
 class DdimSampler(Section, title="DDIM, for models that predict noise, v or x_0 (Song et al. 2021)."):
     kind: Literal["ddim"] = "ddim"
     eta: float = setting(1.0, "", "Noise of a stochastic step relative to DDPM's; 1 = DDPM.", gt=0.0, le=1.0)
+    flat: bool = setting(
+        False,
+        "",
+        "Give the stochastic steps less noise than eta says, so that all have the gain of the one whose gain "
+        "is largest: none weighs more in the objective than another. See max_step_gain.",
+    )
 
 
 class FlowSdeSampler(Section, title="Flow-GRPO's SDE, for flow models."):

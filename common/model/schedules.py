@@ -65,12 +65,28 @@ def ddim_coefficients(
     return signal * x0_x + direction * eps_x, signal * x0_f + direction * eps_f, std
 
 
-def ddim_steps(config: Mapping[str, Any], steps: int, eta: float, chosen: Chosen) -> Steps:
+def std_of_gain(alpha_bar: Tensor, alpha_bar_prev: Tensor, gain: Tensor, prediction_type: str) -> Tensor:
+    """The deviation at which a DDIM step has this gain |b| / sigma, up to DDPM's; all float64 (T,).
+
+    With b = p + q sqrt(1 - abar' - sigma^2) it is the smaller root of |p| - gain sigma = |q| sqrt(...); as p
+    and q have opposite signs, the gain falls as sigma rises and is least at exactly DDPM's. gain: at least
+    that.
+    """
+    _, x0_f, _, eps_f = PREDICTION_TYPES[prediction_type](alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+    p, q, room = (alpha_bar_prev.sqrt() * x0_f).abs(), eps_f.abs(), 1 - alpha_bar_prev
+    discriminant = q * (room * (q**2 + gain**2) - p**2).clamp(min=0).sqrt()
+    return (p**2 - q**2 * room) / (p * gain + discriminant)
+
+
+def ddim_steps(
+    config: Mapping[str, Any], steps: int, eta: float, chosen: Chosen, flat: bool = False
+) -> Steps:
     """The steps that diffusers' DDIMScheduler samples with in this configuration.
 
     config: the scheduler's configuration; steps: T; eta: noise level of the chosen steps, the others being
-    DDIM steps with eta 0. Raises ModelError where the schedule does not hold so many steps, or where a chosen
-    step has no noise.
+    DDIM steps with eta 0. flat: eta holds for the chosen step of the largest gain, and the others have so
+    much less noise that their gain is the same. Raises ModelError where the schedule does not hold so many
+    steps, or where a chosen step has no noise.
     """
     # Other schedulers say by final_sigmas_type what DDIM says by set_alpha_to_one.
     final = {"set_alpha_to_one": config.get("final_sigmas_type") != "sigma_min"}
@@ -93,6 +109,13 @@ def ddim_steps(config: Mapping[str, Any], steps: int, eta: float, chosen: Chosen
     stochastic = chosen.of(_gains(weight.tolist(), std.tolist()))
     etas = torch.zeros(steps, dtype=torch.float64)
     etas[list(stochastic)] = eta
+    if flat and stochastic:
+        gains = torch.tensor(_gains(weight.tolist(), std.tolist()), dtype=torch.float64)
+        level = gains[list(stochastic)].max()
+        equal = std_of_gain(
+            alphas[timesteps], alpha_bar_prev, level.expand(steps), scheduler.config.prediction_type
+        )
+        etas = torch.where(gains < level, etas * (equal / std), etas)
     a, b, std = coefficients(etas)
     times = tuple(timesteps.double().tolist())
     return Steps(times, tuple(a.tolist()), tuple(b.tolist()), tuple(std.tolist()), stochastic)

@@ -76,7 +76,7 @@ def discrete_steps(
     if not isinstance(sampler, DdimSampler):
         raise ModelError(f"sampling.sampler is {sampler.kind}, which is for flow models; take auto or ddim.")
     chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at)
-    return replace(ddim_steps(config, sampling.steps, sampler.eta, chosen), device=device)
+    return replace(ddim_steps(config, sampling.steps, sampler.eta, chosen, sampler.flat), device=device)
 
 
 def check_width(source: Source, encoders: Mapping[str, TextKind]) -> None:

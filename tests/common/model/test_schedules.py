@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from common.errors import ModelError
 from common.model.scheduler_options import DISCRETE, check_discrete, check_flow
-from common.model.schedules import FLOW_SAMPLERS, ddim_steps, flow_sigmas, flow_steps
+from common.model.schedules import FLOW_SAMPLERS, ddim_steps, flow_sigmas, flow_steps, std_of_gain
 from common.model.steps import Chosen, Steps
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -176,6 +176,75 @@ def test_branching_at_a_step_without_noise_is_refused() -> None:
     config = {**STABLE_DIFFUSION, "set_alpha_to_one": False, "steps_offset": 1}
     with pytest.raises(ModelError, match=r"branch_at names steps \[48\]"):
         ddim_steps(config, 50, 1.0, replace(AUTO, branch_at=(3, 48)))
+
+
+def _gains_of(steps: Steps) -> list[float]:
+    return [abs(steps.output_weight[at]) / steps.std[at] for at in steps.stochastic_steps]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    prediction=st.sampled_from(["epsilon", "v_prediction", "sample"]),
+    eta=st.sampled_from([0.3, 0.8, 1.0]),
+    steps=st.sampled_from([2, 4, 10, 50]),
+    schedule=st.sampled_from(sorted(SCHEDULES)),
+)
+def test_flat_noise_gives_every_step_the_gain_of_the_heaviest(
+    prediction: str, eta: float, steps: int, schedule: str
+) -> None:
+    config = {"beta_schedule": schedule, "prediction_type": prediction, **SCHEDULES[schedule]}
+    chosen = Chosen(tuple(range(steps - 1)), math.inf)
+    usual, flat = (ddim_steps(config, steps, eta, chosen, flat) for flat in (False, True))
+    gains = _gains_of(usual)
+    assert _gains_of(flat) == pytest.approx([max(gains)] * (steps - 1), rel=1e-6)
+    heaviest = gains.index(max(gains))
+    assert flat.std[heaviest] == usual.std[heaviest]
+    assert all(0 < less <= more for less, more in zip(flat.std[:-1], usual.std[:-1], strict=True))
+    # The marginals are DDIM's: for x_t = sqrt(abar) x0 + sqrt(1 - abar) e and the true output, x_{t-1} has
+    # the signal sqrt(abar') and the noise sqrt(1 - abar').
+    scheduler = _reference({**config, "clip_sample": False}, steps)
+    for at, timestep in enumerate(scheduler.timesteps.tolist()):
+        before, after = (
+            float(scheduler.alphas_cumprod[t]) if t >= 0 else float(scheduler.final_alpha_cumprod)
+            for t in (timestep, timestep - 1000 // steps)
+        )
+        signal, noise = math.sqrt(before), math.sqrt(1 - before)
+        clean, other = {
+            "epsilon": (0.0, 1.0),
+            "v_prediction": (-noise, signal),
+            "sample": (1.0, 0.0),
+        }[prediction]
+        a, b = flat.sample_weight[at], flat.output_weight[at]
+        assert a * signal + b * clean == pytest.approx(math.sqrt(after), abs=1e-6)
+        assert math.hypot(a * noise + b * other, flat.std[at]) == pytest.approx(
+            math.sqrt(1 - after), abs=1e-6
+        )
+
+
+def test_flat_noise_of_almost_no_eta_is_plain_ddim() -> None:
+    flat = ddim_steps(STABLE_DIFFUSION, 10, 1e-6, Chosen(tuple(range(9)), math.inf), flat=True)
+    plain = _named(STABLE_DIFFUSION, 10, 1.0, ())
+    assert max(flat.std) < 1e-6
+    assert flat.sample_weight == pytest.approx(plain.sample_weight, abs=1e-6)
+    assert flat.output_weight == pytest.approx(plain.output_weight, abs=1e-6)
+
+
+def test_no_deviation_has_less_gain_than_ddpms_and_a_larger_gain_has_a_smaller_one() -> None:
+    abar, abar_prev = torch.tensor([[0.3], [0.55]], dtype=torch.float64)
+    ddpm = ((1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)).sqrt()
+
+    def gain(std: float) -> float:
+        weight = -math.sqrt(0.55 * 0.7 / 0.3) + math.sqrt(0.45 - std**2)
+        return abs(weight) / std
+
+    least = gain(float(ddpm))
+    tried = [gain(0.45**0.5 * share) for share in np.linspace(0.01, 0.999, 500)]
+    assert min(tried) == pytest.approx(least, rel=1e-4)
+    assert min(tried) >= least
+    for wanted in (least * 1.01, 3.0, 100.0):
+        std = std_of_gain(abar, abar_prev, torch.tensor([wanted], dtype=torch.float64), "epsilon")
+        assert gain(float(std)) == pytest.approx(wanted, rel=1e-9)
+        assert std < ddpm
 
 
 FLOWS: dict[str, dict[str, Any]] = {
