@@ -20,7 +20,17 @@ class UpdatesSection(Section, title="What every objective has."):
         return math.inf
 
 
-class ClippedSection(UpdatesSection, title="What objectives with a clip around the old policy have."):
+class LogProbSection(UpdatesSection, title="What objectives on log-probs of denoising steps have."):
+    extremes: int = setting(
+        0,
+        "images",
+        "k: learn from the k best and the k worst images of each prompt only, the other images being sampled "
+        "and scored but not passed through the learner; 0 = from all.",
+        ge=0,
+    )
+
+
+class ClippedSection(LogProbSection, title="What objectives with a clip around the old policy have."):
     clip: bool = setting(True, "", "Clip around the old policy. Cannot act at an epoch's first update.")
     clip_range: float = setting(
         1e-4,
@@ -61,7 +71,7 @@ class PrdpSection(
 
 
 class RebelSection(
-    UpdatesSection,
+    LogProbSection,
     title="REBEL (Gao et al. 2024): regression of reward differences on log ratios to the old policy.",
 ):
     kind: Literal["rebel"] = "rebel"

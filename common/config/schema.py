@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import field_validator, model_validator
 
 from common.config.fields import Section, setting
-from common.config.objectives import ObjectiveSection, PrdpSection
+from common.config.objectives import LogProbSection, ObjectiveSection, PrdpSection
 from common.config.safety import CheckpointSection, GuardsSection
 from common.config.services import (
     ActorsSection,
@@ -102,6 +102,17 @@ class Config(Section):
             _check_pairs(name, entry.pairs, "evaluation", self.evaluation.images_per_prompt)
             if name in self.rewards and self.data.mode == "online":
                 _check_pairs(name, entry.pairs, "sampling", self.sampling.images_per_prompt)
+        return self
+
+    @model_validator(mode="after")
+    def _some_images_are_left_out(self) -> Config:
+        images = self.sampling.images_per_prompt
+        extremes = self.objective.extremes if isinstance(self.objective, LogProbSection) else 0
+        if 2 * extremes > images:
+            raise ValueError(
+                f"objective.extremes {extremes} takes {2 * extremes} images of a prompt, but "
+                f"sampling.images_per_prompt is {images}; give at most {images // 2}, or 0 to learn from all"
+            )
         return self
 
     @property

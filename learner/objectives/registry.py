@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common.config.objectives import ObjectiveSection
+from common.config.objectives import LogProbSection, ObjectiveSection
 from learner.objectives import Objective
 from learner.objectives.ddpo import Ddpo
+from learner.objectives.extremes import Extremes
 from learner.objectives.grpo import Grpo
 from learner.objectives.prdp import Prdp
 from learner.objectives.rebel import Rebel
@@ -23,4 +24,7 @@ OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {
 
 def build_objective(section: ObjectiveSection, latent_elements: int) -> Objective:
     """The objective of the configuration. latent_elements: of one image's latent, as the network takes it."""
-    return OBJECTIVES[section.kind](section, latent_elements)
+    objective = OBJECTIVES[section.kind](section, latent_elements)
+    if isinstance(section, LogProbSection) and section.extremes:
+        return Extremes(objective, section.extremes)
+    return objective

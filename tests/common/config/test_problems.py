@@ -127,10 +127,12 @@ def test_what_rules_refuse_is_said_where_it_stands(override: str, key: str, ment
         (["rewards.clip.pairs=7", "evaluation.images_per_prompt=9"], "9 images"),
         (["gold={duel: {scorer: x, pairs: 2}}", "evaluation.images_per_prompt=4"], "duel"),
         (["rewards.clip.pairs=7"], None),
+        (["objective.extremes=5"], "at most 4"),
+        (["objective.extremes=4"], None),
         (["rewards.clip.pairs=6", "data.mode=offline", "data.folder=recorded"], None),
     ],
 )
-def test_pairs_connect_the_images_of_a_group(overrides: list[str], mentions: str | None) -> None:
+def test_pairs_and_extremes_fit_the_images_of_a_group(overrides: list[str], mentions: str | None) -> None:
     if mentions is None:
         config_from_yaml_text(MINIMAL, "run.yaml", overrides)
     else:
