@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from benchmarks.reward_cluster import ROOT
 from common.config.services import RewardEntry, RewardServiceSection
 from common.errors import RewardError, StuckError
+from common.trajectory import RewardScores
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
-from reward_service.contract.results import RewardFailure, RewardScores
+from reward_service.contract.results import RewardFailure
 from reward_service.http.client import HttpReward
 from reward_service.http.wire import Wire
 

@@ -1,7 +1,7 @@
 """The data of one PRDP epoch, one frozen class per stage. Read this file and you know the system.
 
     PromptTask --actor--> TrajectoryGroup, and its images: uint8 (B, height, width, 3), RGB
-    images --reward service--> GroupScore
+    images --each reward--> RewardScores, --the sum of rewards--> GroupScore
     TrajectoryGroup + GroupScore = ScoredGroup --learner--> the next PolicyStamp
 
 Letters: B images of one prompt, T denoising steps, T_s <= T of them stochastic (they alone enter the
@@ -178,6 +178,23 @@ class ScorerStamp:
 
     def __str__(self) -> str:
         return f"version {self.version} ({self.digest[:12]})" if self.digest else f"version {self.version}"
+
+
+@dataclass(frozen=True)
+class RewardScores:
+    """One reward's unweighted say about the B images of one prompt, all by one scorer version.
+
+    rewards: float64 (B,), in the scorer's own units; for a judge of pairs the least-squares rewards.
+    differences: float64 (B, B), antisymmetric; differences[i, j] = how much better image i is than j.
+    residual: root mean square, over the pairs measured, of differences[i, j] - (rewards[i] - rewards[j]);
+        0 for a scorer that gives each image a number.
+    stamp: which reward, version and weights.
+    """
+
+    rewards: Float64
+    differences: Float64
+    residual: float
+    stamp: ScorerStamp
 
 
 @dataclass(frozen=True)

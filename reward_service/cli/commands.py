@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from common.terminal import say, typed
+from common.trajectory import RewardScores
 from reward_service.cli.checks import Verdict, check_reward
-from reward_service.contract.results import RUNNING, Outcome, Report, RewardFailure, RewardScores
+from reward_service.contract.results import RUNNING, Outcome, Report, RewardFailure
 from reward_service.contract.settings import ServedReward, read_section, read_settings
 from reward_service.engine.service import build_service
 from reward_service.http.address import check_address

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from common.trajectory import Float64
-from reward_service.contract.results import NoShadow, Reply, RewardFailure, RewardScores
+from common.trajectory import Float64, RewardScores
+from reward_service.contract.results import NoShadow, Reply, RewardFailure
 
 
 @dataclass(frozen=True)

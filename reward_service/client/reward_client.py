@@ -19,7 +19,7 @@ from typing import Any
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from common.trajectory import ScorerStamp
+from common.trajectory import RewardScores, ScorerStamp
 from reward_service.client.report import RewardReport
 from reward_service.client.transport import (
     FailedError,
@@ -29,7 +29,7 @@ from reward_service.client.transport import (
     RefusedError,
     RewardTransport,
 )
-from reward_service.contract.results import Outcome, Reply, RewardFailure, RewardScores, check_scores
+from reward_service.contract.results import Outcome, Reply, RewardFailure, check_scores
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.trajectory import GroupScore, ScorerStamp
+from common.trajectory import GroupScore, RewardScores, ScorerStamp
 from reward_service.client.report import RewardReport
 from reward_service.client.reward_client import Ask, RewardClient
 from reward_service.client.transport import ImagesRef
 from reward_service.client.versions import VersionHistory
-from reward_service.contract.results import Outcome, RewardFailure, RewardScores
+from reward_service.contract.results import Outcome, RewardFailure
 
 SHOWN_GROUPS = 3
 

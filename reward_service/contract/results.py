@@ -9,27 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from common.trajectory import Float64, ScorerStamp
+from common.trajectory import Float64, RewardScores, ScorerStamp
 
 _ANTISYMMETRY = 1e-6
 _LONGEST_LABEL = 1000
-
-
-@dataclass(frozen=True)
-class RewardScores:
-    """One reward's unweighted say about the B images of one prompt, all by one scorer version.
-
-    rewards: float64 (B,), in the scorer's own units; for a judge of pairs the least-squares rewards.
-    differences: float64 (B, B), antisymmetric; differences[i, j] = how much better image i is than j.
-    residual: root mean square, over the pairs measured, of differences[i, j] - (rewards[i] - rewards[j]);
-        0 for a scorer that gives each image a number.
-    stamp: which reward, version and weights.
-    """
-
-    rewards: Float64
-    differences: Float64
-    residual: float
-    stamp: ScorerStamp
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from common.trajectory import Float64, ScorerStamp
+from common.trajectory import Float64, RewardScores, ScorerStamp
 from reward_service.contract.pairs import plan_pairs, solve_pairs
-from reward_service.contract.results import RewardScores, antisymmetric
+from reward_service.contract.results import antisymmetric
 
 PromptImages = tuple[str, NDArray[np.uint8]]
 """A prompt and its images, uint8 (B, height, width, 3) RGB."""

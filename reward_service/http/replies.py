@@ -10,15 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import RewardError
 from common.hidden import hide
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import (
-    NoShadow,
-    Outcome,
-    Reply,
-    RewardFailure,
-    RewardScores,
-    check_scores,
-)
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure, check_scores
 
 _LONGEST_REASON = 1000
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import Outcome, Reply, RewardFailure, RewardScores
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import Outcome, Reply, RewardFailure
 from reward_service.on_ray.handles import reward_handle
 
 LOGGER = logging.getLogger("ray.serve")

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from common.config.fields import Section, setting
 from common.errors import RewardError
-from reward_service.contract.results import Description, RewardFailure, RewardScores
+from common.trajectory import RewardScores
+from reward_service.contract.results import Description, RewardFailure
 from reward_service.http.address import check_address
 from reward_service.http.client import HttpReward
 from reward_service.http.token import NO_TOKEN, Token

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import NoShadow, RewardScores
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import NoShadow
 from reward_service.http.replies import encode_reply
 from reward_service.http.wire import JSON_TYPE
 

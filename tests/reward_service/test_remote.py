@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import RewardError
-from reward_service.contract.results import RewardScores
+from common.trajectory import RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.service import build_service
 from reward_service.scorers.remote import RemoteReward, RemoteScore

@@ -11,11 +11,11 @@ import pytest
 from actors.actor import SampleReport
 from common.cluster.metrics import check_metrics
 from common.stopwatch import Busy
-from common.trajectory import GroupScore, PolicyStamp, ScorerStamp
+from common.trajectory import GroupScore, PolicyStamp, RewardScores, ScorerStamp
 from driver.observe.epoch_metrics import EpochTally
 from learner.report import Outcome, UpdateReport
 from reward_service.client.report import RewardReport
-from reward_service.contract.results import NoShadow, Reply, RewardScores
+from reward_service.contract.results import NoShadow, Reply
 from tests.tiny_config import make_config
 
 FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)

@@ -18,7 +18,8 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.context import _get_global_client, _set_global_client
 
-from reward_service.contract.results import Description, Reply, RewardScores
+from common.trajectory import RewardScores
+from reward_service.contract.results import Description, Reply
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.service import build_service
 from reward_service.on_ray.handles import DEPLOYMENT, reward_handle

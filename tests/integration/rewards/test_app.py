@@ -18,8 +18,8 @@ from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.job_submission import JobSubmissionClient
 
+from common.trajectory import RewardScores
 from reward_service.__main__ import main
-from reward_service.contract.results import RewardScores
 from reward_service.contract.settings import ServedReward
 from tests.integration.rewards.apps import (
     LIMIT_S,

@@ -18,7 +18,8 @@ from ray.exceptions import RayActorError
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from reward_service.contract.results import NoShadow, RewardFailure, RewardScores
+from common.trajectory import RewardScores
+from reward_service.contract.results import NoShadow, RewardFailure
 from reward_service.contract.settings import ServedReward
 from reward_service.on_ray import deployment
 from reward_service.on_ray.app import embedded_app, groups_at_a_replica

@@ -18,10 +18,10 @@ from ray.serve.context import _get_global_client
 
 from common.config.services import RewardEntry, RewardServiceSection, UrlReward
 from common.errors import RewardError
-from common.trajectory import GroupScore
+from common.trajectory import GroupScore, RewardScores
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
-from reward_service.contract.results import RewardFailure, RewardScores
+from reward_service.contract.results import RewardFailure
 from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.limits import HttpLimits

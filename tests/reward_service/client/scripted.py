@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from common.trajectory import ScorerStamp
+from common.trajectory import RewardScores, ScorerStamp
 from reward_service.client.transport import RequestError
-from reward_service.contract.results import NoShadow, Outcome, Reply, RewardScores
+from reward_service.contract.results import NoShadow, Outcome, Reply
 
 BUSY_S = 0.25
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cluster.metrics import check_metrics
-from common.trajectory import ScorerStamp
+from common.trajectory import RewardScores, ScorerStamp
 from reward_service.client.report import Agreement, RewardReport
-from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure, RewardScores
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure
 
 
 def part(rewards: np.ndarray, residual: float = 0.0) -> RewardScores:

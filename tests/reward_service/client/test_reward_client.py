@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.services import RewardServiceSection
+from common.trajectory import RewardScores
 from reward_service.client.reward_client import LONGEST_PAUSE_S, RewardClient
 from reward_service.client.transport import FailedError, FinalError, LostError, RefusedError
-from reward_service.contract.results import Outcome, RewardFailure, RewardScores
+from reward_service.contract.results import Outcome, RewardFailure
 from tests.reward_service.client.scripted import BUSY_S, Hang, Images, Say, ScriptedTransport, scores
 from tests.virtual_time import run
 

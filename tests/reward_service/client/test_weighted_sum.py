@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.trajectory import GroupScore, ScorerStamp
+from common.trajectory import GroupScore, RewardScores, ScorerStamp
 from reward_service.client.reward_client import usable_scores
 from reward_service.client.reward_sum import weighted_sum
-from reward_service.contract.results import Outcome, RewardFailure, RewardScores
+from reward_service.contract.results import Outcome, RewardFailure
 
 NAMES = ("a", "b", "c")
 

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFailure, RewardScores
+from common.trajectory import RewardScores
+from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFailure
 from reward_service.engine import engine as engine_module
 from reward_service.engine.engine import WITHDRAWN
 from tests.reward_service.engines import PIXELS, SCORERS, Ends, Recorder, in_loop, running

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import RewardFailure, RewardScores
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import RewardFailure
 from reward_service.contract.scorer import AnyScorer, as_reward
 from reward_service.contract.settings import ServedReward
 from reward_service.engine.service import RewardService, build_service

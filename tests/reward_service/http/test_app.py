@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.contract.results import Description, Reply, RewardScores
+from common.trajectory import RewardScores
+from reward_service.contract.results import Description, Reply
 from reward_service.http.app import build_http_app
 from reward_service.http.limits import HttpLimits
 from reward_service.http.replies import decode_reply

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common.errors import RewardError
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import NoShadow, Reply, RewardFailure, RewardScores
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import NoShadow, Reply, RewardFailure
 from reward_service.http.client import AsyncHttpReward, HttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.replies import encode_reply
 from reward_service.http.token import NO_TOKEN, Token

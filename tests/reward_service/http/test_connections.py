@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from reward_service.contract.results import RewardScores
+from common.trajectory import RewardScores
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.connections import BACKLOG, Waiting, most_waiting
 from tests.reward_service.http_calls import SMALL, TOKEN, connected, served_engine

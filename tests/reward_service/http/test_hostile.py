@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 
-from reward_service.contract.results import RewardScores
+from common.trajectory import RewardScores
 from reward_service.http.client import HttpReward
 from reward_service.http.errors import Refusal
 from reward_service.http.limits import HttpLimits

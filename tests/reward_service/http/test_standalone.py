@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.errors import RewardError
-from reward_service.contract.results import RewardScores
+from common.trajectory import RewardScores
 from reward_service.contract.settings import ServedReward
 from reward_service.http.client import HttpReward
 from reward_service.http.limits import HttpLimits

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import RewardError
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import NoShadow, RewardFailure, RewardScores
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import NoShadow, RewardFailure
 from reward_service.http.client import HttpReward
 from reward_service.http.errors import Refusal
 from reward_service.http.limits import HttpLimits

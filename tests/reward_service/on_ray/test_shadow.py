@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.trajectory import ScorerStamp
-from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure, RewardScores
+from common.trajectory import RewardScores, ScorerStamp
+from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure
 from reward_service.on_ray import shadow as shadow_module
 from reward_service.on_ray.shadow import Shadow
 
