@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
-from reward_service.contract.scorer import (
-    KINDS,
-    AnyScorer,
-    Kind,
-    Measured,
-    PromptImages,
-    is_deterministic,
-    methods_of,
-    prompts_of,
-)
+from reward_service.contract.reward import KINDS, Kind, Measured, methods_of
+from reward_service.contract.scorer import AnyScorer, PromptImages, is_deterministic, prompts_of
 from reward_service.contract.settings import ServedReward
 
 _PROMPTS = (

@@ -21,7 +21,7 @@ from common.trajectory import RewardScores
 from reward_service.cli.checks import Verdict, check_reward
 from reward_service.contract.results import RUNNING, Outcome, Report, RewardFailure
 from reward_service.contract.settings import ServedReward, read_section, read_settings
-from reward_service.engine.service import build_service
+from reward_service.engine.build import build_reward
 from reward_service.http.address import check_address
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.images import read_pictures
@@ -262,7 +262,7 @@ def _target(arguments: Namespace) -> Target:
 
     served = _served(arguments)
     torch.set_num_threads(served.threads)
-    service = build_service("reward", served)
+    service = build_reward("reward", served)
     return Target(lambda: service.kind, lambda prompt, images: service.score_groups([(prompt, images)])[0])
 
 

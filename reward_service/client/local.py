@@ -20,8 +20,9 @@ from reward_service.client.reward_client import RewardClient
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.transport import RewardTransport
 from reward_service.contract.results import NoShadow, Reply, RewardFailure
+from reward_service.contract.reward import Reward
 from reward_service.contract.settings import served_settings
-from reward_service.engine.service import RewardService, build_service
+from reward_service.engine.build import build_reward
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class _Here:
     settings: Mapping[str, Any] = MappingProxyType({})
     limit_s = float("inf")
 
-    def __init__(self, service: RewardService) -> None:
+    def __init__(self, service: Reward) -> None:
         self.stamp = service.stamp
         self._service = service
 
@@ -111,7 +112,7 @@ def local_rewards(
 
 
 def _here(name: str, entry: RewardSpec, section: RewardServiceSection) -> RewardTransport:
-    return _Here(build_service(name, served_settings(entry, section)))
+    return _Here(build_reward(name, served_settings(entry, section)))
 
 
 def _there(name: str, entry: UrlReward, section: RewardServiceSection) -> RewardTransport:

@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from common.config.services import ScorerSection
 from common.errors import RewardError
 from common.hidden import error_without_secrets, remember_options, without_secrets
-from reward_service.contract.scorer import NEEDED, AnyScorer, methods_of
+from reward_service.contract.reward import methods_of
+from reward_service.contract.scorer import NEEDED, AnyScorer
 from reward_service.scorers import SHIPPED
 
 

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +22,13 @@ from numpy.typing import NDArray
 from common.errors import ConfigError, RewardError
 from common.hidden import hide, hide_in_logs
 from reward_service.contract.results import BusyError, Description, NoShadow, Reply, RewardFailure
+from reward_service.contract.reward import Reward
 from reward_service.contract.settings import ServedReward, read_settings
+from reward_service.engine.build import build_aside, use_threads
 from reward_service.engine.meter import Meter
 from reward_service.engine.queue import BatchLimits, Check, GroupQueue, WaitingGroup
-from reward_service.engine.service import RewardService, build_checked, use_threads
 
 LOGGER = logging.getLogger("ray.serve")
-BUILD_LIMIT_S = 600.0
 PROBE_WAIT_S = 5.0
 PROOF_LASTS_S = 1.0
 RETRY_AFTER_S = (0.05, 30.0)
@@ -43,7 +42,7 @@ EndProcess = Callable[[str], None]
 class Running:
     """The scorer that answers and the settings it was built from."""
 
-    service: RewardService
+    reward: Reward
     settings: ServedReward
 
 
@@ -75,7 +74,7 @@ class Engine:
         Raises RewardError where it cannot be built, breaks its contract, or is not ready in time.
         """
         hide_in_logs()
-        engine = cls(name, Running(await _built(name, settings), settings), end_process, meter)
+        engine = cls(name, Running(await build_aside(name, settings), settings), end_process, meter)
         engine._thread.start()
         return engine
 
@@ -100,9 +99,9 @@ class Engine:
         running = self._running
         return Description(
             name=self._name,
-            stamp=running.service.stamp,
+            stamp=running.reward.stamp,
             scorer=running.settings.scorer,
-            kind=running.service.kind,
+            kind=running.reward.kind,
             settings=running.settings.without_secrets(),
             refused=self._refused,
             ready=self._thread.is_alive(),
@@ -114,7 +113,7 @@ class Engine:
         Asks for a warm forward pass, unless the scorer has worked in the last PROOF_LASTS_S, or is paid.
         """
         self._check_thread()
-        if not self._running.service.paid and self._idle_s >= PROOF_LASTS_S:
+        if not self._running.reward.paid and self._idle_s >= PROOF_LASTS_S:
             # Shielded, because others may wait for the same pass.
             await asyncio.shield(asyncio.wrap_future(self._queue.check()))
         return self._idle_s
@@ -128,7 +127,7 @@ class Engine:
         self._check_thread()
         running = self._running
         longest_idle_s = running.settings.probe_idle_s
-        if self._at_work or not longest_idle_s or running.service.paid or self._idle_s < longest_idle_s:
+        if self._at_work or not longest_idle_s or running.reward.paid or self._idle_s < longest_idle_s:
             return
         passed = asyncio.wrap_future(self._queue.check())
         await asyncio.wait([passed], timeout=PROBE_WAIT_S)
@@ -170,7 +169,7 @@ class Engine:
         try:
             settings = read_settings(given, f"Settings of reward {self._name!r}")
             is_same = settings.same_scorer(running.settings)
-            service = running.service if is_same else await _built(self._name, settings)
+            reward = running.reward if is_same else await build_aside(self._name, settings)
         except (ConfigError, RewardError) as error:
             LOGGER.error("Settings refused, the old ones stay: %s", error)
             self._meter.refused()
@@ -178,7 +177,7 @@ class Engine:
             return self._refused
         self._queue.limit(_limits(settings))
         # The scoring thread reads this once a batch.
-        self._running = Running(service, settings)
+        self._running = Running(reward, settings)
         self._meter.swapped()
         self._refused = ""
         return ""
@@ -203,7 +202,7 @@ class Engine:
             # A group that was scored meanwhile is proof enough.
             if self._worked_at < check.asked_at:
                 with self._clock(running):
-                    running.service.probe()
+                    running.reward.probe()
                 self._worked_at = time.monotonic()
         except RewardError as error:
             check.done.set_exception(error)
@@ -215,7 +214,7 @@ class Engine:
         if not groups:
             return
         started = time.monotonic()
-        outcomes = running.service.score_groups(
+        outcomes = running.reward.score_groups(
             [(group.prompt, group.images) for group in groups], lambda: self._clock(running)
         )
         seconds = time.monotonic() - started
@@ -246,31 +245,6 @@ class Engine:
     def _retry_after_s(self) -> float:
         shortest, longest = RETRY_AFTER_S
         return min(max(shortest, self._group_s * len(self._queue) / 2), longest)
-
-
-async def _built(name: str, settings: ServedReward) -> RewardService:
-    """A checked scorer, built in a thread of its own, which lives on where it hangs or nobody waits any more.
-
-    Raises RewardError where it cannot be built, breaks its contract, or is not ready in BUILD_LIMIT_S.
-    """
-    built: Future[RewardService] = Future()
-
-    def build() -> None:
-        try:
-            service = build_checked(name, settings)
-        except RewardError as error:
-            built.set_exception(error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything
-            built.set_exception(RewardError(f"Reward {name!r} could not be built: {error!r}"))
-        else:
-            built.set_result(service)
-
-    threading.Thread(target=build, name=f"builds {name}", daemon=True).start()
-    try:
-        # Shielded, because the thread sets it whoever still waits.
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(built)), BUILD_LIMIT_S)
-    except TimeoutError as error:
-        raise RewardError(f"Reward {name!r} was not ready after {BUILD_LIMIT_S:g} s.") from error
 
 
 def end_process(reason: str) -> None:

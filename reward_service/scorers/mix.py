@@ -19,17 +19,8 @@ from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
 from common.trajectory import ScorerStamp
 from reward_service.contract.registry import build_scorer, check_spec
-from reward_service.contract.scorer import (
-    KINDS,
-    AnyScorer,
-    as_reward,
-    ask,
-    is_deterministic,
-    is_paid,
-    methods_of,
-    numbers,
-    prompts_of,
-)
+from reward_service.contract.reward import KINDS, Reward, ask, methods_of, numbers
+from reward_service.contract.scorer import AnyScorer, is_deterministic, is_paid, prompts_of
 from reward_service.contract.settings import read_section
 from reward_service.scorers.options import Configured
 
@@ -169,7 +160,7 @@ class MixPairwise(_Mixed):
         return np.sum([self._weighted(part, prompt, images) for part in self._parts], axis=0)
 
     def _weighted(self, part: _Part, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        reward = as_reward(ScorerStamp(part.name, "", ""), part.scorer, part.spec.pairs)
+        reward = Reward.of(ScorerStamp(part.name, "", ""), part.scorer, part.spec.pairs)
         return part.spec.weight * reward.score([(prompt, images.copy())])[0].differences
 
 

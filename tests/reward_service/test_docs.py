@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from ray.serve.schema import ServeDeploySchema
 
 from common.config.services import RewardEntry, RewardServiceSection, RewardSpec
-from reward_service.contract.scorer import check_scorer
+from reward_service.contract.reward import check_scorer
 from reward_service.contract.settings import read_settings
 from reward_service.scorers import SHIPPED
 

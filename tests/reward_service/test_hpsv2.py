@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from common.config.services import RewardSpec
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
-from reward_service.contract.scorer import check_scorer
+from reward_service.contract.reward import check_scorer
 from reward_service.scorers.hpsv2 import HpsV2
 from reward_service.scorers.images import Letterbox
 from tests.reward_service.by_hand import (

@@ -15,7 +15,7 @@ from transformers import BertTokenizer
 from common.config.services import RewardSpec
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
-from reward_service.contract.scorer import check_scorer
+from reward_service.contract.reward import check_scorer
 from reward_service.scorers.imagereward import ImageReward
 from tests.reward_service.by_hand import BLACK, PROMPTS, MakeImages, Tensors, cropped, imagereward
 

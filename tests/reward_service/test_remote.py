@@ -10,7 +10,7 @@ import pytest
 from common.errors import RewardError
 from common.trajectory import RewardScores
 from reward_service.contract.settings import ServedReward
-from reward_service.engine.service import build_service
+from reward_service.engine.build import build_reward
 from reward_service.scorers.remote import RemoteReward, RemoteScore
 from tests.reward_service.http_calls import TOKEN, engine, served, served_engine
 
@@ -28,7 +28,7 @@ def test_a_pointwise_reward_keeps_its_differences_its_numbers_and_its_version() 
         options: dict[str, str | int | float | bool] = {"url": url, "token_env": "REMOTE_TOKEN"}
         scorer = RemoteScore(url=url, token_env="REMOTE_TOKEN")
         np.testing.assert_array_equal(scorer.score(["calm", "calm", "other", "calm"], PIXELS), RED)
-        service = build_service("far", ServedReward(scorer="remote", options=options))
+        service = build_reward("far", ServedReward(scorer="remote", options=options))
         service.check()
         (part,) = service.score_groups([("calm", PIXELS)])
         assert isinstance(part, RewardScores)

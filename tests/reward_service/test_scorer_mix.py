@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from common.errors import RewardError
-from reward_service.contract.scorer import check_scorer
+from reward_service.contract.reward import check_scorer
 from reward_service.contract.settings import ServedReward
-from reward_service.engine.service import build_service
+from reward_service.engine.build import build_reward
 from reward_service.scorers.mix import Mix, MixPairwise
 from tests.reward_service.scorers import Duel, GreenDuel, Lookup, PromptLength, Redness
 
@@ -69,7 +69,7 @@ cats: {{scorer: "{__name__}:Cats"}}
 '''
     assert Mix(parts=parts).check_prompts == MixPairwise(parts=parts).check_prompts == ("two cats",)
     assert Mix(parts=POINTS).check_prompts == ()
-    build_service("both", ServedReward(scorer="mix", options={"parts": parts})).check()
+    build_reward("both", ServedReward(scorer="mix", options={"parts": parts})).check()
 
 
 def test_a_part_that_fails_is_named(make_images: MakeImages) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.contract.pairs import plan_pairs
-from reward_service.contract.scorer import check_scorer
+from reward_service.contract.reward import check_scorer
 from reward_service.scorers.vlm import VlmPairs, VlmRubric
 from tests.reward_service.judge_server import Judge, Question, serving
 

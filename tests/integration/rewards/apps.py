@@ -21,7 +21,7 @@ from ray.serve.context import _get_global_client, _set_global_client
 from common.trajectory import RewardScores
 from reward_service.contract.results import Description, Reply
 from reward_service.contract.settings import ServedReward
-from reward_service.engine.service import build_service
+from reward_service.engine.build import build_reward
 from reward_service.on_ray.handles import DEPLOYMENT, reward_handle
 
 ROOT = Path(__file__).parents[3]
@@ -118,7 +118,7 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
 def assert_scored(reply: Reply, prompt: str, settings: ServedReward) -> None:
     """The reply is what the service says without Ray."""
     assert isinstance(reply.outcome, RewardScores), reply.outcome
-    service = build_service(reply.outcome.stamp.name, settings)
+    service = build_reward(reply.outcome.stamp.name, settings)
     (wanted,) = service.score_groups([(prompt, images_of(prompt))])
     assert isinstance(wanted, RewardScores)
     np.testing.assert_allclose(reply.outcome.rewards, wanted.rewards, rtol=1e-6)

@@ -12,7 +12,7 @@ import pytest
 from common.config.services import RewardSpec
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer, check_spec
-from reward_service.contract.scorer import methods_of
+from reward_service.contract.reward import methods_of
 from reward_service.scorers import SHIPPED
 from reward_service.scorers.jpeg import JpegCompressibility
 from tests.reward_service.scorers import PromptLength

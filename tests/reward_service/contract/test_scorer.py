@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.contract.scorer import AnyScorer, as_reward, check_scorer, digest_files, digest_settings
+from reward_service.contract.reward import Reward, check_scorer
+from reward_service.contract.scorer import AnyScorer, digest_files, digest_settings
 from tests.reward_service.scorers import Careless, Duel, GreenDuel, PromptLength, Redness
 
 MakeImages = Callable[[int, int], NDArray[np.uint8]]
@@ -72,14 +73,14 @@ def test_only_finite_numbers_and_antisymmetric_matrices_are_scores(
     scorer: AnyScorer, complaint: str, make_images: MakeImages
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        as_reward(stamp("mine"), scorer).score([("a", make_images(0, 3))])
+        Reward.of(stamp("mine"), scorer).score([("a", make_images(0, 3))])
 
 
 @pytest.mark.parametrize(
     "answer", [[1, 2, 3], np.array([1, 2, 3], np.int16), np.array([1.0, 2.0, 3.0], np.float32)]
 )
 def test_any_real_numbers_become_float64(answer: object, make_images: MakeImages) -> None:
-    (part,) = as_reward(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
+    (part,) = Reward.of(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
     assert part.rewards.dtype == np.float64
     np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
 
@@ -142,8 +143,8 @@ def test_a_broken_contract_fails_the_check(
 
 def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(make_images: MakeImages) -> None:
     images = make_images(7, 5)
-    (part,) = as_reward(stamp("duel"), Duel()).score([("a", images)])
-    (whole,) = as_reward(stamp("duel"), GreenDuel()).score([("a", images)])
+    (part,) = Reward.of(stamp("duel"), Duel()).score([("a", images)])
+    (whole,) = Reward.of(stamp("duel"), GreenDuel()).score([("a", images)])
     np.testing.assert_allclose(part.differences, whole.differences, atol=1e-12)
     np.testing.assert_allclose(part.rewards, whole.rewards, atol=1e-12)
     misses = [
@@ -157,7 +158,7 @@ def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(make_im
 
 def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(make_images: MakeImages) -> None:
     duel = Duel()
-    judge = as_reward(stamp("duel"), duel, pairs=6)
+    judge = Reward.of(stamp("duel"), duel, pairs=6)
     first, second, again = judge.score(
         [("a", make_images(1, 5)), ("b", make_images(1, 5)), ("a", make_images(1, 5))]
     )
@@ -171,7 +172,7 @@ def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(make_images: M
 
 def test_a_single_image_costs_a_judge_of_pairs_nothing(make_images: MakeImages) -> None:
     duel = Duel()
-    (part,) = as_reward(stamp("duel"), duel).score([("a", make_images(1, 1))])
+    (part,) = Reward.of(stamp("duel"), duel).score([("a", make_images(1, 1))])
     assert duel.asked == []
     np.testing.assert_array_equal(part.rewards, [0.0])
 
@@ -179,7 +180,7 @@ def test_a_single_image_costs_a_judge_of_pairs_nothing(make_images: MakeImages) 
 @pytest.mark.parametrize("scorer", [object(), type("Both", (Redness, GreenDuel), {})()])
 def test_a_scorer_has_exactly_one_of_the_methods(scorer: AnyScorer) -> None:
     with pytest.raises(RewardError, match="exactly one"):
-        as_reward(stamp("mine"), scorer)
+        Reward.of(stamp("mine"), scorer)
 
 
 def test_a_scorer_cannot_change_the_callers_images(make_images: MakeImages) -> None:
@@ -192,7 +193,7 @@ def test_a_scorer_cannot_change_the_callers_images(make_images: MakeImages) -> N
     images = make_images(6, 2)
     before = images.copy()
     images.setflags(write=False)
-    as_reward(stamp("eraser"), Eraser()).score([("a", images)])
+    Reward.of(stamp("eraser"), Eraser()).score([("a", images)])
     np.testing.assert_array_equal(images, before)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from common.errors import RewardError
 from common.trajectory import RewardScores
 from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFailure
+from reward_service.engine import build
 from reward_service.engine import engine as engine_module
 from reward_service.engine.engine import WITHDRAWN
 from tests.reward_service.engines import PIXELS, SCORERS, Ends, Recorder, in_loop, running
@@ -231,7 +232,7 @@ async def test_the_newest_settings_win_even_where_they_are_refused() -> None:
 
 @in_loop
 async def test_a_scorer_that_is_not_ready_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "BUILD_LIMIT_S", 0.05)
+    monkeypatch.setattr(build, "BUILD_LIMIT_S", 0.05)
     with pytest.raises(RewardError, match="not ready"):
         async with running(f"{__name__}:GatedBuild"):
             pass
