@@ -17,10 +17,9 @@ from common.errors import RewardError, StuckError
 from reward_service.client.http_transport import open_url, start_asker
 from reward_service.client.reward_client import RewardClient
 from reward_service.client.reward_sum import RewardSum
-from reward_service.client.serve_transport import open_app
 from reward_service.client.transport import RewardTransport
 from reward_service.contract.settings import served_settings
-from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica
+from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica, open_app
 from reward_service.on_ray.deployment import deploy, describe, end
 from reward_service.on_ray.handles import applications
 from reward_service.on_ray.lifeline import start_lifeline

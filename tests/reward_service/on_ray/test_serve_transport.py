@@ -11,11 +11,10 @@ from ray.serve.exceptions import RayServeException
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.client import serve_transport
-from reward_service.client.serve_transport import ServeTransport
 from reward_service.client.transport import FailedError, FinalError, LostError, RefusedError, RequestError
 from reward_service.contract.results import BusyError, Description, Reply
-from reward_service.on_ray.app import ONGOING_GROUPS
+from reward_service.on_ray import app
+from reward_service.on_ray.app import ONGOING_GROUPS, ServeTransport
 from tests.reward_service.client.scripted import Images
 
 SETTINGS = {"timeout_s": 20.0, "max_batch_groups": 1}
@@ -70,10 +69,10 @@ class FakeServe:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> FakeServe:
     fake = FakeServe()
-    monkeypatch.setattr(serve_transport, "LOOK_S", 0.0)
-    monkeypatch.setattr(serve_transport, "serve_controller", lambda: fake.controller)
-    monkeypatch.setattr(serve_transport, "connect_serve", fake.connect)
-    monkeypatch.setattr(serve_transport, "reward_handle", fake.handle)
+    monkeypatch.setattr(app, "LOOK_S", 0.0)
+    monkeypatch.setattr(app, "serve_controller", lambda: fake.controller)
+    monkeypatch.setattr(app, "connect_serve", fake.connect)
+    monkeypatch.setattr(app, "reward_handle", fake.handle)
     return fake
 
 
@@ -182,5 +181,5 @@ def test_a_state_that_cannot_be_asked_for_is_no_error(
     def died() -> str:
         raise ActorDiedError
 
-    monkeypatch.setattr(serve_transport, "connect_serve", died)
+    monkeypatch.setattr(app, "connect_serve", died)
     assert "ActorDiedError" in str(asyncio.run(transport().absence()))
