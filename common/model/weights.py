@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,9 @@ from common.trajectory import PolicyStamp
 
 Tensors = Mapping[str, Tensor]
 
-BLOCK = 2**14
-"""Words of 8 bytes that one pair of sums is over. It is part of the digest's definition."""
-CACHED_ROWS = 4
-"""Blocks a step on a CPU, few enough for its cache."""
-DEVICE_ROWS = 512
-"""Blocks a step elsewhere: 64 MiB."""
+ROWS, COLUMNS = 127, 511
+"""Of a block of words that is summed along both: 519 kB, which a core's cache holds. Both are odd, so that a
+bit turned over in all words of a line always shows. They are part of the digest's definition."""
 
 
 @dataclass(frozen=True)
@@ -79,35 +75,25 @@ class Weights:
 def digest_tensors(tensors: Tensors) -> str:
     """An integrity proof (hex) over names, types, shapes and bits; equal on every device.
 
-    Each tensor's bytes, padded with zeros, are int64 words w in blocks of BLOCK. A block has two sums mod
-    2^64: of m_i w_i, and of m_i (w_i >> 32), where m_i are fixed pseudo-random odd numbers. The digest is the
-    SHA-256 of every tensor's name, type and shape with its blocks' sums. This is multilinear hashing (Lemire
-    and Kaser 2014, "Strongly universal string hashing is fast") of words and of their upper halves: one
-    changed word always shows, and any other change is missed with probability 2^-32 at most, taken over the
-    multipliers, since either a lower half differs or an upper one does. It is made for mix-ups and damage at
-    the speed of memory. The multipliers are public, so it is not for somebody who searches for a collision.
+    Each tensor's bytes, padded with zeros, are int64 words in rows of COLUMNS, and those in blocks of ROWS;
+    what is left over is a short row. Taken are the sums mod 2^64 of all rows, those of all columns of each
+    block, and the short row as it is. The digest is the SHA-256 of every tensor's name, type and shape with
+    the SHA-256 of what was taken.
+
+    Whatever changes one word, or several of which one stands alone in its row or in its column of a block,
+    always shows. Missed is only what adds up to 0 along every row and every column: four words at least, at
+    the corners of a rectangle, each changed by the same number up or down. It is made for mix-ups and damage,
+    at the speed of memory, and not for somebody who searches for a collision.
     """
-    total = hashlib.sha256()
     named = {name: tensors[name].detach() for name in sorted(tensors)}
-    # numpy lets go of the interpreter, and integers add up to the same in any order.
+    # numpy and hashlib let go of the interpreter, and integers add up to the same in any order.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        block_sums = threads.map(lambda value: _block_sums(_words(value)), named.values())
-        sums = _on_cpu(dict(zip(named, block_sums, strict=True)))
-    for name, value in named.items():
-        total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        total.update(sums[name].astype("<i8").tobytes())
+        sums = _on_cpu(list(threads.map(lambda value: _line_sums(_words(value)), named.values())))
+        digests = threads.map(lambda lines: hashlib.sha256(lines.astype("<i8", copy=False)).digest(), sums)
+        total = hashlib.sha256()
+        for (name, value), digest in zip(named.items(), digests, strict=True):
+            total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode() + digest)
     return total.hexdigest()
-
-
-@cache
-def _multipliers() -> NDArray[np.int64]:
-    data = hashlib.shake_256(b"multipliers of digest_tensors").digest(8 * BLOCK)
-    return np.frombuffer(data, dtype="<i8").astype(np.int64) | 1
-
-
-@cache
-def _multipliers_on(device: torch.device) -> Tensor:
-    return torch.from_numpy(_multipliers()).to(device)
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -119,43 +105,42 @@ def _words(tensor: Tensor) -> Tensor:
     return data.view(torch.int64)
 
 
-def _block_sums(words: Tensor) -> Tensor:
-    """(2, blocks), on the device of the words (n,); the last block may be short."""
-    whole = words.numel() // BLOCK * BLOCK
+def _line_sums(words: Tensor) -> Tensor:
+    """Of the rows, then of each block's columns, then the short row's words themselves; on their device."""
+    whole = words.numel() // COLUMNS * COLUMNS
+    rows, rest = words[:whole].view(-1, COLUMNS), words[whole:]
     sums_of = _sums_in_cache if words.device.type == "cpu" else _sums_on_device
-    parts = (words[:whole].view(-1, BLOCK), words[whole:].view(1, -1))
-    return torch.cat([sums_of(part) for part in parts if part.numel()] or [words.new_zeros(2, 0)], dim=1)
+    return torch.cat([*sums_of(rows), rest])
 
 
-def _sums_in_cache(rows: Tensor) -> Tensor:
-    """Sums of rows (k, n), n <= BLOCK, as one core takes them fastest: a few rows at a time."""
-    words, multipliers = rows.numpy(), _multipliers()[: rows.shape[1]]
-    sums = np.empty((2, len(words)), dtype=np.int64)
-    upper = np.empty((CACHED_ROWS, words.shape[1]), dtype=np.int64)
-    for start in range(0, len(words), CACHED_ROWS):
-        few = words[start : start + CACHED_ROWS]
-        own = np.right_shift(few, 32, out=upper[: len(few)])
-        np.einsum("ij,j->i", few, multipliers, out=sums[0, start : start + len(few)])
-        np.einsum("ij,j->i", own, multipliers, out=sums[1, start : start + len(few)])
-    return torch.from_numpy(sums)
+def _sums_in_cache(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of rows (n, COLUMNS), (n,), and of columns by block, flat. A core reads each block once."""
+    words = rows.numpy()
+    of_rows = np.empty(len(words), dtype=np.int64)
+    of_columns = np.empty((-(-len(words) // ROWS), COLUMNS), dtype=np.int64)
+    for number, of_block in enumerate(of_columns):
+        here = slice(number * ROWS, (number + 1) * ROWS)
+        np.add.reduce(words[here], axis=1, out=of_rows[here])
+        np.add.reduce(words[here], axis=0, out=of_block)
+    return torch.from_numpy(of_rows), torch.from_numpy(of_columns).view(-1)
 
 
-def _sums_on_device(rows: Tensor) -> Tensor:
+def _sums_on_device(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The same by torch alone."""
-    multipliers = _multipliers_on(rows.device)[: rows.shape[1]]
-    sums = []
-    for few in rows.split(DEVICE_ROWS):
-        sums.append(torch.stack([few, few >> 32]).mul_(multipliers).sum(2))
-    return torch.cat(sums, dim=1)
+    whole = len(rows) // ROWS * ROWS
+    blocks, rest = rows[:whole].view(-1, ROWS, COLUMNS), rows[whole:]
+    of_rest = [rest.sum(0)] if len(rest) else []
+    return rows.sum(1), torch.cat([blocks.sum(1).view(-1), *of_rest])
 
 
-def _on_cpu(sums: Mapping[str, Tensor]) -> dict[str, NDArray[np.int64]]:
+def _on_cpu(sums: Sequence[Tensor]) -> list[NDArray[np.int64]]:
     """All at once, so that a GPU is waited for once."""
     if not sums:
-        return {}
-    together = torch.cat(list(sums.values()), dim=1).cpu()
-    parts = together.split([value.shape[1] for value in sums.values()], dim=1)
-    return {name: part.numpy() for name, part in zip(sums, parts, strict=True)}
+        return []
+    if all(value.device.type == "cpu" for value in sums):
+        return [value.numpy() for value in sums]
+    together = torch.cat(list(sums)).cpu()
+    return [part.numpy() for part in together.split([len(value) for value in sums])]
 
 
 def _to_host(tensors: Tensors) -> dict[str, NDArray[Any]]:

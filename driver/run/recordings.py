@@ -26,7 +26,7 @@ from common.errors import RecordingError
 from common.storage import check_held, flush
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, ScorerStamp, TrajectoryGroup
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SCHEMA = pa.schema(
     {
         "prompt": pa.string(),

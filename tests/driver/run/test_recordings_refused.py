@@ -46,7 +46,7 @@ def _other_columns(path: Path) -> None:
     table = pq.read_table(path).drop_columns(["rewards"])
     with pq.ParquetWriter(path, table.schema) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({"format": "prdp-trajectories", "format_version": "3", "groups": "2"})
+        writer.add_key_value_metadata({"format": "prdp-trajectories", "format_version": "4", "groups": "2"})
 
 
 class TestRefused:
@@ -67,8 +67,8 @@ class TestRefused:
             (lambda path: pq.write_table(pa.table({"prompt": ["a"]}), path), ""),
             (lambda path: rewritten(path, lambda rows: rows.pop(), {}), "1 rows of the 2"),
             (_other_columns, "columns"),
-            (_version("2"), "earlier.*format 2"),
-            (_version("4"), "later.*format 4"),
+            (_version("3"), "earlier.*format 3"),
+            (_version("5"), "later.*format 5"),
         ],
     )
     def test_what_is_no_whole_recording(
