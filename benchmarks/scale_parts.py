@@ -160,10 +160,10 @@ class LearnerHost:
         return PolicyStamp(version, hashlib.sha256(str(version).encode()).hexdigest(), RUN_ID)
 
     async def export_snapshot(self, rank: int) -> Snapshot:
-        """Weights and AdamW's two moments."""
+        """AdamW's two moments."""
         arrays = {"all": np.zeros(self._sizes.weight_bytes, dtype=np.uint8)}
         moments = {f"all|{number}": array for number in range(2) for array in arrays.values()}
-        return Snapshot(self._versions[rank], (), arrays, moments, {})
+        return Snapshot(self._versions[rank], (), moments, {})
 
     async def export_state(self, rank: int) -> Files:
         """A checkpoint with nothing in it."""

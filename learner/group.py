@@ -27,7 +27,7 @@ from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, Tra
 from learner.build import build_learner
 from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
 from learner.report import LearnerFacts, UpdateReport
-from learner.state import Files, Snapshot, export_snapshot, export_state, restore_state
+from learner.state import Files, Snapshot, export_snapshot, export_state, restore_snapshot, restore_state
 
 Scores = tuple[GroupScore, Float64 | None]
 """A group's score and advantages."""
@@ -143,9 +143,13 @@ class LearnerRank:
         """See learner.state."""
         return export_state(self._learner)
 
-    def restore_state(self, state: Snapshot | Files) -> None:
+    def restore_snapshot(self, snapshot: Snapshot, weights: Weights) -> None:
         """See learner.state."""
-        restore_state(self._learner, state)
+        restore_snapshot(self._learner, snapshot, weights)
+
+    def restore_state(self, files: Files) -> None:
+        """See learner.state."""
+        restore_state(self._learner, files)
 
 
 @dataclass(frozen=True)
@@ -220,15 +224,19 @@ class LearnerGroup:
         return PublishedReferences([stamp, *(rank.agree.remote() for rank in others)], weights)
 
     def export_snapshot(self) -> ray.ObjectRef:
-        """What an exact continuation needs, from rank 0."""
+        """What an exact continuation needs beside the weights published last, from rank 0."""
         return self._ranks[0].export_snapshot.remote()
 
     def export_state(self) -> ray.ObjectRef:
         """The learner's files of a checkpoint, from rank 0."""
         return self._ranks[0].export_state.remote()
 
+    def restore_snapshot(self, snapshot: ray.ObjectRef, weights: ray.ObjectRef) -> list[ray.ObjectRef]:
+        """Every rank continues from a snapshot and the weights published before it."""
+        return [rank.restore_snapshot.remote(snapshot, weights) for rank in self._ranks]
+
     def restore_state(self, files: ray.ObjectRef) -> list[ray.ObjectRef]:
-        """Every rank continues from the files of a checkpoint or snapshot."""
+        """Every rank continues from the files of a checkpoint."""
         return [rank.restore_state.remote(files) for rank in self._ranks]
 
     def nodes(self) -> frozenset[str]:

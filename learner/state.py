@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import CheckpointError, WeightsError
-from common.model.weights import Tensors
+from common.model.weights import Tensors, Weights
 from common.records import parse_record
 from common.trajectory import PolicyStamp
 from learner.learner import Learner
@@ -56,24 +56,22 @@ def read_header(files: Mapping[str, bytes | NDArray[np.uint8]]) -> Header:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What an exact continuation needs.
+    """What an exact continuation needs beside the weights, which are published and lie beside it.
 
     published: version and digest of the weights that trajectories in flight may name, oldest first.
-    trainable, averages: float32 by parameter; optimizer: by "parameter|what AdamW keeps". On a CPU the
-    arrays are the live tensors' memory, see Learner.publish.
+    averages: float32 by parameter; optimizer: by "parameter|what AdamW keeps". On a CPU the arrays are the
+    live tensors' memory, see Learner.publish.
     """
 
     version: int
     published: tuple[tuple[int, str], ...]
-    trainable: Arrays
     optimizer: Arrays
     averages: Arrays
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        parts = (self.trainable, self.optimizer, self.averages)
-        return sum(array.nbytes for part in parts for array in part.values())
+        return sum(array.nbytes for part in (self.optimizer, self.averages) for array in part.values())
 
 
 def export_snapshot(learner: Learner) -> Snapshot:
@@ -86,7 +84,6 @@ def export_snapshot(learner: Learner) -> Snapshot:
     return Snapshot(
         version=learner.version,
         published=tuple((stamp.version, stamp.digest) for stamp in learner.old_policy.stamps),
-        trainable=_arrays(learner.parameters),
         optimizer=_arrays(optimizer),
         averages=_arrays(learner.averages),
     )
@@ -98,7 +95,8 @@ def export_state(learner: Learner) -> Files:
     trainable, optimizer and ema .safetensors hold exact float32 tensors; policy/ (and policy_ema/ where
     ema_decay is on) is what plain diffusers loads.
     """
-    files = _exact_files(export_snapshot(learner)) | _policy_files(learner, POLICY_FOLDER)
+    files = _exact_files(export_snapshot(learner), _arrays(learner.parameters))
+    files |= _policy_files(learner, POLICY_FOLDER)
     if learner.averages:
         current = {name: value.detach().clone() for name, value in learner.parameters.items()}
         _copy_into(learner, learner.averages)
@@ -109,12 +107,23 @@ def export_state(learner: Learner) -> Files:
     return files
 
 
-def restore_state(learner: Learner, state: Snapshot | Mapping[str, bytes | NDArray[np.uint8]]) -> None:
-    """Continue from a snapshot, or from the files of a checkpoint. Raises CheckpointError, WeightsError."""
-    snapshot = state if isinstance(state, Snapshot) else _read(state)
+def restore_state(learner: Learner, files: Mapping[str, bytes | NDArray[np.uint8]]) -> None:
+    """Continue from the files of a checkpoint. Raises CheckpointError, WeightsError."""
+    snapshot, trainable = _read(files)
+    _restore(learner, snapshot, _tensors(trainable))
+
+
+def restore_snapshot(learner: Learner, snapshot: Snapshot, weights: Weights) -> None:
+    """Continue from a snapshot and the weights that were published before it. Raises WeightsError."""
+    if weights.stamp.version != snapshot.version:
+        raise WeightsError(f"The snapshot is of version {snapshot.version}, the weights are {weights.stamp}.")
+    _restore(learner, snapshot, weights.tensors(weights.stamp))
+
+
+def _restore(learner: Learner, snapshot: Snapshot, trainable: Tensors) -> None:
     optimizer = snapshot.optimizer
     _check_names(learner, snapshot)
-    learner.restore(_tensors(snapshot.trainable), _tensors(snapshot.averages), snapshot.version)
+    learner.restore(trainable, _tensors(snapshot.averages), snapshot.version)
     for version, digest in snapshot.published:
         learner.old_policy.published(PolicyStamp(version, digest, learner.run_id))
     steps = {
@@ -125,20 +134,15 @@ def restore_state(learner: Learner, state: Snapshot | Mapping[str, bytes | NDArr
     learner.optimizer.load_state_dict({"state": steps, "param_groups": groups})
 
 
-def _read(files: Mapping[str, bytes | NDArray[np.uint8]]) -> Snapshot:
+def _read(files: Mapping[str, bytes | NDArray[np.uint8]]) -> tuple[Snapshot, Arrays]:
+    """With the trained tensors."""
     header = read_header(files)
     try:
         trainable, optimizer, averages = (
             safetensors.numpy.load(bytes(files[f"{name}.safetensors"]))
             for name in ("trainable", "optimizer", "ema")
         )
-        return Snapshot(
-            version=header.version,
-            published=header.published,
-            trainable=trainable,
-            optimizer=optimizer,
-            averages=averages,
-        )
+        return Snapshot(header.version, header.published, optimizer, averages), trainable
     except (KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"
@@ -168,10 +172,10 @@ def _check_names(learner: Learner, snapshot: Snapshot) -> None:
             )
 
 
-def _exact_files(snapshot: Snapshot) -> Files:
+def _exact_files(snapshot: Snapshot, trainable: Arrays) -> Files:
     contents = {
         HEADER_FILE: Header(snapshot.version, snapshot.published).to_json(),
-        "trainable.safetensors": safetensors.numpy.save(snapshot.trainable),
+        "trainable.safetensors": safetensors.numpy.save(trainable),
         "optimizer.safetensors": safetensors.numpy.save(snapshot.optimizer),
         "ema.safetensors": safetensors.numpy.save(snapshot.averages),
     }

@@ -48,13 +48,21 @@ LOST_TRIES = 5
 
 @dataclass(frozen=True)
 class _Base:
-    """What a learner can be restored to. state: a reference of it; None for the pretrained weights.
+    """What a learner can be restored to. files: of a checkpoint. snapshot: one, and the weights published
+    before it. Neither: the pretrained weights.
 
     A snapshot lies on the learner's node, and is lost with it; then epochs since the checkpoint come again.
     """
 
     epoch: int
-    state: ray.ObjectRef | None
+    files: ray.ObjectRef | None = None
+    snapshot: tuple[ray.ObjectRef, ray.ObjectRef] | None = None
+
+    def restore(self, group: LearnerGroup) -> list[ray.ObjectRef]:
+        """Have ranks that have just been started stand there."""
+        if self.snapshot is not None:
+            return group.restore_snapshot(*self.snapshot)
+        return [] if self.files is None else group.restore_state(self.files)
 
 
 @dataclass
@@ -86,7 +94,7 @@ class FaultTolerantLearner:
         self._deaths = deaths
         self._sample_again = sample_again
         self._record = WeightsRecord()
-        self._base = _Base(0, None)
+        self._base = _Base(0)
         self._snapshot: tuple[_Base, Answers] | None = None
         self._log: list[_KeptEpoch] = []
         self._handed_over = 0
@@ -127,7 +135,7 @@ class FaultTolerantLearner:
             # may differ from those known.
             self._record.forget_after(epoch)
         published = await self._with_recovery(self._rebuild)
-        self._request_snapshot()
+        self._request_snapshot(published)
         return published
 
     def restart(self) -> None:
@@ -156,7 +164,7 @@ class FaultTolerantLearner:
         self._log[-1].learned = True
         self._finished += 1
         self._updating = False
-        self._request_snapshot()
+        self._request_snapshot(found[1])
         return found
 
     async def export(self) -> Files:
@@ -318,13 +326,11 @@ class FaultTolerantLearner:
         self._nbytes = facts[0].nbytes
         await self._store_snapshot(wait=False)
         learned = self._learned()
-        if self._base.state is not None:
-            try:
-                await self._calls.wait(
-                    self._group.restore_state(self._base.state), "the learner to take over its earlier state"
-                )
-            except GroupLost as loss:
-                raise RewindNeeded("the snapshot was lost with its node") from loss
+        try:
+            restored = self._base.restore(self._group)
+            await self._calls.wait(restored, "the learner to take over its earlier state")
+        except GroupLost as loss:
+            raise RewindNeeded("the snapshot was lost with its node") from loss
         published = await self._publish(self._base.epoch)
         for epoch, entry in enumerate(learned, start=self._base.epoch + 1):
             self._feed(entry, is_complete=True)
@@ -335,14 +341,14 @@ class FaultTolerantLearner:
             self._feed(entry, is_complete=False)
         return published
 
-    def _request_snapshot(self) -> None:
+    def _request_snapshot(self, published: Published) -> None:
         """Ask for the state after the last epoch. It becomes the base once it is there."""
         if not self._config.learner.snapshots:
             self._log = []
             return
-        state = self._group.export_snapshot()
+        base = _Base(self._finished, snapshot=(self._group.export_snapshot(), published.reference))
         # A rank does one thing after the other, so it is through with the snapshot when it answers this.
-        self._snapshot = _Base(self._finished, state), self._calls.begin(self._group.ready())
+        self._snapshot = base, self._calls.begin(self._group.ready())
 
     async def _store_snapshot(self, wait: bool) -> None:
         """Make the snapshot that was asked for the base, if it is there. wait: until it is."""

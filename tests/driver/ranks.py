@@ -124,17 +124,27 @@ class Ranks:
         both = (self.weights, self.weights + self.apart)
         stamps = [PolicyStamp(0, str(weights), "run") for weights in both]
         references: list[Any] = [self._call("publish", partial(_same, stamp)) for stamp in stamps]
-        weights: Any = Reference("weights")
+        weights: Any = Reference(self.weights)
         return PublishedReferences(references, weights)
 
     def export_snapshot(self) -> Reference:
-        """The weights."""
+        """What goes with these weights only."""
         self._is_late = "export_snapshot" in self.late
-        return self._call("export_snapshot", partial(_same, {"weights": self.weights}))
+        return self._call("export_snapshot", partial(_same, f"beside {self.weights}"))
 
     def export_state(self) -> Reference:
         """The weights, as a checkpoint."""
         return self._call("export_state", partial(_same, {"weights": self.weights}))
+
+    def restore_snapshot(self, snapshot: Reference, weights: Reference) -> list[Reference]:
+        """Take over weights."""
+
+        def restore() -> str:
+            assert snapshot.value == f"beside {weights.value}"
+            self.weights = weights.value
+            return "restored"
+
+        return [self._call("restore_state", restore)]
 
     def restore_state(self, files: Reference) -> list[Reference]:
         """Take over weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.trajectory import NoiseKey, PromptTask, ScoredGroup
 from learner.learner import Learner
-from learner.state import Files, export_snapshot, export_state, restore_state
+from learner.state import Files, export_snapshot, export_state, restore_snapshot, restore_state
 from tests.learner.support import make_learner, perturb, scored
 from tests.tiny_config import make_config
 
@@ -94,13 +95,28 @@ def test_a_restored_learner_continues_to_the_bit(tiny_pipeline: Path, tmp_path: 
     assert not torch.equal(own[step], _tensors(files)[step])
 
 
+@both_kinds
+def test_a_snapshot_with_the_weights_before_it_is_the_learner(
+    tiny_pipeline: Path, tmp_path: Path, kind: str
+) -> None:
+    undisturbed, restored = (Run(tiny_pipeline, tmp_path, kind) for _ in range(2))
+    pretrained = copy.deepcopy(undisturbed.learner.publish())
+    undisturbed.epoch(1)
+    weights = undisturbed.learner.publish()
+    snapshot = export_snapshot(undisturbed.learner)
+    with pytest.raises(WeightsError, match="version 1"):
+        restore_snapshot(restored.learner, snapshot, pretrained)
+    restore_snapshot(restored.learner, snapshot, weights)
+    assert _contents(restored.learner) == _contents(undisturbed.learner)
+
+
 def test_a_restored_learner_accepts_what_is_still_in_flight(tiny_pipeline: Path, tmp_path: Path) -> None:
     """Trajectories of the weights before last, as with staleness, are learned after a restart too."""
     undisturbed, restored = (Run(tiny_pipeline, tmp_path, "lora") for _ in range(2))
     late = undisturbed.groups(1)
     undisturbed.epoch(2)
-    undisturbed.learner.publish()
-    restore_state(restored.learner, export_snapshot(undisturbed.learner))
+    weights = undisturbed.learner.publish()
+    restore_snapshot(restored.learner, export_snapshot(undisturbed.learner), weights)
     restored.learner.publish()
     for run in (undisturbed, restored):
         for group in late:
