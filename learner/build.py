@@ -13,6 +13,7 @@ from common.model.loading import Parts, digest_base, load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
+from common.trajectory import tree_widths
 from learner.gradient import GradientEngine, Wave, to_device
 from learner.learner import Learner, LearnerSettings
 from learner.objectives.registry import build_objective
@@ -43,6 +44,14 @@ def build_old_policy(config: Config) -> OldPolicy:
 def build_engine(policy: Policy, distribution: Steps, parallel: Parallel, micro_batch: int) -> GradientEngine:
     """What passes trajectories through the policy."""
     return GradientEngine(policy, distribution, parallel, micro_batch, idle_wave(policy, distribution))
+
+
+def groups_in_a_wave(config: Config) -> int:
+    """Groups that a rank takes in together: as many as fill a micro-batch, at least one."""
+    sampling = config.sampling
+    items = sum(tree_widths(sampling.images_per_prompt, sampling.steps, sampling.branch_at)[:-1])
+    passing = math.ceil(items * config.optimizer.term_share)
+    return max(1, config.learner.micro_batch_size // passing)
 
 
 def idle_wave(policy: Policy, distribution: Steps) -> Wave:

@@ -8,7 +8,6 @@ waits for: nothing (every method returns references). unblocked by: the driver.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,8 @@ from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.model.loading import choose_device
 from common.model.weights import Weights
-from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup, tree_widths
-from learner.build import build_learner
+from common.trajectory import Float64, GroupScore, PolicyStamp, ScoredGroup, TrajectoryGroup
+from learner.build import build_learner, groups_in_a_wave
 from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files, Snapshot, export_snapshot, export_state, restore_snapshot, restore_state
@@ -186,10 +185,7 @@ class LearnerGroup:
     @property
     def wave_size(self) -> int:
         """Groups that are handed over together: as many to each rank as fill a micro-batch, at least one."""
-        sampling, learner = self._config.sampling, self._config.learner
-        items = sum(tree_widths(sampling.images_per_prompt, sampling.steps, sampling.branch_at)[:-1])
-        passing = math.ceil(items * self._config.optimizer.term_share)
-        return len(self._ranks) * max(1, learner.micro_batch_size // passing)
+        return len(self._ranks) * groups_in_a_wave(self._config)
 
     def accumulate(self, wave: Sequence[tuple[ray.ObjectRef, Scores]]) -> list[ray.ObjectRef]:
         """Hand over the epoch's next groups, at most wave_size; they go round the ranks, each of which gets a

@@ -1,0 +1,126 @@
+"""The results of a study: a Parquet file, one row an evaluation of one cell with one seed.
+
+consumes: rows of cells that are through. produces: studies/results/STUDY.parquet. waits for: another process
+that adds to the same file. unblocked by: that process, or its end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.storage import replace_file
+from driver.report.evaluation import Evaluation
+from studies.cell import Measurement
+
+FOLDER = Path("studies/results")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation. The unit of rewards is that of the scorer: a cosine.
+
+    settings: digest of what the catalogue says of the cell; a cell of other settings is run again. epoch:
+    finished ones. queries, passes, seconds: see Measurement. seen_proxy ..: means over prompts and images.
+    gradient_norm: mean over the updates since the row before, before clipping; NaN in the first row.
+    log_ratio: mean over trajectories of log pi_theta - log pi_ref, SUM over steps and a latent's elements,
+    at the last epoch's first update; NaN where there is no reference. skipped: updates not made since the
+    row before. clipped: share of what the objective clips, mean over the same updates; NaN where it counts
+    none. weights: digest, see common.model.weights.
+    """
+
+    study: str
+    cell: str
+    seed: int
+    settings: str
+    epoch: int
+    queries: int
+    passes: int
+    seen_proxy: float
+    seen_gold: float
+    unseen_proxy: float
+    unseen_gold: float
+    gradient_norm: float
+    log_ratio: float
+    clipped: float
+    skipped: int
+    seconds: float
+    weights: str
+
+    @staticmethod
+    def of(study: str, cell: str, seed: int, settings: str, measured: Measurement) -> Row:
+        """The row of a measurement."""
+        reports = measured.reports
+        ratio = reports[-1].log_ratio_mean if reports else None
+        shares = [report.stats[name] for report in reports for name in report.stats if "clip" in name]
+        return Row(
+            study=study,
+            cell=cell,
+            seed=seed,
+            settings=settings,
+            epoch=measured.epoch,
+            queries=measured.queries,
+            passes=measured.passes,
+            seen_proxy=_mean(measured.evaluation, "seen", "proxy"),
+            seen_gold=_mean(measured.evaluation, "seen", "gold"),
+            unseen_proxy=_mean(measured.evaluation, "unseen", "proxy"),
+            unseen_gold=_mean(measured.evaluation, "unseen", "gold"),
+            gradient_norm=float(np.mean([report.gradient_norm for report in reports])) if reports else np.nan,
+            log_ratio=np.nan if ratio is None else ratio * reports[-1].latent_elements,
+            clipped=float(np.mean(shares)) if shares else np.nan,
+            skipped=sum(not report.applied for report in reports),
+            seconds=measured.seconds,
+            weights=measured.evaluation.stamp.digest,
+        )
+
+
+def _mean(evaluation: Evaluation, prompts: str, score: str) -> float:
+    (measured,) = (one for one in evaluation.sets if one.name == prompts)
+    return float(measured.scores[score].mean())
+
+
+_SCHEMA = pa.schema(
+    [
+        (field.name, {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}[str(field.type)])
+        for field in fields(Row)
+    ]
+)
+
+
+def read_rows(study: str, folder: Path = FOLDER) -> list[Row]:
+    """All rows of a study, in the order of cell, seed and epoch; none where nothing has been run."""
+    path = _path(study, folder)
+    return [Row(**values) for values in pq.read_table(path).to_pylist()] if path.exists() else []
+
+
+def add_rows(rows: Sequence[Row], folder: Path = FOLDER) -> None:
+    """Put a finished cell's rows into its study's file, in place of earlier ones of the same cell and seed."""
+    first = rows[0]
+    path = _path(first.study, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = [
+            row
+            for row in read_rows(first.study, folder)
+            if (row.cell, row.seed) != (first.cell, first.seed)
+        ]
+        whole = sorted([*kept, *rows], key=lambda row: (row.cell, row.seed, row.epoch))
+        replace_file(path, _packed(whole))
+
+
+def _packed(rows: Iterable[Row]) -> bytes:
+    packed = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], _SCHEMA), packed, compression="zstd")
+    return packed.getvalue()
+
+
+def _path(study: str, folder: Path) -> Path:
+    return folder / f"{study}.parquet"
