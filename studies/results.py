@@ -59,7 +59,7 @@ class Row:
         """The row of a measurement."""
         reports = measured.reports
         ratio = reports[-1].log_ratio_mean if reports else None
-        shares = [report.stats[name] for report in reports for name in report.stats if "clip" in name]
+        shares = [report.stats["clip_share"] for report in reports if "clip_share" in report.stats]
         return Row(
             study=study,
             cell=cell,
@@ -101,16 +101,14 @@ def read_rows(study: str, folder: Path = FOLDER) -> list[Row]:
 
 
 def add_rows(rows: Sequence[Row], folder: Path = FOLDER) -> None:
-    """Put a finished cell's rows into its study's file, in place of earlier ones of the same cell and seed."""
+    """Put a finished cell's rows into its study's file, in place of earlier ones of that cell and seed."""
     first = rows[0]
     path = _path(first.study, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = [
-            row
-            for row in read_rows(first.study, folder)
-            if (row.cell, row.seed) != (first.cell, first.seed)
+            row for row in read_rows(first.study, folder) if (row.cell, row.seed) != (first.cell, first.seed)
         ]
         whole = sorted([*kept, *rows], key=lambda row: (row.cell, row.seed, row.epoch))
         replace_file(path, _packed(whole))

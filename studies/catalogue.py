@@ -1,0 +1,182 @@
+"""The studies: which cells each has. A cell is base.yaml with changes, and a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config.load import load_config
+from common.config.schema import Config
+
+BASE = Path("studies/base.yaml")
+
+Changes = Mapping[str, Any]
+"""Settings by dotted key."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and the cells that answer it. seeds: run in this order, all cells with one before any with
+    the next. grids: keep a picture grid of each cell's end, of the first seed. on_ray: run the cells by the
+    whole trainer."""
+
+    name: str
+    question: str
+    cells: Mapping[str, Changes]
+    seeds: Sequence[int] = (0, 1, 2)
+    grids: bool = False
+    on_ray: frozenset[str] = frozenset()
+
+    def config(self, cell: str, seed: int) -> Config:
+        """A cell's configuration. Raises ConfigError."""
+        settings = {**self.cells[cell], "run.name": f"{self.name}_{cell}_{seed}", "run.seed": seed}
+        return load_config(BASE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+
+    def digest(self, cell: str) -> str:
+        """Of what decides a cell's results but for the seed and the code: base.yaml and the changes."""
+        content = BASE.read_text() + json.dumps(self.cells[cell], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+FIVE = (0, 1, 2, 3, 4)
+LARGE: Changes = {
+    "prompts.train": "runs/studies/prompts/large.parquet",
+    "prompts.unseen": "runs/studies/prompts/large_unseen.parquet",
+}
+DIFFERENT_PROMPTS: Changes = {
+    "sampling.prompts_per_epoch": 64,
+    "sampling.images_per_prompt": 2,
+}
+"""Nearly what the paper gave DDPO: as many different prompts as a group allows, at least two images each."""
+
+METHODS: dict[str, Changes] = {
+    "prdp": {},
+    "ddpo_batch": {"objective": {"kind": "ddpo", "baseline": "batch"}, **DIFFERENT_PROMPTS},
+    "ddpo_prompt": {"objective": {"kind": "ddpo", "baseline": "prompt"}},
+    "ddpo_group": {"objective": {"kind": "ddpo", "baseline": "group"}},
+    "grpo": {"objective": {"kind": "grpo"}},
+}
+SWEEP = (5e-5, 2e-4, 8e-4)
+RATES: dict[str, float] = dict.fromkeys(METHODS, 2e-4)
+"""Of each objective, the best of SWEEP on unseen prompts: see docs/study.md."""
+
+
+def with_rate(method: str) -> Changes:
+    """A method at the learning rate that the sweep chose for it."""
+    return {**METHODS[method], "optimizer.learning_rate": RATES[method]}
+
+
+def updates(count: int) -> Changes:
+    """So many gradient steps an epoch, with the learning rate's decay stretched over them."""
+    return {"objective.updates_per_epoch": count, "optimizer.decay_updates": 16 * count}
+
+
+def proxy(scorer: str, **options: Any) -> Changes:
+    """Trained on another reward that is made of the proxy, which then only evaluates, as gold does."""
+    clips = {
+        name: {"scorer": "clip", "options": {"path": f"models/tiny-clip-{name}"}}
+        for name in ("proxy", "gold")
+    }
+    path = {"path": "models/tiny-clip-proxy"}
+    return {"rewards": {"trained": {"scorer": scorer, "options": {**path, **options}}}, "gold": clips}
+
+
+def disturbed(offset: float, noise: float) -> Changes:
+    """See studies.scorers.Disturbed."""
+    return proxy("studies.scorers:Disturbed", offset=offset, noise=noise)
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "sweep",
+            "Which learning rate suits each objective? (small prompts, a seed that no other study has)",
+            {
+                f"{method}_{rate:g}": {**changes, "optimizer.learning_rate": rate}
+                for method, changes in METHODS.items()
+                for rate in SWEEP
+            },
+            seeds=(100,),
+        ),
+        Study(
+            "large",
+            "Many prompts, each seen once: who learns, who generalises, who is stable?",
+            {method: {**LARGE, **with_rate(method)} for method in METHODS},
+            FIVE,
+        ),
+        Study(
+            "small",
+            "45 prompts, seen again and again: the same question.",
+            {method: with_rate(method) for method in METHODS},
+            FIVE,
+        ),
+        Study(
+            "clip",
+            "Can the clip act at one update an epoch, and does it matter beyond?",
+            {
+                f"k{count}_{'clip' if clip else 'no_clip'}": {**updates(count), "objective.clip": clip}
+                for count in (1, 4, 10)
+                for clip in (True, False)
+            },
+        ),
+        Study(
+            "offline",
+            "Samples of the policy that learns against as many of the pretrained one, with equal updates.",
+            {"online": {}, "offline": {"data": {"mode": "offline", "folder": "runs/studies/none"}}},
+        ),
+        Study(
+            "kl",
+            "Which weight of the KL keeps the proxy from being hacked?",
+            {f"kl_{weight:g}": {"objective.kl_weight": weight} for weight in (0.01, 0.1, 1.0, 10.0)},
+            grids=True,
+        ),
+        Study(
+            "offset",
+            "Which objectives mind an offset of the reward that depends on the prompt alone?",
+            {
+                f"{method}_{size:g}": {**LARGE, **with_rate(method), **disturbed(size, 0.0)}
+                for method in ("prdp", "ddpo_batch", "ddpo_group")
+                for size in (0.1, 1.0)
+            },
+        ),
+        Study(
+            "noise",
+            "Which objectives mind noise on the reward?",
+            {
+                f"{method}_{size:g}": {**LARGE, **with_rate(method), **disturbed(0.0, size)}
+                for method in ("prdp", "ddpo_batch", "ddpo_group")
+                for size in (0.05, 0.2)
+            },
+        ),
+        Study(
+            "staleness",
+            "What do samples of older weights cost?",
+            {f"stale_{epochs}": {"data.max_staleness": epochs} for epochs in (0, 1, 2, 4)},
+        ),
+        Study(
+            "judge",
+            "A judge that says which of two images is better, now and then the wrong one, against the reward "
+            "that it goes by.",
+            {
+                "pointwise": {},
+                "judge": proxy("studies.scorers:NoisyJudge", temperature=0.02, difference=0.05),
+            },
+        ),
+        Study(
+            "same_bits",
+            "Does a run on Ray give the bits of a cell?",
+            {
+                f"{method}_{where}": {**METHODS[method], "run.epochs": 8}
+                for method in ("prdp", "ddpo_prompt")
+                for where in ("here", "ray")
+            },
+            seeds=(0,),
+            on_ray=frozenset({"prdp_ray", "ddpo_prompt_ray"}),
+        ),
+    )
+}
