@@ -26,9 +26,8 @@ from common.config.schema import Config
 from common.model.loading import load_policy
 from common.model.weights import Weights
 from common.trajectory import ScoredGroup
-from driver.loop.tasks import PromptSets, choose_prompts, training_tasks
 from driver.report.evaluation import Evaluation
-from driver.run.prompts import PromptStream, open_prompts
+from driver.run.prompts import PromptSets, PromptStream, choose_prompts, open_prompts, training_tasks
 from driver.standalone import LoadedPolicy, measure
 from learner.build import build_learner, groups_in_a_wave
 from learner.learner import Learner

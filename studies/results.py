@@ -31,9 +31,9 @@ class Row:
     finished ones. queries, passes, seconds: see Measurement. seen_proxy ..: means over prompts and images.
     gradient_norm: mean over the updates since the row before, before clipping; NaN in the first row.
     log_ratio: mean over trajectories of log pi_theta - log pi_ref, SUM over steps and a latent's elements,
-    at the last epoch's first update; NaN where there is no reference. skipped: updates not made since the
-    row before. clipped: share of what the objective clips, mean over the same updates; NaN where it counts
-    none. weights: digest, see common.model.weights.
+    at the last epoch's first update; NaN where there is no reference. clipped: share of what the objective
+    clips, mean over the updates since the row before; NaN where it counts none. skipped: of these, those not
+    made. alarm: whether the over-optimisation alarm is raised. weights: digest, see common.model.weights.
     """
 
     study: str
@@ -51,12 +51,13 @@ class Row:
     log_ratio: float
     clipped: float
     skipped: int
+    alarm: bool
     seconds: float
     weights: str
 
     @staticmethod
-    def of(study: str, cell: str, seed: int, settings: str, measured: Measurement) -> Row:
-        """The row of a measurement."""
+    def of(study: str, cell: str, seed: int, settings: str, measured: Measurement, alarm: str | None) -> Row:
+        """The row of a measurement. alarm: see over_optimisation."""
         reports = measured.reports
         ratio = reports[-1].log_ratio_mean if reports else None
         shares = [report.stats["clip_share"] for report in reports if "clip_share" in report.stats]
@@ -76,6 +77,7 @@ class Row:
             log_ratio=np.nan if ratio is None else ratio * reports[-1].latent_elements,
             clipped=float(np.mean(shares)) if shares else np.nan,
             skipped=sum(not report.applied for report in reports),
+            alarm=alarm is not None,
             seconds=measured.seconds,
             weights=measured.evaluation.stamp.digest,
         )
@@ -86,12 +88,8 @@ def _mean(evaluation: Evaluation, prompts: str, score: str) -> float:
     return float(measured.scores[score].mean())
 
 
-_SCHEMA = pa.schema(
-    [
-        (field.name, {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}[str(field.type)])
-        for field in fields(Row)
-    ]
-)
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+_SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Row)])
 
 
 def read_rows(study: str, folder: Path = FOLDER) -> list[Row]:

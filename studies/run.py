@@ -18,8 +18,10 @@ from common.config.schema import Config
 from common.errors import PrdpError
 from common.terminal import complain, run_command, say
 from driver import api
+from driver.report.evaluation import Evaluation
 from driver.report.images import Cell as Picture
 from driver.report.images import grid
+from driver.report.over_optimisation import over_optimisation
 from driver.run.evaluations import load_evaluations
 from studies.catalogue import STUDIES, Study
 from studies.cell import Cell, Measurement
@@ -80,17 +82,19 @@ def claimed(name: str) -> Iterator[bool]:
 
 def run_cell(study: Study, cell: str, seed: int, folder: Path = FOLDER) -> None:
     """Train it, and write its results. Raises PrdpError."""
-    config, settings, rows = study.config(cell, seed), study.digest(cell), list[Row]()
-    last: Measurement | None = None
-    for last in _on_ray(config) if cell in study.on_ray else Cell.of(config).train():
-        rows.append(Row.of(study.name, cell, seed, settings, last))
-        row = rows[-1]
+    config, settings = study.config(cell, seed), study.digest(cell)
+    rows, evaluations = list[Row](), list[Evaluation]()
+    for measured in _on_ray(config) if cell in study.on_ray else Cell.of(config).train():
+        evaluations.append(measured.evaluation)
+        alarm = over_optimisation(evaluations, tuple(config.gold))
+        row = Row.of(study.name, cell, seed, settings, measured, alarm)
+        rows.append(row)
         say(
             f"{study.name} {cell} seed {seed} epoch {row.epoch}: unseen proxy {row.unseen_proxy:.4f}, "
             f"gold {row.unseen_gold:.4f}, {row.queries} queries, {row.passes} passes, {row.seconds:.0f} s"
         )
-    if last and study.grids and seed == study.seeds[0]:
-        _write_grid(last, f"{study.name} {cell}", folder / f"{study.name}_{cell}.png")
+    if study.grids and seed == study.seeds[0]:
+        _write_grid(evaluations[-1], f"{study.name} {cell}", folder / f"{study.name}_{cell}.png")
     add_rows(rows, folder)
 
 
@@ -102,8 +106,8 @@ def _on_ray(config: Config) -> Iterator[Measurement]:
         yield Measurement(evaluation.epoch, queries, 0, evaluation, (), 0.0)
 
 
-def _write_grid(measured: Measurement, title: str, path: Path) -> None:
-    unseen = measured.evaluation.of("unseen")
+def _write_grid(evaluation: Evaluation, title: str, path: Path) -> None:
+    unseen = evaluation.of("unseen")
     if unseen is None:
         return
     images = [Picture(pixels, prompt) for pixels, prompt in zip(unseen.pixels, unseen.prompts, strict=False)]

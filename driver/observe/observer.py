@@ -22,6 +22,7 @@ from driver.observe.timeline_log import GroupHistory, TimelineLog
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.report.images import before_after_grid
 from driver.report.intervals import compare, evaluation_metrics, history
+from driver.report.over_optimisation import over_optimisation
 from driver.report.run_page import describe_run
 from driver.report.showing import showing
 from driver.report.timeline import Timeline
@@ -31,6 +32,7 @@ from driver.run.reward_versions import VERSIONS_FILE, VersionLog
 
 # The slash gives the images a section of their own on the run page.
 GRID = "before_after/unseen prompts"
+OVER_OPTIMISATION = "over_optimisation"
 
 IDLE = {role: f"time/{role}_idle_share" for role in ("actors", "reward", "learner")}
 
@@ -215,8 +217,13 @@ class Observer:
             return
         self._evaluations = (*self._evaluations, evaluation)
         save_evaluation(self._config.run_folder, evaluation)
+        hacked = over_optimisation(self._evaluations, tuple(self._config.gold))
+        if hacked:
+            self.note(f"ALARM {OVER_OPTIMISATION}, epoch {evaluation.epoch}: {hacked}")
+            self._tracker.set_tags({f"alarms/{OVER_OPTIMISATION}": f"epoch {evaluation.epoch}: {hacked}"})
         metrics = {
             **evaluation_metrics(evaluation),
+            f"alarms/{OVER_OPTIMISATION}": float(bool(hacked)),
             # Those of the others stand at this step already, as the epoch's.
             **reward_metrics(rewards, self._config.gold),
             "time/evaluation_s": seconds,

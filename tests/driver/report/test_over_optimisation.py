@@ -1,0 +1,39 @@
+"""The alarm against what it is defined by, on made-up scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from driver.report.evaluation import TOTAL
+from driver.report.over_optimisation import over_optimisation
+from tests.driver.report.test_intervals import evaluation
+
+NOISE = np.random.default_rng(0).normal(0.0, 0.01, size=(4, 30, 2))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "golds", "raised"),
+    [
+        ((0.1, 0.2, 0.3), (0.5, 0.6, 0.4), True),
+        ((0.1, 0.2, 0.3), (0.5, 0.6, 0.6), False),
+        ((0.1, 0.3, 0.2), (0.5, 0.6, 0.4), False),
+        # Against the best gold score, not against the beginning or the evaluation before.
+        ((0.1, 0.2, 0.3, 0.3), (0.3, 0.6, 0.5, 0.5), True),
+        ((0.1,), (0.5,), False),
+    ],
+)
+def test_it_is_raised_where_gold_falls_while_the_reward_rises(
+    rewards: tuple[float, ...], golds: tuple[float, ...], raised: bool
+) -> None:
+    run = [
+        evaluation({TOTAL: reward + noise, "gold": gold + noise}, epoch)
+        for epoch, (reward, gold, noise) in enumerate(zip(rewards, golds, NOISE, strict=False))
+    ]
+    assert (over_optimisation(run, ["gold"]) is not None) is raised
+    assert over_optimisation(run, []) is None
+
+
+def test_a_change_within_the_noise_raises_none() -> None:
+    before, after = ({TOTAL: noise, "gold": -noise} for noise in NOISE[:2])
+    assert over_optimisation([evaluation(before), evaluation(after, 1)], ["gold"]) is None
