@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 
 from common.storage import replace_file
 from driver.report.evaluation import Evaluation
-from studies.cell import Measurement
+
+if TYPE_CHECKING:
+    from studies.cell import Measurement
 
 FOLDER = Path("studies/results")
 

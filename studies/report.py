@@ -1,0 +1,280 @@
+"""Make the tables and plots of docs/study.md again from the results.
+
+What stands between `<!-- NAME -->` and `<!-- end -->` in the page is replaced; the text around it stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.storage import replace_file
+from common.terminal import complain, run_command, say
+from studies.catalogue import STUDIES, SWEEP
+from studies.results import FOLDER, Row, read_rows
+from studies.statistics import (
+    Interval,
+    Measure,
+    Run,
+    at_best,
+    at_end,
+    cost_of,
+    gain,
+    interval,
+    is_unstable,
+    largest_drawdown,
+    paired,
+    runs_of,
+    seen_proxy,
+    unseen_gold,
+    unseen_proxy,
+)
+
+PAGE = Path("docs/study.md")
+PLOTS = Path("docs/study")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+"""Okabe and Ito (2008): told apart by the colour-blind. Markers differ as well."""
+MARKERS = "osD^vPX*"
+BASELINE = "prdp"
+PLAIN = "plain"
+WITHOUT_CURVES = ("sweep", "same_bits")
+
+Table = list[list[str]]
+Runs = Mapping[int, Run]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status: 1 where the page has no place for a table."""
+    parser = argparse.ArgumentParser(prog="python -m studies.report", description=__doc__)
+    parser.parse_args(arguments)
+    results = {name: read_rows(name) for name in STUDIES}
+    page, missing = filled(PAGE.read_text(encoding="utf-8"), tables(results))
+    replace_file(PAGE, page.encode())
+    write_plots(results)
+    say(f"{PAGE} and the plots in {PLOTS} are made from {FOLDER}.")
+    for name in missing:
+        complain(f"{PAGE} has no <!-- {name} --> ... <!-- end -->, so that table is left out.")
+    return int(bool(missing))
+
+
+def tables(results: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    """Every table as Markdown, by its name on the page."""
+    of_study = {name: curves_table(rows) for name, rows in results.items() if name not in WITHOUT_CURVES}
+    return {
+        "same_bits": markdown(bits_table(results["same_bits"])),
+        "sweep": markdown(sweep_table(results["sweep"])),
+        **{name: markdown(table) for name, table in of_study.items()},
+        "alarms": markdown(alarm_table(results)),
+        "costs": markdown(cost_table(results)),
+    }
+
+
+def filled(page: str, parts: Mapping[str, str]) -> tuple[str, list[str]]:
+    """The page with every part in its place, and the names of parts that have none."""
+    missing = []
+    for name, text in parts.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not place.search(page):
+            missing.append(name)
+        page = place.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
+    return page, missing
+
+
+def markdown(table: Table) -> str:
+    """The first row is the heading; what comes after the first column stands to the right."""
+    if len(table) < 2:
+        return "No cell of this study has been run yet."
+    rules = ["---", *(["---:"] * (len(table[0]) - 1))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (table[0], rules, *table[1:]))
+
+
+def shown(found: Interval | None, sign: str = "") -> str:
+    """`.753 [.741, .766]`; of one seed the mean alone; - for None."""
+    if found is None:
+        return "-"
+
+    def number(value: float) -> str:
+        return f"{value:{sign}.4f}".replace("0.", ".", 1)
+
+    return (
+        number(found.mean)
+        if found.count == 1
+        else (f"{number(found.mean)} [{number(found.low)}, {number(found.high)}]")
+    )
+
+
+def over(runs: Runs, measure: Callable[[Run], float]) -> Interval:
+    """A measure of each run, over seeds."""
+    return interval([measure(run) for run in runs.values()])
+
+
+def curves_table(rows: Sequence[Row]) -> Table:
+    """A row a cell: how it ended, what it gained, and how steadily."""
+    head = ["cell", "seeds", "unseen proxy, gain", "less prdp's", "unseen gold, gain", "seen proxy, gain"]
+    head += ["proxy at best gold, gain", "unstable", "largest drawdown", "passes"]
+    cells = runs_of(rows)
+    table = [head]
+    for cell, runs in cells.items():
+        base = cells.get(BASELINE, {})
+        curves = [[row.unseen_proxy for row in run] for run in runs.values()]
+        table.append(
+            [
+                cell,
+                str(len(runs)),
+                shown(over(runs, lambda run: gain(run, unseen_proxy)), "+"),
+                ""
+                if cell == BASELINE
+                else shown(paired(runs, base, lambda run: at_end(run, unseen_proxy)), "+"),
+                shown(over(runs, lambda run: gain(run, unseen_gold)), "+"),
+                shown(over(runs, lambda run: gain(run, seen_proxy)), "+"),
+                shown(over(runs, lambda run: at_best(run, unseen_proxy) - run[0].unseen_proxy), "+"),
+                f"{sum(map(is_unstable, curves))} of {len(runs)}",
+                f"{max(map(largest_drawdown, curves)):.4f}",
+                f"{np.mean([run[-1].passes for run in runs.values()]):,.0f}",
+            ]
+        )
+    return table
+
+
+def sweep_table(rows: Sequence[Row]) -> Table:
+    """Gain of the unseen proxy by objective and learning rate."""
+    cells = runs_of(rows)
+    methods = dict.fromkeys(cell.rpartition("_")[0] for cell in cells)
+    table = [["objective", *(f"{rate:g}" for rate in SWEEP)]]
+    for method in methods:
+        found = [cells.get(f"{method}_{rate:g}") for rate in SWEEP]
+        gains = [runs and over(runs, lambda run: gain(run, unseen_proxy)) for runs in found]
+        table.append([method, *(shown(one or None, "+") for one in gains)])
+    return table
+
+
+def bits_table(rows: Sequence[Row]) -> Table:
+    """Digests of the weights at each evaluation, of a cell and of the run on Ray."""
+    cells = runs_of(rows)
+    table = [["objective", "epoch", "a cell's weights", "the run's on Ray", "unseen proxy of both"]]
+    for cell, runs in cells.items():
+        other = cells.get(cell.replace("_here", "_ray"), {})
+        if not cell.endswith("_here") or not other:
+            continue
+        for row, twin in zip(runs[0], other[0], strict=True):
+            proxies = sorted({f"{one.unseen_proxy:.12f}" for one in (row, twin)})
+            table.append(
+                [
+                    cell.removesuffix("_here"),
+                    str(row.epoch),
+                    row.weights[:16],
+                    twin.weights[:16],
+                    ", ".join(proxies),
+                ]
+            )
+    return table
+
+
+def alarm_table(results: Mapping[str, Sequence[Row]]) -> Table:
+    """How often the over-optimisation alarm was raised, and whether gold had fallen."""
+    table = [
+        [
+            "study",
+            "cells run",
+            "with an alarm",
+            "of these, gold ended below its beginning",
+            "without, but it did",
+        ]
+    ]
+    for name, rows in results.items():
+        runs = [run for seeds in runs_of(rows).values() for run in seeds.values()]
+        alarmed = [run for run in runs if any(row.alarm for row in run)]
+        fell = [run for run in runs if gain(run, unseen_gold) < 0]
+        if runs:
+            silent = [run for run in fell if run not in alarmed]
+            hit = [run for run in fell if run in alarmed]
+            table.append([name, str(len(runs)), str(len(alarmed)), str(len(hit)), str(len(silent))])
+    return table
+
+
+def cost_table(results: Mapping[str, Sequence[Row]]) -> Table:
+    """What each study took on a processor."""
+    table, total = [["study", "cells run", "of", "core hours"]], 0.0
+    for name, rows in results.items():
+        runs = [run for seeds in runs_of(rows).values() for run in seeds.values()]
+        hours = sum(run[-1].seconds for run in runs) / 3600
+        study, total = STUDIES[name], total + hours
+        table.append([name, str(len(runs)), str(len(study.cells) * len(study.seeds)), f"{hours:.2f}"])
+    return [*table, ["all", "", "", f"{total:.2f}"]]
+
+
+def work_table(rows: Sequence[Row]) -> Table:
+    """What each way of doing with less took to get where plain PRDP ends, as shares of plain's own cost."""
+    cells = runs_of(rows)
+    table = [["cell", "seeds", "reached by", "passes", "queries", "unseen proxy, gain", "unseen gold, gain"]]
+    if PLAIN not in cells:
+        return table[:1]
+    plain = cells[PLAIN]
+    proxy, gold = (
+        over(plain, lambda run, measure=measure: at_end(run, measure)).mean
+        for measure in (unseen_proxy, unseen_gold)
+    )
+    passes = float(np.mean([run[-1].passes for run in plain.values()]))
+    queries = float(np.mean([run[-1].queries for run in plain.values()]))
+    for cell, runs in cells.items():
+        costs = [cost for run in runs.values() if (cost := cost_of(run, proxy, gold))]
+        table.append(
+            [
+                cell,
+                str(len(runs)),
+                str(len(costs)),
+                shown(interval([cost.passes / passes for cost in costs])) if costs else "-",
+                shown(interval([cost.queries / queries for cost in costs])) if costs else "-",
+                shown(over(runs, lambda run: gain(run, unseen_proxy)), "+"),
+                shown(over(runs, lambda run: gain(run, unseen_gold)), "+"),
+            ]
+        )
+    return table
+
+
+def write_plots(results: Mapping[str, Sequence[Row]], folder: Path = PLOTS) -> None:
+    """A figure a study that has results: unseen proxy and gold over reward queries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in results.items():
+        if rows and name not in WITHOUT_CURVES:
+            curves_figure(name, rows).savefig(folder / f"{name}.png", dpi=110)
+
+
+def curves_figure(name: str, rows: Sequence[Row]) -> Figure:
+    """Means over seeds, and every seed as a faint line."""
+    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    figure.suptitle(f"{name}: {STUDIES[name].question}", x=0.01, ha="left", fontsize=10)
+    left, right = figure.subplots(1, 2)
+    for axes, measure, label in (
+        (left, unseen_proxy, "proxy (trained on)"),
+        (right, unseen_gold, "gold (only evaluates)"),
+    ):
+        _draw_curves(axes, runs_of(rows), measure)
+        axes.set(xlabel="reward queries", ylabel=f"{label}, unseen prompts")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _draw_curves(axes: Axes, cells: Mapping[str, Runs], measure: Measure) -> None:
+    for number, (cell, runs) in enumerate(cells.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        dashes = "-" if number < len(COLOURS) else "--"
+        for run in runs.values():
+            axes.plot(
+                [row.queries for row in run], [measure(row) for row in run], color=colour, alpha=0.2, lw=0.8
+            )
+        whole = [run for run in runs.values() if len(run) == max(map(len, runs.values()))]
+        means = np.mean([[measure(row) for row in run] for run in whole], axis=0)
+        axes.plot([row.queries for row in whole[0]], means, dashes, color=colour, marker=marker, label=cell)
+
+
+if __name__ == "__main__":
+    run_command(main)

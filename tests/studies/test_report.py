@@ -1,0 +1,64 @@
+"""The page's numbers are those of the committed results."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from studies.catalogue import STUDIES
+from studies.report import PAGE, cost_table, curves_table, filled, tables, work_table
+from studies.results import read_rows
+from tests.studies.test_results import row
+
+
+def test_the_page_holds_the_tables_of_the_committed_results() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page, tables({name: read_rows(name) for name in STUDIES})) == (page, [])
+
+
+def test_a_number_of_the_page_is_made_again_from_the_rows() -> None:
+    rows = [one for one in read_rows("sweep") if one.cell == "prdp_0.0002"]
+    gain = rows[-1].unseen_proxy - rows[0].unseen_proxy
+    (line,) = re.findall(r"^\| prdp \| .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[:1]
+    assert f"{gain:+.4f}".replace("0.", ".") == line.split("|")[3].strip()
+
+
+def test_a_cell_is_compared_with_prdp_over_equal_seeds() -> None:
+    rows = []
+    for seed, (ours, theirs) in enumerate([(0.7, 0.6), (0.9, 0.6)]):
+        rows += [row("prdp", seed, unseen=0.5), row("prdp", seed, 4, unseen=ours)]
+        rows += [row("ddpo", seed, unseen=0.5), row("ddpo", seed, 4, unseen=theirs)]
+    head, *lines = curves_table([*rows, row("ddpo", 7, unseen=0.5)])
+    ddpo = dict(zip(head, lines[1], strict=True))
+    assert ddpo["seeds"] == "3"
+    assert ddpo["less prdp's"] == "-.2000 [-.3000, -.1000]"
+
+
+def test_work_is_a_share_of_what_plain_took() -> None:
+    plain = [row("plain", seed, epoch, unseen=0.5 + epoch / 40) for seed in (0, 1) for epoch in (0, 4, 8)]
+    quick = [row("quick", 0, 0, unseen=0.5), row("quick", 0, 4, unseen=0.9, passes=100)]
+    head, *lines = work_table([*plain, *quick])
+    found = dict(zip(head, lines[1], strict=True))
+    assert (found["passes"], found["queries"]) == (".0625", ".2500")
+
+
+def test_hours_are_those_of_finished_cells() -> None:
+    rows = [replace(row(epoch=epoch), seconds=900.0 * epoch) for epoch in (0, 4)]
+    table = cost_table({"kl": rows})
+    assert table[1][1] == "1"
+    assert table[-1][-1] == "1.00"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_run_of_the_results_is_cut_off(name: str) -> None:
+    """Every run has an evaluation at its beginning and at its last epoch, and finite scores."""
+    rows = read_rows(name)
+    for one in rows:
+        assert np.isfinite([one.seen_proxy, one.seen_gold, one.unseen_proxy, one.unseen_gold]).all()
+    runs = {(one.cell, one.seed) for one in rows}
+    for cell, seed in runs:
+        epochs = [one.epoch for one in rows if (one.cell, one.seed) == (cell, seed)]
+        assert (epochs[0], epochs[-1]) == (0, STUDIES[name].config(cell, seed).run.epochs)
