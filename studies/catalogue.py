@@ -59,7 +59,21 @@ METHODS: dict[str, Changes] = {
     "ddpo_prompt": {"objective": {"kind": "ddpo", "baseline": "prompt"}},
     "ddpo_group": {"objective": {"kind": "ddpo", "baseline": "group"}},
     "grpo": {"objective": {"kind": "grpo"}},
+    "rebel": {"objective": {"kind": "rebel"}},
 }
+EIGHT_STEPS: Changes = {
+    "sampling.steps": 8,
+    "sampling.prompts_per_epoch": 8,
+    "sampling.images_per_prompt": 16,
+    "learner.micro_batch_size": 56,
+}
+LESS_WORK: dict[str, Changes] = {
+    "plain": {},
+    "tree": {"sampling.branch_at": [1, 3, 5]},
+    "terms_40": {"optimizer.term_share": 0.4},
+    "tree_terms_60": {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6},
+}
+"""Ways to do with less, of eight steps and 16 images a prompt."""
 SWEEP = (5e-5, 2e-4, 8e-4)
 RATES: dict[str, float] = dict.fromkeys(METHODS, 2e-4)
 """Of each objective, the best of SWEEP on unseen prompts: see docs/study.md."""
@@ -113,6 +127,12 @@ STUDIES = {
             "small",
             "45 prompts, seen again and again: the same question.",
             {method: with_rate(method) for method in METHODS},
+            FIVE,
+        ),
+        Study(
+            "work",
+            "The reward that plain PRDP ends with, for half of its passes and queries?",
+            {name: {**EIGHT_STEPS, **changes} for name, changes in LESS_WORK.items()},
             FIVE,
         ),
         Study(

@@ -12,14 +12,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
-from diffusers import UNet2DConditionModel
 from rich.progress import Progress
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from actors.actor import Actor
 from common.config.schema import Config
@@ -43,8 +38,9 @@ from reward_service.client.local import LocalRewards, local_rewards
 class Measurement:
     """What is known after so many epochs.
 
-    queries: images scored for training so far. passes: for training so far, see PassCounter. reports: of the
-    updates since the measurement before. seconds: of the processor so far, loading and evaluations included.
+    queries: images scored for training so far. passes: of one latent through the network for training so far,
+    forward 1 and backward 2, those of actor and reference included. reports: of the updates since the
+    measurement before. seconds: of the processor so far, evaluations included.
     """
 
     epoch: int
@@ -53,25 +49,6 @@ class Measurement:
     evaluation: Evaluation
     reports: tuple[UpdateReport, ...]
     seconds: float
-
-
-class PassCounter(AbstractContextManager["PassCounter"]):
-    """Inside, counts what goes through UNets: 1 for an item forward, and 2 for backward where there is a
-    graph."""
-
-    def __init__(self) -> None:
-        self.passes = 0
-
-    def __enter__(self) -> PassCounter:
-        self._hook = register_module_forward_pre_hook(self._count)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
-
-    def _count(self, module: torch.nn.Module, inputs: Any) -> None:
-        if isinstance(module, UNet2DConditionModel):
-            self.passes += len(inputs[0]) * (3 if torch.is_grad_enabled() else 1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +83,7 @@ class Cell:
 
     def train(self) -> Iterator[Measurement]:
         """Algorithm 1; measured before it, after every evaluation.every_epochs epochs and after the last."""
-        config, counter, reports = self.config, PassCounter(), list[UpdateReport]()
+        config, passes, reports = self.config, 0, list[UpdateReport]()
         began, history, now = time.process_time(), RewardHistory(), self._published()
         # Epoch e is sampled with the weights after epoch e - max_staleness, or with the first.
         behaviour = deque([now], maxlen=config.data.max_staleness + 1)
@@ -115,27 +92,30 @@ class Cell:
             if is_last or epoch % config.evaluation.every_epochs == 0:
                 evaluation, spent = self._evaluate(epoch, now), time.process_time() - began
                 queries = epoch * config.trajectories_per_epoch
-                yield Measurement(epoch, queries, counter.passes, evaluation, tuple(reports), spent)
+                yield Measurement(epoch, queries, passes, evaluation, tuple(reports), spent)
                 reports = []
             if is_last:
                 return
-            with counter:
-                groups = self._sample(epoch, behaviour[0])
-                groups, history = self._with_advantages(groups, history)
-                reports += self._learn(groups)
+            groups, sampled = self._sample(epoch, behaviour[0])
+            groups, history = self._with_advantages(groups, history)
+            learned = self._learn(groups)
+            passes += sampled + sum(report.passes for report in learned)
+            reports += learned
             now = self._published()
             # Offline, the first weights stay: a recording of the pretrained model holds what the same tasks
             # give with its weights.
             if config.data.mode == "online":
                 behaviour.append(now)
 
-    def _sample(self, epoch: int, weights: Weights) -> list[ScoredGroup]:
-        needs = self.objective.needs.reference
+    def _sample(self, epoch: int, weights: Weights) -> tuple[list[ScoredGroup], int]:
+        """The epoch's groups, and the passes that they took."""
+        needs, passes = self.objective.needs.reference, 0
         groups = []
         for task in training_tasks(self.config, self.stream, epoch, weights.stamp, needs):
-            trajectory, images, _ = self.actor.sample(task, weights)
+            trajectory, images, report = self.actor.sample(task, weights)
+            passes += report.passes
             groups.append(ScoredGroup(trajectory, self.rewards.score_group(task.prompt, images)))
-        return groups
+        return groups, passes
 
     def _with_advantages(
         self, groups: list[ScoredGroup], history: RewardHistory

@@ -65,11 +65,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def tables(results: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     """Every table as Markdown, by its name on the page."""
-    of_study = {name: curves_table(rows) for name, rows in results.items() if name not in WITHOUT_CURVES}
+    of_study = {
+        name: curves_table(rows) for name, rows in results.items() if name not in (*WITHOUT_CURVES, "work")
+    }
     return {
         "same_bits": markdown(bits_table(results["same_bits"])),
         "sweep": markdown(sweep_table(results["sweep"])),
         **{name: markdown(table) for name, table in of_study.items()},
+        "work": markdown(work_table(results["work"])),
         "alarms": markdown(alarm_table(results)),
         "costs": markdown(cost_table(results)),
     }
