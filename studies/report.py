@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,12 @@ def filled(page: str, parts: Mapping[str, str]) -> tuple[str, list[str]]:
         place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not place.search(page):
             missing.append(name)
-        page = place.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
+        page = place.sub(partial(_put, text), page)
     return page, missing
+
+
+def _put(text: str, found: re.Match[str]) -> str:
+    return f"{found[1]}{text}\n{found[2]}"
 
 
 def markdown(table: Table) -> str:
@@ -219,10 +224,8 @@ def work_table(rows: Sequence[Row]) -> Table:
     if PLAIN not in cells:
         return table[:1]
     plain = cells[PLAIN]
-    proxy, gold = (
-        over(plain, lambda run, measure=measure: at_end(run, measure)).mean
-        for measure in (unseen_proxy, unseen_gold)
-    )
+    proxy = float(np.mean([at_end(run, unseen_proxy) for run in plain.values()]))
+    gold = float(np.mean([at_end(run, unseen_gold) for run in plain.values()]))
     passes = float(np.mean([run[-1].passes for run in plain.values()]))
     queries = float(np.mean([run[-1].queries for run in plain.values()]))
     for cell, runs in cells.items():

@@ -26,6 +26,7 @@ from driver.run.checkpoints import Checkpoints, checkpoint_folder, read_checkpoi
 from driver.run.evaluations import load_evaluations
 from driver.run.recordings import open_recording
 from driver.standalone import load_checkpoint, load_pretrained
+from studies.cell import Cell
 from tests.conftest import WholeRun
 from tests.tiny_config import WHOLE, make_config
 
@@ -57,6 +58,16 @@ def test_a_run_shows_table_pictures_and_next_commands(whole_run: WholeRun) -> No
     for word in ("unseen", "sample.py", "mlflow"):
         assert word in whole_run.shown
     assert (whole_run.config.run_folder / "before_after.png").stat().st_size > 1000
+
+
+def test_a_cell_of_a_study_gives_the_bits_of_the_run(whole_run: WholeRun) -> None:
+    cell = [measured.evaluation for measured in Cell.of(whole_run.config).train()]
+    run = load_evaluations(whole_run.config.run_folder)
+    assert [one.epoch for one in cell] == [one.epoch for one in run]
+    assert [one.stamp.digest for one in cell] == [one.stamp.digest for one in run]
+    for here, there in zip(cell, run, strict=True):
+        for ours, theirs in zip(here.sets, there.sets, strict=True):
+            np.testing.assert_array_equal(ours.scores["reward"], theirs.scores["reward"])
 
 
 def test_tracker_holds_config_metrics_pictures_and_weights(whole_run: WholeRun) -> None:
