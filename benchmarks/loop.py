@@ -22,9 +22,10 @@ from common.model.loading import choose_device, load_policy
 from common.model.weights import Weights
 from common.terminal import run_command
 from common.trajectory import ScoredGroup
+from driver.loop.cluster import ray_cluster
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
-from driver.loop.services import Services, ray_cluster, services
+from driver.loop.services import Services, services
 from driver.loop.source import OnlineSource
 from driver.run.prompts import PromptStream, open_prompts, training_tasks
 from driver.stalls import StallReporter

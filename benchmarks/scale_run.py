@@ -22,7 +22,8 @@ from common.cluster.instruments import Instruments, shown
 from common.cluster.process_failures import DeathCounter
 from common.config.schema import Config
 from common.terminal import complain
-from driver.loop.services import START_LIMIT_S, Services, await_learner, ray_cluster
+from driver.loop.cluster import ray_cluster
+from driver.loop.services import START_LIMIT_S, Services, await_learner
 from driver.main import Inputs, Session, run_epochs, tracked
 from driver.observe.display import DisplayState
 from driver.observe.gauges import RayGauges

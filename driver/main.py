@@ -19,11 +19,12 @@ from common.model.loading import check_model
 from driver.finish import show_result
 from driver.loop import balance
 from driver.loop.advantages import Advantages
+from driver.loop.cluster import ray_cluster
 from driver.loop.evaluation import Evaluator
 from driver.loop.faults import FaultCounter
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
-from driver.loop.services import Services, beside, ray_cluster, services
+from driver.loop.services import Services, beside, services
 from driver.loop.source import OfflineSource, OnlineSource, lost_samples
 from driver.loop.training import Parts, Training
 from driver.observe.display import open_display

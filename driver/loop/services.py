@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import ActorAlreadyExistsError, AuthenticationError, RayError
+from ray.exceptions import ActorAlreadyExistsError
 
 from actors.pool import ActorPool
 from common.cluster.process_failures import (
@@ -26,11 +24,9 @@ from common.cluster.process_failures import (
 )
 from common.cluster.references import first_line, value_of
 from common.config.schema import Config
-from common.errors import ConfigError, PrdpError, StuckError
-from driver.loop.cluster_env import worker_environment
-from driver.loop.local_ray import QUIET, start_local
+from common.errors import StuckError
+from driver.loop.cluster import missing_room
 from driver.loop.ranks import LearnerLost
-from driver.loop.ray_agents import agents_end_with_us
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from learner.group import DEATH_LIMIT_S, LearnerGroup
@@ -43,8 +39,6 @@ TELL_S = 1.0
 GIVE_UP_S = 10.0
 """Longest wait for rewards to end that are not wanted any more."""
 TURN_POLL_S = 0.5
-UNITS = {"CPU": "cpus", "GPU": "gpus"}
-"""Ray's resources, and the setting of a section that reserves them for a process."""
 
 
 @dataclass(frozen=True)
@@ -58,93 +52,6 @@ class Services:
     learner: LearnerGroup
     rewards: RewardSum
     deaths: DeathCounter
-
-
-@contextmanager
-def ray_cluster(config: Config) -> Iterator[Path]:
-    """Connect to the cluster, or start one on this machine and stop it at the end. Gives Ray's log folder.
-
-    Raises ConfigError where there is no cluster to join, or it does not let us in; StuckError where one
-    cannot be started here. An error of ours that comes out of a process of the cluster is raised as it is.
-    """
-    folder = _connect(config)
-    with ExitStack() as at_end:
-        if config.ray.address == "local":
-            at_end.enter_context(agents_end_with_us())
-        at_end.callback(ray.shutdown)
-        try:
-            if config.ray.address == "local":
-                check_room(config, ray.cluster_resources())
-            yield folder
-        except (RayError, PrdpError) as error:
-            own = own_error(error)
-            if own is None or own is error:
-                raise
-            raise own from error
-
-
-def _connect(config: Config) -> Path:
-    section = config.ray
-    if section.address == "local":
-        return Path(start_local(section)["session_dir"]) / "logs"
-    try:
-        runtime_env = worker_environment(os.environ, Path.cwd())
-        context: Any = ray.init(address=section.address, runtime_env=runtime_env, **QUIET)
-    except AuthenticationError as error:
-        raise ConfigError(
-            f"The Ray cluster at {section.address!r} wants a token. Put the cluster's into "
-            "~/.ray/auth_token and set RAY_AUTH_MODE=token."
-        ) from error
-    except ConnectionError as error:
-        raise ConfigError(
-            f"ray.address is {section.address!r}, but no Ray cluster answers there: {error} Start this on a "
-            "node of the cluster, or as a job (ray job submit), or set ray.address=local."
-        ) from error
-    except (RuntimeError, ValueError, OSError, RayError) as error:
-        raise StuckError(
-            f"The Ray cluster at {section.address!r} could not be joined: {first_line(error)} Its logs are "
-            "in session_latest/logs under /tmp/ray, or under RAY_TMPDIR."
-        ) from error
-    return Path(context.address_info["session_dir"]) / "logs"
-
-
-def wanted_room(config: Config) -> dict[str, dict[str, float]]:
-    """What all processes take at once, by unit of Ray's resources and by section; of actors, the minimum."""
-    pools = {
-        "actors": (config.actors, config.actors.minimum),
-        "learner": (config.learner, config.learner.workers),
-        "reward_service": (config.reward_service, len(config.embedded) * config.reward_service.replicas),
-    }
-    return {
-        unit: {name: count * float(vars(section)[attribute]) for name, (section, count) in pools.items()}
-        for unit, attribute in UNITS.items()
-    }
-
-
-def check_room(config: Config, resources: Mapping[str, float]) -> None:
-    """Raise ConfigError where this machine can never hold all processes at once."""
-    for unit, wanted in wanted_room(config).items():
-        there = resources.get(unit, 0.0)
-        if sum(wanted.values()) > there:
-            raise ConfigError(
-                f"The configuration asks for {sum(wanted.values()):g} {unit}s at once ({_parts(wanted)}); "
-                f"this machine has {there:g}. Lower {UNITS[unit]} (what Ray reserves a process, shares "
-                "allowed) or the number of processes."
-            )
-
-
-def missing_room(config: Config, free: Mapping[str, float]) -> list[str]:
-    """What a cluster does not have free for all processes at once, in words: somebody will wait for room."""
-    return [
-        f"The run takes {sum(wanted.values()):g} {unit}s ({_parts(wanted)}), and {free.get(unit, 0.0):g} are "
-        "free in the cluster now: it begins once other work ends or nodes join."
-        for unit, wanted in wanted_room(config).items()
-        if sum(wanted.values()) > free.get(unit, 0.0)
-    ]
-
-
-def _parts(wanted: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in wanted.items())
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, ModelError, PrdpError, PromptSetError, RecordingError, RewardError
-from driver.loop.services import check_room, missing_room
+from driver.loop.cluster import check_room, missing_room
 from driver.main import check_inputs
 from tests.tiny_config import make_config
 

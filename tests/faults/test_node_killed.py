@@ -14,9 +14,10 @@ from ray.cluster_utils import Cluster
 from benchmarks.chaos_run import Outcome
 from common.config.schema import Config
 from common.trajectory import GroupScore
+from driver.loop.cluster import ray_cluster
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.rollouts import Rollouts
-from driver.loop.services import ray_cluster, services
+from driver.loop.services import services
 from driver.loop.source import OnlineSource
 from driver.observe.status import ProcessStatus, living_processes
 from driver.run.checkpoints import checkpoint_folder, read_checkpoint

@@ -19,7 +19,7 @@ from driver.ray_environment import prepare
 section = RaySection(worker_niceness=3, dashboard=True, object_store_gb=0.1)
 prepare(section, os.environ)
 import psutil, ray
-from driver.loop.local_ray import start_local
+from driver.loop.cluster import start_local
 
 start_local(section)
 niceness = ray.get(ray.remote(lambda: os.nice(0)).remote())

@@ -9,7 +9,7 @@ import pytest
 
 from common.config.paths import JOB_VARIABLE
 from common.errors import ConfigError
-from driver.loop.cluster_env import CODE_FOLDER, worker_environment
+from driver.loop.cluster import CODE_FOLDER, worker_environment
 
 WITHOUT_FOLDER = {JOB_VARIABLE: json.dumps({"runtime_env": {"env_vars": {"A": "1"}}, "metadata": {}})}
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.config.services import RaySection
 from common.errors import ConfigError, PrdpError, StuckError
-from driver.loop.local_ray import TRIES, start_local
+from driver.loop.cluster import TRIES, start_local
 
 
 @pytest.mark.parametrize(

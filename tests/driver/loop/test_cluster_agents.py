@@ -12,7 +12,7 @@ import psutil
 DRIVER = """
 import subprocess, sys, time
 import psutil
-from driver.loop.ray_agents import agents_end_with_us
+from driver.loop.cluster import agents_end_with_us
 raylet = subprocess.Popen([sys.argv[1], "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
 agent = raylet.stdout.readline()
 with agents_end_with_us():
