@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reward_service.contract.scorer import Pairs
 from studies.scorers import Disturbed, NoisyJudge, normal
 
 PATH = "models/tiny-clip-proxy"
@@ -46,6 +45,7 @@ def test_a_judge_is_right_the_oftener_the_larger_the_difference() -> None:
 
 
 def test_a_judge_says_the_same_of_a_pair_turned_round() -> None:
-    judge = Pairs("judge", NoisyJudge(path=PATH, temperature=0.01, difference=1.0), 0)
-    measured, turned = judge.measure([("a cat", IMAGES)])[0], judge.turned("a cat", IMAGES)
-    np.testing.assert_allclose(measured.differences, turned.differences)
+    judge = NoisyJudge(path=PATH, temperature=0.01, difference=1.0)
+    pairs = np.array([(i, j) for i in range(6) for j in range(i)])
+    forth = judge.compare_pairs("a cat", IMAGES, pairs)
+    np.testing.assert_array_equal(forth, -judge.compare_pairs("a cat", IMAGES, pairs[:, ::-1]))
