@@ -16,8 +16,17 @@ import pytest
 
 from common.config.training import PromptSource
 from common.errors import PromptSetError
-from driver.run.prompts import PromptSet, PromptStream, open_prompts, sample_prompts
+from common.trajectory import PolicyStamp
+from driver.run.prompts import (
+    PromptSet,
+    PromptStream,
+    evaluation_tasks,
+    open_prompts,
+    sample_prompts,
+    training_tasks,
+)
 from tests.prompt_writing import DATA, opened, refusal, write_as
+from tests.tiny_config import make_config
 
 
 class TestHub:
@@ -166,3 +175,12 @@ def test_a_million_prompts_start_at_once_in_little_memory(million: Path) -> None
     seconds_used, megabytes_used = measured[-1]
     assert seconds_used < 2.0, measured
     assert megabytes_used < 200.0, measured
+
+
+def test_training_branches_and_an_evaluation_does_not(tmp_path: Path) -> None:
+    config = make_config(Path("no/model"), tmp_path, {"sampling.branch_at": (0, 2)})
+    stream, stamp = PromptStream(open_prompts(config.prompts.train), 0), PolicyStamp(3, "", "run")
+    trained = training_tasks(config, stream, 1, stamp, with_reference=True)
+    measured = evaluation_tasks(config, "seen", stream.take(0, 2), stamp)
+    assert {task.branch_at for task in trained} == {(0, 2)}
+    assert {task.branch_at for task in measured} == {()}
