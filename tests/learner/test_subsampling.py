@@ -54,7 +54,7 @@ def slow_draw(probabilities: list[float], start: float) -> list[bool]:
     return drawn
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SIZES, SHARES)
 def test_probabilities_are_proportional_but_at_most_one(sizes: list[float], share: float) -> None:
     found = inclusion_probabilities(torch.tensor(sizes, dtype=torch.float64), share)
@@ -62,7 +62,7 @@ def test_probabilities_are_proportional_but_at_most_one(sizes: list[float], shar
     assert float(found.sum()) == pytest.approx(share * sum(size > 0 for size in sizes), rel=1e-9)
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(SIZES, SHARES)
 def test_every_item_passes_as_often_as_its_probability_says(sizes: list[float], share: float) -> None:
     probabilities = inclusion_probabilities(torch.tensor(sizes, dtype=torch.float64), share)
