@@ -79,7 +79,7 @@ def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Co
     policy, distribution = load_policy(config)
     wave = sampled_wave(config, policy, distribution)
     bare = bare_gradient(config, policy, distribution, wave)
-    assert torch.equal(bare.latents[4 * 2 + 1], wave.latents[1 * 5 + 2])  # image 1 at step 2
+    assert torch.equal(bare.latents[4 * 2 + 1], wave.latents[2 * 4 + 1])  # image 1 at step 2
     assert bare.timesteps[4 * 2 + 1] == distribution.times[2]
     counted = _CountedCalls(policy.guided.network)
     bare.accumulate()
