@@ -149,37 +149,37 @@ def _first_of(nodes: Any, image: int, position: int) -> int:
 
 
 def test_a_tree_runs_each_distinct_latent_once(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """16 images: two trees, split at three steps."""
+    """8 images: two trees, split at two steps."""
     policy, reference, distribution = _load(
-        request, tmp_path, "tiny_pipeline_v", {"sampling.steps": 6, "sampling.guidance_scale": 3.0}
+        request, tmp_path, "tiny_pipeline_v", {"sampling.steps": 5, "sampling.guidance_scale": 3.0}
     )
     _perturb(policy, 0.05)
-    task = replace(_task(images=16), branch_at=(1, 3, 4))
+    task = replace(_task(images=8), branch_at=(1, 3))
     seen: list[int] = []
     policy.family.network.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
     group, images = sample_group(task, policy, reference, distribution)
-    widths = [2, 2, 4, 4, 8, 16, 16]
-    assert seen == [2 * width for width in widths[:6] + widths[:5]]
+    widths = [2, 2, 4, 4, 8, 8]
+    assert seen == [2 * width for width in widths[:5] + widths[:4]]
     assert 2 * count_passes(task, group) == sum(seen)
     assert [len(set(column)) for column in group.nodes.T.tolist()] == widths
     assert len(group.latents) == sum(widths)
-    noise = torch.from_numpy(KEY.normal(16, 6, policy.family.latent_shape))
+    noise = torch.from_numpy(KEY.normal(8, 5, policy.family.latent_shape))
     condition = policy.embed(group.prompt)
-    for step in range(6):
-        first = [_first_of(group.nodes, image, step + 1) for image in range(16)]
-        for image in (0, 1, 2, 7, 15):
+    for step in range(5):
+        first = [_first_of(group.nodes, image, step + 1) for image in range(8)]
+        for image in (0, 1, 2, 7):
             latents = torch.from_numpy(group.at(step)[image : image + 1])
             with torch.no_grad():
                 output = policy.predict(latents, distribution.time(step, 1), condition)
             mean = distribution.mean(latents, output, step)
-            drawn = noise[first[image], step + 1] if step < 5 else torch.zeros(())
+            drawn = noise[first[image], step + 1] if step < 4 else torch.zeros(())
             expected = (mean + distribution.std[step] * drawn)[0]
             np.testing.assert_allclose(group.at(step + 1)[image], expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(group.at(0)[15], noise[8, 0])
+    np.testing.assert_allclose(group.at(0)[7], noise[4, 0])
     own, other = (np.array(_slow_log_probs(one, policy, group, 1.0)) for one in (policy, reference))
     np.testing.assert_allclose(group.log_prob, own, rtol=0, atol=2e-6)
     np.testing.assert_allclose(group.log_ratio, own - other, rtol=1e-4, atol=4e-6)
-    assert len({image.tobytes() for image in images}) == 16
+    assert len({image.tobytes() for image in images}) == 8
 
 
 def test_a_group_says_what_it_is(request: pytest.FixtureRequest, tmp_path: Path) -> None:
