@@ -124,6 +124,17 @@ def split_place(place: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}{folder}{query}", name
 
 
+def is_single_file(path: str) -> bool:
+    """Whether a path is that of a file with all weights of a model."""
+    return path.endswith(".safetensors") and Path(path).is_file()
+
+
+def why_no_model(path: str) -> str | None:
+    """Why a path is no model, in words; None where it is a folder, the id of something on the hub, or a
+    single file of weights."""
+    return None if is_single_file(path) else why_no_folder(path)
+
+
 def why_no_folder(path: str) -> str | None:
     """Why a path is neither a folder nor the id of something on the hub, in words; None where it is one.
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator
 
 from common.config.fields import Section
 from common.errors import ConfigError, ModelError
-from common.places import expanded, local_file, why_no_folder
+from common.places import expanded, local_file, why_no_model
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the process of a submitted job."""
@@ -37,7 +37,7 @@ class Use(Enum):
 InputPath = Annotated[str, AfterValidator(expanded), Use.READ]
 """A file or folder that is read, or the id of something on the hub."""
 ModelPath = Annotated[str, AfterValidator(expanded), Use.MODEL]
-"""A folder that is read, or the id of a model on the hub."""
+"""A folder or a single file of weights that is read, or the id of a model on the hub."""
 OutputPath = Annotated[str, AfterValidator(expanded), Use.WRITTEN]
 """A folder or store that a run writes to: a path or a URI; empty where the run has a place of its own."""
 
@@ -53,13 +53,13 @@ def places(section: Section, use: Use, prefix: str = "") -> Iterator[tuple[str, 
 
 
 def check_paths(config: Section, environ: Mapping[str, str], here: Path) -> None:
-    """Raise ModelError where a model is neither a folder nor a hub id; ConfigError where the run would write
+    """Raise ModelError where a model is neither there nor a hub id; ConfigError where the run would write
     into a job's copy of its folder, which Ray deletes.
 
     here: the folder that relative paths are relative to.
     """
     for key, place in places(config, Use.MODEL):
-        if reason := why_no_folder(place):
+        if reason := why_no_model(place):
             raise ModelError(f"{key} is {place!r}: {reason}")
     for key, place in places(config, Use.WRITTEN):
         check_it_lasts(key, place, environ, here)

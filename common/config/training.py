@@ -12,7 +12,17 @@ from common.config.paths import InputPath, ModelPath
 
 class ModelSection(Section, title="The pretrained text-to-image pipeline."):
     path: ModelPath = setting(
-        ..., "", "Folder or hub id of a diffusers pipeline; docs/models.md lists the families.", min_length=1
+        ...,
+        "",
+        "Folder or hub id of a diffusers pipeline, or a .safetensors file of all its weights; docs/models.md "
+        "lists the families.",
+        min_length=1,
+    )
+    config: ModelPath = setting(
+        "",
+        "",
+        "For a single file: folder or hub id of a pipeline of its kind, whose configurations and tokenizers "
+        "it takes; empty = the one that diffusers knows for it.",
     )
     revision: str = setting("main", "", "Hub revision; ignored for a folder.")
     variant: str = setting(
@@ -39,11 +49,27 @@ class ModelSection(Section, title="The pretrained text-to-image pipeline."):
         "Compile the network's repeated blocks at first use (minutes). Actors and learner then run different "
         "kernels: see policy/log_ratio_mismatch_max.",
     )
+    prompt_tokens: int = setting(
+        0,
+        "tokens",
+        "Length to which prompts are cut or filled up for text encoders that have none of their own (T5, "
+        "language models); 0 = the pipeline's. Fewer cost less in every pass of the network.",
+        ge=0,
+        le=4096,
+    )
     offload_text_encoder: bool = setting(
         False, "", "Keep text encoders on the CPU but while they embed a prompt that is not remembered."
     )
     vae_chunk: int = setting(8, "images", "Images that the VAE decodes in one pass.", ge=1)
     vae_tiling: bool = setting(False, "", "Decode images in tiles: less memory, faint seams.")
+
+    @model_validator(mode="after")
+    def _only_a_single_file_needs_a_configuration(self) -> ModelSection:
+        if self.path.endswith(".safetensors") and self.variant:
+            raise ValueError(f"variant {self.variant!r} is for folders and hub ids; path is a single file")
+        if self.config and not self.path.endswith(".safetensors"):
+            raise ValueError("config is for a single file (.safetensors); a folder or hub id has its own")
+        return self
 
 
 class LoraPolicy(Section, title="Train a LoRA adapter; the reference is the adapter switched off."):

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ModelError
-from common.model.folder import WEIGHTS, find_weights, read_json
+from common.model.folder import SENTENCEPIECE, WEIGHTS, find_weights, read_json
 
 CACHE_FILE = "model_digests.json"
+TEMPLATE = "chat_template.jinja"
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # They say who wrote a file, or how its tensors are stored; the networks are loaded the same without them.
 _REMARKS = ("_diffusers_version", "_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
-def digest_parts(folder: Path, variant: str = "", cache: Path | None = None) -> dict[str, str]:
+def digest_parts(
+    folder: Path, variant: str = "", cache: Path | None = None, single_file: Path | None = None
+) -> dict[str, str]:
     """SHA-256 (hex) by part of what is loaded of a local pipeline folder or a hub's snapshot.
 
     The parts: those that model_index.json names and the trainer loads (unet or transformer, vae, text
@@ -27,8 +30,9 @@ def digest_parts(folder: Path, variant: str = "", cache: Path | None = None) -> 
     that is not there whole, such as one of a snapshot that was fetched in part, is left out. JSON counts by
     content, other files by their bytes.
 
-    variant: model.variant. cache: a folder that remembers files' digests by path, size and time, since large
-    weights take seconds; None = read all. Raises ModelError where a file is damaged.
+    variant: model.variant. single_file: what holds the weights of all networks in the folder's place. cache:
+    a folder that remembers files' digests by path, size and time, since large weights take seconds; None =
+    read all. Raises ModelError where a file is damaged.
     """
     index = read_json(folder / "model_index.json", "so it is no diffusers pipeline folder")
     known = _Files(cache)
@@ -36,31 +40,32 @@ def digest_parts(folder: Path, variant: str = "", cache: Path | None = None) -> 
     digests = {"model_index": _digest([_content(settings)])}
     for part in (*WEIGHTS, "tokenizer", "tokenizer_2", "tokenizer_3", "scheduler"):
         if part in index and (folder / part).is_dir():
-            pieces = _pieces(folder, part, variant, known)
+            pieces = _pieces(folder, part, variant, known, single_file)
             if pieces is not None:
                 digests[part] = _digest(pieces)
     known.keep()
     return digests
 
 
-def _pieces(folder: Path, part: str, variant: str, known: _Files) -> list[str] | None:
+def _pieces(
+    folder: Path, part: str, variant: str, known: _Files, single_file: Path | None
+) -> list[str] | None:
     """Digests of the part's files; None where one of them is missing."""
     if part == "scheduler":
         return _settings(folder / part, ("scheduler_config.json",)) or None
     if part in WEIGHTS:
         config = _settings(folder / part, ("config.json",))
         try:
-            weights = find_weights(folder, part, variant)
+            weights = (single_file,) if single_file else find_weights(folder, part, variant).files
         except ModelError:
             return None
-        return [*config, *(known.digest(file) for file in weights.files)] if config else None
-    whole, words = (
-        folder / part / "tokenizer.json",
-        [folder / part / name for name in ("vocab.json", "merges.txt")],
-    )
-    files = [whole] if whole.is_file() else words
-    if not all(file.is_file() for file in files):
+        return [*config, *(known.digest(file) for file in weights)] if config else None
+    place = folder / part
+    sets = (("tokenizer.json",), (SENTENCEPIECE,), ("vocab.json", "merges.txt"))
+    found = [names for names in sets if all((place / name).is_file() for name in names)]
+    if not found:
         return None
+    files = [place / name for name in (*found[0], TEMPLATE) if (place / name).is_file()]
     return [*_settings(folder / part, TOKENIZER_SETTINGS), *(known.digest(file) for file in files)]
 
 

@@ -108,6 +108,8 @@ def _sharded(index: Path, variant: str) -> WeightFiles:
     return WeightFiles(variant, files, index)
 
 
+SENTENCEPIECE = "spiece.model"
+"""A tokenizer of T5's that sentencepiece reads."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -115,6 +117,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 )
 # What diffusers and transformers read themselves of a part's folder.
 _TEXTS = ("config.json", *TOKENIZER_FILES)

@@ -9,12 +9,15 @@ from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFo
 
 from common.errors import ModelError
 
-SMALL_FILES = ("*.json", "*merges.txt")
+SMALL_FILES = ("*.json", "*merges.txt", "*.jinja", "*.model")
 
 
-def fetch_texts(hub_id: str, revision: str) -> Path:
-    """The snapshot's folder in the hub's cache, with the small files. Raises ModelError."""
-    wanted = f"model.path {hub_id!r} (revision {revision!r})"
+def fetch_texts(key: str, hub_id: str, revision: str) -> Path:
+    """The snapshot's folder in the hub's cache, with the small files. Raises ModelError.
+
+    key: the setting that names it.
+    """
+    wanted = f"{key} {hub_id!r} (revision {revision!r})"
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(SMALL_FILES)))
     except LocalEntryNotFoundError as error:

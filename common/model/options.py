@@ -61,7 +61,7 @@ AVERAGING = frozenset(
     }
 )
 # What is said of generating text, which is not done here, and of how transformers returns outputs.
-_GENERATION = frozenset(
+GENERATION = frozenset(
     {
         "diversity_penalty",
         "dropout",
@@ -86,13 +86,15 @@ _GENERATION = frozenset(
         "use_return_dict",
     }
 )
-INDEX_NAMES = frozenset({"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker"})
+INDEX_NAMES = frozenset(
+    {"requires_safety_checker", "force_zeros_for_empty_prompt", "add_watermarker", "is_distilled"}
+)
 """Settings of model_index.json. A safety checker or a watermark is no part of the policy."""
-TEXT_NAMES = frozenset(CLIPTextConfig().to_dict()) | _GENERATION | {"use_attention_mask"}
+TEXT_NAMES = frozenset(CLIPTextConfig().to_dict()) | GENERATION | {"use_attention_mask"}
 
 T5_NAMES = (
     frozenset(T5Config().to_dict())
-    | _GENERATION
+    | GENERATION
     | {"decoder_start_token_id", "n_positions", "output_past", "task_specific_params", "use_cache"}
 )
 

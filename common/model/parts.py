@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 
 from common.config.training import ModelSection
 from common.errors import ModelError
-from common.model.folder import check_texts, find_weights, read_json, without_marks
+from common.model.folder import SENTENCEPIECE, check_texts, find_weights, read_json, without_marks
 from common.model.hub import fetch_texts
 from common.model.scheduler_options import DISCRETE, FLOW, check_class, fill_scheduler_config
-from common.model.tensors import LOAD_ERRORS, check_tensors
+from common.model.single_file import known_config, load_part
+from common.model.tensors import LANGUAGE_MODELS, LOAD_ERRORS, check_tensors, refuse_tensors
 from common.model.text import TextKind
+from common.places import is_single_file
 
 WEIGHTS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,22 +55,34 @@ class Source:
 
     @property
     def local(self) -> bool:
-        """Whether the pipeline is a folder here, not a hub id."""
+        """Whether the pipeline is a folder here, neither a hub id nor a single file."""
         return Path(self.settings.path).is_dir()
+
+    @property
+    def single_file(self) -> Path | None:
+        """The file that holds all weights; None of a folder or hub id."""
+        return Path(self.settings.path) if is_single_file(self.settings.path) else None
 
     @cached_property
     def folder(self) -> Path:
-        """The pipeline's folder; of a hub id, its snapshot, of which the small files are there.
+        """The pipeline's folder; of a hub id, its snapshot, of which the small files are there; of a single
+        file, those of the pipeline whose configurations it takes.
 
         Raises ModelError.
         """
-        if self.local:
-            return Path(self.settings.path)
-        return fetch_texts(self.settings.path, self.settings.revision)
+        file, where, key = self.single_file, self.settings.path, "model.path"
+        if file:
+            where, key = self.settings.config or known_config(file), "model.config"
+        return Path(where) if Path(where).is_dir() else fetch_texts(key, where, self.settings.revision)
 
     def index(self) -> dict[str, Any]:
         """The pipeline's model_index.json. Raises ModelError."""
         return read_json(self.folder / "model_index.json", "so it is no diffusers pipeline folder")
+
+    @property
+    def class_of_pipeline(self) -> str:
+        """The pipeline's class, as model_index.json names it. Raises ModelError."""
+        return str(self.index().get("_class_name"))
 
     def class_name(self, part: str) -> str:
         """The class that model_index.json names for a part. Raises ModelError where it names none."""
@@ -115,7 +130,13 @@ class Source:
             wanted = " and no ".join(" with ".join(names) for names in kind.files)
             raise ModelError(f"{self.settings.path!r}: {part}/ has no {wanted}.")
         check_texts(folder)
-        if (whole := folder / "tokenizer.json").is_file():
+        whole, alone = folder / "tokenizer.json", folder / SENTENCEPIECE
+        if alone.is_file() and not whole.is_file() and find_spec("sentencepiece") is None:
+            raise ModelError(
+                f"{alone} is read by sentencepiece, which is not installed: pip install sentencepiece "
+                "protobuf, or save a tokenizer.json beside it, with transformers, where it is."
+            )
+        if whole.is_file():
             model = read_json(whole, "so prompts cannot be read").get("model")
             if not isinstance(model, dict) or model.get("type", kind.algorithm) != kind.algorithm:
                 raise ModelError(
@@ -156,10 +177,17 @@ class Source:
 
         The weights of a folder are those that check_weights was asked about; of a hub id, it is asked here.
         """
-        with self._naming(part), self._readable(part) as place:
-            network = kind.from_pretrained(**place, subfolder=part, dtype=dtype)
-        if not self.local:
-            self.check_weights(self.outline(kind, part), part)
+        if file := self.single_file:
+            others = [
+                name for name, value in self.index().items() if isinstance(value, list) and name != part
+            ]
+            with self._naming(part):
+                network = load_part(file, self.class_of_pipeline, self.folder, part, others, dtype)
+        else:
+            with self._naming(part), self._readable(part) as place:
+                network = self._read(kind, {**place, "subfolder": part, "dtype": dtype})
+            if not self.local:
+                self.check_weights(self.outline(kind, part), part)
         network.requires_grad_(False).eval().to(self.device)
         # Weights mapped from a file lie unaligned in memory, and CPU kernels round by alignment: copied, they
         # agree to the bit with the reference, which is a copy too.
@@ -167,6 +195,13 @@ class Source:
             value.data = value.data.clone()
         if self.device.type == "cuda" and self.settings.channels_last and part == "unet":
             network.to(memory_format=torch.channels_last)
+        return network
+
+    def _read(self, kind: type[Any], place: Mapping[str, Any]) -> Any:
+        if not issubclass(kind, LANGUAGE_MODELS):
+            return kind.from_pretrained(**place)
+        network, told = kind.from_pretrained(**place, output_loading_info=True)
+        refuse_tensors(f"{self.settings.path!r}: {place['subfolder']}", missing=told["missing_keys"])
         return network
 
     @contextmanager
@@ -194,21 +229,41 @@ class Source:
             raise ModelError(f"{self.settings.path!r}: {part} does not load: {error}") from error
 
 
+Unscale = Callable[[Any, Tensor], Tensor]
+
+
+def unscale(vae: Any, latents: Tensor) -> Tensor:
+    """By one factor and shift, and, where the configuration says them, mean and deviation by channel."""
+    config = vae.config
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        return latents * std / config.scaling_factor + mean
+    return latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+
+
 @dataclass(frozen=True)
 class VaeDecoder:
-    """A KL autoencoder's decoder. chunk: images a pass."""
+    """An autoencoder's decoder.
+
+    chunk: images a pass. unscale: the autoencoder and latents as the denoising network has them -> those that
+    it decodes.
+    """
 
     vae: Any
     chunk: int
+    unscale: Unscale = unscale
 
     @staticmethod
-    def load(source: Source) -> VaeDecoder:
+    def load(
+        source: Source, kind: type[Any] = diffusers.AutoencoderKL, unscale: Unscale = unscale
+    ) -> VaeDecoder:
         """Where its config.json says force_upcast (half precision overflows), weights are float32."""
         dtype = torch.float32 if source.settings_of("vae").get("force_upcast") else source.dtype
-        vae = source.network(diffusers.AutoencoderKL, "vae", dtype)
+        vae = source.network(kind, "vae", dtype)
         if source.settings.vae_tiling:
             vae.enable_tiling()
-        return VaeDecoder(vae, source.settings.vae_chunk)
+        return VaeDecoder(vae, source.settings.vae_chunk, unscale)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
@@ -217,12 +272,8 @@ class VaeDecoder:
         return torch.cat(images).cpu().numpy()
 
     def _images(self, latents: Tensor) -> Tensor:
-        config = self.vae.config
-        scaled = latents.to(self.vae.dtype) / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        if mean is not None and std is not None:
-            mean, std = (scaled.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-            scaled = latents.to(self.vae.dtype) * std / config.scaling_factor + mean
-        images = self.vae.decode(scaled, return_dict=False)[0]
+        images = self.vae.decode(self.unscale(self.vae, latents.to(self.vae.dtype)), return_dict=False)[0]
+        if images.dim() == 5:
+            images = images[:, :, 0]  # an autoencoder of films gives frames, here one
         unit = (images.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return (unit * 255).round().to(torch.uint8)

@@ -154,8 +154,9 @@ def _sde(s: float, n: float, g: float) -> Step:
 
 
 def _flow_sde(s: float, n: float, level: float) -> Step:
-    """Flow-GRPO, g = level sqrt(s / (1 - s)); at s = 1, where that is infinite, with n in its place."""
-    at = n if s == 1 else s
+    """Flow-GRPO, g = level sqrt(s / (1 - s)); with n in the place of s at s = 1, where that is infinite, and
+    nearer to it than a tenth of the step, where Euler's step would leap."""
+    at = n if 1 - s < (s - n) / 10 else s
     return _sde(s, n, level * math.sqrt(at / (1 - at)))
 
 
@@ -190,18 +191,22 @@ FLOW_SAMPLERS: dict[str, Callable[[float, float, float], Step]] = {
 
 
 def flow_sigmas(
-    config: Mapping[str, Any], steps: int, tokens: int, sigmas: Sequence[float] | None = None
+    config: Mapping[str, Any],
+    steps: int,
+    tokens: int,
+    sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
 ) -> list[float]:
     """T+1 noise levels from 1 to 0 that FlowMatchEulerDiscreteScheduler gives a pipeline.
 
     config: the scheduler's. tokens: patches of a latent: a dynamic shift is exp of a linear function of them,
     base_shift at base_image_seq_len and max_shift at max_image_seq_len. sigmas: T levels that the pipeline
     hands to set_timesteps, which shifts them; None = it hands over T alone, and levels from 1 to that of the
-    schedule's last of num_train_timesteps steps, which is a shifted one, are shifted once more.
+    schedule's last of num_train_timesteps steps, which is a shifted one, are shifted once more. mu: of a
+    dynamic shift that is exp(mu), where the pipeline computes it otherwise.
     """
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
-    mu = None
-    if scheduler.config.use_dynamic_shifting:
+    if mu is None and scheduler.config.use_dynamic_shifting:
         low, high = scheduler.config.base_image_seq_len, scheduler.config.max_image_seq_len
         first, last = scheduler.config.base_shift, scheduler.config.max_shift
         mu = first + (last - first) * (tokens - low) / (high - low)

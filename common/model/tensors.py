@@ -13,7 +13,12 @@ from diffusers import ModelMixin
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    Gemma2PreTrainedModel,
+    PreTrainedModel,
+    Qwen2_5_VLPreTrainedModel,
+    Qwen3PreTrainedModel,
+)
 
 from common.errors import ModelError
 from common.model.folder import WeightFiles
@@ -32,6 +37,8 @@ LOAD_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
+LANGUAGE_MODELS = (Gemma2PreTrainedModel, Qwen2_5_VLPreTrainedModel, Qwen3PreTrainedModel)
+"""transformers gives other names to their files' tensors: what they lack is known once they are loaded."""
 SHOWN = 3
 # What files have beside a CLIP text encoder's weights: a buffer of numbers in order, and the rest of CLIP.
 _BESIDE = ("vision_model.", "visual_projection.", "logit_scale", "text_projection.")
@@ -45,7 +52,9 @@ def check_tensors(part: str, network: nn.Module, weights: WeightFiles) -> None:
     wanted: dict[str, Tensor] = network.state_dict()
     found: dict[str, Tensor] = {}
     for file in weights.files:
-        found |= _headers(file)
+        found |= read_headers(file)
+    if isinstance(network, LANGUAGE_MODELS):
+        return
     if isinstance(network, ModelMixin):
         if weights.index is None:
             # Names of attention weights from before diffusers 0.17 are changed on loading, as is done here.
@@ -91,7 +100,7 @@ def _first(names: Collection[str]) -> str:
     return ", ".join(every[:SHOWN]) + more
 
 
-def _headers(file: Path) -> dict[str, Tensor]:
+def read_headers(file: Path) -> dict[str, Tensor]:
     """The file's tensors without their numbers, on the meta device, by name."""
     try:
         if file.suffix == ".safetensors":

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from common.errors import ModelError
+from common.model.folder import SENTENCEPIECE
 from common.model.guidance import Condition
 from common.model.options import T5, T5_NAMES, TEXT, TEXT_NAMES, Allowed
 
@@ -68,7 +69,7 @@ def t5(tokens: int) -> TextKind:
         encoder=T5EncoderModel,
         tokenizers=("T5Tokenizer", "T5TokenizerFast"),
         tokenizer=T5TokenizerFast,
-        files=(("tokenizer.json",),),
+        files=(("tokenizer.json",), (SENTENCEPIECE,)),
         algorithm="Unigram",
         names=T5_NAMES,
         allowed=T5,
@@ -112,12 +113,12 @@ def check_clip(where: str, tokenizer: Any, encoder: Any, pools: bool) -> None:
 
 def check_vocabulary(where: str, tokenizer: Any, encoder: Any) -> None:
     """Raise ModelError where a tokenizer gives tokens that the text encoder has no embedding of."""
-    vocabulary = tokenizer.get_vocab().items()
-    beyond = sorted(token for token, number in vocabulary if number >= encoder.vocab_size)
+    vocabulary, size = tokenizer.get_vocab().items(), encoder.get_text_config().vocab_size
+    beyond = sorted(token for token, number in vocabulary if number >= size)
     if beyond:
         raise ModelError(
             f"{where}: the tokens {beyond[:3]}, {len(beyond)} in all, have no embedding: the text encoder's "
-            f"vocab_size is {encoder.vocab_size}. Take the tokenizer that it was trained with, or save it "
+            f"vocab_size is {size}. Take the tokenizer that it was trained with, or save it "
             "with its embeddings resized."
         )
 
@@ -137,7 +138,19 @@ class PaddedText:
 
     def __call__(self, prompt: str, device: torch.device) -> Any:
         """The encoder's output for one prompt, hidden states included."""
-        limit = self.tokens
+        ids, mask = self.tokenize(prompt, device)
+        # Some CLIP encoders say that they were trained with a mask; others, and T5 here, read none.
+        masked = getattr(self.encoder.config, "use_attention_mask", False)
+        return self.encoder(
+            ids, attention_mask=mask if masked else None, output_hidden_states=True, return_dict=True
+        )
+
+    def tokenize(self, prompt: str, device: torch.device, around: int = 0) -> tuple[Tensor, Tensor]:
+        """Ids and their mask (1 = the prompt's, 0 = what fills it up), both int64 (1, tokens + around).
+
+        around: tokens of what the prompt is set in.
+        """
+        limit = self.tokens + around
         tokens = self.tokenizer(
             prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
         )
@@ -148,12 +161,7 @@ class PaddedText:
                     "A prompt has %d tokens; the text encoder reads the first %d: %r", length, limit, prompt
                 )
             self.cut_prompts += 1
-        # Some CLIP encoders say that they were trained with a mask; others, and T5 here, read none.
-        masked = getattr(self.encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(device) if masked else None
-        return self.encoder(
-            tokens.input_ids.to(device), attention_mask=mask, output_hidden_states=True, return_dict=True
-        )
+        return tokens.input_ids.to(device), tokens.attention_mask.to(device)
 
 
 @dataclass

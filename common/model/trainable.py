@@ -21,10 +21,6 @@ from common.model.families.base import Family
 from common.model.guidance import Condition, Denoiser, GuidedNetwork
 from common.model.weights import order_metadata
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers looks for in a folder of LoRA weights."""
-
-
 ADAPTED = (nn.Linear, nn.Conv2d)
 """Kinds of modules that get an adapter."""
 
@@ -115,7 +111,8 @@ class LoraTrainable:
         return AdapterOff(guided)
 
     def save(self, folder: Path) -> None:
-        """pytorch_lora_weights.safetensors, read by pipe.load_lora_weights(folder).
+        """As the family saves them: pytorch_lora_weights.safetensors, read by pipe.load_lora_weights(folder),
+        where diffusers has it.
 
         The same weights give the same bytes in every process.
         """
@@ -126,8 +123,8 @@ class LoraTrainable:
             name: sorted(value) if isinstance(value, set) else value for name, value in adapter.items()
         }
         self.family.save_adapter(folder, layers, ordered)
-        file = folder / LORA_FILE
-        file.write_bytes(order_metadata(file.read_bytes()))
+        for file in folder.glob("*.safetensors"):
+            file.write_bytes(order_metadata(file.read_bytes()))
 
     def check_saved(self) -> None:
         """See Trainable. Reads into a copy of the network without weights."""

@@ -11,6 +11,8 @@ from common.config.load import config_differences, config_from_yaml_text
 from common.config.schema import Config
 from common.config.training import ModelSection
 from common.model.digests import digest_parts
+from common.model.single_file import known_config
+from common.places import is_single_file
 from driver.run.prompts import PromptSet
 from driver.run.recordings import Recording
 
@@ -31,7 +33,7 @@ FREE_SETTINGS = (
     "tracker.",
 )
 MODEL = "model"
-MODEL_PLACE = ("model.path", "model.revision", "model.variant")
+MODEL_PLACE = ("model.path", "model.config", "model.revision", "model.variant")
 COVERED = {
     f"{MODEL} unet": MODEL_PLACE,
     f"{MODEL} transformer": MODEL_PLACE,
@@ -52,9 +54,10 @@ def digest_inputs(
 
     Digests of large files are kept beside the run folder. Raises ModelError, RecordingError.
     """
-    folder = model_folder(config.model)
-    cache = config.run_folder.parent
-    parts = digest_parts(folder, config.model.variant, cache) if folder else {}
+    model, cache = config.model, config.run_folder.parent
+    folder = model_folder(model)
+    file = Path(model.path) if is_single_file(model.path) else None
+    parts = digest_parts(folder, model.variant, cache, file) if folder else {}
     recorded = {"data.folder": recording.digest()} if recording else {}
     return {
         **{f"{MODEL} {part}": digest for part, digest in parts.items()},
@@ -65,11 +68,14 @@ def digest_inputs(
 
 
 def model_folder(section: ModelSection) -> Path | None:
-    """Where the model's files are on this machine; None for a hub's model that was not fetched."""
-    folder = Path(section.path).expanduser()
-    if folder.is_dir():
-        return folder
-    found = try_to_load_from_cache(section.path, "model_index.json", revision=section.revision)
+    """Where the model's files are on this machine, of a single file those that it takes its configurations
+    from; None for a hub's model that was not fetched."""
+    place = section.path
+    if is_single_file(place):
+        place = section.config or known_config(Path(place))
+    if Path(place).is_dir():
+        return Path(place)
+    found = try_to_load_from_cache(place, "model_index.json", revision=section.revision)
     return Path(found).parent if isinstance(found, str) else None
 
 

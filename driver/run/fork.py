@@ -125,7 +125,8 @@ def _described(checkpoint: Checkpoint) -> str:
 
 
 def _with_whole_path(config: Config) -> Config:
-    """A model's folder by its whole path, so that it is the same from every working folder."""
-    path = Path(config.model.path)
-    whole = str(path.resolve()) if path.is_dir() else config.model.path
-    return config.model_copy(update={"model": config.model.model_copy(update={"path": whole})})
+    """A model's folder or file by its whole path, so that it is the same from every working folder."""
+    given = {"path": config.model.path, "config": config.model.config}
+    there = {key: Path(place) for key, place in given.items() if place and Path(place).exists()}
+    whole = {key: str(path.resolve()) for key, path in there.items()}
+    return config.model_copy(update={"model": config.model.model_copy(update=whole)})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -14,7 +12,8 @@ from common.model.families.stable_diffusion import StableDiffusionFamily
 from common.model.families.stable_diffusion_3 import StableDiffusion3Family
 from common.model.families.stable_diffusion_xl import StableDiffusionXLFamily
 from common.model.parts import Source
-from common.places import why_no_folder
+from common.model.single_file import check_single_file
+from common.places import why_no_model
 
 FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionPipeline": StableDiffusionFamily,
@@ -26,12 +25,15 @@ FAMILIES: dict[str, type[FolderCheck]] = {
 def check_model(model: ModelSection, sampling: SamplingSection) -> None:
     """Raise ModelError where the model cannot serve these settings. Loads no weights.
 
-    Reads configurations, tokenizers and, of a folder, the headers of its weights. What looks like a path and
-    is no folder is refused.
+    Reads configurations, tokenizers and, of a folder or a single file, the headers of its weights. What looks
+    like a path and is neither is refused.
     """
-    if not Path(model.path).is_dir() and (reason := why_no_folder(model.path)):
-        raise ModelError(f"model.path is {model.path!r}: {reason}")
+    for key, place in (("model.path", model.path), ("model.config", model.config)):
+        if place and (reason := why_no_model(place)):
+            raise ModelError(f"{key} is {place!r}: {reason}")
     source = Source(model, torch.device("cpu"))
+    if source.single_file:
+        check_single_file(source.single_file, source.class_of_pipeline)
     _family(source).check(source, sampling)
 
 
@@ -49,10 +51,11 @@ def load_family(source: Source, sampling: SamplingSection) -> Family:
 
 
 def _family(source: Source) -> type[FolderCheck]:
-    name = str(source.index().get("_class_name"))
+    name = source.class_of_pipeline
     if name not in FAMILIES:
         raise ModelError(
-            f"{source.settings.path!r} holds a {name}; supported are {', '.join(FAMILIES)}. How to write "
-            "another family: docs/models.md."
+            f"{source.settings.path!r} holds a {name}, which is not served. Served are "
+            f"{', '.join(FAMILIES)}. To serve another, write its family, one file, and name it in "
+            "common/model/families/__init__.py: docs/models.md shows how."
         )
     return FAMILIES[name]

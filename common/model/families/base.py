@@ -123,7 +123,8 @@ class PipelineParts:
 
     denoiser: the denoising network's part, of the class `network`. encoders: by part, each with a tokenizer
     of the same ending. optional: encoders that a pipeline may lack. network_options, vae_options: options
-    that have to be neutral; network_remarks: those that change nothing.
+    that have to be neutral; network_remarks: those that change nothing. former_names: that model_index.json
+    may give the network's class.
     """
 
     denoiser: str
@@ -133,6 +134,7 @@ class PipelineParts:
     optional: frozenset[str] = frozenset()
     network_options: Allowed = field(default_factory=dict)
     network_remarks: frozenset[str] = frozenset()
+    former_names: tuple[str, ...] = ()
     vae_options: Allowed = field(default_factory=dict)
 
     def present(self, source: Source) -> dict[str, TextKind]:
@@ -157,9 +159,15 @@ class PipelineParts:
         index = source.index()
         settings = {name: value for name, value in index.items() if not isinstance(value, list)}
         check_options(source.folder / "model_index.json", settings, INDEX_NAMES, {})
-        networks = self.networks(source)
+        networks, wanted = self.networks(source), source.settings.prompt_tokens
         for part, network in networks.items():
-            _check_class(source, part, (network.__name__,))
+            former = self.former_names if part == self.denoiser else ()
+            _check_class(source, part, (network.__name__, *former))
+        if wanted and all(kind.tokens is None for kind in self.present(source).values()):
+            raise ModelError(
+                f"model.prompt_tokens is {wanted}, but {source.settings.path!r} has CLIP text encoders "
+                "alone, which have a length of their own: set it to 0."
+            )
         known = option_names(self.network) | self.network_remarks
         _check_part(source, self.denoiser, known, self.network_options)
         _check_part(source, "vae", option_names(self.vae), self.vae_options)
@@ -194,7 +202,7 @@ class PipelineParts:
             part: PaddedText(
                 tokenizers[part],
                 source.network(kind.encoder, part, source.dtype),
-                min(shared) if kind.tokens is None else kind.tokens,
+                min(shared) if kind.tokens is None else source.settings.prompt_tokens or kind.tokens,
             )
             for part, kind in present.items()
         }

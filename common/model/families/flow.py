@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,7 +13,7 @@ from common.config.training import AutoSampler, DdimSampler, FlowSampler, FlowSd
 from common.errors import ModelError
 from common.model.families.base import PipelineFamily
 from common.model.guidance import Condition, Guidance, classifier_free
-from common.model.parts import Source, VaeDecoder
+from common.model.parts import Source, Unscale, VaeDecoder, unscale
 from common.model.scheduler_options import check_flow
 from common.model.schedules import flow_steps
 from common.model.steps import Chosen, Steps
@@ -78,6 +78,21 @@ class FlowFamily(PipelineFamily):
         return classifier_free(scale)
 
     @classmethod
+    def check_scheduler(cls, name: str, config: Settings) -> None:
+        """Raise ModelError where the noise levels of the pipeline's scheduler cannot be taken exactly."""
+        check_flow(name, config)
+
+    @classmethod
+    def times(cls, scheduler: Settings, sigmas: Sequence[float]) -> tuple[float, ...]:
+        """What the network is told at the T steps that begin at these noise levels."""
+        return tuple(cls.TIME_SCALE * sigma for sigma in sigmas)
+
+    @classmethod
+    def unscaling(cls, layout: Layout) -> Unscale:
+        """From latents as the network has them to those that the VAE decodes."""
+        return unscale
+
+    @classmethod
     def check(cls, source: Source, sampling: SamplingSection) -> None:
         """See FolderCheck."""
         outlines = cls.PARTS.check(source)
@@ -90,13 +105,14 @@ class FlowFamily(PipelineFamily):
     @classmethod
     def load(cls, source: Source, sampling: SamplingSection) -> Self:
         """See FolderCheck."""
+        layout, ends = cls.lay_out(source, sampling), not source.network_only
         return cls(
             network=source.network(cls.PARTS.network, cls.PARTS.denoiser, source.network_dtype),
-            text=None if source.network_only else cls._text(source),
-            images=None if source.network_only else VaeDecoder.load(source),
+            text=cls._text(source) if ends else None,
+            images=VaeDecoder.load(source, cls.PARTS.vae, cls.unscaling(layout)) if ends else None,
             scheduler=source.scheduler(),
             device=source.device,
-            layout=cls.lay_out(source, sampling),
+            layout=layout,
         )
 
     @property
@@ -127,7 +143,7 @@ class FlowFamily(PipelineFamily):
         )[0]
         return output.to(latents.dtype)
 
-    def constants(self, condition: Condition) -> dict[str, Tensor]:
+    def constants(self, condition: Condition) -> dict[str, Any]:
         """Further arguments of the network, by name, which are the same for all items."""
         return {}
 
@@ -146,17 +162,14 @@ class FlowFamily(PipelineFamily):
     @classmethod
     def _steps(cls, scheduler: tuple[str, Settings], sampling: SamplingSection, layout: Layout) -> Steps:
         name, config = scheduler
-        check_flow(name, config)
+        cls.check_scheduler(name, config)
         sampler = cls.SAMPLER if isinstance(sampling.sampler, AutoSampler) else sampling.sampler
         if isinstance(sampler, DdimSampler):
             raise ModelError(
                 "sampling.sampler is ddim, which is for models that predict noise. This is a flow model: "
                 "take auto, flow_sde, dance_sde, cps or precise."
             )
-        return flow_steps(
-            cls.sigmas(config, sampling.steps, layout.tokens),
-            cls.TIME_SCALE,
-            sampler.kind,
-            sampler.level,
-            Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at),
-        )
+        sigmas = cls.sigmas(config, sampling.steps, layout.tokens)
+        chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at)
+        steps = flow_steps(sigmas, cls.TIME_SCALE, sampler.kind, sampler.level, chosen)
+        return replace(steps, times=cls.times(config, sigmas[:-1]))

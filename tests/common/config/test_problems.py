@@ -45,7 +45,8 @@ gold: {a: {weight: 2}, b: {app: x, options: {a: 1}}}
         "learner.wrkers: unknown key; did you mean learner.workers?",
         '"nonsense": not an override; write key.sub=value, for example sampling.steps=20',
         "model.path: missing; give text, not empty "
-        "(Folder or hub id of a diffusers pipeline; docs/models.md lists the families)",
+        "(Folder or hub id of a diffusers pipeline, or a .safetensors file of all its weights; "
+        "docs/models.md lists the families)",
         'gold.a: got ["weight"]; allowed: settings with exactly one of scorer, app, url',
         "gold.b.options: unknown key for app; allowed there: app, weight",
         'policy.kind: got "ful"; allowed: lora or full; did you mean full?',

@@ -18,7 +18,6 @@ from common.model.loading import check_model, load_policy
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen
-from common.model.trainable import LORA_FILE
 from tests.tiny_config import make_config
 
 KINDS = {"lora": {"kind": "lora", "rank": 2, "alpha": 6}, "full": {"kind": "full"}}
@@ -237,7 +236,7 @@ def test_saved_adapters_are_equal_byte_for_byte(tiny_pipeline: Path, tmp_path: P
     files = set()
     for number in range(6):
         policy.trainable.save(tmp_path / str(number))
-        files.add((tmp_path / str(number) / LORA_FILE).read_bytes())
+        files.add((tmp_path / str(number) / "pytorch_lora_weights.safetensors").read_bytes())
     (data,) = files
     # A set's order differs between processes.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
-from common.model.families import check_model, load_family
+from common.model.families import FAMILIES, check_model, load_family
 from common.model.parts import Source
 from tests.tiny_pipeline import MAX_TOKENS, make_tiny_xl_pipeline
 
@@ -135,6 +135,10 @@ def other_unet(**changes: object) -> Change:
         (
             edit("model_index.json", scheduler=["diffusers", "LCMScheduler"]),
             ["LCMScheduler", "DDIMScheduler"],
+        ),
+        (
+            edit("model_index.json", _class_name="StableCascadePipeline"),
+            ["StableCascadePipeline", *FAMILIES, "docs/models.md"],
         ),
         (edit("scheduler/scheduler_config.json", beta_schedule="cosine"), ["cosine"]),
         *(

@@ -1,0 +1,89 @@
+"""Pipelines whose prompts T5 or a language model reads, in miniature: real classes, random weights."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+)
+from tokenizers import pre_tokenizers
+from transformers import (
+    GemmaTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+)
+
+LANGUAGE_WIDTH = 16
+
+
+def _randomized(network: Any) -> Any:
+    """Zeros, which such networks are made with, become small numbers, so that all has a gradient."""
+    with torch.no_grad():
+        for value in network.parameters():
+            if not bool(value.any()):
+                value.normal_(std=0.1)
+    return network
+
+
+def _vae() -> AutoencoderKL:
+    """Eight pixels a latent's side, with a scale alone."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.13025,
+    )
+
+
+def _flow_vae(channels: int) -> AutoencoderKL:
+    """Two pixels a latent's side, with a scale and a shift."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _gemma_tokenizer() -> GemmaTokenizer:
+    """One token a letter."""
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", "\n")
+    letters = (*special, *string.ascii_letters, *string.digits, *string.punctuation)
+    return GemmaTokenizer(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """One token a byte, with a chat template like Qwen's."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = (*letters, "<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    tokenizer = Qwen2Tokenizer(vocab={letter: number for number, letter in enumerate(names)}, merges=[])
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    return tokenizer
+
+
+def _qwen3_config(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=LANGUAGE_WIDTH,
+        intermediate_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
