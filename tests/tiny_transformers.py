@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
 )
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -15,6 +19,8 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen3Config,
 )
+
+from tests.tiny_flow import T5_WIDTH, t5_encoder, t5_tokenizer
 
 LANGUAGE_WIDTH = 16
 
@@ -39,6 +45,30 @@ def _vae() -> AutoencoderKL:
         norm_num_groups=4,
         scaling_factor=0.13025,
     )
+
+
+def make_tiny_pixart(folder: Path, seed: int = 0) -> Path:
+    """Write a PixArtSigmaPipeline folder: 64 x 64 pixels, 4 x 8 x 8 latents. Returns `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = t5_tokenizer()
+        transformer = PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            cross_attention_dim=16,
+            caption_channels=T5_WIDTH,
+        )
+        pipeline: Any = PixArtSigmaPipeline(
+            transformer=_randomized(transformer),
+            scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
+            vae=_vae(),
+            text_encoder=t5_encoder(tokenizer),
+            tokenizer=tokenizer,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
 
 
 def _flow_vae(channels: int) -> AutoencoderKL:

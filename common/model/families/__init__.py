@@ -8,6 +8,7 @@ from torch import nn
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families.base import Family, FolderCheck
+from common.model.families.pixart_sigma import PixArtSigmaFamily
 from common.model.families.stable_diffusion import StableDiffusionFamily
 from common.model.families.stable_diffusion_3 import StableDiffusion3Family
 from common.model.families.stable_diffusion_xl import StableDiffusionXLFamily
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionPipeline": StableDiffusionFamily,
     "StableDiffusionXLPipeline": StableDiffusionXLFamily,
     "StableDiffusion3Pipeline": StableDiffusion3Family,
+    "PixArtSigmaPipeline": PixArtSigmaFamily,
 }
 
 

@@ -17,6 +17,8 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -36,6 +38,9 @@ from learner.gradient import GradientEngine, Wave
 from learner.parallel import Single
 from tests.tiny_config import make_config
 from tests.tiny_flow import make_tiny_sd3
+from tests.tiny_transformers import (
+    make_tiny_pixart,
+)
 
 STEPS = 5
 LORA: dict[str, Any] = {"kind": "lora", "rank": 2, "alpha": 6}
@@ -137,6 +142,19 @@ ROWS = {
         "joint_attention_dim",
         4.5,
         (*SD3_PARTS, "text_encoder_3"),
+    ),
+    "pixart": Row(
+        make_tiny_pixart,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+        "caption_channels",
+        4.5,
+        T5_PARTS,
+        call={"clean_caption": False, "use_resolution_binning": False, **SHORT},
+        settings={"sampling.stochastic_steps": "all_but_last", **SHORT_PROMPTS},
+        ode=_ddim_ode,
+        solver=_ddim,
+        adapt=_load_by_peft,
     ),
     "sd3 unguided": Row(
         partial(make_tiny_sd3, with_t5=False),
