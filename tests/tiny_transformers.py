@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DPMSolverMultistepScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
 )
 from tokenizers import pre_tokenizers
 from transformers import (
+    Gemma2Config,
+    Gemma2Model,
     GemmaTokenizer,
     Qwen2Tokenizer,
     Qwen3Config,
@@ -117,3 +122,57 @@ def _qwen3_config(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
         num_key_value_heads=1,
         head_dim=8,
     )
+
+
+def make_tiny_sana(folder: Path, seed: int = 0) -> Path:
+    """Write a SanaPipeline folder: 32 x 32 pixels, 4 x 16 x 16 latents. Returns `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _gemma_tokenizer()
+        transformer = SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=LANGUAGE_WIDTH,
+            sample_size=16,
+        )
+        vae = AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=2,
+            encoder_block_types=("ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "EfficientViTBlock"),
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            encoder_qkv_multiscales=((), (5,)),
+            decoder_qkv_multiscales=((), (5,)),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            upsample_block_type="interpolate",
+            downsample_block_type="conv",
+            scaling_factor=0.41407,
+        )
+        config = Gemma2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=LANGUAGE_WIDTH,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+        pipeline: Any = SanaPipeline(
+            transformer=_randomized(transformer),
+            scheduler=DPMSolverMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
+            vae=vae,
+            text_encoder=Gemma2Model(config),
+            tokenizer=tokenizer,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder

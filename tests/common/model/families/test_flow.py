@@ -19,6 +19,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -40,6 +42,7 @@ from tests.tiny_config import make_config
 from tests.tiny_flow import make_tiny_sd3
 from tests.tiny_transformers import (
     make_tiny_pixart,
+    make_tiny_sana,
 )
 
 STEPS = 5
@@ -155,6 +158,17 @@ ROWS = {
         ode=_ddim_ode,
         solver=_ddim,
         adapt=_load_by_peft,
+    ),
+    "sana": Row(
+        make_tiny_sana,
+        SanaPipeline,
+        SanaTransformer2DModel,
+        "caption_channels",
+        4.5,
+        T5_PARTS,
+        call={**SMALL, "use_resolution_binning": False},
+        settings=SHORT_PROMPTS,
+        solver=_first_order,
     ),
     "sd3 unguided": Row(
         partial(make_tiny_sd3, with_t5=False),
