@@ -10,9 +10,13 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
 )
@@ -21,6 +25,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
 )
@@ -172,6 +178,64 @@ def make_tiny_sana(folder: Path, seed: int = 0) -> Path:
             ),
             vae=vae,
             text_encoder=Gemma2Model(config),
+            tokenizer=tokenizer,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
+    """Write a QwenImagePipeline folder: 4 pixels a latent's side, 16 channels a patch. Returns `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _qwen_tokenizer()
+        transformer = QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=LANGUAGE_WIDTH,
+            axes_dims_rope=(8, 4, 4),
+        )
+        vae = AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.7, 2.0, 1.0],
+        )
+        config = Qwen2_5_VLConfig(
+            text_config={
+                "vocab_size": len(tokenizer),
+                "hidden_size": LANGUAGE_WIDTH,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+            },
+            vision_config={
+                "depth": 1,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": LANGUAGE_WIDTH,
+            },
+        )
+        pipeline: Any = QwenImagePipeline(
+            transformer=_randomized(transformer),
+            scheduler=FlowMatchEulerDiscreteScheduler(
+                use_dynamic_shifting=True,
+                base_shift=0.5,
+                max_shift=0.9,
+                max_image_seq_len=8192,
+                shift_terminal=0.02,
+            ),
+            vae=vae,
+            text_encoder=Qwen2_5_VLForConditionalGeneration(config),
             tokenizer=tokenizer,
         )
     pipeline.save_pretrained(folder, safe_serialization=True)

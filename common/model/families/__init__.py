@@ -9,6 +9,7 @@ from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families.base import Family, FolderCheck
 from common.model.families.pixart_sigma import PixArtSigmaFamily
+from common.model.families.qwen_image import QwenImageFamily
 from common.model.families.sana import SanaFamily
 from common.model.families.stable_diffusion import StableDiffusionFamily
 from common.model.families.stable_diffusion_3 import StableDiffusion3Family
@@ -22,6 +23,7 @@ FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionXLPipeline": StableDiffusionXLFamily,
     "StableDiffusion3Pipeline": StableDiffusion3Family,
     "PixArtSigmaPipeline": PixArtSigmaFamily,
+    "QwenImagePipeline": QwenImageFamily,
     "SanaPipeline": SanaFamily,
 }
 

@@ -19,6 +19,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     SD3Transformer2DModel,
@@ -42,6 +44,7 @@ from tests.tiny_config import make_config
 from tests.tiny_flow import make_tiny_sd3
 from tests.tiny_transformers import (
     make_tiny_pixart,
+    make_tiny_qwen_image,
     make_tiny_sana,
 )
 
@@ -169,6 +172,17 @@ ROWS = {
         call={**SMALL, "use_resolution_binning": False},
         settings=SHORT_PROMPTS,
         solver=_first_order,
+    ),
+    "qwen image": Row(
+        make_tiny_qwen_image,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+        "joint_attention_dim",
+        4.0,
+        T5_PARTS,
+        call={**SMALL, "negative_prompt": [" ", " "]},
+        settings=SMALL_SAMPLING,
+        pipeline_scale=lambda scale: {"true_cfg_scale": scale},
     ),
     "sd3 unguided": Row(
         partial(make_tiny_sd3, with_t5=False),
