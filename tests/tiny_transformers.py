@@ -19,6 +19,8 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -29,6 +31,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3Model,
 )
 
 from tests.tiny_flow import T5_WIDTH, t5_encoder, t5_tokenizer
@@ -236,6 +239,33 @@ def make_tiny_qwen_image(folder: Path, seed: int = 0) -> Path:
             ),
             vae=vae,
             text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+            tokenizer=tokenizer,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_tiny_z_image(folder: Path, seed: int = 0) -> Path:
+    """Write a ZImagePipeline folder: two pixels a latent's side, 4 channels. Returns `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _qwen_tokenizer()
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=LANGUAGE_WIDTH,
+            axes_dims=[8, 4, 4],
+            axes_lens=[1024, 32, 32],
+        )
+        pipeline: Any = ZImagePipeline(
+            transformer=_randomized(transformer),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+            vae=_flow_vae(4),
+            text_encoder=Qwen3Model(_qwen3_config(tokenizer, 3)),
             tokenizer=tokenizer,
         )
     pipeline.save_pretrained(folder, safe_serialization=True)

@@ -14,6 +14,7 @@ from common.model.families.sana import SanaFamily
 from common.model.families.stable_diffusion import StableDiffusionFamily
 from common.model.families.stable_diffusion_3 import StableDiffusion3Family
 from common.model.families.stable_diffusion_xl import StableDiffusionXLFamily
+from common.model.families.z_image import ZImageFamily
 from common.model.parts import Source
 from common.model.single_file import check_single_file
 from common.places import why_no_model
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionXLPipeline": StableDiffusionXLFamily,
     "StableDiffusion3Pipeline": StableDiffusion3Family,
     "PixArtSigmaPipeline": PixArtSigmaFamily,
+    "ZImagePipeline": ZImageFamily,
     "QwenImagePipeline": QwenImageFamily,
     "SanaPipeline": SanaFamily,
 }

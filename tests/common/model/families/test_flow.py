@@ -25,6 +25,8 @@ from diffusers import (
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from peft import PeftModel
 from torch import Tensor
@@ -46,6 +48,7 @@ from tests.tiny_transformers import (
     make_tiny_pixart,
     make_tiny_qwen_image,
     make_tiny_sana,
+    make_tiny_z_image,
 )
 
 STEPS = 5
@@ -183,6 +186,17 @@ ROWS = {
         call={**SMALL, "negative_prompt": [" ", " "]},
         settings=SMALL_SAMPLING,
         pipeline_scale=lambda scale: {"true_cfg_scale": scale},
+    ),
+    "z-image": Row(
+        make_tiny_z_image,
+        ZImagePipeline,
+        ZImageTransformer2DModel,
+        "cap_feat_dim",
+        4.0,
+        T5_PARTS,
+        call=SMALL,
+        settings=SMALL_SAMPLING,
+        pipeline_scale=lambda scale: {"guidance_scale": scale - 1},
     ),
     "sd3 unguided": Row(
         partial(make_tiny_sd3, with_t5=False),
