@@ -10,9 +10,12 @@ import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
@@ -31,6 +34,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
 )
 
@@ -267,6 +271,43 @@ def make_tiny_z_image(folder: Path, seed: int = 0) -> Path:
             vae=_flow_vae(4),
             text_encoder=Qwen3Model(_qwen3_config(tokenizer, 3)),
             tokenizer=tokenizer,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_tiny_flux2_klein(folder: Path, distilled: bool = False, seed: int = 0) -> Path:
+    """Write a Flux2KleinPipeline folder: 2 pixels a latent's side, 16 channels a patch. Returns `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _qwen_tokenizer()
+        transformer = Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=3 * LANGUAGE_WIDTH,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        )
+        vae = AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+        )
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2.0)
+        pipeline: Any = Flux2KleinPipeline(
+            transformer=_randomized(transformer),
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=vae,
+            text_encoder=Qwen3ForCausalLM(_qwen3_config(tokenizer, 27)),
+            tokenizer=tokenizer,
+            is_distilled=distilled,
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

@@ -8,6 +8,7 @@ from torch import nn
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families.base import Family, FolderCheck
+from common.model.families.flux2_klein import Flux2KleinFamily
 from common.model.families.pixart_sigma import PixArtSigmaFamily
 from common.model.families.qwen_image import QwenImageFamily
 from common.model.families.sana import SanaFamily
@@ -24,6 +25,7 @@ FAMILIES: dict[str, type[FolderCheck]] = {
     "StableDiffusionXLPipeline": StableDiffusionXLFamily,
     "StableDiffusion3Pipeline": StableDiffusion3Family,
     "PixArtSigmaPipeline": PixArtSigmaFamily,
+    "Flux2KleinPipeline": Flux2KleinFamily,
     "ZImagePipeline": ZImageFamily,
     "QwenImagePipeline": QwenImageFamily,
     "SanaPipeline": SanaFamily,

@@ -17,6 +17,8 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
@@ -45,6 +47,7 @@ from learner.parallel import Single
 from tests.tiny_config import make_config
 from tests.tiny_flow import make_tiny_sd3
 from tests.tiny_transformers import (
+    make_tiny_flux2_klein,
     make_tiny_pixart,
     make_tiny_qwen_image,
     make_tiny_sana,
@@ -197,6 +200,18 @@ ROWS = {
         call=SMALL,
         settings=SMALL_SAMPLING,
         pipeline_scale=lambda scale: {"guidance_scale": scale - 1},
+    ),
+    "flux.2 klein": Row(
+        make_tiny_flux2_klein,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+        "joint_attention_dim",
+        4.0,
+        T5_PARTS,
+        call=SMALL,
+        settings=SMALL_SAMPLING,
+        begin=_unpacked,
+        end=_unscaled,
     ),
     "sd3 unguided": Row(
         partial(make_tiny_sd3, with_t5=False),
@@ -400,3 +415,10 @@ def test_parts_of_different_models_are_refused(case: Case, tmp_path: Path) -> No
     path.write_text(json.dumps({**json.loads(path.read_text()), case.row.width: 7}))
     with pytest.raises(ModelError, match=f"{case.row.width} is 7"):
         check_model(ModelSection(path=str(folder)), SamplingSection(guidance_scale=case.row.scale))
+
+
+def test_a_distilled_klein_takes_no_guidance(tmp_path: Path) -> None:
+    model = ModelSection(path=str(make_tiny_flux2_klein(tmp_path / "model", distilled=True)))
+    with pytest.raises(ModelError, match=r"distilled.* sampling\.guidance_scale"):
+        check_model(model, SamplingSection(guidance_scale=4.0))
+    check_model(model, SamplingSection(guidance_scale=1.0))
