@@ -18,6 +18,15 @@ def test_the_page_holds_the_tables_of_the_committed_results() -> None:
     assert filled(page, tables({name: read_rows(name) for name in STUDIES})) == (page, [])
 
 
+def test_a_number_of_the_page_is_made_again_from_the_rows() -> None:
+    run = [one for one in read_rows("sweep") if (one.cell, one.seed) == ("prdp_0.0002", 100)]
+    table = PAGE.read_text(encoding="utf-8").split("<!-- sweep -->")[1].split("<!-- end -->")[0]
+    head, _, *lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
+    found = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+    gain = run[-1].unseen_proxy - run[0].unseen_proxy
+    assert found["prdp"]["0.0002"] == f"{gain:+.4f}".replace("0.", ".")
+
+
 def test_a_cell_is_compared_with_prdp_over_equal_seeds() -> None:
     rows = []
     for seed, (ours, theirs) in enumerate([(0.7, 0.6), (0.9, 0.6)]):
