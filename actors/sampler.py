@@ -6,6 +6,7 @@ Pure: tensors in, data classes out; no Ray, no configuration.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -105,15 +106,18 @@ def sample_group(
     noise = torch.from_numpy(task.noise.normal(task.images, draws, family.latent_shape)).to(family.device)
     condition = policy.embed(task.prompt)
     latents, means = denoise(policy, distribution, noise, condition, task.branch_at)
+    kept, positions, learned = latents, (distribution.num_steps, task.branch_at), distribution
+    if not task.with_steps:
+        kept, positions, learned = latents[-1:], (0, ()), replace(distribution, stochastic_steps=())
     trajectory = TrajectoryGroup(
         prompt=task.prompt,
         noise=task.noise,
         stamp=task.stamp,
-        latents=torch.cat(latents).cpu().numpy(),
-        nodes=tree_nodes(task.images, distribution.num_steps, task.branch_at),
+        latents=torch.cat(kept).cpu().numpy(),
+        nodes=tree_nodes(task.images, *positions),
         times=np.array(distribution.times),
-        stochastic_steps=np.array(distribution.stochastic_steps, dtype=np.int64),
-        log_prob=log_probs(distribution, latents, means).cpu().numpy(),
+        stochastic_steps=np.array(learned.stochastic_steps, dtype=np.int64),
+        log_prob=log_probs(learned, latents, means).cpu().numpy(),
         log_ratio=_log_ratio(task, reference, distribution, latents, means, condition),
         condition={name: rows.cpu().numpy() for name, rows in condition.items()},
         schedule=policy.schedule(distribution),
@@ -142,7 +146,7 @@ def _log_ratio(
     means: Sequence[Tensor],
     condition: Condition,
 ) -> Float32 | None:
-    if not task.with_reference:
+    if not (task.with_reference and task.with_steps):
         return None
     if not _asks_reference(task):
         return np.zeros((task.images, len(distribution.stochastic_steps)), dtype=np.float32)

@@ -163,7 +163,7 @@ class LearnerHost:
         """AdamW's two moments."""
         arrays = {"all": np.zeros(self._sizes.weight_bytes, dtype=np.uint8)}
         moments = {f"all|{number}": array for number in range(2) for array in arrays.values()}
-        return Snapshot(self._versions[rank], (), moments, {})
+        return Snapshot(self._versions[rank], (), moments, {}, {})
 
     async def export_state(self, rank: int) -> Files:
         """A checkpoint with nothing in it."""

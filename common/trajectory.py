@@ -62,14 +62,14 @@ class NoiseKey:
         own, and the device of the policy has no say, so the bits depend on neither the number of images nor
         the kind of device.
         """
-        generators = [self._generator(str(index)) for index in range(images)]
+        generators = [self.generator(str(index)) for index in range(images)]
         return np.stack([one.standard_normal((draws, *shape), dtype=np.float32) for one in generators])
 
     def uniform(self, update: int) -> float:
         """A number in [0, 1) for an update of the learner, by the version of the weights before it."""
-        return float(self._generator(f"update {update}").random())
+        return float(self.generator(f"update {update}").random())
 
-    def _generator(self, use: str) -> np.random.Generator:
+    def generator(self, use: str) -> np.random.Generator:
         """Philox, keyed by 128 bits of SHA-256 over the fields and the use: an image's index, or another.
 
         (torch's CPU generator keeps 32 bits of its seed: half a million images would meet by the dozen.)
@@ -84,7 +84,8 @@ class PromptTask:
     """One unit of an actor's work: sample B trajectories of one prompt with exactly the stamped weights.
 
     with_reference: also give the log ratios to the reference. False where nobody trains on the trajectories
-    (evaluation), or where the objective has no use for them.
+    (evaluation), or where the objective has no use for them. with_steps: give whole trajectories with their
+    log-probs; False: x_0 alone, see TrajectoryGroup.
     branch_at: at each of these step positions every trajectory splits in two, see tree_nodes.
     """
 
@@ -93,12 +94,13 @@ class PromptTask:
     noise: NoiseKey
     stamp: PolicyStamp
     with_reference: bool
+    with_steps: bool = True
     branch_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class TrajectoryGroup:
-    """B whole denoising trajectories of one prompt, sampled by one behaviour policy.
+    """B whole denoising trajectories of one prompt, sampled by one behaviour policy; or their x_0 alone.
 
     latents: float32 (R, ...), the distinct latents.
     nodes: int32 (B, T+1), the row of latents that image i has at position k: position 0 is x_T (noise),
@@ -113,6 +115,7 @@ class TrajectoryGroup:
     condition: what the network is conditioned on, by the name of its argument. Row 0 is the prompt's, row 1,
         where guidance has one, that of the prompt it moves away from.
     schedule: fingerprint of steps and guidance: equal where log-probs can be compared.
+    x_0 alone: latents and nodes have one position, nodes (B, 1), and T_s is 0.
     """
 
     prompt: str
@@ -131,6 +134,16 @@ class TrajectoryGroup:
     def num_images(self) -> int:
         """B."""
         return int(self.nodes.shape[0])
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether it is whole trajectories, and not x_0 alone."""
+        return self.nodes.shape[1] > 1
+
+    @property
+    def clean_rows(self) -> NDArray[np.int32]:
+        """The row of latents that holds each image's x_0, (B,)."""
+        return self.nodes[:, -1]
 
     @property
     def nbytes(self) -> int:

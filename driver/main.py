@@ -320,7 +320,7 @@ async def run_epochs(
         rollouts=rollouts,
         source=OfflineSource(inputs.recording)
         if inputs.recording
-        else OnlineSource(config, stream, rollouts, objective.needs.reference),
+        else OnlineSource(config, stream, rollouts, objective.needs.reference, objective.needs.steps),
         evaluator=Evaluator(
             config, rollouts, choose_prompts(config, stream, inputs.unseen), observer.group_scored
         ),

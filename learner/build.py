@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.trajectory import tree_widths
+from learner.denoising import DenoisingEngine
+from learner.denoising_learner import DenoisingLearner
 from learner.gradient import GradientEngine, Wave, to_device
 from learner.learner import Learner, LearnerSettings
+from learner.objectives.denoising import WeightedDenoising
 from learner.objectives.registry import build_objective
 from learner.old_policy import Offline, OldPolicy, Online
 from learner.optimizer import CheckedOptimizer, LearningRate
@@ -49,8 +53,9 @@ def build_engine(policy: Policy, distribution: Steps, parallel: Parallel, micro_
 def groups_in_a_wave(config: Config) -> int:
     """Groups that a rank takes in together: as many as fill a micro-batch, at least one."""
     sampling = config.sampling
-    items = sum(tree_widths(sampling.images_per_prompt, sampling.steps, sampling.branch_at)[:-1])
-    passing = math.ceil(items * config.optimizer.term_share)
+    images = sampling.images_per_prompt
+    items = sum(tree_widths(images, sampling.steps, sampling.branch_at)[:-1])
+    passing = config.objective.items(images, math.ceil(items * config.optimizer.term_share))
     return max(1, config.learner.micro_batch_size // passing)
 
 
@@ -63,6 +68,25 @@ def idle_wave(policy: Policy, distribution: Steps) -> Wave:
     latents = torch.zeros(1, *family.latent_shape, device=family.device, dtype=kind)
     items = to_device(np.array([[0], [0], [step]]), family.device)
     return Wave(latents, condition, items, torch.zeros(2, 0, dtype=torch.int64), places=())
+
+
+def build_denoising(
+    engine: GradientEngine, objective: WeightedDenoising, sampled_steps: int, policy: Policy
+) -> DenoisingEngine:
+    """The engine of an objective without likelihoods, of the same passes as the other's.
+
+    sampled_steps: T. policy: just loaded, see Policy.reference.
+    """
+    is_sampled = objective.section.noise_levels == "sampled"
+    # The same item, at the first noise level and with its latent for a noise.
+    idle = replace(engine.idle, items=torch.zeros_like(engine.idle.items[:1]).expand(4, -1))
+    return DenoisingEngine(
+        **{**vars(engine), "idle": idle},
+        levels=policy.family.noise_levels(sampled_steps if is_sampled else None),
+        mirror=objective.mirror,
+        old=None,
+        reference=policy.reference() if objective.reference_weight else None,
+    )
 
 
 def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
@@ -83,18 +107,19 @@ def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
         weight_decay=settings.weight_decay,
     )
     probe, rate = Probe.of(policy, distribution), build_rate(settings)
-    return Learner(
-        engine=build_engine(policy, distribution, parallel, config.learner.micro_batch_size),
-        objective=build_objective(config.objective, math.prod(policy.family.latent_shape)),
-        optimizer=CheckedOptimizer(policy, optimizer, probe, rate, parallel),
-        old_policy=build_old_policy(config),
-        settings=LearnerSettings(
-            run_id=run_id,
-            max_gradient_norm=settings.max_gradient_norm,
-            ema_decay=settings.ema_decay,
-            updates_per_epoch=config.objective.updates_per_epoch,
-            step_norms_every=config.learner.step_norms_every,
-            base=base,
-            term_share=settings.term_share,
-        ),
+    engine = build_engine(policy, distribution, parallel, config.learner.micro_batch_size)
+    objective = build_objective(config.objective, math.prod(policy.family.latent_shape))
+    checked = CheckedOptimizer(policy, optimizer, probe, rate, parallel)
+    numbers = LearnerSettings(
+        run_id=run_id,
+        max_gradient_norm=settings.max_gradient_norm,
+        ema_decay=settings.ema_decay,
+        updates_per_epoch=config.objective.updates_per_epoch,
+        step_norms_every=config.learner.step_norms_every,
+        base=base,
+        term_share=settings.term_share,
     )
+    if isinstance(objective, WeightedDenoising):
+        denoising = build_denoising(engine, objective, config.sampling.steps, policy)
+        return DenoisingLearner(denoising, objective, checked, build_old_policy(config), numbers)
+    return Learner(engine, objective, checked, build_old_policy(config), numbers)

@@ -47,12 +47,20 @@ def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     return room.to(device, non_blocking=True)
 
 
-def _join_on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
+def join_on_device(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
     """Arrays (R, ...) one after the other on the device, with one copy on the host."""
     rows = sum(len(array) for array in arrays)
     room = _on_host((rows, *arrays[0].shape[1:]), arrays[0].dtype, device)
     np.concatenate(arrays, out=room.numpy())
     return room.to(device, non_blocking=True)
+
+
+def join_conditions(groups: Sequence[TrajectoryGroup], device: torch.device) -> Condition:
+    """The groups' conditions as a wave has them."""
+    return {
+        name: to_device(np.stack([group.condition[name] for group in groups], axis=1), device)
+        for name in groups[0].condition
+    }
 
 
 @dataclass(frozen=True)
@@ -87,13 +95,9 @@ class Wave:
         begins = np.any(np.diff(distinct[:, :3], axis=0, prepend=-1), axis=1)
         sizes = [group.log_prob.size for group in groups]
         parts = torch.from_numpy(inverse.reshape(-1)).split(sizes)
-        names = groups[0].condition
         return Wave(
-            latents=_join_on_device([group.latents for group in groups], device),
-            condition={
-                name: to_device(np.stack([group.condition[name] for group in groups], axis=1), device)
-                for name in names
-            },
+            latents=join_on_device([group.latents for group in groups], device),
+            condition=join_conditions(groups, device),
             items=to_device(distinct[begins][:, [2, 1, 0]].T, device),
             transitions=torch.from_numpy(np.stack([np.cumsum(begins) - 1, distinct[:, 3]])),
             places=tuple(part.view(group.log_prob.shape) for part, group in zip(parts, groups, strict=True)),
@@ -126,7 +130,7 @@ class Wave:
 
 
 @dataclass(frozen=True)
-class _MicroBatch:
+class MicroBatch:
     """Items of a wave, int64 (micro_batch,), on the device, and their transitions, (e,).
 
     makers, following: int64, which of these items makes it, and its row of x_{t-1}. weights: float64.
@@ -160,7 +164,7 @@ class GradientEngine:
         transitions = wave.transitions.shape[1] if wave else 0
         everything = torch.arange(wave.size if wave else 0)
         batches = self._batches(wave, torch.zeros(transitions, dtype=torch.float64), everything)
-        values = [self._log_prob(batch) for batch in batches]
+        values = [self._values(batch) for batch in batches]
         return wave.by_group(torch.cat(values).cpu()) if wave else []
 
     def accumulate(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> Tensor:
@@ -176,12 +180,12 @@ class GradientEngine:
             result[torch.isin(wave.transitions[0], chosen)] = torch.cat(values).cpu()
         return result
 
-    def backward(self, batches: Sequence[_MicroBatch]) -> list[Tensor]:
+    def backward(self, batches: Sequence[MicroBatch]) -> list[Tensor]:
         """The loop over micro-batches: nothing in it waits for the device. log pi_theta of each."""
         values = []
         for number, batch in enumerate(batches, start=1):
             with self.parallel.micro_batch(is_last=number == len(batches)):
-                value = self._log_prob(batch)
+                value = self._values(batch)
                 (value * batch.weights).sum().backward()
             # Rebound, so that nothing of this pass's graph is held while the next one is built.
             value = value.detach()
@@ -208,11 +212,11 @@ class GradientEngine:
                 value.grad = _sum(value.grad, before)
         return result, torch.stack(norms).cpu()
 
-    def _batches(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> list[_MicroBatch]:
-        """As many as every rank needs to make. coefficients (E,), chosen (K,): on the host."""
+    def _batches(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> list[MicroBatch]:
+        """As many as every rank needs to make. coefficients (E, ...), chosen (K,): on the host."""
         passes = -(-len(chosen) // self.micro_batch)
         device = self.idle.items.device
-        batches: list[_MicroBatch] = []
+        batches: list[MicroBatch] = []
         if wave and passes:
             items = torch.full((passes * self.micro_batch,), int(chosen[0]), dtype=torch.int64)
             items[: len(chosen)] = chosen
@@ -223,13 +227,14 @@ class GradientEngine:
             of_transitions = (places % self.micro_batch, following[made], coefficients[made])
             parts = [to_device(values.numpy(), device).split(counts) for values in of_transitions]
             on_device = [to_device(items.numpy(), device).split(self.micro_batch), *parts]
-            batches = [_MicroBatch(wave, *part) for part in zip(*on_device, strict=True)]
+            batches = [MicroBatch(wave, *part) for part in zip(*on_device, strict=True)]
         spare = self.parallel.most(passes) - passes
         nothing = torch.zeros(self.micro_batch, dtype=torch.int64, device=device)
         none = nothing[:0]
-        return batches + [_MicroBatch(self.idle, nothing, none, none, none.double())] * spare
+        idle = MicroBatch(self.idle, nothing, none, none, coefficients[:0].to(device))
+        return batches + [idle] * spare
 
-    def _log_prob(self, batch: _MicroBatch) -> Tensor:
+    def _values(self, batch: MicroBatch) -> Tensor:
         """log pi_theta of a micro-batch's transitions, MEAN over a latent's elements, float64, maybe a
         graph."""
         wave = batch.wave

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,20 +47,27 @@ class LearnerSettings:
     term_share: float = 1.0
 
 
-@dataclass(frozen=True)
-class _Member:
+@dataclass(frozen=True, kw_only=True)
+class Member:
     """A group of a wave. Its trajectories stay on the host.
 
-    old, ref: log-probs (B, T_s), see LogProbs. is_bad: left out of the epoch's updates; it keeps its place in
-    the wave, so that the passes of the others stay the same.
+    is_bad: left out of the epoch's updates; it keeps its place in the wave, so that the passes of the others
+    stay the same.
     """
 
     group: ScoredGroup
-    old: Tensor
-    ref: Tensor | None
     is_bad: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Anchored(Member):
+    """old, ref: log-probs (B, T_s), see LogProbs."""
+
+    old: Tensor
+    ref: Tensor | None
+
+
+M = TypeVar("M", bound=Member)
 _Term = tuple[LogProbs, Loss, Tensor]
 """What a group's loss was taken of, the loss, and its derivatives (B, T_s) with respect to log pi_theta."""
 
@@ -96,7 +104,7 @@ class Learner:
         self._schedule = self._policy.schedule(engine.steps)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
-        self._kept: list[list[_Member]] = []
+        self._kept: list[list[_Anchored]] = []
         self._nothing = Tally(Totals.zero(statistic_names(objective)))
         self._tally = self._nothing
 
@@ -129,6 +137,16 @@ class Learner:
         return self._ema
 
     @property
+    def sampling_weights(self) -> Tensors:
+        """What actors are to sample with, live: the trained tensors."""
+        return self._parameters
+
+    @property
+    def publishes_trained(self) -> bool:
+        """Whether these are the trained tensors."""
+        return self.sampling_weights is self._parameters
+
+    @property
     def old_policy(self) -> OldPolicy:
         """Whose trajectories are accepted."""
         return self._old_policy
@@ -148,13 +166,13 @@ class Learner:
 
         On a CPU the arrays are the live tensors' memory: copy them, or hand them on, before training goes on.
         """
-        weights = Weights.of(self._parameters, self._version, self._settings.run_id)
+        weights = Weights.of(self.sampling_weights, self._version, self._settings.run_id)
         self._accept(weights.stamp)
         return weights
 
     def agree(self) -> PolicyStamp:
         """`publish` where another rank hands out the weights: the stamp alone."""
-        stamp = PolicyStamp(self._version, digest_tensors(self._parameters), self._settings.run_id)
+        stamp = PolicyStamp(self._version, digest_tensors(self.sampling_weights), self._settings.run_id)
         self._accept(stamp)
         return stamp
 
@@ -182,7 +200,8 @@ class Learner:
         members = []
         for group, current, theirs, is_on in zip(groups, now, sampled, on_policy, strict=True):
             old = current if is_on else self._old_policy.log_prob(theirs, current)
-            members.append(_Member(group, old, _reference(group, current if is_on else theirs)))
+            ref = _reference(group, current if is_on else theirs)
+            members.append(_Anchored(group=group, old=old, ref=ref))
         due = self._step_norms_are_due()
         members, found = self._learn(wave, members, now, due)
         ours = evaluated or found
@@ -278,6 +297,11 @@ class Learner:
                 "guidance than the learner's: steps, eta, stochastic steps, guidance scale and scheduler "
                 "must agree."
             )
+        if self._objective.needs.steps and not trajectory.has_steps:
+            raise WeightsError(
+                f"A trajectory of prompt {trajectory.prompt!r} is its x_0 alone, and the objective needs "
+                "log-probs: it was sampled for another objective.kind."
+            )
         if trajectory.log_ratio is None and self._objective.needs.reference:
             raise WeightsError(
                 f"A trajectory of prompt {trajectory.prompt!r} has no log ratios to the reference, which the "
@@ -296,8 +320,8 @@ class Learner:
         return self._version // settings.updates_per_epoch % settings.step_norms_every == 0
 
     def _learn(
-        self, wave: Wave | None, members: list[_Member], now: list[Tensor], by_step: bool
-    ) -> tuple[list[_Member], list[Tensor]]:
+        self, wave: Wave | None, members: list[_Anchored], now: list[Tensor], by_step: bool
+    ) -> tuple[list[_Anchored], list[Tensor]]:
         """Add a wave's gradient. Returns its members, bad ones marked, and log pi_theta of each, (B, T_s).
 
         now: log-probs that the loss is taken at, and that are given back where nothing passes. by_step:
@@ -311,18 +335,8 @@ class Learner:
         coefficients = [None if why else term[2] for term, why in zip(terms, reasons, strict=True)]
         draws = [member.group.trajectory.noise.uniform(self._version) for member in members]
         found, norms = self._add_gradient(wave, coefficients, draws, now, by_step)
-        is_finite = self._parallel.all_finite(self._gradients())
-        finite = [bool(torch.isfinite(values).all()) for values in found]
-        if not all(finite):
-            told = "the learner's log-probs not finite"
-            reasons = [why or ("" if fine else told) for why, fine in zip(reasons, finite, strict=True)]
-        elif not is_finite:
-            reasons = [why or "the gradient not finite" for why in reasons]
-        after = [self._count(*entry) for entry in zip(members, terms, reasons, strict=True)]
-        if any(now_bad.is_bad and not member.is_bad for now_bad, member in zip(after, members, strict=True)):
-            # The update is skipped, so what has accumulated is of no use; without it, later waves are judged
-            # by themselves.
-            self._step.forget_gradients()
+        reasons = self._judge(reasons, found, "the learner's log-probs not finite")
+        after = self._count(members, [(loss, log_probs) for log_probs, loss, _ in terms], reasons)
         if by_step:
             weight = sum(
                 term[1].weight for term, member in zip(terms, after, strict=True) if not member.is_bad
@@ -332,16 +346,35 @@ class Learner:
             self._tally = replace(self._tally, step_norms=by_position)
         return after, found
 
-    def _count(self, member: _Member, term: _Term, reason: str) -> _Member:
-        """Add a group to the tally. reason: why it is bad, if it is."""
-        if not reason:
-            self._tally = self._tally.with_group(term[1], term[0])
-            return member
-        if not member.is_bad:
-            trajectory = member.group.trajectory
-            bad = BadGroup(trajectory.prompt, trajectory.noise, reason)
-            self._tally = self._tally.with_bad_group(bad)
-        return replace(member, is_bad=True)
+    def _judge(self, reasons: list[str], found: Sequence[Tensor], told: str) -> list[str]:
+        """Why each of a wave's groups is bad, after its gradient was added. reasons: those that are known.
+
+        found: what the passes gave of each group. told: what it is where a number of it is not finite.
+        """
+        is_finite = self._parallel.all_finite(self._gradients())
+        finite = [bool(torch.isfinite(values).all()) for values in found]
+        if not all(finite):
+            return [why or ("" if fine else told) for why, fine in zip(reasons, finite, strict=True)]
+        return reasons if is_finite else [why or "the gradient not finite" for why in reasons]
+
+    def _count(
+        self, members: list[M], terms: Sequence[tuple[Loss, LogProbs | None]], reasons: Sequence[str]
+    ) -> list[M]:
+        """Add a wave's groups to the tally. reasons: why each is bad. Returns them, bad ones marked."""
+        after = []
+        for member, (loss, log_probs), reason in zip(members, terms, reasons, strict=True):
+            if not reason:
+                self._tally = self._tally.with_group(loss, log_probs)
+            elif not member.is_bad:
+                trajectory = member.group.trajectory
+                bad = BadGroup(trajectory.prompt, trajectory.noise, reason)
+                self._tally = self._tally.with_bad_group(bad)
+            after.append(replace(member, is_bad=True) if reason else member)
+        if any(now_bad.is_bad and not member.is_bad for now_bad, member in zip(after, members, strict=True)):
+            # The update is skipped, so what has accumulated is of no use; without it, later waves are judged
+            # by themselves.
+            self._step.forget_gradients()
+        return after
 
     def _add_gradient(
         self,
@@ -382,7 +415,7 @@ class Learner:
             return self._engine.accumulate_by_step(wave, sums, chosen, list(self._parameters.values()))
         return self._engine.accumulate(wave, sums, chosen), torch.zeros(0)
 
-    def _differentiate(self, member: _Member, now: Tensor) -> _Term:
+    def _differentiate(self, member: _Anchored, now: Tensor) -> _Term:
         """The loss and c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
         leaf = now.detach().clone().requires_grad_(True)
         log_probs = LogProbs(leaf, member.old, member.ref)

@@ -118,10 +118,12 @@ class Totals:
         """Nothing yet. names: of the objective's statistics."""
         return Totals(torch.zeros(5 + 2 * len(names), dtype=torch.float64), names)
 
-    def with_group(self, loss: Loss, log_probs: LogProbs) -> Totals:
-        """One more group."""
-        ref, now = log_probs.ref, log_probs.now.detach()
-        ratios = (0.0, 0.0) if ref is None else (float(len(now)), float((now - ref).sum()))
+    def with_group(self, loss: Loss, log_probs: LogProbs | None) -> Totals:
+        """One more group. log_probs: None where its loss is not of any."""
+        ratios = (0.0, 0.0)
+        if log_probs is not None and log_probs.ref is not None:
+            now = log_probs.now.detach()
+            ratios = float(len(now)), float((now - log_probs.ref).sum())
         stats = [value for name in self.names for value in loss.stats[name]]
         values = [float(loss.sum.detach()), loss.weight, 0.0, *ratios, *stats]
         return replace(self, vector=self.vector + torch.tensor(values, dtype=torch.float64))
@@ -176,8 +178,8 @@ class Tally:
         """More passes."""
         return replace(self, passes=self.passes + passes)
 
-    def with_group(self, loss: Loss, log_probs: LogProbs) -> Tally:
-        """One more group."""
+    def with_group(self, loss: Loss, log_probs: LogProbs | None) -> Tally:
+        """One more group, see Totals."""
         return replace(self, totals=self.totals.with_group(loss, log_probs), groups=self.groups + 1)
 
     def with_bad_group(self, group: BadGroup) -> Tally:

@@ -59,19 +59,22 @@ class Snapshot:
     """What an exact continuation needs beside the weights, which are published and lie beside it.
 
     published: version and digest of the weights that trajectories in flight may name, oldest first.
-    averages: float32 by parameter; optimizer: by "parameter|what AdamW keeps". On a CPU the arrays are the
-    live tensors' memory, see Learner.publish.
+    averages: float32 by parameter; optimizer: by "parameter|what AdamW keeps". unpublished: the trained
+    tensors where actors sample with others (Learner.sampling_weights), else empty. On a CPU the arrays are
+    the live tensors' memory, see Learner.publish.
     """
 
     version: int
     published: tuple[tuple[int, str], ...]
     optimizer: Arrays
     averages: Arrays
+    unpublished: Arrays
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(array.nbytes for part in (self.optimizer, self.averages) for array in part.values())
+        parts = (self.optimizer, self.averages, self.unpublished)
+        return sum(array.nbytes for part in parts for array in part.values())
 
 
 def export_snapshot(learner: Learner) -> Snapshot:
@@ -86,6 +89,7 @@ def export_snapshot(learner: Learner) -> Snapshot:
         published=tuple((stamp.version, stamp.digest) for stamp in learner.old_policy.stamps),
         optimizer=_arrays(optimizer),
         averages=_arrays(learner.averages),
+        unpublished={} if learner.publishes_trained else _arrays(learner.parameters),
     )
 
 
@@ -117,7 +121,8 @@ def restore_snapshot(learner: Learner, snapshot: Snapshot, weights: Weights) -> 
     """Continue from a snapshot and the weights that were published before it. Raises WeightsError."""
     if weights.stamp.version != snapshot.version:
         raise WeightsError(f"The snapshot is of version {snapshot.version}, the weights are {weights.stamp}.")
-    _restore(learner, snapshot, weights.tensors(weights.stamp))
+    trained = _tensors(snapshot.unpublished) if snapshot.unpublished else weights.tensors(weights.stamp)
+    _restore(learner, snapshot, trained)
 
 
 def _restore(learner: Learner, snapshot: Snapshot, trainable: Tensors) -> None:
@@ -142,7 +147,7 @@ def _read(files: Mapping[str, bytes | NDArray[np.uint8]]) -> tuple[Snapshot, Arr
             safetensors.numpy.load(bytes(files[f"{name}.safetensors"]))
             for name in ("trainable", "optimizer", "ema")
         )
-        return Snapshot(header.version, header.published, optimizer, averages), trainable
+        return Snapshot(header.version, header.published, optimizer, averages, {}), trainable
     except (KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"The learner's part of the checkpoint is incomplete or damaged: {error}"

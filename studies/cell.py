@@ -26,7 +26,7 @@ from driver.run.prompts import PromptSets, PromptStream, choose_prompts, open_pr
 from driver.standalone import LoadedPolicy, measure
 from learner.build import build_learner, groups_in_a_wave
 from learner.learner import Learner
-from learner.objectives import Objective
+from learner.objectives import Target
 from learner.objectives.history import RewardHistory
 from learner.objectives.registry import build_objective
 from learner.parallel import Single
@@ -59,7 +59,7 @@ class Cell:
     sampler: LoadedPolicy
     actor: Actor
     learner: Learner
-    objective: Objective
+    objective: Target
     rewards: LocalRewards
     stream: PromptStream
     prompt_sets: PromptSets
@@ -109,9 +109,11 @@ class Cell:
 
     def _sample(self, epoch: int, weights: Weights) -> tuple[list[ScoredGroup], int]:
         """The epoch's groups, and the passes that they took."""
-        needs, passes = self.objective.needs.reference, 0
+        needs, passes = self.objective.needs, 0
         groups = []
-        for task in training_tasks(self.config, self.stream, epoch, weights.stamp, needs):
+        for task in training_tasks(
+            self.config, self.stream, epoch, weights.stamp, needs.reference, needs.steps
+        ):
             trajectory, images, report = self.actor.sample(task, weights)
             passes += report.passes
             groups.append(ScoredGroup(trajectory, self.rewards.score_group(task.prompt, images)))

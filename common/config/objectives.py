@@ -19,6 +19,15 @@ class UpdatesSection(Section, title="What every objective has."):
         """The clip range on the scale of log-probs as means over a latent; math.inf = no clip."""
         return math.inf
 
+    def items(self, images: int, of_steps: int) -> int:
+        """How many of a prompt's items an update learns from, given those of its trajectories' steps."""
+        return of_steps
+
+    @property
+    def keeps_old_policy(self) -> bool:
+        """Whether the policy that samples is a copy that follows the trained one, kept as its average."""
+        return False
+
 
 class LogProbSection(UpdatesSection, title="What objectives on log-probs of denoising steps have."):
     extremes: int = setting(
@@ -133,13 +142,85 @@ class GrpoSection(
     kind: Literal["grpo"] = "grpo"
 
 
+class DenoisingSection(
+    UpdatesSection, title="What objectives on denoising losses have: they need no likelihoods, x_0 alone."
+):
+    pairs_per_image: int = setting(
+        4,
+        "noise levels",
+        "Noise levels, each with a noise of its own, that an image is learned at in an update; drawn without "
+        "replacement.",
+        ge=1,
+    )
+    noise_levels: Literal["sampled", "trained"] = setting(
+        "sampled",
+        "",
+        "Which they are drawn from: sampled = those at which the sampler's steps begin; trained = all of the "
+        "model's schedule.",
+    )
+
+    def items(self, images: int, of_steps: int) -> int:
+        """See UpdatesSection."""
+        return images * self.pairs_per_image
+
+
+class RwrSection(DenoisingSection, title="Reward-weighted regression on the denoising loss."):
+    kind: Literal["rwr"] = "rwr"
+    weighting: Literal["softmax", "sparse"] = setting(
+        "softmax",
+        "",
+        "Shares of a prompt's images: softmax of rewards over temperature; sparse = equal among the best.",
+    )
+    temperature: float = setting(0.2, "reward", "Of the softmax.", gt=0.0)
+    kept_share: float = setting(
+        0.1, "share", "Of a prompt's images, rounded, at least one: the best (sparse).", gt=0.0, le=1.0
+    )
+
+
+class RaftSection(DenoisingSection, title="Reward-ranked finetuning on each prompt's best image."):
+    kind: Literal["raft"] = "raft"
+
+
+class NftSection(
+    DenoisingSection, title="DiffusionNFT (Zheng et al. 2025): forward process, no likelihoods."
+):
+    kind: Literal["nft"] = "nft"
+    beta: float = setting(
+        1.0, "", "How far the implicit positive policy goes from the old one to the trained one.", gt=0.0
+    )
+    advantage_limit: float = setting(
+        5.0, "", "Advantages are held within +- this, and optimality is linear in them.", gt=0.0
+    )
+    normaliser: Literal["batch", "group"] = setting(
+        "batch", "", "Standard deviation that advantages are divided by: of the epoch, or of the prompt."
+    )
+    adaptive: bool = setting(
+        True, "", "Divide an item's squared error, taken of x_0, by its mean absolute error."
+    )
+    reference_weight: float = setting(
+        1e-4, "", "Weight of the squared distance to the reference's prediction; 0 saves its pass.", ge=0.0
+    )
+    old_decay_rate: float = setting(
+        0.001,
+        "per update",
+        "Growth of what stays of the old policy at an epoch's end; 0 = old is replaced.",
+        ge=0.0,
+    )
+    old_decay_limit: float = setting(0.5, "share", "What stays at most.", ge=0.0, lt=1.0)
+
+    @property
+    def keeps_old_policy(self) -> bool:
+        """See UpdatesSection."""
+        return True
+
+
 def _kind_by_default(value: Any) -> Any:
     """An objective without a kind is PRDP, so that configurations need not name it."""
     return {"kind": DEFAULT_OBJECTIVE, **value} if isinstance(value, dict) else value
 
 
 ObjectiveSection = Annotated[
-    PrdpSection | RebelSection | DdpoSection | GrpoSection,
+    PrdpSection | RebelSection | DdpoSection | GrpoSection | RwrSection | RaftSection | NftSection,
     Field(discriminator="kind"),
     BeforeValidator(_kind_by_default),
 ]

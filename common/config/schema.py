@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import field_validator, model_validator
 
 from common.config.fields import Section, setting
-from common.config.objectives import LogProbSection, ObjectiveSection, PrdpSection
+from common.config.objectives import DenoisingSection, LogProbSection, ObjectiveSection, PrdpSection
 from common.config.safety import CheckpointSection, GuardsSection
 from common.config.services import (
     ActorsSection,
@@ -114,6 +114,41 @@ class Config(Section):
                 f"sampling.images_per_prompt is {images}; give at most {images // 2}, or 0 to learn from all"
             )
         return self
+
+    @model_validator(mode="after")
+    def _enough_noise_levels(self) -> Config:
+        section, steps = self.objective, self.sampling.steps
+        if not isinstance(section, DenoisingSection) or section.noise_levels == "trained":
+            return self
+        if section.pairs_per_image > steps:
+            raise ValueError(
+                f"objective.pairs_per_image is {section.pairs_per_image}, but sampling.steps begin at only "
+                f"{steps} noise levels; give at most {steps}, or objective.noise_levels=trained"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _terms_of_log_probs(self) -> Config:
+        if not isinstance(self.objective, LogProbSection) and self.optimizer.term_share < 1:
+            raise ValueError(
+                f"optimizer.term_share draws from a gradient of log-probs, and objective.kind "
+                f"{self.objective.kind} has none; set it to 1, and objective.pairs_per_image smaller"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Config:
+        if self.objective.keeps_old_policy and self.optimizer.ema_decay:
+            raise ValueError(
+                f"objective.kind {self.objective.kind} keeps the policy that samples as the average of the "
+                "weights, so there is no other; set optimizer.ema_decay=0"
+            )
+        return self
+
+    @property
+    def keeps_averages(self) -> bool:
+        """Whether the learner keeps an average of the weights: a moving one, or the policy that samples."""
+        return bool(self.optimizer.ema_decay) or self.objective.keeps_old_policy
 
     @property
     def embedded(self) -> dict[str, RewardSpec]:

@@ -23,6 +23,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from common.errors import ModelError
+from common.model.forward_process import NoiseLevels
 from common.model.steps import Chosen, Steps
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -88,9 +89,7 @@ def ddim_steps(
     much less noise that their gain is the same. Raises ModelError where the schedule does not hold so many
     steps, or where a chosen step has no noise.
     """
-    # Other schedulers say by final_sigmas_type what DDIM says by set_alpha_to_one.
-    final = {"set_alpha_to_one": config.get("final_sigmas_type") != "sigma_min"}
-    scheduler: Any = DDIMScheduler.from_config({**final, **config, "clip_sample": False})
+    scheduler = _ddim_scheduler(config)
     timesteps = _timesteps(scheduler, steps)
     previous = timesteps - scheduler.config.num_train_timesteps // steps
     alphas = scheduler.alphas_cumprod.double()
@@ -119,6 +118,33 @@ def ddim_steps(
     a, b, std = coefficients(etas)
     times = tuple(timesteps.double().tolist())
     return Steps(times, tuple(a.tolist()), tuple(b.tolist()), tuple(std.tolist()), stochastic)
+
+
+def _ddim_scheduler(config: Mapping[str, Any]) -> Any:
+    # Other schedulers say by final_sigmas_type what DDIM says by set_alpha_to_one.
+    final = {"set_alpha_to_one": config.get("final_sigmas_type") != "sigma_min"}
+    return DDIMScheduler.from_config({**final, **config, "clip_sample": False})
+
+
+def ddim_noise_levels(config: Mapping[str, Any], steps: int | None) -> NoiseLevels:
+    """Noise levels of a discrete-time schedule: those at which its T steps begin, or all that it has (None).
+
+    Raises ModelError where it has not so many steps.
+    """
+    scheduler = _ddim_scheduler(config)
+    every = torch.arange(scheduler.config.num_train_timesteps)
+    timesteps = every if steps is None else _timesteps(scheduler, steps)
+    alpha_bar = scheduler.alphas_cumprod.double()[timesteps]
+    alpha, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    aims = {
+        "epsilon": (torch.zeros_like(alpha), torch.ones_like(alpha)),
+        "v_prediction": (-noise, alpha),
+        "sample": (torch.ones_like(alpha), torch.zeros_like(alpha)),
+    }
+    of_clean, of_noise = aims[scheduler.config.prediction_type]
+    numbers = (timesteps.double(), alpha, noise, of_clean, of_noise)
+    times, signal, noises, cleans, targets = (tuple(values.tolist()) for values in numbers)
+    return NoiseLevels(times, signal, noises, cleans, targets)
 
 
 def _gains(weights: Sequence[float], deviations: Sequence[float]) -> list[float]:
@@ -230,3 +256,14 @@ def flow_steps(sigmas: Sequence[float], time_scale: float, kind: str, level: flo
     ]
     a, b, std = (tuple(values) for values in zip(*mixed, strict=True))
     return Steps(tuple(time_scale * s for s in sigmas[:-1]), a, b, std, stochastic)
+
+
+def flow_noise_levels(sigmas: Sequence[float], time_scale: float) -> NoiseLevels:
+    """Noise levels of a flow model: x_s = (1 - s) x_0 + s e, whose network predicts e - x_0.
+
+    sigmas: L levels, none of them 0. time_scale: the network is told time_scale s.
+    """
+    levels = tuple(sigmas)
+    ones = tuple(1.0 for _ in levels)
+    times, signal = tuple(time_scale * s for s in levels), tuple(1 - s for s in levels)
+    return NoiseLevels(times, signal, levels, tuple(-one for one in ones), ones)

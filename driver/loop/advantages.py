@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from driver.loop.rollouts import Group
-from learner.objectives import Objective
+from learner.objectives import Target
 from learner.objectives.history import RewardHistory
 
 
 class Advantages:
     """Owned by the loop. finished: what is remembered after the last finished epoch."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Target) -> None:
         self._objective = objective
         self._next = self.finished = RewardHistory()
 

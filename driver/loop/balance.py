@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.config.objectives import LogProbSection
 from common.config.schema import Config
 from common.config.training import FullPolicy
 
@@ -55,13 +56,16 @@ def estimate(config: Config, with_reference: bool) -> Balance:
     named = sampling.named_stochastic_steps
     stochastic_steps = sampling.steps if named is None else len(named)
     images = sampling.prompts_per_epoch * sampling.images_per_prompt
+    per_prompt = sampling.images_per_prompt
+    items = sampling.prompts_per_epoch * config.objective.items(per_prompt, per_prompt * stochastic_steps)
     step = FULL_STEP if isinstance(config.policy, FullPolicy) else LORA_STEP
     step += 1.0 if learner.gradient_checkpointing else 0.0
     actors, ranks = config.actors.count * max(1, config.actors.gpus), learner.workers * max(1, learner.gpus)
     sampled = images * (sampling.steps + (stochastic_steps if with_reference else 0)) / actors
-    first = images * stochastic_steps * step / ranks
+    first = items * step / ranks
     # Updates 2..K evaluate the log-probs anew before their gradient, and the first one for the clip's anchor.
-    evaluated = images * stochastic_steps / ranks if updates > 1 else 0.0
+    is_evaluated = updates > 1 and isinstance(config.objective, LogProbSection)
+    evaluated = items / ranks if is_evaluated else 0.0
     learned = first + evaluated + (updates - 1) * (first + evaluated)
     alone = 0.0 if config.data.max_staleness else learned - first
     return Balance(sampled, learned, first, max(sampled, learned - alone) + alone)

@@ -56,16 +56,23 @@ def lost_samples(config: Config, finished: int) -> str | None:
 class OnlineSource:
     """Sampled by the actors. Keeps max_staleness epochs in flight ahead of the one that is learned.
 
-    with_reference: have the actors give log ratios to the reference.
+    with_reference: have the actors give log ratios to the reference; with_steps: whole trajectories, and not
+    x_0 alone.
     """
 
     def __init__(
-        self, config: Config, stream: PromptStream, rollouts: Rollouts, with_reference: bool
+        self,
+        config: Config,
+        stream: PromptStream,
+        rollouts: Rollouts,
+        with_reference: bool,
+        with_steps: bool = True,
     ) -> None:
         self._config = config
         self._stream = stream
         self._rollouts = rollouts
         self._with_reference = with_reference
+        self._with_steps = with_steps
         self._in_flight: dict[int, Running] = {}
 
     def prepare(self, epoch: int, weights: Published) -> None:
@@ -73,7 +80,8 @@ class OnlineSource:
         last = min(epoch + self._config.data.max_staleness, self._config.run.epochs - 1)
         for ahead in range(epoch, last + 1):
             if ahead not in self._in_flight:
-                tasks = training_tasks(self._config, self._stream, ahead, weights.stamp, self._with_reference)
+                wanted = self._with_reference, self._with_steps
+                tasks = training_tasks(self._config, self._stream, ahead, weights.stamp, *wanted)
                 self._in_flight[ahead] = self._rollouts.begin(tasks, weights.reference, with_gold=False)
 
     def forget(self) -> None:

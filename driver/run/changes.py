@@ -108,7 +108,9 @@ def unfit(earlier: Config, config: Config) -> list[str]:
     """One line for each setting without which the policy cannot take over weights, state and averages."""
     lines = [line for line in config_differences(earlier, config) if line.startswith("policy.")]
     decays = earlier.optimizer.ema_decay, config.optimizer.ema_decay
-    if bool(decays[0]) != bool(decays[1]):
+    if earlier.keeps_averages != config.keeps_averages:
         kept = "averages kept or not, as there"
-        lines.append(f"optimizer.ema_decay: {decays[0]:g} against {decays[1]:g} ({kept})")
+        kinds = f"objective.kind: {earlier.objective.kind} against {config.objective.kind}"
+        settings = f"optimizer.ema_decay: {decays[0]:g} against {decays[1]:g}"
+        lines.append(f"{settings if bool(decays[0]) != bool(decays[1]) else kinds} ({kept})")
     return lines

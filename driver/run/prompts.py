@@ -125,7 +125,12 @@ def sample_prompts(prompts: PromptSet, count: int, seed: int) -> list[tuple[int,
 
 
 def training_tasks(
-    config: Config, stream: PromptStream, epoch: int, stamp: PolicyStamp, with_reference: bool
+    config: Config,
+    stream: PromptStream,
+    epoch: int,
+    stamp: PolicyStamp,
+    with_reference: bool,
+    with_steps: bool = True,
 ) -> list[PromptTask]:
     """The N tasks of one epoch, B images each: the prompts at the stream positions that `cursor` names."""
     prompts = stream.take(cursor(config, epoch), config.sampling.prompts_per_epoch)
@@ -136,6 +141,7 @@ def training_tasks(
             noise=NoiseKey(config.run.seed, "train", epoch, index),
             stamp=stamp,
             with_reference=with_reference,
+            with_steps=with_steps,
             branch_at=config.sampling.branch_at,
         )
         for index, prompt in prompts

@@ -200,7 +200,8 @@ def why_unsound(group: ScoredGroup, finite: bool = True) -> str | None:
     trajectory, differences = group.trajectory, group.score.differences
     nodes, times, chosen = trajectory.nodes, trajectory.times, trajectory.stochastic_steps
     images, steps = len(nodes), len(chosen)
-    if nodes.shape != (images, len(times) + 1):
+    positions = len(times) + 1 if trajectory.has_steps else 1
+    if nodes.shape != (images, positions) or (steps and not trajectory.has_steps):
         return f"nodes must be (B, T+1) with T = {len(times)} times, they are {nodes.shape}"
     if nodes.size and not 0 <= nodes.min() <= nodes.max() < len(trajectory.latents):
         return f"nodes must be rows of the {len(trajectory.latents)} latents"

@@ -27,11 +27,13 @@ class Needs:
     """What an objective makes others do.
 
     reference: LogProbs.ref, so that actors make reference passes. whole_epoch: `advantages` of all groups of
-    an epoch at once, before any of them is learned.
+    an epoch at once, before any of them is learned. steps: whole trajectories with log-probs, where x_0 alone
+    would not do.
     """
 
     reference: bool
     whole_epoch: bool
+    steps: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ class Loss:
     stats: Mapping[str, tuple[float, float]]
 
 
-class Objective(Protocol):
-    """Anything the learner can minimise over groups of one prompt's trajectories."""
+class Target(Protocol):
+    """What the driver knows of an objective: of one on log-probs, Objective, and of one on denoising losses,
+    learner.objectives.denoising.WeightedDenoising."""
 
     @property
     def needs(self) -> Needs:
@@ -81,6 +84,10 @@ class Objective(Protocol):
         takes none; and the history that knows these groups too."""
         ...
 
+
+class Objective(Target, Protocol):
+    """Anything the learner can minimise over the log-probs of one prompt's trajectories."""
+
     def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
         """One group's loss. advantages: float64 (B,), as given by `advantages`."""
         ...
@@ -91,6 +98,6 @@ def statistic(name: str, unit: str, description: str) -> MetricDefinition:
     return MetricDefinition(f"objective/{name}", unit, description)
 
 
-def statistic_names(objective: Objective) -> tuple[str, ...]:
+def statistic_names(objective: Target) -> tuple[str, ...]:
     """The keys of Loss.stats, in the order of Objective.statistics."""
     return tuple(metric.name.removeprefix("objective/") for metric in objective.statistics)

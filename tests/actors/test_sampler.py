@@ -214,6 +214,18 @@ def test_without_reference_only_the_log_ratio_is_left_out(
     assert group.log_ratio.any()
 
 
+def test_where_steps_are_of_no_use_x_0_comes_alone(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    policy, reference, distribution = _load(request, tmp_path, *SETTINGS[0])
+    whole, images = sample_group(_task(), policy, reference, distribution)
+    alone, same = sample_group(replace(_task(), with_steps=False), policy, reference, distribution)
+    assert np.array_equal(alone.latents, whole.latents[whole.clean_rows])
+    assert np.array_equal(alone.latents[alone.clean_rows], alone.latents)
+    assert np.array_equal(images, same)
+    assert (whole.has_steps, alone.has_steps, alone.log_ratio) == (True, False, None)
+    assert alone.log_prob.shape == (whole.num_images, 0) == (alone.num_images, 0)
+    assert alone.latents.nbytes * (distribution.num_steps + 1) == whole.latents.nbytes
+
+
 def test_version_0_needs_no_reference_pass(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Identity 4 of the paper's notes: the policy is the reference."""
     policy, reference, distribution = _load(request, tmp_path, *SETTINGS[0])

@@ -1,4 +1,4 @@
-"""Runs of DDPO and GRPO that are stopped go on to the bits of one that never was."""
+"""Runs of other objectives that are stopped go on to the bits of one that never was."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "ddpo": {"kind": "ddpo", "baseline": "prompt", "history_minimum": 8, "updates_per_epoch": 2},
     "grpo": {"kind": "grpo"},
+    "rwr": {"kind": "rwr", "noise_levels": "trained"},
+    "nft": {"kind": "nft", "pairs_per_image": 3, "updates_per_epoch": 2, "old_decay_rate": 0.1},
 }
 
 
@@ -41,7 +43,8 @@ def test_a_continued_run_has_the_bits_of_one_in_one_piece(
             config = make_config(tiny_pipeline, tmp_path, changed)
             assert train(config, PlainConsole(quiet=True)) == 0, number
         checkpoint = read_checkpoint(Checkpoints.of(config).where(3))
-        ends.append(bytes(checkpoint.files["trainable.safetensors"]))
+        kept = [bytes(checkpoint.files[f"{name}.safetensors"]) for name in ("trainable", "ema")]
+        ends.append(kept)
         histories.append(json.dumps(dict(checkpoint.state.history)))
     assert ends[0] == ends[1]
     assert histories[0] == histories[1]

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from actors.sampler import sample_group
 from common.config.training import SamplingSection
+from common.model.forward_process import NoiseLevels
 from common.model.guidance import Condition, Guidance, GuidedNetwork, Unguided
 from common.model.policy import Policy
 from common.model.probe import Probe
@@ -103,6 +104,10 @@ class LinearFamily:
         return output
 
     def steps(self, sampling: SamplingSection) -> Steps:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def noise_levels(self, steps: int | None) -> NoiseLevels:
         """Not asked for."""
         raise NotImplementedError
 

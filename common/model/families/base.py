@@ -6,7 +6,7 @@ A family, one file each, states only what is peculiar to a kind of pipeline.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from common.config.training import SamplingSection
 from common.errors import ModelError
+from common.model.forward_process import NoiseLevels
 from common.model.guidance import Condition, Guidance, classifier_free
 from common.model.options import INDEX_NAMES, Allowed, check_options, option_names
 from common.model.parts import Source, VaeDecoder
+from common.model.schedules import ddim_noise_levels
 from common.model.steps import Steps
 from common.model.text import PaddedText, TextKind, TextStage, prompt_tokens
 
@@ -70,6 +72,11 @@ class Family(Protocol):
 
     def steps(self, sampling: SamplingSection) -> Steps:
         """The steps of its sampler, on its device. Raises ModelError where it has no such sampler."""
+        ...
+
+    def noise_levels(self, steps: int | None) -> NoiseLevels:
+        """Where the sampler's so many steps begin, or all that the network was trained at (None); on its
+        device."""
         ...
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
@@ -265,6 +272,10 @@ class PipelineFamily:
     def negative(self) -> Condition:
         """The empty prompt's."""
         return self.embed([""])
+
+    def noise_levels(self, steps: int | None) -> NoiseLevels:
+        """See Family. Those of a discrete-time schedule."""
+        return replace(ddim_noise_levels(self.scheduler[1], steps), device=self.device)
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """See Family."""

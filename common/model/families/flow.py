@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from common.config.training import AutoSampler, DdimSampler, FlowSampler, FlowSdeSampler, SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineFamily
+from common.model.forward_process import NoiseLevels
 from common.model.guidance import Condition, Guidance, classifier_free
 from common.model.parts import Source, Unscale, VaeDecoder, unscale
 from common.model.scheduler_options import check_flow
-from common.model.schedules import flow_steps
+from common.model.schedules import flow_noise_levels, flow_steps
 from common.model.steps import Chosen, Steps
 from common.model.text import PaddedText, TextStage
 
 Settings = Mapping[str, Any]
 """A part's configuration, its class's defaults filled in."""
+
+
+TRAINED_STEPS = 1000
+"""Of a schedule that names no number."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,13 @@ class FlowFamily(PipelineFamily):
     def steps(self, sampling: SamplingSection) -> Steps:
         """See Family."""
         return replace(self._steps(self.scheduler, sampling, self.layout), device=self.device)
+
+    def noise_levels(self, steps: int | None) -> NoiseLevels:
+        """See Family."""
+        _, config = self.scheduler
+        count = config.get("num_train_timesteps", TRAINED_STEPS) if steps is None else steps
+        sigmas = self.sigmas(config, count, self.layout.tokens)[:-1]
+        return replace(flow_noise_levels(sigmas, self.TIME_SCALE), device=self.device)
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """See Family."""

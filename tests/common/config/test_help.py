@@ -12,7 +12,15 @@ import pytest
 from pydantic import BaseModel
 
 from common.config.help import help_text
-from common.config.objectives import DdpoSection, GrpoSection, PrdpSection, RebelSection
+from common.config.objectives import (
+    DdpoSection,
+    GrpoSection,
+    NftSection,
+    PrdpSection,
+    RaftSection,
+    RebelSection,
+    RwrSection,
+)
 from common.config.schema import Config
 from common.config.services import REWARD_FORMS
 from common.config.training import DdimSampler, FullPolicy, LoraPolicy
@@ -41,6 +49,9 @@ EVERY = [
     *_settings(RebelSection, "objective.").items(),
     *_settings(DdpoSection, "objective.").items(),
     *_settings(GrpoSection, "objective.").items(),
+    *_settings(RwrSection, "objective.").items(),
+    *_settings(RaftSection, "objective.").items(),
+    *_settings(NftSection, "objective.").items(),
     *_settings(DdimSampler, "sampling.sampler.").items(),
     *{
         key: info

@@ -124,6 +124,20 @@ def test_what_rules_refuse_is_said_where_it_stands(override: str, key: str, ment
 @pytest.mark.parametrize(
     ("overrides", "mentions"),
     [
+        (["objective={kind: rwr, pairs_per_image: 60}"], "at most 50"),
+        (["objective.kind=nft", "optimizer.ema_decay=0.9"], "ema_decay=0"),
+        (["objective.kind=raft", "optimizer.term_share=0.5"], "pairs_per_image"),
+    ],
+)
+def test_what_objectives_without_likelihoods_do_not_go_with(overrides: list[str], mentions: str) -> None:
+    assert mentions in only(*overrides)
+    trained = ["objective={kind: rwr, pairs_per_image: 60, noise_levels: trained}"]
+    assert config_from_yaml_text(MINIMAL, "run.yaml", trained).objective.kind == "rwr"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mentions"),
+    [
         (["rewards.clip.pairs=6"], "at least 7"),
         (["rewards.clip.pairs=7", "evaluation.images_per_prompt=9"], "9 images"),
         (["gold={duel: {scorer: x, pairs: 2}}", "evaluation.images_per_prompt=4"], "duel"),

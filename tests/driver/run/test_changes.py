@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from common.config.load import config_to_yaml
+from common.config.objectives import NftSection
 from common.config.schema import Config
 from common.errors import CheckpointError, RunFolderError
 from driver.main import begin, check_inputs
@@ -123,6 +124,9 @@ def test_settings_are_accepted_too_but_not_those_of_the_weights(config: Config) 
     rank = other.model_copy(update={"policy": config.policy.model_copy(update={"rank": 3})})
     with pytest.raises(RunFolderError, match=r"policy\.rank: 2 against 3\n(.*\n)*.*belong to policy\.rank"):
         again(rank, accept=True)
+    nft = other.model_copy(update={"objective": NftSection()})
+    with pytest.raises(RunFolderError, match=r"weights belong to objective\.kind"):
+        again(nft, accept=True)
 
 
 def test_a_fork_takes_other_prompts_and_on_demand_another_model(config: Config, tmp_path: Path) -> None:

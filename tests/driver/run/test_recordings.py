@@ -97,6 +97,27 @@ def test_round_trip_is_bit_exact(tmp_path: Path, groups: list[ScoredGroup]) -> N
         assert_same_bits(got, wanted)
 
 
+def x_0_alone(group: ScoredGroup) -> ScoredGroup:
+    """The group as an objective without likelihoods has it sampled."""
+    whole = group.trajectory
+    images = whole.num_images
+    alone = replace(
+        whole,
+        latents=whole.latents[whole.clean_rows],
+        nodes=np.arange(images, dtype=np.int32)[:, None],
+        stochastic_steps=np.zeros(0, np.int64),
+        log_prob=np.zeros((images, 0)),
+        log_ratio=None,
+    )
+    return replace(group, trajectory=alone)
+
+
+def test_x_0_alone_is_recorded_too(tmp_path: Path) -> None:
+    group = x_0_alone(make_group())
+    write(tmp_path, group)
+    assert_same_bits(read(tmp_path)[0], group)
+
+
 def test_a_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path("a:b 50%20?#\u00fc")
@@ -215,6 +236,7 @@ class TestWriting:
             ("trajectory", {"log_ratio": np.zeros((3, 5), "f4")}, "log_ratio"),
             ("trajectory", {"stochastic_steps": np.array([0, 2, 1, 3])}, "increasing"),
             ("trajectory", {"stochastic_steps": np.array([0, 1, 2, 5])}, "increasing"),
+            ("trajectory", {"nodes": np.zeros((3, 1), np.int32)}, r"T\+1"),
             ("score", {"rewards": np.zeros(2)}, "rewards"),
             ("score", {"rewards": np.array([1.0, np.nan, 2.0])}, "rewards"),
             ("score", {"differences": np.ones((3, 3))}, "antisymmetric"),

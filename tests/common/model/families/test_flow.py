@@ -367,6 +367,9 @@ def test_a_learner_loads_the_network_alone_and_its_example_has_the_shapes(case: 
         latents, times = _noise(whole)[:, 0], torch.tensor([0.9, 0.1])
         assert alone.predict(latents, times, example).shape == latents.shape
         assert torch.isfinite(alone.predict_plainly(latents[:1], times[:1], example)).all()
+    levels, every = (alone.family.noise_levels(count) for count in (STEPS, None))
+    assert levels.times == own_steps.times
+    assert (every.count, every.noise[0], min(every.noise) > 0) == (1000, 1.0, True)
 
 
 def test_frozen_weights_take_the_type_asked_for_and_text_encoders_wait_elsewhere(
