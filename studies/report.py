@@ -39,8 +39,8 @@ from studies.statistics import (
 
 PAGE = Path("docs/study.md")
 PLOTS = Path("docs/study")
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito (2008): told apart by the colour-blind. Markers differ as well."""
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
 BASELINE = "prdp"
 PLAIN = "plain"
@@ -65,18 +65,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def tables(results: Mapping[str, Sequence[Row]]) -> dict[str, str]:
-    """Every table as Markdown, by its name on the page."""
-    of_study = {
-        name: curves_table(rows) for name, rows in results.items() if name not in (*WITHOUT_CURVES, "work")
+    """Every table as Markdown, by its name on the page; that of a study with its plots."""
+    of_study = {name: curves_table(rows) for name, rows in results.items()}
+    special = {
+        "same_bits": bits_table(results["same_bits"]),
+        "sweep": sweep_table(results["sweep"]),
+        "work": work_table(results["work"]),
     }
     return {
-        "same_bits": markdown(bits_table(results["same_bits"])),
-        "sweep": markdown(sweep_table(results["sweep"])),
-        **{name: markdown(table) for name, table in of_study.items()},
-        "work": markdown(work_table(results["work"])),
+        **{name: markdown(table) + _pictures(name) for name, table in (of_study | special).items()},
         "alarms": markdown(alarm_table(results)),
         "costs": markdown(cost_table(results)),
     }
+
+
+def _pictures(name: str) -> str:
+    """The plot of a study, where it has one, and the images that its cells end with."""
+    plot = [f"study/{name}.png"] if name not in WITHOUT_CURVES and read_rows(name) else []
+    grids = [f"../{path.as_posix()}" for path in sorted(FOLDER.glob(f"{name}_*.png"))]
+    return "".join(f"\n\n![{Path(path).stem}]({path})" for path in plot + grids)
 
 
 def filled(page: str, parts: Mapping[str, str]) -> tuple[str, list[str]]:
