@@ -14,7 +14,7 @@ from common.config.schema import Config
 
 BASE = Path("studies/base.yaml")
 
-Changes = Mapping[str, Any]
+Changes = dict[str, Any]
 """Settings by dotted key."""
 
 
@@ -91,8 +91,15 @@ def with_rate(method: str) -> Changes:
 
 
 def updates(count: int) -> Changes:
-    """So many gradient steps an epoch, with the learning rate's decay stretched over them."""
-    return {"objective.updates_per_epoch": count, "optimizer.decay_updates": 16 * count}
+    """PRDP with so many gradient steps an epoch, for half as many epochs as others; the learning rate's decay
+    stretches over all steps."""
+    return {
+        **with_rate("prdp"),
+        "run.epochs": 8,
+        "evaluation.every_epochs": 2,
+        "objective.updates_per_epoch": count,
+        "optimizer.decay_updates": 8 * count,
+    }
 
 
 def proxy(scorer: str, **options: Any) -> Changes:
@@ -138,7 +145,7 @@ STUDIES = {
         Study(
             "work",
             "The reward that plain PRDP ends with, for half of its passes and queries?",
-            {name: {**EIGHT_STEPS, **changes} for name, changes in LESS_WORK.items()},
+            {name: {**with_rate("prdp"), **EIGHT_STEPS, **changes} for name, changes in LESS_WORK.items()},
             FIVE,
         ),
         Study(
@@ -153,12 +160,21 @@ STUDIES = {
         Study(
             "offline",
             "Samples of the policy that learns against as many of the pretrained one, with equal updates.",
-            {"online": {}, "offline": {"data": {"mode": "offline", "folder": "runs/studies/none"}}},
+            {
+                "online": with_rate("prdp"),
+                "offline": {
+                    **with_rate("prdp"),
+                    "data": {"mode": "offline", "folder": "runs/studies/none"},
+                },
+            },
         ),
         Study(
             "kl",
             "Which weight of the KL keeps the proxy from being hacked?",
-            {f"kl_{weight:g}": {"objective.kl_weight": weight} for weight in (0.01, 0.1, 1.0, 10.0)},
+            {
+                f"kl_{weight:g}": {"objective.kl_weight": weight, "optimizer.learning_rate": 2e-4}
+                for weight in (0.01, 0.1, 1.0, 10.0)
+            },
             grids=True,
         ),
         Study(
@@ -182,15 +198,19 @@ STUDIES = {
         Study(
             "staleness",
             "What do samples of older weights cost?",
-            {f"stale_{epochs}": {"data.max_staleness": epochs} for epochs in (0, 1, 2, 4)},
+            {
+                f"stale_{epochs}": {**with_rate("prdp"), "data.max_staleness": epochs}
+                for epochs in (0, 1, 2, 4)
+            },
         ),
         Study(
             "judge",
             "A judge that says which of two images is better, now and then the wrong one, against the reward "
             "that it goes by.",
             {
-                "pointwise": {},
-                "judge": proxy("studies.scorers:NoisyJudge", temperature=0.02, difference=0.05),
+                "pointwise": with_rate("prdp"),
+                "judge": with_rate("prdp")
+                | proxy("studies.scorers:NoisyJudge", temperature=0.02, difference=0.05),
             },
         ),
         Study(

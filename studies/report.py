@@ -42,8 +42,6 @@ PLOTS = Path("docs/study")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
-BASELINE = "prdp"
-PLAIN = "plain"
 WITHOUT_CURVES = ("sweep", "same_bits")
 
 Table = list[list[str]]
@@ -66,11 +64,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def tables(results: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     """Every table as Markdown, by its name on the page; that of a study with its plots."""
-    of_study = {name: curves_table(rows) for name, rows in results.items()}
+    of_study = {name: curves_table(rows, [*STUDIES[name].cells]) for name, rows in results.items()}
     special = {
         "same_bits": bits_table(results["same_bits"]),
         "sweep": sweep_table(results["sweep"]),
-        "work": work_table(results["work"]),
+        "work": work_table(results["work"], [*STUDIES["work"].cells]),
     }
     return {
         **{name: markdown(table) + _pictures(name) for name, table in (of_study | special).items()},
@@ -124,19 +122,33 @@ def shown(found: Interval | None, sign: str = "") -> str:
     )
 
 
+def ordered(rows: Sequence[Row], order: Sequence[str]) -> dict[str, dict[int, list[Row]]]:
+    """The runs by cell and seed. order: of the cells; one that the catalogue no longer has is left out."""
+    found = runs_of(rows)
+    return {cell: found[cell] for cell in order if cell in found}
+
+
 def over(runs: Runs, measure: Callable[[Run], float]) -> Interval:
     """A measure of each run, over seeds."""
     return interval([measure(run) for run in runs.values()])
 
 
-def curves_table(rows: Sequence[Row]) -> Table:
-    """A row a cell: how it ended, what it gained, and how steadily."""
-    head = ["cell", "seeds", "unseen proxy, gain", "less prdp's", "unseen gold, gain", "seen proxy, gain"]
+def curves_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
+    """A row a cell: what it gained, and how steadily. order: of the cells; the first is what the others are
+    compared with, over the seeds that both have."""
+    head = [
+        "cell",
+        "seeds",
+        "unseen proxy, gain",
+        f"end less that of {order[0]}",
+        "unseen gold, gain",
+        "seen proxy, gain",
+    ]
     head += ["proxy at best gold, gain", "unstable", "largest drawdown", "passes"]
-    cells = runs_of(rows)
+    cells = ordered(rows, order)
     table = [head]
     for cell, runs in cells.items():
-        base = cells.get(BASELINE, {})
+        base = cells.get(order[0], {})
         curves = [[row.unseen_proxy for row in run] for run in runs.values()]
         table.append(
             [
@@ -144,7 +156,7 @@ def curves_table(rows: Sequence[Row]) -> Table:
                 str(len(runs)),
                 shown(over(runs, lambda run: gain(run, unseen_proxy)), "+"),
                 ""
-                if cell == BASELINE
+                if cell == order[0]
                 else shown(paired(runs, base, lambda run: at_end(run, unseen_proxy)), "+"),
                 shown(over(runs, lambda run: gain(run, unseen_gold)), "+"),
                 shown(over(runs, lambda run: gain(run, seen_proxy)), "+"),
@@ -224,13 +236,14 @@ def cost_table(results: Mapping[str, Sequence[Row]]) -> Table:
     return [*table, ["all", "", "", f"{total:.2f}"]]
 
 
-def work_table(rows: Sequence[Row]) -> Table:
-    """What each way of doing with less took to get where plain PRDP ends, as shares of plain's own cost."""
-    cells = runs_of(rows)
+def work_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
+    """What each way of doing with less took to get where the first cell ends, as shares of what that one
+    took."""
+    cells = ordered(rows, order)
     table = [["cell", "seeds", "reached by", "passes", "queries", "unseen proxy, gain", "unseen gold, gain"]]
-    if PLAIN not in cells:
+    if order[0] not in cells:
         return table[:1]
-    plain = cells[PLAIN]
+    plain = cells[order[0]]
     proxy = float(np.mean([at_end(run, unseen_proxy) for run in plain.values()]))
     gold = float(np.mean([at_end(run, unseen_gold) for run in plain.values()]))
     passes = float(np.mean([run[-1].passes for run in plain.values()]))
@@ -268,7 +281,7 @@ def curves_figure(name: str, rows: Sequence[Row]) -> Figure:
         (left, unseen_proxy, "proxy (trained on)"),
         (right, unseen_gold, "gold (only evaluates)"),
     ):
-        _draw_curves(axes, runs_of(rows), measure)
+        _draw_curves(axes, ordered(rows, [*STUDIES[name].cells]), measure)
         axes.set(xlabel="reward queries", ylabel=f"{label}, unseen prompts")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)

@@ -32,16 +32,16 @@ def test_a_cell_is_compared_with_prdp_over_equal_seeds() -> None:
     for seed, (ours, theirs) in enumerate([(0.7, 0.6), (0.9, 0.6)]):
         rows += [row("prdp", seed, unseen=0.5), row("prdp", seed, 4, unseen=ours)]
         rows += [row("ddpo", seed, unseen=0.5), row("ddpo", seed, 4, unseen=theirs)]
-    head, *lines = curves_table([*rows, row("ddpo", 7, unseen=0.5)])
+    head, *lines = curves_table([*rows, row("ddpo", 7, unseen=0.5)], ["prdp", "ddpo"])
     ddpo = dict(zip(head, lines[1], strict=True))
     assert ddpo["seeds"] == "3"
-    assert ddpo["less prdp's"] == "-.2000 [-.3000, -.1000]"
+    assert ddpo["end less that of prdp"] == "-.2000 [-.3000, -.1000]"
 
 
 def test_work_is_a_share_of_what_plain_took() -> None:
     plain = [row("plain", seed, epoch, unseen=0.5 + epoch / 40) for seed in (0, 1) for epoch in (0, 4, 8)]
     quick = [row("quick", 0, 0, unseen=0.5), row("quick", 0, 4, unseen=0.9, passes=100)]
-    head, *lines = work_table([*plain, *quick])
+    head, *lines = work_table([*plain, *quick], ["plain", "quick"])
     found = dict(zip(head, lines[1], strict=True))
     assert (found["passes"], found["queries"]) == (".0625", ".2500")
 
