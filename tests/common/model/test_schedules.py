@@ -365,6 +365,15 @@ def test_written_out_coefficients() -> None:
 R = (0.6 * 0.2 / (0.8 * 0.4)) ** 2.25
 
 
+def test_a_first_level_a_little_below_one_draws_as_much_as_one_does() -> None:
+    """As DPM-Solver begins for Sana: of s itself, g would be 27 times as large."""
+    steps = [
+        flow_steps([first, 0.9, 0.0], 1.0, "flow_sde", 0.7, Chosen((0,), 1.0)) for first in (1.0, 0.9999)
+    ]
+    assert steps[0].std[0] == pytest.approx(0.7 * math.sqrt(0.9 / 0.1) * math.sqrt(0.1))
+    assert steps[1].std[0] == pytest.approx(steps[0].std[0], rel=1e-3)
+
+
 def test_auto_leaves_out_a_step_with_a_tiny_next_sigma() -> None:
     """The sigmas that diffusers gives SD3.5 in 10 steps."""
     sigmas = [1, 0.960, 0.913, 0.858, 0.790, 0.707, 0.602, 0.465, 0.278, 0.009, 0.0]
