@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +89,36 @@ class Slower(Single):
 
 
 class Pair:
-    """The policy of a learner, and an equal one for the slow implementation; both away from pi_ref."""
+    """The policy of a learner, and where a test asks an equal one, away from pi_ref, for the slow way."""
 
     def __init__(self, request: Any, folder: Path, setting: tuple[str, dict[str, Any]]) -> None:
-        pipeline = request.getfixturevalue(setting[0])
         overrides = {**setting[1], "sampling.steps": 3}
-        self.policy, self.reference, self.steps = double_policy(pipeline, folder, overrides)
-        self.slow, self.slow_reference, _ = double_policy(pipeline, folder, overrides)
-        self.past, _, _ = double_policy(pipeline, folder, overrides)
-        self.optimizer = make_optimizer(self.slow)
+        self.load = partial(double_policy, request.getfixturevalue(setting[0]), folder, overrides)
+        self.policy, self.reference, self.steps = self.load()
 
     def perturb(self) -> None:
-        """After learners are made: the reference is the policy as it was."""
+        """After the learner is made: the reference is the policy as it was."""
         perturb(self.policy, 0.02)
-        perturb(self.slow, 0.02)
+
+    @cached_property
+    def slow_pair(self) -> tuple[Policy, Any]:
+        """The other policy and its reference."""
+        policy, reference, _ = self.load()
+        perturb(policy, 0.02)
+        return policy, reference
+
+    @cached_property
+    def past(self) -> Policy:
+        """One more, which takes the weights of the old policy."""
+        return self.load()[0]
+
+    @property
+    def slow(self) -> Policy:
+        return self.slow_pair[0]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.slow)
 
     def groups(self, learner: DenoisingLearner) -> list[ScoredGroup]:
         """With the advantages that the driver would give."""
@@ -160,7 +177,7 @@ class Pair:
         """As the authors' code has it, with x_0 from diffusers' formulas for noise and v."""
         with torch.no_grad():
             self.past.load(old)
-            base, before = self.slow_reference.predict(*given), self.past.predict(*given)
+            base, before = self.slow_pair[1].predict(*given), self.past.predict(*given)
         scheduler: Any = DDPMScheduler.from_config(self.slow.family.scheduler[1])  # type: ignore[attr-defined]
         abar = scheduler.alphas_cumprod.double()[int(given[1])]
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
