@@ -10,10 +10,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from tests.tiny_pipeline import WIDTH, clip_config, clip_tokenizer
 
@@ -88,6 +90,36 @@ def make_tiny_sd3(folder: Path, with_t5: bool = True, seed: int = 0) -> Path:
             tokenizer_2=clip_tokenizer(),
             text_encoder_3=t5_encoder(longer) if longer else None,
             tokenizer_3=longer,
+        )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def make_tiny_flux(folder: Path, guided: bool = True, seed: int = 0) -> Path:
+    """Write a FluxPipeline folder, like dev (guided) or like schnell; 8 pixels a token. Returns `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, longer = clip_tokenizer(), t5_tokenizer()
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=T5_WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=guided,
+            axes_dims_rope=(2, 2, 4),
+        )
+        shift = {"shift": 3.0, "use_dynamic_shifting": True} if guided else {"shift": 1.0}
+        pipeline: Any = FluxPipeline(
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(**shift),
+            vae=flow_vae(4),
+            text_encoder=CLIPTextModel(clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            text_encoder_2=t5_encoder(longer),
+            tokenizer_2=longer,
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder

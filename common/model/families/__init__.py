@@ -8,6 +8,7 @@ from torch import nn
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families.base import Family, FolderCheck
+from common.model.families.flux import FluxFamily
 from common.model.families.flux2_klein import Flux2KleinFamily
 from common.model.families.pixart_sigma import PixArtSigmaFamily
 from common.model.families.qwen_image import QwenImageFamily
@@ -29,6 +30,7 @@ FAMILIES: dict[str, type[FolderCheck]] = {
     "ZImagePipeline": ZImageFamily,
     "QwenImagePipeline": QwenImageFamily,
     "SanaPipeline": SanaFamily,
+    "FluxPipeline": FluxFamily,
 }
 
 

@@ -19,6 +19,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
@@ -45,7 +47,7 @@ from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from learner.gradient import GradientEngine, Wave
 from learner.parallel import Single
 from tests.tiny_config import make_config
-from tests.tiny_flow import make_tiny_sd3
+from tests.tiny_flow import make_tiny_flux, make_tiny_sd3
 from tests.tiny_transformers import (
     make_tiny_flux2_klein,
     make_tiny_pixart,
@@ -141,6 +143,7 @@ class Row:
     pipeline_scale: Callable[[float], Mapping[str, Any]] = _guidance_scale
 
 
+FLUX_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 SD3_PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 SHORT, SHORT_PROMPTS = {"max_sequence_length": 64}, {"model.prompt_tokens": 64}
 SMALL = {"height": 32, "width": 32, **SHORT}
@@ -212,6 +215,26 @@ ROWS = {
         settings=SMALL_SAMPLING,
         begin=_unpacked,
         end=_unscaled,
+    ),
+    "flux dev": Row(
+        make_tiny_flux,
+        FluxPipeline,
+        FluxTransformer2DModel,
+        "joint_attention_dim",
+        3.5,
+        FLUX_PARTS,
+        call={"height": 32, "width": 48},
+        settings={"sampling.height": 32, "sampling.width": 48},
+    ),
+    "flux schnell": Row(
+        partial(make_tiny_flux, guided=False),
+        FluxPipeline,
+        FluxTransformer2DModel,
+        "joint_attention_dim",
+        1.0,
+        FLUX_PARTS,
+        call={**SMALL, "height": 48},
+        settings={**SMALL_SAMPLING, "sampling.height": 48},
     ),
     "sd3 unguided": Row(
         partial(make_tiny_sd3, with_t5=False),
@@ -410,6 +433,12 @@ def test_what_no_family_honours_is_refused(case: Case, settings: dict[str, Any],
     sampling = SamplingSection(guidance_scale=case.row.scale, **settings)
     with pytest.raises(ModelError, match=reason):
         check_model(ModelSection(path=str(case.folder)), sampling)
+
+
+def test_guidance_that_a_distilled_model_does_not_take_is_refused(tmp_path: Path) -> None:
+    folder = make_tiny_flux(tmp_path / "schnell", guided=False)
+    with pytest.raises(ModelError, match=r"guidance_scale is 3\.5.* set it to 1"):
+        check_model(ModelSection(path=str(folder)), SamplingSection(guidance_scale=3.5))
 
 
 def test_parts_of_different_models_are_refused(case: Case, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _cut(name: str) -> Callable[[Path], None]:
         (_remove("model_index.json"), "model_index"),
         (_write("model_index.json", "{"), "model_index"),
         (_write("model_index.json", "[]"), "model_index"),
-        (_edit("model_index.json", _class_name="FluxPipeline"), "FluxPipeline"),
+        (_edit("model_index.json", _class_name="KandinskyPipeline"), "KandinskyPipeline.*FluxPipeline"),
         (_remove("scheduler"), "scheduler_config"),
         (
             _edit("scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
