@@ -170,7 +170,7 @@ class PipelineParts:
         for part, network in networks.items():
             former = self.former_names if part == self.denoiser else ()
             _check_class(source, part, (network.__name__, *former))
-        if wanted and all(kind.tokens is None for kind in self.present(source).values()):
+        if wanted and all(kind.tokens is None for kind in self.encoders.values()):
             raise ModelError(
                 f"model.prompt_tokens is {wanted}, but {source.settings.path!r} has CLIP text encoders "
                 "alone, which have a length of their own: set it to 0."

@@ -95,6 +95,7 @@ class StableDiffusion3Family(FlowFamily):
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
         """See FlowFamily."""
         width = source.config(SD3Transformer2DModel, "transformer")["joint_attention_dim"]
+        zeros = source.settings.prompt_tokens or T5_TOKENS
 
         def encode(prompt: str) -> Condition:
             clips = [encoders[part](prompt, source.device) for part in CLIPS]
@@ -102,7 +103,7 @@ class StableDiffusion3Family(FlowFamily):
             if T5 in encoders:
                 longer = encoders[T5](prompt, source.device).last_hidden_state.to(states.dtype)
             else:
-                longer = states.new_zeros(1, T5_TOKENS, width)
+                longer = states.new_zeros(1, zeros, width)
             return {
                 "encoder_hidden_states": torch.cat([pad(states, (0, width - states.shape[-1])), longer], 1),
                 "pooled_projections": torch.cat([one.text_embeds for one in clips], dim=-1),

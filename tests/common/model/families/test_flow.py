@@ -244,6 +244,8 @@ ROWS = {
         1.0,
         SD3_PARTS,
         absent=("text_encoder_3", "tokenizer_3"),
+        call=SHORT,
+        settings=SHORT_PROMPTS,
     ),
 }
 
