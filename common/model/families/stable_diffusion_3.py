@@ -59,7 +59,7 @@ class StableDiffusion3Family(FlowFamily):
         if pooled != network["pooled_projection_dim"] or given > taken or width > given:
             raise ModelError(
                 f"{source.settings.path!r}: the transformer's pooled_projection_dim is "
-                f"{network['pooled_projection_dim']}, its joint_attention_dim {taken}; the encoders have "
+                f"{network['pooled_projection_dim']}, its joint_attention_dim is {taken}; the encoders have "
                 f"pooled vectors of {pooled} and hidden states of {width} (CLIP) and {given}. They are parts "
                 "of different models."
             )
