@@ -138,7 +138,8 @@ class FlowFamily(PipelineFamily):
         _, config = self.scheduler
         count = config.get("num_train_timesteps", TRAINED_STEPS) if steps is None else steps
         sigmas = self.sigmas(config, count, self.layout.tokens)[:-1]
-        return replace(flow_noise_levels(sigmas, self.TIME_SCALE), device=self.device)
+        levels = flow_noise_levels(sigmas, self.TIME_SCALE)
+        return replace(levels, times=self.times(config, sigmas), device=self.device)
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """See Family."""
