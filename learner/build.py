@@ -14,6 +14,7 @@ from common.model.loading import Parts, digest_base, load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
+from common.model.trainable import Reference
 from common.trajectory import tree_widths
 from learner.denoising import DenoisingEngine
 from learner.denoising_learner import DenoisingLearner
@@ -45,9 +46,16 @@ def build_old_policy(config: Config) -> OldPolicy:
     return modes[config.data.mode]
 
 
-def build_engine(policy: Policy, distribution: Steps, parallel: Parallel, micro_batch: int) -> GradientEngine:
-    """What passes trajectories through the policy."""
-    return GradientEngine(policy, distribution, parallel, micro_batch, idle_wave(policy, distribution))
+def build_engine(
+    policy: Policy,
+    distribution: Steps,
+    parallel: Parallel,
+    micro_batch: int,
+    reference: Reference | None = None,
+) -> GradientEngine:
+    """What passes trajectories through the policy. reference: for a loss that has a KL to it."""
+    idle = idle_wave(policy, distribution)
+    return GradientEngine(policy, distribution, parallel, micro_batch, idle, reference=reference)
 
 
 def groups_in_a_wave(config: Config) -> int:
@@ -78,14 +86,14 @@ def build_denoising(
     sampled_steps: T. policy: just loaded, see Policy.reference.
     """
     is_sampled = objective.section.noise_levels == "sampled"
+    reference = policy.reference() if objective.reference_weight else None
     # The same item, at the first noise level and with its latent for a noise.
     idle = replace(engine.idle, items=torch.zeros_like(engine.idle.items[:1]).expand(4, -1))
     return DenoisingEngine(
-        **{**vars(engine), "idle": idle},
+        **{**vars(engine), "idle": idle, "reference": reference},
         levels=policy.family.noise_levels(sampled_steps if is_sampled else None),
         mirror=objective.mirror,
         old=None,
-        reference=policy.reference() if objective.reference_weight else None,
     )
 
 
@@ -97,6 +105,9 @@ def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
     if config.learner.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     base = digest_base(policy)
+    objective = build_objective(config.objective, math.prod(policy.family.latent_shape))
+    # Before anything is trained or placed.
+    reference = policy.reference() if objective.needs.kl else None
     parallel.place(network)
     settings = config.optimizer
     optimizer = torch.optim.AdamW(
@@ -107,8 +118,7 @@ def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
         weight_decay=settings.weight_decay,
     )
     probe, rate = Probe.of(policy, distribution), build_rate(settings)
-    engine = build_engine(policy, distribution, parallel, config.learner.micro_batch_size)
-    objective = build_objective(config.objective, math.prod(policy.family.latent_shape))
+    engine = build_engine(policy, distribution, parallel, config.learner.micro_batch_size, reference)
     checked = CheckedOptimizer(policy, optimizer, probe, rate, parallel)
     numbers = LearnerSettings(
         run_id=run_id,

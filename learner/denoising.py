@@ -87,13 +87,12 @@ class HeldWeights:
 class DenoisingEngine(GradientEngine):
     """Passes waves of denoising items through the policy.
 
-    old: f_old; None where it is the policy as it is. reference: f_ref; None where nobody asks.
+    old: f_old; None where it is the policy as it is. reference: f_ref.
     """
 
     levels: NoiseLevels
     mirror: Mirror
     old: Denoiser | None
-    reference: Denoiser | None
 
     def _values(self, batch: MicroBatch) -> Tensor:
         """See Mirror.values: of the transitions, float64 (e, 4), maybe a graph."""

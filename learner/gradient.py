@@ -8,6 +8,11 @@ so once c is known, any mix of images, steps and prompts can be backpropagated i
 Where images share steps, what passes the network is each distinct latent of a step, once: an item. It leads
 to one latent, or at a branch to several, each a transition that has a log-prob of its own.
 
+The KL of a step to the reference is a log-prob too: of Gaussians of one deviation, KL(pi_theta || pi_ref) is
+|mu_theta - mu_ref|^2 / (2 sigma^2), which is log pi_theta at its peak less log pi_theta(mu_ref). So where the
+loss has a KL, each item gets one more transition, to the reference's mean, with minus the KL's weight: one
+pass gives the gradient of both.
+
 Inside the loop over micro-batches nothing waits for the device. What does, once a wave: the log-probs on
 their way back to the host. What is copied to it, once a wave and without a wait: latents, conditions, indices
 and coefficients.
@@ -16,7 +21,7 @@ and coefficients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,7 @@ from torch import Tensor, nn
 
 from common.model.guidance import Condition, Denoiser
 from common.model.steps import Steps
+from common.model.trainable import Reference
 from common.trajectory import TrajectoryGroup
 from learner.parallel import Parallel
 
@@ -72,7 +78,7 @@ class Wave:
     step; ordered by step.
     On the host, transitions: int64 (2, E), each one's item, increasing, and row of x_{t-1}. places: by group,
     int64 (B, T_s), the transition that image i makes at a stochastic step; images that share it share its
-    place.
+    place. to_reference: int64 (M,), each item's transition to the reference's mean; None without them.
     """
 
     latents: Tensor
@@ -80,6 +86,7 @@ class Wave:
     items: Tensor
     transitions: Tensor
     places: tuple[Tensor, ...]
+    to_reference: Tensor | None = None
 
     @staticmethod
     def of(groups: Sequence[TrajectoryGroup], device: torch.device) -> Wave:
@@ -103,6 +110,20 @@ class Wave:
             places=tuple(part.view(group.log_prob.shape) for part, group in zip(parts, groups, strict=True)),
         )
 
+    def with_reference(self, means: Tensor) -> Wave:
+        """The wave with one more transition an item: to the mean of pi_ref there. means: (M, ...)."""
+        items = torch.arange(self.size)
+        makers, order = torch.cat([self.transitions[0], items]).sort(stable=True)
+        following = torch.cat([self.transitions[1], len(self.latents) + items])[order]
+        place_of = order.argsort()
+        return replace(
+            self,
+            latents=torch.cat([self.latents, means]),
+            transitions=torch.stack([makers, following]),
+            places=tuple(place_of[place] for place in self.places),
+            to_reference=place_of[self.transitions.shape[1] :],
+        )
+
     @property
     def size(self) -> int:
         """M."""
@@ -119,6 +140,23 @@ class Wave:
             sums.index_add_(0, place.reshape(-1), values.reshape(-1))
             sizes.index_add_(0, place.reshape(-1), values.reshape(-1).abs())
         return torch.where(sums.abs() > ROUNDING * sizes, sums, 0.0)
+
+    def kl_sums(self, weights: Sequence[Tensor]) -> Tensor:
+        """Each transition's coefficient in a sum of weighted KLs to the reference, float64 (E,).
+
+        weights: by group, float64 (B, T_s).
+        """
+        sums = torch.zeros(self.transitions.shape[1], dtype=torch.float64)
+        for place, values in zip(self.reference_places(), weights, strict=True):
+            sums.index_add_(0, place.reshape(-1), -values.reshape(-1))
+        return sums
+
+    def reference_places(self) -> list[Tensor]:
+        """By group, int64 (B, T_s): the transition to the reference's mean at image i's step. Empty without
+        them."""
+        if self.to_reference is None:
+            return []
+        return [self.to_reference[self.transitions[0, place]] for place in self.places]
 
     def items_of(self, transitions: Tensor) -> Tensor:
         """The items, int64 (K,) increasing, that make any of the transitions of a mask, bool (E,)."""
@@ -148,8 +186,8 @@ class GradientEngine:
     """Passes waves of trajectories through the policy, in micro-batches of one size that cut across groups.
 
     micro_batch: items a pass; the last pass is filled up with items whose transitions do not count. idle: a
-    wave of one finite item, for passes that this rank only makes because other ranks make them. Every method
-    is called by all ranks.
+    wave of one finite item, for passes that this rank only makes because other ranks make them. reference:
+    None where the loss has no term with it. Every method is called by all ranks.
     """
 
     policy: Denoiser
@@ -157,14 +195,22 @@ class GradientEngine:
     parallel: Parallel
     micro_batch: int
     idle: Wave
+    reference: Reference | None = field(default=None, kw_only=True)
+
+    @torch.no_grad()
+    def with_reference(self, wave: Wave | None) -> Wave | None:
+        """The wave with transitions to the reference's means, at one pass of the reference an item; as it is
+        where there is no reference. None: nothing to do."""
+        if self.reference is None:
+            return wave
+        with self.reference.active() as denoiser:
+            means = [self._mean(denoiser, batch) for batch in self._everything(wave)]
+        return wave.with_reference(torch.cat(means)[: wave.size]) if wave else None
 
     @torch.no_grad()
     def evaluate(self, wave: Wave | None) -> list[Tensor]:
         """log pi_theta by group, float64 (B, T_s), MEAN over a latent's elements. None: nothing to do."""
-        transitions = wave.transitions.shape[1] if wave else 0
-        everything = torch.arange(wave.size if wave else 0)
-        batches = self._batches(wave, torch.zeros(transitions, dtype=torch.float64), everything)
-        values = [self._values(batch) for batch in batches]
+        values = [self._values(batch) for batch in self._everything(wave)]
         return wave.by_group(torch.cat(values).cpu()) if wave else []
 
     def accumulate(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> Tensor:
@@ -212,6 +258,12 @@ class GradientEngine:
                 value.grad = _sum(value.grad, before)
         return result, torch.stack(norms).cpu()
 
+    def _everything(self, wave: Wave | None) -> list[MicroBatch]:
+        """All items, whose transitions count nothing."""
+        transitions = wave.transitions.shape[1] if wave else 0
+        everything = torch.arange(wave.size if wave else 0)
+        return self._batches(wave, torch.zeros(transitions, dtype=torch.float64), everything)
+
     def _batches(self, wave: Wave | None, coefficients: Tensor, chosen: Tensor) -> list[MicroBatch]:
         """As many as every rank needs to make. coefficients (E, ...), chosen (K,): on the host."""
         passes = -(-len(chosen) // self.micro_batch)
@@ -234,16 +286,21 @@ class GradientEngine:
         idle = MicroBatch(self.idle, nothing, none, none, coefficients[:0].to(device))
         return batches + [idle] * spare
 
-    def _values(self, batch: MicroBatch) -> Tensor:
-        """log pi_theta of a micro-batch's transitions, MEAN over a latent's elements, float64, maybe a
-        graph."""
+    def _mean(self, denoiser: Denoiser, batch: MicroBatch) -> Tensor:
+        """Means of x_{t-1} of a micro-batch's items, (micro_batch, ...)."""
         wave = batch.wave
         rows, groups, steps = wave.items[:, batch.items]
         latents = wave.latents[rows]
         condition = {name: value[:, groups].flatten(0, 1) for name, value in wave.condition.items()}
-        output = self.policy.predict(latents, self.steps.time(steps, len(steps)), condition)
-        means = self.steps.mean(latents, output, steps).index_select(0, batch.makers)
-        return self.steps.log_prob(wave.latents[batch.following], means, steps[batch.makers])
+        output = denoiser.predict(latents, self.steps.time(steps, len(steps)), condition)
+        return self.steps.mean(latents, output, steps)
+
+    def _values(self, batch: MicroBatch) -> Tensor:
+        """log pi_theta of a micro-batch's transitions, MEAN over a latent's elements, float64, maybe a
+        graph."""
+        means = self._mean(self.policy, batch).index_select(0, batch.makers)
+        steps = batch.wave.items[2, batch.items][batch.makers]
+        return self.steps.log_prob(batch.wave.latents[batch.following], means, steps)
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

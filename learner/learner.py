@@ -310,7 +310,10 @@ class Learner:
 
     def _wave(self, groups: Sequence[ScoredGroup]) -> Wave | None:
         trajectories = [group.trajectory for group in groups]
-        return Wave.of(trajectories, self._policy.family.device) if trajectories else None
+        wave = Wave.of(trajectories, self._policy.family.device) if trajectories else None
+        if self._engine.reference is not None:
+            self._tally = self._tally.with_passes(self._passes_of(wave.size if wave else 0))
+        return self._engine.with_reference(wave)
 
     def _step_norms_are_due(self) -> bool:
         """For the first wave of every so many epochs. A function of the version: ranks and restarts agree."""
@@ -332,9 +335,10 @@ class Learner:
             LEFT_OUT if member.is_bad else find_nonfinite_loss(*term)
             for member, term in zip(members, terms, strict=True)
         ]
-        coefficients = [None if why else term[2] for term, why in zip(terms, reasons, strict=True)]
+        sound = [None if why else term for term, why in zip(terms, reasons, strict=True)]
         draws = [member.group.trajectory.noise.uniform(self._version) for member in members]
-        found, norms = self._add_gradient(wave, coefficients, draws, now, by_step)
+        found, kls, norms = self._add_gradient(wave, sound, draws, now, by_step)
+        terms = [(probs, loss.with_kl(*kl), c) for (probs, loss, c), kl in zip(terms, kls, strict=True)]
         reasons = self._judge(reasons, found, "the learner's log-probs not finite")
         after = self._count(members, [(loss, log_probs) for log_probs, loss, _ in terms], reasons)
         if by_step:
@@ -379,19 +383,25 @@ class Learner:
     def _add_gradient(
         self,
         wave: Wave | None,
-        coefficients: list[Tensor | None],
+        terms: list[_Term | None],
         draws: list[float],
         now: list[Tensor],
         by_step: bool,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Pass the items that have a coefficient, or those drawn from them. Returns log pi_theta by group,
-        `now` elsewhere, and step norms."""
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]], Tensor]:
+        """Pass the items that have a coefficient, or those drawn from them.
+
+        terms: None where a group is bad. Returns by group log pi_theta, `now` elsewhere, and the KLs to the
+        reference with which of them are known, see Loss.with_kl; and step norms.
+        """
         if wave is None:
             nothing = torch.zeros(0, dtype=torch.float64)
             _, norms = self._pass(None, nothing, torch.zeros(0, dtype=torch.int64), by_step)
-            return [], norms
-        given = [torch.zeros_like(n) if c is None else c for n, c in zip(now, coefficients, strict=True)]
-        sums = wave.sums(given)
+            return [], [], norms
+        zeros = [torch.zeros_like(values) for values in now]
+        sums = wave.sums([zero if term is None else term[2] for zero, term in zip(zeros, terms, strict=True)])
+        if wave.to_reference is not None:
+            weights = [None if term is None else term[1].kl_weights for term in terms]
+            sums += wave.kl_sums([zero if w is None else w for zero, w in zip(zeros, weights, strict=True)])
         if self._settings.term_share < 1:
             gains = torch.tensor(self._engine.steps.gains, dtype=torch.float64)
             sums = thin(wave, sums, gains, self._settings.term_share, draws)
@@ -399,7 +409,12 @@ class Learner:
         values, norms = self._pass(wave, sums, chosen, by_step)
         found = wave.by_group(values)
         has_passed = wave.by_group(torch.isin(wave.transitions[0], chosen))
-        return [torch.where(*entry) for entry in zip(has_passed, found, now, strict=True)], norms
+        kls = zeros
+        if wave.to_reference is not None:
+            peaks = torch.tensor(self._engine.steps.peaks, dtype=torch.float64)
+            kls = [peaks - values[place] for place in wave.reference_places()]
+        known = list(zip(kls, has_passed, strict=True))
+        return [torch.where(*entry) for entry in zip(has_passed, found, now, strict=True)], known, norms
 
     def _evaluate(self, wave: Wave | None) -> list[Tensor]:
         self._tally = self._tally.with_passes(self._passes_of(wave.size if wave else 0))

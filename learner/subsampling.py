@@ -54,7 +54,7 @@ def thin(wave: Wave, coefficients: Tensor, gains: Tensor, share: float, starts: 
     """
     items = wave.transitions[0]
     sizes = torch.zeros_like(coefficients)
-    for place in wave.places:
+    for place in [*wave.places, *wave.reference_places()]:
         sizes[place] = coefficients[place].abs() * gains
     sizes = torch.zeros(wave.size, dtype=torch.float64).index_add_(0, items, sizes.square()).sqrt()
     factors = torch.zeros_like(sizes)

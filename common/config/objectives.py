@@ -103,12 +103,43 @@ class PolicyGradientSection(
     ClippedSection,
     title="What the objectives with advantages and a clipped ratio have in common.",
 ):
+    kl_weight: float = setting(
+        0.0,
+        "advantage per nat",
+        "Weight of each step's KL to the reference, in closed form, mean over C H W. Takes the learner one "
+        "more forward pass an image and step; 0 = no such term.",
+        ge=0.0,
+    )
+
+
+class LimitedSection(PolicyGradientSection, title="What the objectives with standardised advantages have."):
     advantage_limit: float = setting(5.0, "", "Advantages are held within +- this.", gt=0.0)
     divide_by_std: bool = setting(True, "", "Advantages are divided by a standard deviation of rewards.")
 
 
+class HistorySection(Section, title="What a prompt's own baseline is taken from."):
+    history: int = setting(
+        32, "rewards", "Rewards remembered of a prompt (ddpo: with baseline prompt).", ge=2
+    )
+    history_minimum: int = setting(
+        16, "rewards", "Fewest remembered rewards that a prompt's own baseline is taken from.", ge=2
+    )
+    history_prompts: int = setting(
+        10_000, "prompts", "Prompts remembered; those seen longest ago are forgotten.", ge=1
+    )
+
+    @model_validator(mode="after")
+    def _minimum_within_history(self) -> HistorySection:
+        if self.history_minimum > self.history:
+            raise ValueError(
+                f"history_minimum ({self.history_minimum}) cannot exceed history ({self.history})"
+            )
+        return self
+
+
 class DdpoSection(
-    PolicyGradientSection,
+    HistorySection,
+    LimitedSection,
     title="Denoising Diffusion Policy Optimization (Black et al. 2023), importance-sampled.",
 ):
     kind: Literal["ddpo"] = "ddpo"
@@ -118,28 +149,34 @@ class DdpoSection(
         "Rewards are centred by the mean of: batch = the epoch; prompt = the prompt's own last rewards, the "
         "epoch where it has too few; group = its images of this epoch.",
     )
-    history: int = setting(32, "rewards", "Rewards remembered of a prompt (baseline prompt).", ge=2)
-    history_minimum: int = setting(
-        16, "rewards", "Fewest remembered rewards that a prompt's own baseline is taken from.", ge=2
-    )
-    history_prompts: int = setting(
-        10_000, "prompts", "Prompts remembered; those seen longest ago are forgotten.", ge=1
-    )
-
-    @model_validator(mode="after")
-    def _minimum_within_history(self) -> DdpoSection:
-        if self.history_minimum > self.history:
-            raise ValueError(
-                f"history_minimum ({self.history_minimum}) cannot exceed history ({self.history})"
-            )
-        return self
 
 
 class GrpoSection(
-    PolicyGradientSection,
-    title="Group Relative Policy Optimization (Shao et al. 2024) on denoising steps, without a KL penalty.",
+    LimitedSection,
+    title="Group Relative Policy Optimization (Shao et al. 2024) on denoising steps.",
 ):
     kind: Literal["grpo"] = "grpo"
+
+
+class DpokSection(
+    HistorySection,
+    PolicyGradientSection,
+    title="DPOK (Fan et al. 2023): rewards less a prompt's value, and each step's KL to the reference.",
+):
+    kind: Literal["dpok"] = "dpok"
+    reward_weight: float = setting(
+        10.0,
+        "",
+        "What rewards less the value are multiplied by (authors: 10 for one prompt, 1000 for many).",
+        gt=0.0,
+    )
+    kl_weight: float = setting(
+        0.01,
+        "advantage per nat",
+        "w_kl: weight of each step's KL to the reference, in closed form, mean over C H W (authors: 0.01 for "
+        "one prompt, 0.1 for many). 0 = no such term.",
+        ge=0.0,
+    )
 
 
 class DenoisingSection(
@@ -220,7 +257,14 @@ def _kind_by_default(value: Any) -> Any:
 
 
 ObjectiveSection = Annotated[
-    PrdpSection | RebelSection | DdpoSection | GrpoSection | RwrSection | RaftSection | NftSection,
+    PrdpSection
+    | RebelSection
+    | DdpoSection
+    | GrpoSection
+    | DpokSection
+    | RwrSection
+    | RaftSection
+    | NftSection,
     Field(discriminator="kind"),
     BeforeValidator(_kind_by_default),
 ]

@@ -89,6 +89,11 @@ class Steps:
         product = ((previous - mean) + (previous - other_mean)) * (mean - other_mean)
         return (product.double().flatten(1).mean(1) * -self._scalar(3, steps)).float()
 
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The log-prob of the mean itself, the largest there is, of each stochastic step, (T_s,)."""
+        return tuple(self._rows[4][step] for step in self.stochastic_steps)
+
     def fingerprint(self, setting: str) -> str:
         """SHA-256 (hex): equal where recorded log-probs can be compared.
 

@@ -7,10 +7,11 @@ The driver asks for `advantages`, because it sees all groups in prompt order; ea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,12 +29,13 @@ class Needs:
 
     reference: LogProbs.ref, so that actors make reference passes. whole_epoch: `advantages` of all groups of
     an epoch at once, before any of them is learned. steps: whole trajectories with log-probs, where x_0 alone
-    would not do.
+    would not do. kl: Loss.kl_weights, so that the learner makes reference passes.
     """
 
     reference: bool
     whole_epoch: bool
     steps: bool = True
+    kl: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,27 @@ class Loss:
     sum: scalar with a graph to LogProbs.now. weight: how many terms were added up, 0 where there is nothing
     to learn. stats: by the names of Objective.statistics, each as (sum, count); reported as sum(sum) /
     sum(count) over an update's groups.
+    kl_weights: float64 (B, T_s), what each step's KL(pi_theta || pi_ref), MEAN over a latent's elements,
+    counts in the loss besides `sum`; the learner adds it. None for no such term.
     """
 
     sum: Tensor
     weight: float
     stats: Mapping[str, tuple[float, float]]
+    kl_weights: Tensor | None = None
+
+    def with_kl(self, kl: Tensor, known: Tensor) -> Loss:
+        """With the KLs, float64 (B, T_s), added to `sum` and in the statistic "kl". known: which of them are,
+        bool (B, T_s)."""
+        if self.kl_weights is None:
+            return self
+        known = known & (self.kl_weights != 0)
+        counted = torch.where(known, kl, 0.0)
+        return replace(
+            self,
+            sum=self.sum.detach() + (self.kl_weights * counted).sum(),
+            stats={**self.stats, "kl": (float(counted.sum()), float(known.sum()))},
+        )
 
 
 class Target(Protocol):

@@ -12,16 +12,19 @@ import numpy as np
 from common.config.objectives import DdpoSection
 from learner.objectives import Advantages, Float64, Needs
 from learner.objectives.history import RewardHistory
-from learner.objectives.ratio import PolicyGradient, centred
+from learner.objectives.ratio import LimitedPolicyGradient, centred, prompt_rewards
 
 
 @dataclass(frozen=True)
-class Ddpo(PolicyGradient):
+class Ddpo(LimitedPolicyGradient):
     """The DDPO loss of one prompt's group, and the advantages of an epoch's groups."""
 
     section: DdpoSection
 
-    needs = Needs(reference=False, whole_epoch=True)
+    @property
+    def needs(self) -> Needs:
+        """See Objective."""
+        return Needs(reference=False, whole_epoch=True, kl=self.section.kl_weight > 0)
 
     @staticmethod
     def build(section: DdpoSection, latent_elements: int) -> Ddpo:
@@ -52,13 +55,11 @@ class Ddpo(PolicyGradient):
         return [centred(rewards, everything, self.section.divide_by_std) for _, rewards in scores]
 
     def _of_prompt(self, scores: Sequence[tuple[str, Float64]], known: RewardHistory) -> list[Float64]:
-        everything = np.concatenate([rewards for _, rewards in scores])
-        found = []
-        for prompt, rewards in scores:
-            remembered = np.array(known.rewards.get(prompt, ()))
-            basis = remembered if len(remembered) >= self.section.history_minimum else everything
-            found.append(centred(rewards, basis, self.section.divide_by_std))
-        return found
+        bases = prompt_rewards(scores, known, self.section.history_minimum)
+        return [
+            centred(rewards, basis, self.section.divide_by_std)
+            for (_, rewards), basis in zip(scores, bases, strict=True)
+        ]
 
     def _of_group(self, scores: Sequence[tuple[str, Float64]], _known: RewardHistory) -> list[Float64]:
         less = [rewards - rewards.mean() for _, rewards in scores]

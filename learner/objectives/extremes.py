@@ -8,7 +8,7 @@ its optimum, because it asks for the same log ratios of every pair, however the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Extremes:
         """The objective's loss of these images."""
         kept = best_and_worst(score.rewards, self.count)
         rows = torch.from_numpy(kept)
-        return self.objective.loss(
+        loss = self.objective.loss(
             LogProbs(
                 now=log_probs.now[rows],
                 old=log_probs.old[rows],
@@ -71,3 +71,7 @@ class Extremes:
             ),
             None if advantages is None else advantages[rows],
         )
+        if loss.kl_weights is None:
+            return loss
+        weights = torch.zeros_like(log_probs.old).index_copy(0, rows, loss.kl_weights)
+        return replace(loss, kl_weights=weights)

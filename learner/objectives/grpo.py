@@ -1,8 +1,5 @@
 """Group Relative Policy Optimization on denoising steps (Shao et al. 2024, arXiv 2402.03300, eq. 3, outcome
-supervision; for flow models Flow-GRPO, arXiv 2505.05470).
-
-Without their KL penalty: its closed form needs the reference's mean at the trained policy's steps, of which
-a trajectory holds the log-prob alone.
+supervision; for flow models Flow-GRPO, arXiv 2505.05470, whose KL penalty is the closed form of kl_weight).
 """
 
 from __future__ import annotations
@@ -15,16 +12,19 @@ import numpy as np
 from common.config.objectives import GrpoSection
 from learner.objectives import Advantages, Float64, Needs
 from learner.objectives.history import RewardHistory
-from learner.objectives.ratio import PolicyGradient, centred
+from learner.objectives.ratio import LimitedPolicyGradient, centred
 
 
 @dataclass(frozen=True)
-class Grpo(PolicyGradient):
+class Grpo(LimitedPolicyGradient):
     """The GRPO loss of one prompt's group."""
 
     section: GrpoSection
 
-    needs = Needs(reference=False, whole_epoch=False)
+    @property
+    def needs(self) -> Needs:
+        """See Objective."""
+        return Needs(reference=False, whole_epoch=False, kl=self.section.kl_weight > 0)
 
     @staticmethod
     def build(section: GrpoSection, latent_elements: int) -> Grpo:

@@ -10,6 +10,7 @@ from common.config.objectives import LogProbSection, ObjectiveSection
 from learner.objectives import Objective
 from learner.objectives.ddpo import Ddpo
 from learner.objectives.denoising import WeightedDenoising
+from learner.objectives.dpok import Dpok
 from learner.objectives.extremes import Extremes
 from learner.objectives.grpo import Grpo
 from learner.objectives.nft import Nft
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {
     "rebel": Rebel.build,
     "ddpo": Ddpo.build,
     "grpo": Grpo.build,
+    "dpok": Dpok.build,
 }
 
 

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "ddpo": {"kind": "ddpo", "baseline": "prompt", "history_minimum": 8, "updates_per_epoch": 2},
     "grpo": {"kind": "grpo"},
+    "rebel": {"kind": "rebel", "updates_per_epoch": 2},
+    "dpok": {"kind": "dpok", "history_minimum": 8, "kl_weight": 1.0, "extremes": 1},
     "rwr": {"kind": "rwr", "noise_levels": "trained"},
     "nft": {"kind": "nft", "pairs_per_image": 3, "updates_per_epoch": 2, "old_decay_rate": 0.1},
 }
@@ -48,4 +50,4 @@ def test_a_continued_run_has_the_bits_of_one_in_one_piece(
         histories.append(json.dumps(dict(checkpoint.state.history)))
     assert ends[0] == ends[1]
     assert histories[0] == histories[1]
-    assert (histories[0] != "{}") == (kind == "ddpo")
+    assert (histories[0] != "{}") == (kind in ("ddpo", "dpok"))

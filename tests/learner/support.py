@@ -226,13 +226,14 @@ def make_learner(
     term_share: float = 1.0,
     old_policy: OldPolicy | None = None,
     parallel: Parallel | None = None,
+    engine: GradientEngine | None = None,
 ) -> Learner:
     """A learner of PRDP, unless another objective is given."""
     parallel = parallel or Single()
     optimizer = make_optimizer(policy)
     probe = Probe.of(policy, distribution)
     return Learner(
-        engine=make_engine(policy, distribution, parallel=parallel),
+        engine=engine or make_engine(policy, distribution, parallel=parallel),
         objective=objective or prdp(beta, clip_range),
         optimizer=CheckedOptimizer(policy, optimizer, probe, LearningRate(rate, 0, 0, 1.0), parallel),
         old_policy=old_policy or Online(remembered=2),

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from common.config.help import help_text
 from common.config.objectives import (
     DdpoSection,
+    DpokSection,
     GrpoSection,
     NftSection,
     PrdpSection,
@@ -49,6 +50,7 @@ EVERY = [
     *_settings(RebelSection, "objective.").items(),
     *_settings(DdpoSection, "objective.").items(),
     *_settings(GrpoSection, "objective.").items(),
+    *_settings(DpokSection, "objective.").items(),
     *_settings(RwrSection, "objective.").items(),
     *_settings(RaftSection, "objective.").items(),
     *_settings(NftSection, "objective.").items(),

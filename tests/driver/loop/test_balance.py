@@ -11,7 +11,7 @@ from common.config.schema import Config
 from driver.loop.balance import FULL_STEP, LORA_STEP, MOST_IDLE, Balance, advice, estimate, share_gpus
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-OBJECTIVE_CONFIGS = ("sd15_ddpo", "sd15_grpo", "sd15_rebel", "sd15_rwr", "sd15_raft", "sd15_nft")
+OBJECTIVE_CONFIGS = tuple(f"sd15_{kind}" for kind in ("ddpo", "grpo", "dpok", "rebel", "rwr", "raft", "nft"))
 GPU_CONFIGS = ("sd15_lora", "sdxl_lora", "cluster_sd15", "paper_small", "paper_large", *OBJECTIVE_CONFIGS)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.config.objectives import DdpoSection, GrpoSection, PrdpSection, RebelSection
+from common.config.objectives import DdpoSection, DpokSection, GrpoSection, PrdpSection, RebelSection
 from common.trajectory import GroupScore
 from learner.objectives import LogProbs, Objective, statistic_names
 from learner.objectives.ddpo import Ddpo
@@ -23,7 +23,14 @@ from learner.objectives.ratio import OFFSET
 from learner.objectives.registry import OBJECTIVES, build_objective
 
 Scores = list[tuple[str, Any]]
-SECTIONS = (PrdpSection(), RebelSection(), DdpoSection(), GrpoSection())
+SECTIONS = (
+    PrdpSection(),
+    RebelSection(),
+    DdpoSection(),
+    GrpoSection(),
+    GrpoSection(kl_weight=0.1),
+    DpokSection(),
+)
 UNCLIPPED = {"advantage_limit": 1e9, "divide_by_std": False, "clip": False}
 
 
