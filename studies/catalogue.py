@@ -60,6 +60,7 @@ METHODS: dict[str, Changes] = {
     "ddpo_group": {"objective": {"kind": "ddpo", "baseline": "group"}},
     "grpo": {"objective": {"kind": "grpo"}},
     "rebel": {"objective": {"kind": "rebel"}},
+    "dpok": {"objective": {"kind": "dpok", "reward_weight": 1000.0, "kl_weight": 0.1}},
     "rwr": {"objective": {"kind": "rwr"}},
     "raft": {"objective": {"kind": "raft"}},
     "nft": {"objective": {"kind": "nft"}},
