@@ -100,8 +100,10 @@ def sample_group(
     """B trajectories of the task's prompt and their images, uint8 (B, height, width, 3).
 
     The policy must hold the weights that the task names. reference: None where no task asks for log ratios.
+    distribution: of the run; the task's epoch says which of its steps draw noise.
     """
-    family = policy.family
+    family, schedule = policy.family, policy.schedule(distribution)
+    distribution = distribution.during(task.noise.run_seed, task.noise.epoch)
     draws = len(distribution.stochastic_steps) + 1
     noise = torch.from_numpy(task.noise.normal(task.images, draws, family.latent_shape)).to(family.device)
     condition = policy.embed(task.prompt)
@@ -120,7 +122,7 @@ def sample_group(
         log_prob=log_probs(learned, latents, means).cpu().numpy(),
         log_ratio=_log_ratio(task, reference, distribution, latents, means, condition),
         condition={name: rows.cpu().numpy() for name, rows in condition.items()},
-        schedule=policy.schedule(distribution),
+        schedule=schedule,
     )
     return trajectory, family.decode(latents[-1])
 

@@ -138,6 +138,7 @@ class LearnerHost:
             gradient_norm=0.0,
             groups=1,
             log_ratio_mean=0.0,
+            log_ratio_shares={},
             latent_elements=4 * self._sizes.latent**2,
             log_ratio_mismatch=0.0,
             step_gradient_norms={},

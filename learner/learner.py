@@ -105,7 +105,7 @@ class Learner:
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
         self._kept: list[list[_Anchored]] = []
-        self._nothing = Tally(Totals.zero(statistic_names(objective)))
+        self._nothing = Tally(Totals.zero(statistic_names(objective), engine.steps.num_steps))
         self._tally = self._nothing
 
     @property
@@ -256,6 +256,7 @@ class Learner:
             gradient_norm=norm,
             groups=tally.groups,
             log_ratio_mean=totals.log_ratio_mean,
+            log_ratio_shares=totals.log_ratio_shares,
             latent_elements=math.prod(self._policy.family.latent_shape),
             log_ratio_mismatch=tally.mismatch,
             step_gradient_norms=tally.step_norms,
@@ -301,6 +302,13 @@ class Learner:
             raise WeightsError(
                 f"A trajectory of prompt {trajectory.prompt!r} is its x_0 alone, and the objective needs "
                 "log-probs: it was sampled for another objective.kind."
+            )
+        noise = trajectory.noise
+        steps = self._engine.steps.during(noise.run_seed, noise.epoch).stochastic_steps
+        if trajectory.has_steps and trajectory.stochastic_steps.tolist() != list(steps):
+            raise WeightsError(
+                f"A trajectory of prompt {trajectory.prompt!r} draws noise at the steps "
+                f"{trajectory.stochastic_steps.tolist()}; in epoch {noise.epoch} they are {list(steps)}."
             )
         if trajectory.log_ratio is None and self._objective.needs.reference:
             raise WeightsError(
@@ -368,7 +376,8 @@ class Learner:
         after = []
         for member, (loss, log_probs), reason in zip(members, terms, reasons, strict=True):
             if not reason:
-                self._tally = self._tally.with_group(loss, log_probs)
+                steps = member.group.trajectory.stochastic_steps
+                self._tally = self._tally.with_group(loss, log_probs, steps)
             elif not member.is_bad:
                 trajectory = member.group.trajectory
                 bad = BadGroup(trajectory.prompt, trajectory.noise, reason)
@@ -402,9 +411,10 @@ class Learner:
         if wave.to_reference is not None:
             weights = [None if term is None else term[1].kl_weights for term in terms]
             sums += wave.kl_sums([zero if w is None else w for zero, w in zip(zeros, weights, strict=True)])
+        at = wave.items[2].cpu()[wave.transitions[0]]
         if self._settings.term_share < 1:
             gains = torch.tensor(self._engine.steps.gains, dtype=torch.float64)
-            sums = thin(wave, sums, gains, self._settings.term_share, draws)
+            sums = thin(wave, sums, gains[at], self._settings.term_share, draws)
         chosen = wave.items_of(sums != 0)
         values, norms = self._pass(wave, sums, chosen, by_step)
         found = wave.by_group(values)
@@ -412,7 +422,7 @@ class Learner:
         kls = zeros
         if wave.to_reference is not None:
             peaks = torch.tensor(self._engine.steps.peaks, dtype=torch.float64)
-            kls = [peaks - values[place] for place in wave.reference_places()]
+            kls = [peaks[at[place]] - values[place] for place in wave.reference_places()]
         known = list(zip(kls, has_passed, strict=True))
         return [torch.where(*entry) for entry in zip(has_passed, found, now, strict=True)], known, norms
 

@@ -9,6 +9,7 @@ from enum import Enum
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.stopwatch import Busy
@@ -68,7 +69,10 @@ class UpdateReport:
     loss: sum over weight, see learner.objectives.Loss; stats: the objective's statistics by name, the means
     over what each counts; one that counted nothing is 0. gradient_norm: L2, before clipping.
     log_ratio_mean: mean over trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over a
-    latent's elements, before the update; None without a reference. latent_elements: of one image's latent.
+    latent's elements, before the update; None without a reference. log_ratio_shares: by position of the step,
+    its share of how much the images of a prompt differ in these log ratios: mean absolute deviation from the
+    prompt's mean, over its sum over steps; empty without a reference, or where they are all 0.
+    latent_elements: of one image's latent.
     log_ratio_mismatch: largest deviation of the learner's log-probs from the actors' at unchanged weights.
     step_gradient_norms: of the first wave's own mean gradient, by position of the step; empty where they are
     not taken. process: of this rank, host:pid; busy: its work, a piece for each wave and one for the update.
@@ -84,6 +88,7 @@ class UpdateReport:
     gradient_norm: float
     groups: int
     log_ratio_mean: float | None
+    log_ratio_shares: Mapping[int, float]
     latent_elements: int
     log_ratio_mismatch: float
     step_gradient_norms: Mapping[int, float]
@@ -107,26 +112,32 @@ class Totals:
     """Sums over groups, which ranks add up: a vector of float64.
 
     loss, weight: see Loss. bad_groups: their number. trajectories, log_ratio: images that have a reference,
-    and the sum of their log ratios. stats: (sum, count) of each of the objective's statistics.
+    and the sum of their log ratios. stats: (sum, count) of each of the objective's statistics. deviations: of
+    each of the T steps, the sum over images of the log ratio's absolute deviation from its group's mean.
     """
 
     vector: Tensor
     names: tuple[str, ...]
+    steps: int
 
     @staticmethod
-    def zero(names: tuple[str, ...]) -> Totals:
-        """Nothing yet. names: of the objective's statistics."""
-        return Totals(torch.zeros(5 + 2 * len(names), dtype=torch.float64), names)
+    def zero(names: tuple[str, ...], steps: int) -> Totals:
+        """Nothing yet. names: of the objective's statistics; steps: T."""
+        return Totals(torch.zeros(5 + 2 * len(names) + steps, dtype=torch.float64), names, steps)
 
-    def with_group(self, loss: Loss, log_probs: LogProbs | None) -> Totals:
-        """One more group. log_probs: None where its loss is not of any."""
-        ratios = (0.0, 0.0)
+    def with_group(self, loss: Loss, log_probs: LogProbs | None, positions: NDArray[np.int64]) -> Totals:
+        """One more group. log_probs: None where its loss is not of any. positions: of its stochastic steps,
+        (T_s,)."""
+        deviations, ratios = torch.zeros(self.steps, dtype=torch.float64), (0.0, 0.0)
         if log_probs is not None and log_probs.ref is not None:
-            now = log_probs.now.detach()
-            ratios = float(len(now)), float((now - log_probs.ref).sum())
+            ratio = log_probs.now.detach() - log_probs.ref
+            ratios = float(len(ratio)), float(ratio.sum())
+            deviations[torch.from_numpy(positions)] = (ratio - ratio.mean(0)).abs().sum(0)
         stats = [value for name in self.names for value in loss.stats[name]]
         values = [float(loss.sum.detach()), loss.weight, 0.0, *ratios, *stats]
-        return replace(self, vector=self.vector + torch.tensor(values, dtype=torch.float64))
+        return replace(
+            self, vector=self.vector + torch.cat([torch.tensor(values, dtype=torch.float64), deviations])
+        )
 
     def with_bad_group(self) -> Totals:
         """A group that is left out."""
@@ -156,9 +167,16 @@ class Totals:
         return log_ratio / trajectories if trajectories else None
 
     @property
+    def log_ratio_shares(self) -> dict[int, float]:
+        """See UpdateReport."""
+        deviations = self.vector[5 + 2 * len(self.names) :]
+        shares = (deviations / deviations.sum()).tolist() if deviations.any() else []
+        return {step: share for step, share in enumerate(shares) if share}
+
+    @property
     def stats(self) -> dict[str, float]:
         """Means by name."""
-        pairs = self.vector[5:].view(-1, 2).tolist()
+        pairs = self.vector[5 : 5 + 2 * len(self.names)].view(-1, 2).tolist()
         return {name: total / max(count, 1.0) for name, (total, count) in zip(self.names, pairs, strict=True)}
 
 
@@ -178,9 +196,10 @@ class Tally:
         """More passes."""
         return replace(self, passes=self.passes + passes)
 
-    def with_group(self, loss: Loss, log_probs: LogProbs | None) -> Tally:
+    def with_group(self, loss: Loss, log_probs: LogProbs | None, positions: NDArray[np.int64]) -> Tally:
         """One more group, see Totals."""
-        return replace(self, totals=self.totals.with_group(loss, log_probs), groups=self.groups + 1)
+        totals = self.totals.with_group(loss, log_probs, positions)
+        return replace(self, totals=totals, groups=self.groups + 1)
 
     def with_bad_group(self, group: BadGroup) -> Tally:
         """A group that is left out."""

@@ -49,13 +49,13 @@ def draw(probabilities: Tensor, start: float) -> Tensor:
 def thin(wave: Wave, coefficients: Tensor, gains: Tensor, share: float, starts: Sequence[float]) -> Tensor:
     """Coefficients of which about `share` of the items with any are left, and the same expectation.
 
-    coefficients: of the wave's transitions, float64 (E,). gains: |b| / sigma of the stochastic steps, float64
-    (T_s,). starts: uniform over [0, 1), one a group. An item's transitions stay or go together.
+    coefficients: of the wave's transitions, float64 (E,). gains: |b| / sigma of their steps, float64 (E,).
+    starts: uniform over [0, 1), one a group. An item's transitions stay or go together.
     """
     items = wave.transitions[0]
     sizes = torch.zeros_like(coefficients)
     for place in [*wave.places, *wave.reference_places()]:
-        sizes[place] = coefficients[place].abs() * gains
+        sizes[place] = coefficients[place].abs() * gains[place]
     sizes = torch.zeros(wave.size, dtype=torch.float64).index_add_(0, items, sizes.square()).sqrt()
     factors = torch.zeros_like(sizes)
     for place, start in zip(wave.places, starts, strict=True):

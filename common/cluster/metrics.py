@@ -132,6 +132,12 @@ METRICS: tuple[MetricDefinition, ...] = (
     _gauge("policy/version", "updates", "Optimizer updates behind the published weights."),
     _gauge("optimizer/gradient_norm", "", "L2 norm of the gradient before clipping, mean over the updates."),
     _gauge(
+        "policy/log_ratio_share_step_<step>",
+        "",
+        "A stochastic step's share of how much a prompt's images differ in the summed log ratio to the "
+        "reference, at the epoch's last update; a step near 1 outweighs the others.",
+    ),
+    _gauge(
         "optimizer/gradient_norm_step_<step>",
         "",
         "L2 norm of the part of the gradient from one denoising step (0 = noisiest).",

@@ -144,6 +144,39 @@ FlowSampler = FlowSdeSampler | DanceSdeSampler | CpsSampler | PreciseSampler
 SamplerSection = Annotated[AutoSampler | DdimSampler | FlowSampler, Field(discriminator="kind")]
 
 
+class WholeWindow(Section, title="All stochastic steps, in every epoch."):
+    kind: Literal["whole"] = "whole"
+
+
+class FixedWindow(Section, title="The same steps in every epoch."):
+    kind: Literal["fixed"] = "fixed"
+    size: int = setting(3, "steps", "How many stochastic steps in a row draw noise.", ge=1)
+    first: int = setting(0, "", "The stochastic step that it begins at; 0 = the noisiest.", ge=0)
+
+
+class ShiftingWindow(Section, title="Steps that change."):
+    size: int = setting(3, "steps", "How many stochastic steps in a row draw noise.", ge=1)
+    among: int = setting(
+        0, "steps", "The window lies within the first so many stochastic steps; 0 = within all.", ge=0
+    )
+
+
+class RandomWindow(ShiftingWindow, title="Steps drawn for each epoch, from seed and epoch."):
+    kind: Literal["random"] = "random"
+
+
+class MovingWindow(ShiftingWindow, title="From the noisiest steps on, one step further at a time (MixGRPO)."):
+    kind: Literal["moving"] = "moving"
+    every_epochs: int = setting(
+        25, "epochs", "The window stays so long; after its last place it begins again.", ge=1
+    )
+
+
+WindowSection = Annotated[
+    WholeWindow | FixedWindow | RandomWindow | MovingWindow, Field(discriminator="kind")
+]
+
+
 class SamplingSection(Section, title="How actors sample, over the model's own noise schedule."):
     prompts_per_epoch: int = setting(16, "prompts", "N: prompts drawn an epoch.", ge=1)
     images_per_prompt: int = setting(8, "images", "B: images sampled of each prompt.", ge=2)
@@ -170,6 +203,12 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
         "Largest gain of a step that auto chooses: how far the step's mean moves, in units of its own noise, "
         "where the network's output moves by one. A step of larger gain would outweigh the others.",
         gt=0.0,
+    )
+    window: WindowSection = setting(
+        WholeWindow(),
+        "",
+        "Which of the stochastic steps draw noise in an epoch and enter the objective; the others follow the "
+        "ODE.",
     )
     branch_at: tuple[int, ...] = setting(
         (),
@@ -213,6 +252,21 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
                 f"equal; those that draw noise are {list(self.named_stochastic_steps or ())}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _branches_need_noise(self) -> SamplingSection:
+        if self.branch_at and not isinstance(self.window, WholeWindow):
+            raise ValueError(
+                "branch_at names steps that draw noise in every epoch, which those of a window do not; set "
+                "window.kind to whole, or leave branch_at empty"
+            )
+        return self
+
+    @property
+    def most_learned_steps(self) -> int:
+        """The most steps that enter the objective in an epoch: all, where the schedule decides."""
+        named = self.steps if self.named_stochastic_steps is None else len(self.named_stochastic_steps)
+        return named if isinstance(self.window, WholeWindow) else min(named, self.window.size)
 
     @property
     def named_stochastic_steps(self) -> tuple[int, ...] | None:

@@ -115,9 +115,16 @@ def ddim_steps(
             alphas[timesteps], alpha_bar_prev, level.expand(steps), scheduler.config.prediction_type
         )
         etas = torch.where(gains < level, etas * (equal / std), etas)
-    a, b, std = coefficients(etas)
-    times = tuple(timesteps.double().tolist())
-    return Steps(times, tuple(a.tolist()), tuple(b.tolist()), tuple(std.tolist()), stochastic)
+    of_steps = torch.stack(coefficients(etas)).tolist()
+    still = torch.stack(coefficients(torch.zeros_like(etas))).tolist()
+    return Steps(
+        times=tuple(timesteps.double().tolist()),
+        sample_weight=tuple(of_steps[0]),
+        output_weight=tuple(of_steps[1]),
+        std=tuple(of_steps[2]),
+        stochastic_steps=stochastic,
+        quiet=(tuple(still[0]), tuple(still[1])),
+    )
 
 
 def _ddim_scheduler(config: Mapping[str, Any]) -> Any:
@@ -251,11 +258,12 @@ def flow_steps(sigmas: Sequence[float], time_scale: float, kind: str, level: flo
     pairs = list(itertools.pairwise(sigmas))
     noisy = [FLOW_SAMPLERS[kind](s, n, level) for s, n in pairs]
     stochastic = chosen.of(_gains([b for _, b, _ in noisy], [std for _, _, std in noisy]))
-    mixed = [
-        step if at in stochastic else FLOW_SAMPLERS[kind](*pairs[at], 0.0) for at, step in enumerate(noisy)
-    ]
+    still = [FLOW_SAMPLERS[kind](s, n, 0.0) for s, n in pairs]
+    mixed = [step if at in stochastic else still[at] for at, step in enumerate(noisy)]
     a, b, std = (tuple(values) for values in zip(*mixed, strict=True))
-    return Steps(tuple(time_scale * s for s in sigmas[:-1]), a, b, std, stochastic)
+    still_a, still_b, _ = (tuple(values) for values in zip(*still, strict=True))
+    times = tuple(time_scale * s for s in sigmas[:-1])
+    return Steps(times, a, b, std, stochastic, quiet=(still_a, still_b))
 
 
 def flow_noise_levels(sigmas: Sequence[float], time_scale: float) -> NoiseLevels:

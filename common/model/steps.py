@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -30,6 +30,20 @@ Positions = int | Tensor
 
 
 @dataclass(frozen=True)
+class Window:
+    """So many stochastic steps in a row, the only ones that draw noise in an epoch (MixGRPO, arXiv
+    2507.21802). The steps after it depend on the weights too and enter no likelihood: an approximation.
+
+    begin: run seed and epoch -> number of the stochastic step that it begins at. All groups of an epoch share
+    the window, so all images that are compared do. name: says what begin computes.
+    """
+
+    size: int
+    begin: Callable[[int, int], int]
+    name: str
+
+
+@dataclass(frozen=True)
 class Steps:
     """p(x_{t-1} | x_t, c) of all T steps. Step 0 is the noisiest.
 
@@ -37,6 +51,9 @@ class Steps:
     stochastic_steps: positions of the steps that draw noise and enter the objective, increasing. At all
     others std is 0. device: of the latents. Where all items are at one step, its numbers are used as Python
     floats; they round as the tensors on the device do, so both give the same bits, and nothing is copied.
+    quiet: a_t and b_t of all steps without noise. window: None = every stochastic step draws noise in every
+    epoch. With one, these are the steps that may; their numbers are the same in every window, so whoever
+    computes log-probs needs no more.
     """
 
     times: tuple[float, ...]
@@ -45,6 +62,27 @@ class Steps:
     std: tuple[float, ...]
     stochastic_steps: tuple[int, ...]
     device: torch.device = CPU
+    quiet: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    window: Window | None = None
+
+    def during(self, run_seed: int, epoch: int) -> Steps:
+        """The steps of an epoch: those outside its window draw no noise."""
+        if self.window is None:
+            return self
+        begin = self.window.begin(run_seed, epoch)
+        drawn = self.stochastic_steps[begin : begin + self.window.size]
+
+        def mixed(noisy: Sequence[float], quiet: Sequence[float]) -> tuple[float, ...]:
+            return tuple(noisy[at] if at in drawn else quiet[at] for at in range(self.num_steps))
+
+        return replace(
+            self,
+            sample_weight=mixed(self.sample_weight, self.quiet[0]),
+            output_weight=mixed(self.output_weight, self.quiet[1]),
+            std=mixed(self.std, [0.0] * self.num_steps),
+            stochastic_steps=drawn,
+            window=None,
+        )
 
     @property
     def num_steps(self) -> int:
@@ -53,8 +91,9 @@ class Steps:
 
     @property
     def gains(self) -> tuple[float, ...]:
-        """|b_t| / sigma_t of the stochastic steps, see Chosen."""
-        return tuple(abs(self.output_weight[step]) / self.std[step] for step in self.stochastic_steps)
+        """|b_t| / sigma_t of all T steps, see Chosen; 0 of those that draw no noise."""
+        pairs = zip(self.output_weight, self.std, strict=True)
+        return tuple(abs(b) / std if std else 0.0 for b, std in pairs)
 
     def time(self, steps: Positions, items: int) -> Tensor:
         """What the network is told, float32 (M,) on the device, M = items."""
@@ -91,15 +130,16 @@ class Steps:
 
     @property
     def peaks(self) -> tuple[float, ...]:
-        """The log-prob of the mean itself, the largest there is, of each stochastic step, (T_s,)."""
-        return tuple(self._rows[4][step] for step in self.stochastic_steps)
+        """The log-prob of the mean itself, the largest there is, of all T steps; NaN without noise."""
+        return self._rows[4]
 
     def fingerprint(self, setting: str) -> str:
         """SHA-256 (hex): equal where recorded log-probs can be compared.
 
         setting: what else decides them, such as the guidance, in words.
         """
-        total = hashlib.sha256(f"{setting}; stochastic {self.stochastic_steps}".encode())
+        window = "" if self.window is None else f"; window {self.window.name}"
+        total = hashlib.sha256(f"{setting}; stochastic {self.stochastic_steps}{window}".encode())
         for values in (self.times, self.sample_weight, self.output_weight, self.std):
             total.update(torch.tensor(values, dtype=torch.float64).numpy().tobytes())
         return total.hexdigest()

@@ -53,8 +53,7 @@ def estimate(config: Config, with_reference: bool) -> Balance:
     may run ahead (data.max_staleness).
     """
     sampling, learner, updates = config.sampling, config.learner, config.objective.updates_per_epoch
-    named = sampling.named_stochastic_steps
-    stochastic_steps = sampling.steps if named is None else len(named)
+    stochastic_steps = sampling.most_learned_steps
     images = sampling.prompts_per_epoch * sampling.images_per_prompt
     per_prompt = sampling.images_per_prompt
     items = sampling.prompts_per_epoch * config.objective.items(per_prompt, per_prompt * stochastic_steps)

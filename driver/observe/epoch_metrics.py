@@ -90,6 +90,10 @@ class EpochTally:
                 for name in every[0].stats
             },
             **_kl_to_reference(every[0]),
+            **{
+                f"policy/log_ratio_share_step_{step}": share
+                for step, share in every[-1].log_ratio_shares.items()
+            },
             "policy/log_ratio_mismatch_max": float(np.max([report.log_ratio_mismatch for report in first])),
             "policy/age_epochs": age / self.config.objective.updates_per_epoch,
             "policy/version": float(every[-1].version),

@@ -95,7 +95,8 @@ class Terms:
 
     def thinned(self, share: float, update: int) -> Tensor:
         starts = [group.noise.uniform(update) for group in self.groups]
-        return thin(self.wave, self.coefficients, self.gains, share, starts)
+        steps = self.wave.items[2][self.wave.transitions[0]]
+        return thin(self.wave, self.coefficients, self.gains[steps], share, starts)
 
     def estimates(self, share: float, draws: int) -> Tensor:
         """Of the gradient, (draws, 5)."""
@@ -159,7 +160,8 @@ def test_the_learner_passes_what_is_drawn_and_weighs_it(tiny_pipeline_v: Path, t
         log_probs = LogProbs(now, now.detach(), now.detach() - torch.from_numpy(group.log_ratio))
         (c,) = torch.autograd.grad(prdp().loss(log_probs, groups[-1].score, None).sum, now)
         # Items of a group are ordered by step, then by image.
-        sizes = (c.abs() * torch.tensor(distribution.gains, dtype=torch.float64)).T.flatten().tolist()
+        gains = torch.tensor(distribution.gains, dtype=torch.float64)[list(distribution.stochastic_steps)]
+        sizes = (c.abs() * gains).T.flatten().tolist()
         probabilities = slow_probabilities(sizes, 0.4)
         drawn = slow_draw(probabilities, group.noise.uniform(0))
         factors = [is_drawn / p for is_drawn, p in zip(drawn, probabilities, strict=True)]

@@ -19,6 +19,7 @@ from common.model.scheduler_options import check_flow
 from common.model.schedules import flow_noise_levels, flow_steps
 from common.model.steps import Chosen, Steps
 from common.model.text import PaddedText, TextStage
+from common.model.windows import windowed
 
 Settings = Mapping[str, Any]
 """A part's configuration, its class's defaults filled in."""
@@ -185,4 +186,4 @@ class FlowFamily(PipelineFamily):
         sigmas = cls.sigmas(config, sampling.steps, layout.tokens)
         chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at)
         steps = flow_steps(sigmas, cls.TIME_SCALE, sampler.kind, sampler.level, chosen)
-        return replace(steps, times=cls.times(config, sigmas[:-1]))
+        return windowed(replace(steps, times=cls.times(config, sigmas[:-1])), sampling.window)

@@ -20,6 +20,7 @@ from common.model.scheduler_options import check_discrete
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen, Steps
 from common.model.text import TextKind
+from common.model.windows import windowed
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 FIRST_SIZE = 64
@@ -76,7 +77,8 @@ def discrete_steps(
     if not isinstance(sampler, DdimSampler):
         raise ModelError(f"sampling.sampler is {sampler.kind}, which is for flow models; take auto or ddim.")
     chosen = Chosen(sampling.named_stochastic_steps, sampling.max_step_gain, sampling.branch_at)
-    return replace(ddim_steps(config, sampling.steps, sampler.eta, chosen, sampler.flat), device=device)
+    steps = ddim_steps(config, sampling.steps, sampler.eta, chosen, sampler.flat)
+    return replace(windowed(steps, sampling.window), device=device)
 
 
 def check_width(source: Source, encoders: Mapping[str, TextKind]) -> None:

@@ -32,6 +32,7 @@ def report(**changes: Any) -> UpdateReport:
         "stats": {"clip_share": 0.25, "tie_share": 0.1},
         "groups": 2,
         "log_ratio_mean": 0.3,
+        "log_ratio_shares": {1: 0.4, 3: 0.6},
         "latent_elements": 10,
         "log_ratio_mismatch": 1e-8,
         "step_gradient_norms": {0: 0.1, 1: 0.2, 2: 0.3},
@@ -80,6 +81,7 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
     assert metrics["optimizer/skipped_updates"] == 1
     assert metrics["optimizer/bad_updates"] == 1
     assert metrics["optimizer/gradient_norm_step_2"] == 0.3
+    assert metrics["policy/log_ratio_share_step_3"] == 0.6
     assert metrics["policy/log_ratio_mismatch_max"] == 1e-6
     assert metrics["policy/version"] == 4
     # Two updates an epoch: a group two versions old is one epoch old, the other is new.
