@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
     Qwen2_5_VLConfig,
@@ -30,10 +34,12 @@ from common.config.load import load_config
 from common.config.schema import Config
 from common.config.training import LoraPolicy
 from common.model.families.flow import FlowFamily, Layout
+from common.model.families.flux import FluxFamily
 from common.model.families.flux2_klein import Flux2KleinFamily
 from common.model.families.pixart_sigma import PixArtSigmaFamily
 from common.model.families.qwen_image import QwenImageFamily
 from common.model.families.sana import SanaFamily
+from common.model.families.stable_diffusion_3 import StableDiffusion3Family
 from common.model.families.z_image import ZImageFamily
 from common.model.scheduler_options import fill_scheduler_config
 from common.terminal import run_command, say
@@ -42,6 +48,14 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 META = torch.device("meta")
 T5_XXL = T5Config(
     d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
+)
+CLIP_L = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768)
+CLIP_G = CLIPTextConfig(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    projection_dim=1280,
 )
 GEMMA = Gemma2Config(
     hidden_size=2304,
@@ -110,6 +124,33 @@ FLOW = "FlowMatchEulerDiscreteScheduler"
 SOLVER = "DPMSolverMultistepScheduler"
 DYNAMIC = {"use_dynamic_shifting": True}
 SHAPES = {
+    "sd35": Shape(
+        StableDiffusion3Family,
+        lambda: nn.ModuleList(
+            [CLIPTextModelWithProjection(CLIP_L), CLIPTextModelWithProjection(CLIP_G), T5EncoderModel(T5_XXL)]
+        ),
+        8,
+        16,
+        False,
+        (FLOW, {"shift": 3.0}),
+        {
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)),
+            "qk_norm": "rms_norm",
+        },
+    ),
+    "flux": Shape(
+        FluxFamily,
+        lambda: nn.ModuleList([CLIPTextModel(CLIP_L), T5EncoderModel(T5_XXL)]),
+        16,
+        64,
+        True,
+        (FLOW, {**DYNAMIC, "shift": 3.0}),
+        {"guidance_embeds": True},
+    ),
     "pixart_sigma": Shape(
         PixArtSigmaFamily,
         lambda: T5EncoderModel(T5_XXL),
@@ -180,10 +221,14 @@ def count(family: Any, text: Callable[[], Any], config: Config) -> Cost:
         name: value[:, :tokens] if value.dim() > 1 else torch.tensor([tokens])
         for name, value in family.example().items()
     }
+    if not tokens:
+        condition = family.example()
     latents, times = torch.empty(1, *family.latent_shape, device=META), torch.empty(1, device=META)
 
     def predict() -> Tensor:
-        output: Tensor = family.forward(network, latents, times, condition)
+        # At scale 1 it is one pass, whatever the guidance.
+        forward = partial(family.forward, network)
+        output: Tensor = family.guidance(1.0).predict(forward, latents, times, condition)
         return output
 
     parameters = sum(value.numel() for value in network.parameters())
@@ -216,9 +261,9 @@ def _flop(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def row(name: str, config: Config, cost: Cost, learned: int) -> str:
-    """A row of the table. learned: steps of an image that enter the objective."""
-    sampling, rows = config.sampling, 1 if config.sampling.guidance_scale == 1.0 else 2
+def row(name: str, config: Config, cost: Cost, learned: int, rows: int) -> str:
+    """A row of the table. learned: steps of an image that enter the objective. rows: of a condition."""
+    sampling = config.sampling
     passes = rows * sampling.images_per_prompt
     group = f"{sampling.images_per_prompt} x {sampling.height} px, {learned} of {sampling.steps} steps"
     moved = sampling.images_per_prompt * (sampling.steps + 1) * cost.latent + rows * cost.condition
@@ -257,7 +302,9 @@ def main(_: Sequence[str]) -> int:
         config = load_config(CONFIGS / f"{name}_lora.yaml", [])
         family = shape.loaded(config)
         cost = count(family, shape.text, config)
-        say(row(name, config, cost, len(family.steps(config.sampling).stochastic_steps)))
+        steps = family.steps(config.sampling).during(config.run.seed, 0)
+        rows = family.guidance(config.sampling.guidance_scale).rows
+        say(row(name, config, cost, len(steps.stochastic_steps), rows))
     return 0
 
 
