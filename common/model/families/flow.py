@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,12 +46,11 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class FlowFamily(PipelineFamily):
+class FlowFamily(PipelineFamily, ABC):
     """A transformer that predicts v = e - x0 (flow matching).
 
-    A family states what stands here without a body, and overrides what is otherwise with it. TIME_SCALE: the
-    network is told TIME_SCALE times the noise level. SAMPLER: of the stochastic steps, where the
-    configuration says auto.
+    A family states what is abstract here, and overrides where it differs. TIME_SCALE: the network is told so
+    many times the noise level. SAMPLER: of the stochastic steps, where the configuration says auto.
     """
 
     TIME_SCALE: ClassVar[float]
@@ -59,24 +59,28 @@ class FlowFamily(PipelineFamily):
     layout: Layout
 
     @classmethod
+    @abstractmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
         """Raise ModelError where the parts do not fit each other. network: the transformer's settings."""
-        raise NotImplementedError
+        ...
 
     @classmethod
+    @abstractmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
         """For the size asked for. Raises ModelError where the model has none such."""
-        raise NotImplementedError
+        ...
 
     @classmethod
+    @abstractmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
         """T+1 noise levels from 1 to 0, those of the pipeline's own call; T = steps."""
-        raise NotImplementedError
+        ...
 
     @classmethod
+    @abstractmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
         """Makes one prompt's condition, one row of the same shapes for every prompt."""
-        raise NotImplementedError
+        ...
 
     @classmethod
     def guided(cls, network: Settings, scale: float) -> Guidance:
