@@ -40,6 +40,7 @@ from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families import check_model
 from common.model.loading import Parts, load_policy
+from common.model.options import T5, T5_NAMES, check_options
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
 from common.model.steps import Chosen, Steps
@@ -460,3 +461,41 @@ def test_a_distilled_klein_takes_no_guidance(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"distilled.* sampling\.guidance_scale"):
         check_model(model, SamplingSection(guidance_scale=4.0))
     check_model(model, SamplingSection(guidance_scale=1.0))
+
+
+PUBLISHED_T5 = {
+    "architectures": ["T5EncoderModel"],
+    "classifier_dropout": 0.0,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": 4096,
+    "decoder_start_token_id": 0,
+    "dense_act_fn": "gelu_new",
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "num_decoder_layers": 24,
+    "num_heads": 64,
+    "num_layers": 24,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.41.2",
+    "use_cache": True,
+    "vocab_size": 32128,
+}
+"""Of Stable Diffusion 3.5's text_encoder_3."""
+
+
+def test_the_published_configuration_of_t5_is_taken() -> None:
+    check_options(Path("config.json"), PUBLISHED_T5, T5_NAMES, T5)
+    with pytest.raises(ModelError, match="quantization_config"):
+        check_options(Path("config.json"), {**PUBLISHED_T5, "quantization_config": {"bits": 4}}, T5_NAMES, T5)
