@@ -24,7 +24,7 @@ from common.config.objectives import (
 )
 from common.config.schema import Config
 from common.config.services import REWARD_FORMS
-from common.config.training import DdimSampler, FullPolicy, LoraPolicy
+from common.config.training import DdimSampler, FixedWindow, FullPolicy, LoraPolicy, MovingWindow
 from common.config.tree import about, fields, tree_of
 
 TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint": "folder of a checkpoint"})
@@ -32,7 +32,7 @@ TEXT = help_text("python train.py CONFIG.yaml [key=value ...]", {"--checkpoint":
 
 def _settings(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     """Fields by dotted key, found without the code under test; the sections that nest are spelt out."""
-    nested = {"policy", "objective", "rewards", "gold", "sampler"}
+    nested = {"policy", "objective", "rewards", "gold", "sampler", "window"}
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -55,6 +55,8 @@ EVERY = [
     *_settings(RaftSection, "objective.").items(),
     *_settings(NftSection, "objective.").items(),
     *_settings(DdimSampler, "sampling.sampler.").items(),
+    *_settings(FixedWindow, "sampling.window.").items(),
+    *_settings(MovingWindow, "sampling.window.").items(),
     *{
         key: info
         for section in ("rewards", "gold")
