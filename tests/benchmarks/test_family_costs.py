@@ -49,7 +49,7 @@ def test_a_small_transformer_is_counted_as_by_hand() -> None:
 
 def test_a_row_multiplies_passes_of_sampling_and_of_an_update() -> None:
     cost = count(SHAPE.loaded(CONFIG), SHAPE.text, CONFIG)
-    cells = [cell.strip() for cell in row("x", CONFIG, cost, 18).split("|")][1:-1]
+    cells = [cell.strip() for cell in row("x", CONFIG, cost, 18, 2).split("|")][1:-1]
     images, steps = CONFIG.sampling.images_per_prompt, CONFIG.sampling.steps
     assert cells[0] == "x"
     assert float(cells[6]) == pytest.approx(2 * images * (steps + 18) * cost.forward / 1e12, abs=0.5)
