@@ -140,7 +140,7 @@ def test_drawn_terms_keep_the_kl_of_steps_without_any_other_coefficient(
     for table in tables:
         table[:, 1] = 0.0
     sums = wave.sums(tables) + wave.kl_sums([torch.full((4, 3), 0.5, dtype=torch.float64)] * 2)
-    gains = torch.tensor(case.distribution.gains, dtype=torch.float64)
+    gains = torch.tensor(case.distribution.gains, dtype=torch.float64)[wave.items[2][wave.transitions[0]]]
     starts = (torch.arange(500, dtype=torch.float64) + 0.5) / 500
     drawn = [thin(wave, sums, gains, 0.4, [float(start)] * 2) for start in starts]
     torch.testing.assert_close(torch.stack(drawn).mean(0), sums, rtol=0.03, atol=0)
