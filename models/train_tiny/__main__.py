@@ -11,7 +11,7 @@ import torch
 
 from common.terminal import run_command
 from driver.command_line import fail, writable_folder
-from models.train_tiny import base, emoji, facts, prompts, quickstart, report, rewards, vae
+from models.train_tiny import base, emoji, facts, flow, prompts, quickstart, report, rewards, vae
 from models.train_tiny.clip import PLANS
 from models.train_tiny.paths import MODELS
 
@@ -36,7 +36,12 @@ def _base(options: argparse.Namespace) -> None:
     base.run(options.base_steps, options.text_steps, options.into)
 
 
-# In the order in which 'all' runs them. The rewards need the autoencoder; vae and base need no other stage.
+def _flow(options: argparse.Namespace) -> None:
+    flow.run(options.flow_steps, options.text_steps, options.into)
+
+
+# In the order in which 'all' runs them. The rewards need the autoencoder, flow also the text encoder of
+# base; vae and base need no other stage.
 STAGES: dict[str, Stage] = {
     "emoji": Stage("rasterise the emoji of the npm package into sprites.png", lambda _: emoji.run()),
     "prompts": Stage("write every prompt with its attributes to prompts/", lambda _: prompts.run()),
@@ -44,6 +49,7 @@ STAGES: dict[str, Stage] = {
     "proxy": Stage("train the reward to finetune on", _proxy),
     "gold": Stage("train the reward that only evaluates", _gold),
     "base": Stage("train the text encoder and the UNet", _base),
+    "flow": Stage("train the transformer of the flow model", _flow),
     "quickstart": Stage(
         "write the quickstart's prompts to prompts/quickstart_*", lambda a: quickstart.run(a.into)
     ),
@@ -56,6 +62,7 @@ STEPS: dict[str, tuple[int, int]] = {
     "proxy": (PLANS["proxy"].steps, rewards.BATCH),
     "gold": (PLANS["gold"].steps, rewards.BATCH),
     "base": (base.STEPS, base.BATCH),
+    "flow": (flow.STEPS, flow.BATCH),
 }
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 MODELS = Path(__file__).parent.parent
-SD_NAME, PROXY_NAME, GOLD_NAME = "tiny-sd", "tiny-clip-proxy", "tiny-clip-gold"
+SD_NAME, FLOW_NAME, PROXY_NAME, GOLD_NAME = "tiny-sd", "tiny-sd3", "tiny-clip-proxy", "tiny-clip-gold"
 SD_FOLDER = MODELS / SD_NAME
+FLOW_FOLDER = MODELS / FLOW_NAME
 PROXY_FOLDER = MODELS / PROXY_NAME
 GOLD_FOLDER = MODELS / GOLD_NAME
 PROMPTS_FOLDER = MODELS / "prompts"

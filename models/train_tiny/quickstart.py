@@ -1,7 +1,7 @@
 """Stage ``quickstart``: the quickstart's prompts, about combinations that no model's training ever showed.
 
 Of each object there is one background that it never stands on in training (models/scenes.py). Those
-combinations are measured on the base model, and the ones whose pictures differ most in reward are taken:
+combinations are measured on tiny-sd, and the ones whose pictures differ most in reward are taken:
 that spread is what a policy has to learn from. Each has 18 prompts (sizes and positions), of which two thirds
 are trained on and one third is only evaluated.
 """

@@ -1,16 +1,17 @@
-"""Stage ``report``: measure the committed weights and draw ``models/samples.png``."""
+"""Stage ``report``: measure the committed weights and draw ``samples.png`` and ``samples_flow.png``."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,8 +20,19 @@ from models.compose import compose_many
 from models.scenes import Scene, prompt_of
 from models.train_tiny.code import patch_code
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.measure import Quality, Question, Reward, load_pipeline, measure, noise_ratio, sample
-from models.train_tiny.paths import GOLD_NAME, PROXY_NAME, SD_NAME
+from models.train_tiny.measure import (
+    DDIM,
+    EULER,
+    Quality,
+    Question,
+    Reward,
+    load_flow_pipeline,
+    load_pipeline,
+    measure,
+    noise_ratio,
+    sample,
+)
+from models.train_tiny.paths import FLOW_NAME, GOLD_NAME, PROXY_NAME, SD_NAME
 
 SEED = 1234
 GUIDANCE = 3.0
@@ -57,14 +69,19 @@ def _score(reward: Reward, pictures: NDArray[np.uint8]) -> None:
 
 
 @torch.no_grad()
-def measure_costs(pipeline: StableDiffusionPipeline, rewards: dict[str, Reward]) -> list[str]:
+def measure_costs(
+    pipeline: StableDiffusionPipeline, flow: StableDiffusion3Pipeline, rewards: dict[str, Reward]
+) -> list[str]:
     """One line a cost: milliseconds per image on one thread at batch 8."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     latents, states, times = torch.randn(8, 24, 8, 8), torch.randn(8, 20, 128), torch.full((8,), 500)
+    joint = torch.randn(8, 20, flow.transformer.config.joint_attention_dim)
+    pooled = torch.randn(8, flow.transformer.config.pooled_projection_dim)
     pictures = np.zeros((8, 64, 64, 3), dtype=np.uint8)
     calls: dict[str, Callable[[], object]] = {
         "UNet forward": lambda: pipeline.unet(latents, times, states),
+        "transformer forward": lambda: flow.transformer(latents, joint, pooled, times),
         "VAE decode": lambda: pipeline.vae.decode(latents),
     }
     for name, reward in rewards.items():
@@ -111,30 +128,35 @@ def _wrapped(text: str, width: int = 24) -> str:
 
 
 def _pictures(
-    pipeline: StableDiffusionPipeline, splits: dict[str, list[Scene]], rng: np.random.Generator
+    models: Mapping[str, tuple[StableDiffusionPipeline | StableDiffusion3Pipeline, Mapping[str, float]]],
+    splits: dict[str, list[Scene]],
+    rng: np.random.Generator,
 ) -> dict[tuple[str, str], NDArray[np.uint8]]:
     rows = {}
     for split, scenes in splits.items():
         prompts = [prompt_of(scene) for scene in scenes]
         rows["real", split] = compose_many(scenes, rng)
-        rows["base, no guidance", split] = sample(pipeline, prompts, 0.0, SEED)
-        rows[f"base, guidance {GUIDANCE:g}", split] = sample(pipeline, prompts, GUIDANCE, SEED)
+        for model, (pipeline, options) in models.items():
+            rows[f"{model}, no guidance", split] = sample(pipeline, prompts, 0.0, SEED, options)
+            guided = f"{model}, guidance {GUIDANCE:g}"
+            rows[guided, split] = sample(pipeline, prompts, GUIDANCE, SEED, options)
     return rows
 
 
 def run(pictures: int, into: Path) -> None:
-    """Print the quality and cost tables of the weights in ``into``, in Markdown; write its samples.png.
+    """Print the quality and cost tables of the weights in ``into``, in Markdown; write samples.png
+    and samples_flow.png there.
 
     A row of the tables is measured on ``pictures`` pictures.
     """
     rng = np.random.default_rng(SEED)
-    pipeline = load_pipeline(into / SD_NAME)
+    pipeline, flow = load_pipeline(into / SD_NAME), load_flow_pipeline(into / FLOW_NAME)
     rewards = {"proxy": Reward.load(into / PROXY_NAME), "gold": Reward.load(into / GOLD_NAME)}
     splits = {
         "train": [random_scene(rng) for _ in range(pictures)],
         "held-out": [random_scene(rng, heldout=True) for _ in range(pictures)],
     }
-    rows = _pictures(pipeline, splits, rng)
+    rows = _pictures({"base": (pipeline, DDIM), "flow": (flow, EULER)}, splits, rng)
     found = {}
     for name, reward in rewards.items():
         asked = {
@@ -160,8 +182,9 @@ def run(pictures: int, into: Path) -> None:
     say("\n| real / held-out pictures | peak signal-to-noise ratio in dB |\n| --- | --- |")
     say("\n".join(measure_autoencoder(pipeline.vae, real)))
     say("\n| cost on one core | processor ms an image |\n| --- | --- |")
-    say("\n".join(measure_costs(pipeline, rewards)))
+    say("\n".join(measure_costs(pipeline, flow, rewards)))
     shown_scenes = splits["held-out"][: _COLUMNS * _ROWS // 2]
     prompts = [prompt_of(scene) for scene in shown_scenes]
-    both = [rows["base, no guidance", "held-out"], rows[f"base, guidance {GUIDANCE:g}", "held-out"]]
-    draw_samples(np.concatenate([part[: len(prompts)] for part in both]), prompts * 2, into / "samples.png")
+    for model, file in (("base", "samples.png"), ("flow", "samples_flow.png")):
+        both = [rows[f"{model}, {how}", "held-out"] for how in ("no guidance", f"guidance {GUIDANCE:g}")]
+        draw_samples(np.concatenate([part[: len(prompts)] for part in both]), prompts * 2, into / file)

@@ -20,7 +20,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 def test_the_repository_stays_small() -> None:
     """Every job uploads the embedded models (docs/cluster.md)."""
     files = [file for file in Path("models").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    assert sum(file.stat().st_size for file in files) <= 19_000_000
+    assert sum(file.stat().st_size for file in files) <= 28_500_000
 
 
 def test_no_model_was_trained_on_any_of_the_shipped_prompts() -> None:

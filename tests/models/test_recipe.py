@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from models.scenes import OBJECTS, Kind, Scene, all_scenes, canonical, is_heldou
 from models.train_tiny.__main__ import main
 from models.train_tiny.base import random_times
 from models.train_tiny.facts import FACT_SIZES, FactHead, facts, impossible
-from models.train_tiny.paths import GOLD_NAME, MODELS, PROXY_NAME, SD_NAME
+from models.train_tiny.flow import PEAK_SHARE, make_transformer, random_sigmas, rate_at
+from models.train_tiny.paths import FLOW_NAME, GOLD_NAME, MODELS, PROXY_NAME, SD_NAME
 
 SCENES = list(all_scenes())
 TRAINING = [scene for scene in SCENES if not is_heldout(scene)]
@@ -85,7 +87,39 @@ def test_random_times_fall_one_into_each_stretch(count: int) -> None:
     assert times.max() <= 999
 
 
-FEW = "--threads 1 --text-steps 1 --vae-steps 5 --proxy-steps 2 --gold-steps 2 --base-steps 2 --pictures 12"
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_random_sigmas_fall_one_into_each_part_of_equal_logit_normal_probability(count: int) -> None:
+    torch.manual_seed(1)
+    logits = torch.logit(random_sigmas(count).double()).tolist()
+    parts = [int(NormalDist().cdf(logit) * count - 1e-6) for logit in logits]
+    assert sorted(parts) == list(range(count))
+
+
+def test_the_flow_s_rate_rises_stays_and_falls() -> None:
+    rates = [rate_at(step, 10_000) for step in range(10_000)]
+    peak = max(rates)
+    assert rates[199 : int(PEAK_SHARE * 10_000) + 1] == [peak] * (int(PEAK_SHARE * 10_000) - 198)
+    assert rates[:200] == sorted(rates[:200])
+    assert rates[7000:] == sorted(rates[7000:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02 * peak, rel=0.01)
+
+
+def test_a_fresh_transformer_says_nothing_and_its_gates_are_shut() -> None:
+    transformer = make_transformer()
+    latents, states, pooled = torch.randn(2, 24, 8, 8), torch.randn(2, 5, 192), torch.randn(2, 256)
+    block = transformer.transformer_blocks[0]
+    with torch.no_grad():
+        assert not transformer(latents, states, pooled, torch.tensor([1.0, 999.0])).sample.any()
+        image, text = torch.randn(2, 64, 96), torch.randn(2, 5, 96)
+        text_after, image_after = block(image, text, torch.randn(2, 96))
+    assert torch.equal(image, image_after)
+    assert torch.equal(text, text_after)
+
+
+FEW = (
+    "--threads 1 --text-steps 1 --vae-steps 5 --proxy-steps 2 --gold-steps 2 --base-steps 2 --flow-steps 2 "
+    "--pictures 12"
+)
 
 
 def make(folder: Path, stages: str) -> dict[str, bytes]:
@@ -97,16 +131,16 @@ def make(folder: Path, stages: str) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    main(["vae", "proxy", "gold", "base", "report", *FEW.split(), "--into", str(folder)])
+    main(["vae", "proxy", "gold", "base", "flow", "report", *FEW.split(), "--into", str(folder)])
     return folder
 
 
 @pytest.mark.slow
 def test_the_recipe_makes_every_committed_file(made: Path) -> None:
-    for name in (SD_NAME, PROXY_NAME, GOLD_NAME):
+    for name in (SD_NAME, FLOW_NAME, PROXY_NAME, GOLD_NAME):
         files = {path.relative_to(made) for path in (made / name).rglob("*") if path.is_file()}
         assert files == {path.relative_to(MODELS) for path in (MODELS / name).rglob("*") if path.is_file()}
-    assert (made / "samples.png").stat().st_size > 1000
+    assert min((made / f"samples{model}.png").stat().st_size for model in ("", "_flow")) > 1000
 
 
 @pytest.mark.slow
@@ -117,5 +151,5 @@ def test_the_committed_tokenizers_are_the_recipe_s(made: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stage_makes_the_same_bytes_again(tmp_path: Path) -> None:
-    first, again = make(tmp_path / "one", "vae base"), make(tmp_path / "two", "vae base")
+    first, again = (make(tmp_path / name, "vae base flow") for name in ("one", "two"))
     assert first == again

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline
 
 from models.compose import compose_many
 from models.scenes import all_scenes, prompt_of
@@ -16,8 +16,18 @@ from models.train_tiny.augment import pixel_values
 from models.train_tiny.clip import PLANS
 from models.train_tiny.code import patch_code
 from models.train_tiny.data import random_scene, to_tensor
-from models.train_tiny.measure import Question, Reward, load_pipeline, measure, noise_ratio, sample
-from models.train_tiny.paths import GOLD_FOLDER, PROXY_FOLDER, SD_FOLDER
+from models.train_tiny.measure import (
+    DDIM,
+    EULER,
+    Question,
+    Reward,
+    load_flow_pipeline,
+    load_pipeline,
+    measure,
+    noise_ratio,
+    sample,
+)
+from models.train_tiny.paths import FLOW_FOLDER, GOLD_FOLDER, PROXY_FOLDER, SD_FOLDER
 
 REWARDS = {"proxy": PROXY_FOLDER, "gold": GOLD_FOLDER}
 
@@ -32,20 +42,49 @@ def reward(name: str) -> Reward:
     return Reward.load(REWARDS[name])
 
 
+@cache
+def flow_pipeline() -> StableDiffusion3Pipeline:
+    return load_flow_pipeline(FLOW_FOLDER)
+
+
+MODELS = {"tiny-sd": (pipeline, DDIM), "tiny-sd3": (flow_pipeline, EULER)}
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
-def test_pipeline_makes_reproducible_pictures_that_follow_the_background(guidance: float) -> None:
+def test_pipeline_makes_reproducible_pictures_that_follow_the_background(model: str, guidance: float) -> None:
+    load, options = MODELS[model]
     prompts = [f"a big heart in the center of a {ground} background" for ground in ("black", "white")]
-    first, again = (sample(pipeline(), prompts, guidance, seed=4) for _ in range(2))
+    first, again = (sample(load(), prompts, guidance, seed=4, options=options) for _ in range(2))
     assert first.shape == (2, 64, 64, 3)
     assert (first == again).all()
     black, white = first[:, :6].reshape(2, -1).mean(1)
     assert black + 80 < white
 
 
+def test_the_flow_model_is_small_and_shares_files_with_tiny_sd() -> None:
+    """A file of the same content is in the repository's history once."""
+    files = [path for path in FLOW_FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 12_000_000
+    for part in ("tokenizer", "vae"):
+        for path in (FLOW_FOLDER / part).iterdir():
+            same = path.read_bytes() == (SD_FOLDER / part / path.name).read_bytes()
+            assert same or path.name == "config.json"
+
+
+def test_the_flow_model_hardly_minds_rows_of_zeros_in_place_of_t5() -> None:
+    prompts = [f"a big {name} in the center of a blue background" for name in ("cat", "heart", "star")]
+    few, many = (
+        sample(flow_pipeline(), prompts, 0.0, 5, {"max_sequence_length": rows}) for rows in (1, 256)
+    )
+    assert np.abs(few.astype(int) - many.astype(int)).mean() < 6
+
+
 def test_tokenizers_have_one_token_a_word_and_room_for_every_prompt() -> None:
     words = grammar_words()
     longest = max((prompt_of(scene) for scene in all_scenes()), key=lambda prompt: len(prompt.split()))
-    for tokenizer in (pipeline().tokenizer, reward("proxy").processor.tokenizer):
+    tokenizers = (pipeline().tokenizer, flow_pipeline().tokenizer_2, reward("proxy").processor.tokenizer)
+    for tokenizer in tokenizers:
         assert tokenizer.model_max_length == MAX_LENGTH
         assert all(len(tokenizer(word).input_ids) == 3 for word in words)
         assert len(tokenizer(longest).input_ids) <= MAX_LENGTH
@@ -94,12 +133,14 @@ def test_rewards_tell_left_from_right_and_above_from_below(name: str) -> None:
     assert min(accuracy["relation"], accuracy["order"]) > 0.9
 
 
-def test_base_model_follows_prompts_and_leaves_room() -> None:
+@pytest.mark.parametrize(("model", "bound"), [("tiny-sd", 0.8), ("tiny-sd3", 0.55)])
+def test_base_models_follow_prompts_and_leave_room(model: str, bound: float) -> None:
+    load, options = MODELS[model]
     rng = np.random.default_rng(3)
     scenes = [random_scene(rng) for _ in range(32)]
     questions = [Question.about(reward("gold"), scene) for scene in scenes]
-    pictures = sample(pipeline(), [prompt_of(scene) for scene in scenes], 0.0, seed=3)
+    pictures = sample(load(), [prompt_of(scene) for scene in scenes], 0.0, seed=3, options=options)
     base = measure(reward("gold"), pictures, questions)
     real = measure(reward("gold"), compose_many(scenes, rng), questions)
-    assert 0.8 < base.attributes < real.attributes
+    assert bound < base.attributes < real.attributes
     assert base.cosine < real.cosine
