@@ -1,9 +1,10 @@
-"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint PLACE [--prompts FILE]
-[key=value ...]"""
+"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint PLACE
+[--prompts FILE | --suite NAME|FILE] [key=value ...]"""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,32 +14,45 @@ from common.terminal import run_command
 from driver import api
 from driver.command_line import Arguments, check_writable, fail, parse_arguments, writable_folder
 
-USAGE = "python evaluate.py --checkpoint PLACE [--prompts FILE] [--output FOLDER] [key=value ...]"
+USAGE = (
+    "python evaluate.py --checkpoint PLACE [--prompts FILE | --suite NAME|FILE [--guidances 1,3,5]] "
+    "[--output FOLDER] [key=value ...]"
+)
 FLAGS = {
     "--checkpoint": "folder or URI of a checkpoint, RUN_FOLDER/checkpoints/epoch_…, compared with the "
     "pretrained model",
     "--config": "configuration file, instead of the checkpoint's own; without --checkpoint: the "
     "pretrained model alone",
     "--prompts": "prompt set to evaluate, instead of the configuration's seen and unseen prompts",
+    "--suite": "prompt suite to evaluate beside the configuration's seen and unseen prompts: the file that "
+    "its repository publishes, or geneval, drawbench, partiprompts, pickapic, hpdv2 for the one in suites/",
+    "--suite-prompts": "how many of the suite's prompts are drawn (all)",
+    "--guidances": "guidances that the pretrained model is tried at for its best, such as 1,3,5 (its own "
+    "alone); with --suite",
     "--output": "folder for the table and the picture grid (evaluation)",
+}
+SWITCHES = {
+    "--suite-alone": "leave out the seen and unseen prompts, for a reward that knows only the suite's",
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status: 0 done, 2 an error that the text explains."""
     with fail():
-        given = parse_arguments(arguments, USAGE, FLAGS)
+        given = parse_arguments(arguments, USAGE, FLAGS, SWITCHES)
         if given.words:
             raise ConfigError(
                 f"Not understood: {' '.join(given.words)}.{given.not_understood(given.words)}\nUsage: {USAGE}"
             )
-        evaluate(given)
+        (evaluate_suite if "--suite" in given.flags else evaluate)(given)
         return 0
     return 2
 
 
 def evaluate(given: Arguments) -> None:
     """Measure, write table and grid, show the table."""
+    if only := [flag for flag in ("--suite-prompts", "--suite-alone", "--guidances") if flag in given.flags]:
+        raise ConfigError(f"{' and '.join(only)}: belongs to --suite NAME|FILE, which is not given.")
     output = writable_folder("--output", Path(given.flags.get("--output", "evaluation")))
     table_file, grid_file = output / "table.md", output / "grid.png"
     for file in (table_file, grid_file):
@@ -77,6 +91,45 @@ def evaluate(given: Arguments) -> None:
         replace_file(grid_file, packed.getvalue())
     console.print(table)
     console.print(f"Written: {table_file}, {grid_file}", soft_wrap=True)
+
+
+def evaluate_suite(given: Arguments) -> None:
+    """Measure on a suite, write report, results and each prompt's scores, show the comparisons."""
+    checkpoint = given.flags.get("--checkpoint")
+    if checkpoint is None or "--prompts" in given.flags:
+        raise ConfigError("--suite compares a checkpoint: give --checkpoint PLACE, and no --prompts.")
+    output = writable_folder("--output", Path(given.flags.get("--output", "evaluation")))
+    files = [output / name for name in ("suite.md", "suite.json", "suite_prompts.jsonl")]
+    for file in files:
+        check_writable("--output", file)
+    count = given.whole_number("--suite-prompts", 0, 1) if "--suite-prompts" in given.flags else None
+    config = api.load(given.flags.get("--config"), checkpoint, given.overrides)
+    found = api.evaluate_suite(
+        given.flags["--suite"], checkpoint, config, guidances(given), count, "--suite-alone" in given.flags
+    )
+    # Imported here, so that --help and mistakes answer at once.
+    from driver.report.console import PlainConsole
+    from driver.report.intervals import change_table
+
+    texts = (found.markdown(), json.dumps(found.result(), indent=1) + "\n", found.prompt_lines())
+    for file, text in zip(files, texts, strict=True):
+        replace_file(file, text.encode())
+    console, at = PlainConsole(), f"guidance {found.guidance:g}"
+    console.print(change_table(found.changes(found.bases[found.guidance]), f"base and checkpoint at {at}"))
+    console.print(change_table(found.changes(found.base_at_best()), f"base at its best, checkpoint at {at}"))
+    console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True)
+
+
+def guidances(given: Arguments) -> list[float]:
+    """Those of --guidances. Raises ConfigError where one is no number of at least 1."""
+    text = given.flags.get("--guidances", "")
+    try:
+        values = [float(one) for one in text.split(",") if one.strip()]
+    except ValueError:
+        values = [0.0]
+    if not all(1.0 <= value < float("inf") for value in values):
+        raise ConfigError(f"--guidances must be numbers of at least 1, such as 1,3,5; got {text!r}.")
+    return values
 
 
 if __name__ == "__main__":

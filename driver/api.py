@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from common.trajectory import GroupScore
     from driver.report.evaluation import Evaluation
+    from driver.suite_comparison import SuiteComparison
 
 
 def load(
@@ -141,6 +142,35 @@ def evaluate(
         places = [None] if checkpoint is None else [checkpoint, None]
         found = [measure(config, policy_of(config, place), rewards, sets, progress) for place in places]
     return tuple(reversed(found))
+
+
+def evaluate_suite(
+    suite: str,
+    checkpoint: str,
+    config: Config | None = None,
+    guidances: Sequence[float] = (),
+    prompts: int | None = None,
+    alone: bool = False,
+) -> SuiteComparison:
+    """A checkpoint against the pretrained model on a prompt suite and, unless alone, on training's prompts.
+
+    suite: a name or file, see driver/run/suites.py. guidances: those that the pretrained model is tried at,
+    beside the configuration's own; prompts: how many of the suite are drawn, None for all. Raises
+    PromptSetError, ConfigError, RewardError.
+    """
+    need_docstrings()
+    from driver.report.console import PlainConsole, plain_progress
+    from driver.run.suites import read_suite
+    from driver.suite_comparison import compare_on_suite
+    from reward_service.client.local import local_rewards
+
+    found = read_suite(suite)
+    config = config or load(checkpoint=checkpoint)
+    if prompts is not None:
+        found = found.sample(prompts, config.evaluation.seed)
+    with _a_loop_of_its_own(), plain_progress(PlainConsole()) as progress:
+        rewards = local_rewards(config.rewards, config.gold, config.reward_service)
+        return compare_on_suite(config, checkpoint, found, guidances, rewards, progress, alone)
 
 
 @contextmanager

@@ -250,6 +250,16 @@ def change_markdown(changes: Sequence[ScoreChange], notes: Sequence[str] = ()) -
     return _markdown(map(row, _without_repeats(changes)), CHANGE_COLUMNS, below)
 
 
+def side_by_side_markdown(changes: Sequence[ScoreChange]) -> str:
+    """Differences alone as a Markdown table: a row for each score, a column for each prompt set."""
+    shown = _without_repeats(changes)
+    scores = dict.fromkeys(change.score for change in shown)
+    sets = dict.fromkeys(change.set_name for change in shown)
+    cells = {(change.score, change.set_name): _cells(change)[-1] for change in shown}
+    rows = [(plain_markdown(score), *(cells.get((score, name), "-") for name in sets)) for score in scores]
+    return _markdown(rows, ("score", *map(plain_markdown, sets)), INTERVAL_NOTE)
+
+
 def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     return [
         (f"{len(prompts.prompts)} {prompts.name}", score, format_interval(interval, _decimals(interval)))

@@ -90,3 +90,43 @@ def test_evaluate_measures_the_pretrained_model_alone(trained: tuple[Config, Pat
     path.write_text(config_to_yaml(config))
     assert evaluate.main(["--config", str(path), "--output", str(tmp_path / "out")]) == 0
     assert "unseen" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_evaluate_compares_on_a_suite_with_the_base_at_its_best_guidance(
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, checkpoint = trained
+    suite = tmp_path / "sheet.csv"
+    suite.write_text('Prompts,Category\na bird,Birds\nthe sun,Sky\n"two, red birds",Birds\n')
+    output = tmp_path / "out"
+    arguments = ["--checkpoint", str(checkpoint), "--suite", str(suite), "--output", str(output)]
+    assert evaluate.main([*arguments, "--guidances", "1,4", "--suite-prompts", "2"]) == 0
+    result = json.loads((output / "suite.json").read_text())
+    assert list(result["scores"]) == ["trained", "base at 1", "base at 4"]
+    means = {model: sets["sheet"]["jpeg"]["mean"] for model, sets in result["scores"].items()}
+    assert len(set(means.values())) == 3
+    assert len((output / "suite_prompts.jsonl").read_text().splitlines()) == 2
+    assert {"seen", "unseen", "sheet"} <= set(result["scores"]["trained"])
+    assert "sheet" in (output / "suite.md").read_text()
+    assert "sheet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--suite", "nowhere.csv", "--checkpoint", "CHECKPOINT"],
+        ["--suite", "nowhere.csv"],
+        ["--suite", "nowhere.csv", "--checkpoint", "CHECKPOINT", "--prompts", "mine.txt"],
+        ["--guidances", "1,3", "--suite-alone", "--checkpoint", "CHECKPOINT"],
+        ["--suite", "nowhere.csv", "--checkpoint", "CHECKPOINT", "--guidances", "0.5"],
+        ["--suite", "nowhere.csv", "--checkpoint", "CHECKPOINT", "--guidances", "high"],
+    ],
+)
+def test_a_suite_that_cannot_be_evaluated_is_told(
+    wrong: list[str], trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(trained[1]) if word == "CHECKPOINT" else word for word in wrong]
+    assert evaluate.main([*given, "--output", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "Error: " in told
+    assert any(word in told for word in wrong if word != "CHECKPOINT")
