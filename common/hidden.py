@@ -20,7 +20,10 @@ from common.errors import ConfigError
 HIDDEN = "(hidden)"
 """Stands where a secret would."""
 
-_NAMES = "token|secret|password|passphrase|authorization|credentials?|(?:api|access|private|secret)[_-]?key"
+_NAMES = (
+    "token|secret|passw(?:or)?d|passphrase|authorization|credentials?"
+    "|(?:api|access|account|private|secret)[_-]?key"
+)
 _SECRET = re.compile(rf"({_NAMES})$", re.IGNORECASE)
 _MENTIONED = re.compile(_NAMES, re.IGNORECASE)
 _GIVEN = re.compile(rf"({_NAMES})[\"']?\s*[:=]", re.IGNORECASE)
@@ -40,8 +43,11 @@ _IN_URI = re.compile(
 _ELSEWHERE = re.compile(
     r"""(\b(?:proxy-)?authorization["']?\s*[:=]\s*+["']?+(?:(?:bearer|basic|digest|token)\s+)?+)[^\s"',;(]+"""
     r"|(\bbearer\s+)(?=\S{0,500}\d)[a-z0-9._~+/=-]{16,}"
-    rf"""|(\b[\w-]{{0,60}}(?:{_NAMES})(?:=|%3d|["']\s*:\s*["']))"""
-    r"""(?!(?:bearer|basic|digest|token) )[^\s&;,"'(%]+""",
+    rf"""|(\b[\w-]{{0,60}}(?:{_NAMES})(?:=|%3d|["']\s*:\s*["'])"""
+    # Who holds a signed address needs nothing else: Azure calls the signature sig.
+    r"""|(?:[?&;]|%3f|%26)(?:sig|[\w-]{0,30}signature)(?:=|%3d))"""
+    # A value may hold %2F and its like; %26 is the "&" that ends it.
+    r"""(?!(?:bearer|basic|digest|token) |%28)(?:(?!%26)[^\s&;,"'(])+""",
     re.IGNORECASE,
 )
 _known: set[str] = set()

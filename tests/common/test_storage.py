@@ -48,7 +48,14 @@ def test_files_of_this_machine_are_local_however_they_are_written() -> None:
     assert Storage.open("file:///tmp/x%20y") == Storage.open(Path("/tmp/x y"))
 
 
-@pytest.mark.parametrize("place", ["s3://key:s3-cr3t@bucket/a", "s3://bucket/a?secret_key=s3-cr3t&region=x"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://key:s3-cr3t@bucket/a",
+        "s3://bucket/a?secret_key=s3-cr3t&region=x",
+        "abfs://bucket@a.dfs.core.windows.net/a?sv=2022&sig=s3-cr3t",
+    ],
+)
 def test_credentials_in_a_uri_are_refused_and_not_repeated(place: str) -> None:
     with pytest.raises(CheckpointError, match=r"bucket.*AWS_ACCESS_KEY_ID") as caught:
         Storage.open(place)
