@@ -42,7 +42,7 @@ class RunFolderError(PrdpError):
 
 
 class BadNumbersError(PrdpError):
-    """Updates that were skipped again and again, because a loss, gradient or weight was not finite."""
+    """Numbers that are not finite: in sampled latents, or in updates, which were skipped again and again."""
 
 
 class NothingLearnedError(PrdpError):

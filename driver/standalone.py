@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from actors.sampler import sample_group
 from common.config.schema import Config
 from common.config.training import PromptSource
+from common.errors import BadNumbersError
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
@@ -41,9 +42,18 @@ class LoadedPolicy:
     epoch: int = 0
 
     def images(self, prompt: str, images: int, noise: NoiseKey) -> NDArray[np.uint8]:
-        """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number."""
+        """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number.
+
+        Raises BadNumbersError where latents are not finite.
+        """
         task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
-        return sample_group(task, self.policy, None, self.steps)[1]
+        trajectory, pixels = sample_group(task, self.policy, None, self.steps)
+        if not np.isfinite(trajectory.latents).all():
+            raise BadNumbersError(
+                f"Sampling {prompt!r} gives latents that are not finite, and no picture. Set model.precision "
+                "and model.dtype to float32; where it stays, the weights are broken."
+            )
+        return pixels
 
 
 def load_pretrained(config: Config) -> LoadedPolicy:

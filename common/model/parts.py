@@ -23,7 +23,7 @@ from common.model.folder import SENTENCEPIECE, check_texts, find_weights, read_j
 from common.model.hub import fetch_texts
 from common.model.scheduler_options import DISCRETE, FLOW, check_class, fill_scheduler_config
 from common.model.single_file import known_config, load_part
-from common.model.tensors import LANGUAGE_MODELS, LOAD_ERRORS, check_tensors, refuse_tensors
+from common.model.tensors import LANGUAGE_MODELS, LOAD_ERRORS, check_finite, check_tensors, refuse_tensors
 from common.model.text import TextKind
 from common.places import is_single_file
 
@@ -173,7 +173,8 @@ class Source:
             )
 
     def network(self, kind: type[Any], part: str, dtype: torch.dtype) -> Any:
-        """A network on the device, frozen and in evaluation mode. Raises ModelError.
+        """A network on the device, frozen and in evaluation mode. Raises ModelError, also where a weight is
+        not finite.
 
         The weights of a folder are those that check_weights was asked about; of a hub id, it is asked here.
         """
@@ -189,6 +190,7 @@ class Source:
             if not self.local:
                 self.check_weights(self.outline(kind, part), part)
         network.requires_grad_(False).eval().to(self.device)
+        check_finite(f"{self.settings.path!r}: {part}", network)
         # Weights mapped from a file lie unaligned in memory, and CPU kernels round by alignment: copied, they
         # agree to the bit with the reference, which is a copy too.
         for value in network.parameters():
@@ -267,12 +269,22 @@ class VaeDecoder:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """As diffusers' pipelines do: unscale, decode, map [-1, 1] to 0..255 and round."""
+        """As diffusers' pipelines do: unscale, decode, map [-1, 1] to 0..255 and round.
+
+        Raises ModelError where pixels are not finite though the latents are.
+        """
         images = [self._images(part) for part in latents.split(self.chunk)]
         return torch.cat(images).cpu().numpy()
 
     def _images(self, latents: Tensor) -> Tensor:
         images = self.vae.decode(self.unscale(self.vae, latents.to(self.vae.dtype)), return_dict=False)[0]
+        # Of latents that are not finite the trajectory tells; nothing else would tell of the VAE's own doing.
+        if not bool(images.isfinite().all()) and bool(latents.isfinite().all()):
+            raise ModelError(
+                "The VAE makes pixels that are not finite of latents that are: it overflows in "
+                f"{self.vae.dtype}. Set model.dtype to float32, or take a VAE whose config.json says "
+                "force_upcast."
+            )
         if images.dim() == 5:
             images = images[:, :, 0]  # an autoencoder of films gives frames, here one
         unit = (images.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)

@@ -77,17 +77,29 @@ def check_tensors(part: str, network: nn.Module, weights: WeightFiles) -> None:
     )
 
 
+def check_finite(part: str, network: nn.Module) -> None:
+    """Raise ModelError that names the first tensors with a NaN or an infinity. part: in words."""
+    bad = [
+        name
+        for name, value in network.state_dict().items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    refuse_tensors(part, infinite=bad)
+
+
 def refuse_tensors(
     place: str,
     missing: Collection[str] = (),
     unexpected: Collection[str] = (),
     misshapen: Collection[str] = (),
+    infinite: Collection[str] = (),
 ) -> None:
     """Raise ModelError where any are given. misshapen: names with shapes, in words."""
     kinds = {
         "lack": missing,
         "have tensors that the configuration has none of:": unexpected,
         "have other shapes than the configuration says:": misshapen,
+        "hold numbers that are not finite, in": infinite,
     }
     faults = [f"{verb} {_first(names)}" for verb, names in kinds.items() if names]
     if faults:

@@ -14,6 +14,7 @@ import evaluate
 import sample
 from common.config.load import config_to_yaml
 from common.config.schema import Config
+from common.errors import BadNumbersError
 from common.storage import Content
 from common.trajectory import NoiseKey
 from driver.run.checkpoints import Checkpoints, RunState
@@ -61,6 +62,14 @@ def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path
     np.testing.assert_array_equal(np.asarray(Image.open(output)), np.concatenate(list(expected), axis=1))
     untrained = load_pretrained(config).images("a cat", 3, noise)
     assert not np.array_equal(expected, untrained)
+
+
+def test_latents_that_are_not_finite_give_no_picture(trained: tuple[Config, Path]) -> None:
+    loaded = load_pretrained(trained[0])
+    with torch.no_grad():
+        next(iter(loaded.policy.trainable.parameters().values())).fill_(torch.nan)
+    with pytest.raises(BadNumbersError, match="a cat"):
+        loaded.images("a cat", 1, NoiseKey(0, "sample", 0, 0))
 
 
 def test_a_checkpoint_is_stamped_with_its_updates_not_its_epochs(trained: tuple[Config, Path]) -> None:

@@ -240,6 +240,25 @@ def _half(folder: Path, names: tuple[str, ...]) -> None:
         safetensors.torch.save_file(held, folder / name.replace(".safetensors", ".fp16.safetensors"))
 
 
+@pytest.mark.parametrize("name", [UNET, VAE, TEXT])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_on_loading(folder: Path, name: str, number: float) -> None:
+    tensors(name, lambda held: held[min(held)].view(-1)[-1:].fill_(number))(folder)
+    with pytest.raises(ModelError, match="not finite") as raised:
+        load(folder)
+    assert min(safetensors.torch.load_file(folder / name)) in str(raised.value)
+    assert name.split("/")[0] in str(raised.value)
+
+
+def test_pixels_that_are_not_finite_are_the_vae_s_alone(folder: Path) -> None:
+    family = load(folder)
+    latents = torch.full((1, *family.latent_shape), torch.inf)
+    assert family.decode(latents).shape[0] == 1  # told by the latents
+    family.images.vae.decoder.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(ModelError, match="float32"):
+        family.decode(torch.zeros_like(latents))
+
+
 def test_the_variant_of_a_folder_is_honoured_part_by_part(folder: Path, plain: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="fp16"):
         check(folder, "fp16")
