@@ -116,7 +116,9 @@ def evaluate_suite(given: Arguments) -> None:
         replace_file(file, text.encode())
     console, at = PlainConsole(), f"guidance {found.guidance:g}"
     console.print(change_table(found.changes(found.bases[found.guidance]), f"base and checkpoint at {at}"))
-    console.print(change_table(found.changes(found.base_at_best()), f"base at its best, checkpoint at {at}"))
+    if len(found.bases) > 1:
+        best = found.changes(found.base_at_best())
+        console.print(change_table(best, f"base at its best guidance, checkpoint at {at}"))
     console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True)
 
 

@@ -114,17 +114,23 @@ class SuiteComparison:
             change_markdown(self.changes(same)),
             "Differences, training's prompts (in-domain) beside the suite (out-of-domain):",
             side_by_side_markdown(self.changes(same)),
-            f"## Base at its best guidance of {tried}, checkpoint at guidance {self.guidance:g}",
-            change_markdown(self.changes(best), [f"The base's best guidance: {'; '.join(chosen)}"]),
-            side_by_side_markdown(self.changes(best)),
         ]
+        if len(self.bases) > 1:
+            parts += [
+                f"## Base at its best guidance of {tried}, checkpoint at guidance {self.guidance:g}",
+                change_markdown(self.changes(best), [f"The base's best guidance: {'; '.join(chosen)}"]),
+                side_by_side_markdown(self.changes(best)),
+            ]
         if any(prompt.category for prompt in self.suite.prompts):
             parts += [
                 f"## By category, both at guidance {self.guidance:g}",
                 change_markdown(self.changes_by_category(same)),
-                "## By category, the base at its best guidance for the suite",
-                change_markdown(self.changes_by_category(best)),
             ]
+            if len(self.bases) > 1:
+                parts += [
+                    "## By category, the base at its best guidance for the suite",
+                    change_markdown(self.changes_by_category(best)),
+                ]
         settings = "\n".join(f"    {name}: {json.dumps(value)}" for name, value in self.settings().items())
         return "\n\n".join([*parts, "## Settings", settings]) + "\n"
 
@@ -135,8 +141,11 @@ class SuiteComparison:
             "suite": self.suite.name,
             "suite_digest": self.suite.digest,
             "suite_prompts": len(self.suite.prompts),
+            "own_prompts": {own.name: len(own.prompts) for own in self.trained.sets[:-1]},
             "model": self.config.model.path,
             "model_revision": self.config.model.revision,
+            "model_dtype": self.config.model.dtype,
+            "model_precision": self.config.model.precision,
             "checkpoint": asdict(self.trained.stamp),
             "guidance": self.guidance,
             "base_guidances": list(self.bases),

@@ -202,8 +202,9 @@ def _table(title: str, note: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _markdown(rows: Iterable[Sequence[str]], columns: Sequence[str], note: str) -> str:
-    rules = ["---:" if index > 1 else "---" for index in range(len(columns))]
+def _markdown(rows: Iterable[Sequence[str]], columns: Sequence[str], note: str, words: int = 2) -> str:
+    """words: how many columns hold words; those after them hold numbers."""
+    rules = ["---" if index < words else "---:" for index in range(len(columns))]
     lines = ["| " + " | ".join(row) + " |" for row in (columns, rules, *rows)]
     return "\n".join((*lines, "", note)) + "\n"
 
@@ -257,7 +258,7 @@ def side_by_side_markdown(changes: Sequence[ScoreChange]) -> str:
     sets = dict.fromkeys(change.set_name for change in shown)
     cells = {(change.score, change.set_name): _cells(change)[-1] for change in shown}
     rows = [(plain_markdown(score), *(cells.get((score, name), "-") for name in sets)) for score in scores]
-    return _markdown(rows, ("score", *map(plain_markdown, sets)), INTERVAL_NOTE)
+    return _markdown(rows, ("score", *map(plain_markdown, sets)), INTERVAL_NOTE, words=1)
 
 
 def _evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:

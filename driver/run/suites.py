@@ -94,7 +94,8 @@ def read_suite(given: str) -> Suite:
             f"{', '.join(SUITES)}"
         )
     else:
-        name = place.stem
+        # The name is part of the noise's: a published file has the same, however it is given.
+        name = next((known for known, file in SUITES.items() if place.match(file)), place.stem)
     prompts = tuple(_prompts(place, _rows(place)))
     if not prompts:
         raise PromptSetError(f"{place} holds no prompts")

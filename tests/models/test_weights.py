@@ -74,9 +74,7 @@ def test_the_flow_model_is_small_and_shares_files_with_tiny_sd() -> None:
 
 def test_the_flow_model_hardly_minds_rows_of_zeros_in_place_of_t5() -> None:
     prompts = [f"a big {name} in the center of a blue background" for name in ("cat", "heart", "star")]
-    few, many = (
-        sample(flow_pipeline(), prompts, 0.0, 5, {"max_sequence_length": rows}) for rows in (1, 256)
-    )
+    few, many = (sample(flow_pipeline(), prompts, 0.0, 5, {"max_sequence_length": rows}) for rows in (1, 256))
     assert np.abs(few.astype(int) - many.astype(int)).mean() < 6
 
 

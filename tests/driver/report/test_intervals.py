@@ -29,6 +29,7 @@ from driver.report.intervals import (
     history,
     mean_interval,
     remarks,
+    side_by_side_markdown,
 )
 
 
@@ -153,6 +154,20 @@ def test_tables_show_every_row_and_mark_only_clear_differences() -> None:
         [name, score] for name in ("seen", "unseen") for score in ("up", "down", "same")
     ]
     assert sum("*" in " ".join(row) for row in lines) == len(rows) - 2 == 4
+
+
+def test_sets_stand_side_by_side_by_score() -> None:
+    two = [
+        evaluation({"gold": x, "a_b": 2 * x}, sets=("seen", "unseen")) for x in (np.zeros((2, 1)), np.eye(2))
+    ]
+    changes = compare(two)
+    rows = [
+        line.strip("| ").split(" | ") for line in side_by_side_markdown(changes).splitlines() if "|" in line
+    ]
+    assert (rows[0], [row[0] for row in rows[2:]]) == (["score", "seen", "unseen"], ["gold", "a_b"])
+    for score, *cells in rows[2:]:
+        means = [c.difference.mean for c in changes if c.score == score and c.difference]
+        assert [float(cell.split(" ")[0]) for cell in cells] == pytest.approx(means)
 
 
 def test_one_evaluation_as_metrics_and_tables() -> None:
