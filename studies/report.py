@@ -170,15 +170,19 @@ def curves_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
 
 
 def sweep_table(rows: Sequence[Row]) -> Table:
-    """Gain of the unseen proxy by objective and learning rate."""
+    """Gains of unseen proxy and gold by objective and learning rate."""
     cells = runs_of(rows)
     methods = dict.fromkeys(cell.rpartition("_")[0] for cell in cells)
     table = [["objective", *(f"{rate:g}" for rate in SWEEP)]]
     for method in methods:
         found = [cells.get(f"{method}_{rate:g}") for rate in SWEEP]
-        gains = [runs and over(runs, lambda run: gain(run, unseen_proxy)) for runs in found]
-        table.append([method, *(shown(one or None, "+") for one in gains)])
+        table.append([method, *("-" if runs is None else _gains(runs) for runs in found)])
     return table
+
+
+def _gains(runs: Runs) -> str:
+    measures = (unseen_proxy, unseen_gold)
+    return " / ".join(shown(over(runs, partial(gain, measure=measure)), "+") for measure in measures)
 
 
 def bits_table(rows: Sequence[Row]) -> Table:

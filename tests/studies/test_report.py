@@ -24,7 +24,7 @@ def test_a_number_of_the_page_is_made_again_from_the_rows() -> None:
     head, _, *lines = [line.strip("| ").split(" | ") for line in table.strip().splitlines()]
     found = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
     gain = run[-1].unseen_proxy - run[0].unseen_proxy
-    assert found["prdp"]["0.0002"] == f"{gain:+.4f}".replace("0.", ".")
+    assert found["prdp"]["0.0002"].split(" / ")[0] == f"{gain:+.4f}".replace("0.", ".")
 
 
 def test_a_cell_is_compared_with_prdp_over_equal_seeds() -> None:
