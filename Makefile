@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow test-cluster lint setup help
+.PHONY: quickstart quickstart-flow test test-slow test-cluster lint setup help
 
 help:
 	@echo "make quickstart   set up, then finetune the embedded model (5 to 10 minutes on 2 cores)"
+	@echo "make quickstart-flow  the same with the embedded flow model"
 	@echo "make test         set up, then lint, types, import contracts and tests (about 10 minutes on 2 cores)"
 	@echo "make test-slow    more runs that are killed and go on, and short trainings"
 	@echo "make test-cluster several hosts on this machine: ray up, jobs, a lost host (root, sshd; minutes)"
@@ -24,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 
 quickstart: $(READY)
 	$(BIN)/python train.py configs/quickstart.yaml
+
+quickstart-flow: $(READY)
+	$(BIN)/python train.py configs/quickstart_flow.yaml
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The quickstart, shortened: PRDP raises the reward of the embedded model on unseen prompts."""
+"""The quickstarts, shortened: PRDP raises the reward of an embedded model on unseen prompts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ SHORT = (
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_reward_rises_on_prompts_never_trained_on(tmp_path: Path) -> None:
-    config = load_config(Path("configs/quickstart.yaml"), [*SHORT, f"run.folder={tmp_path}"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_flow"])
+def test_reward_rises_on_prompts_never_trained_on(tmp_path: Path, name: str) -> None:
+    config = load_config(Path(f"configs/{name}.yaml"), [*SHORT, f"run.folder={tmp_path}"])
     assert train(config, PlainConsole(file=io.StringIO())) == 0
     evaluations = load_evaluations(config.run_folder)
     seen, other = evaluations[0].sets
