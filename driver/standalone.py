@@ -20,9 +20,10 @@ from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import digest_tensors
-from common.terminal import visible
+from common.terminal import say, visible
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from driver.run.changes import MODEL, Inputs, digest_model, input_changes
 from driver.run.checkpoints import read_checkpoint
 from driver.run.prompts import PromptSets, PromptStream, choose_prompts, evaluation_tasks, open_prompts
 from learner.state import HEADER_FILE, read_header
@@ -66,10 +67,11 @@ def load_pretrained(config: Config) -> LoadedPolicy:
 
 
 def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
-    """The policy of a checkpoint; its moving average where it has one. Raises CheckpointError,
-    WeightsError."""
+    """The policy of a checkpoint; its moving average where it has one. Says so where the pretrained model is
+    another than the one that it was trained on. Raises CheckpointError, WeightsError."""
     checkpoint = read_checkpoint(place, lambda file: file in WEIGHTS)
     loaded = load_pretrained(config)
+    _say_if_another_model(config, place, checkpoint.state.inputs)
     averages = safetensors.torch.load(checkpoint.files["ema.safetensors"])
     tensors = averages or safetensors.torch.load(checkpoint.files["trainable.safetensors"])
     loaded.policy.load(tensors)
@@ -79,6 +81,20 @@ def load_checkpoint(config: Config, place: str | Path) -> LoadedPolicy:
         run_id=checkpoint.state.run_id,
     )
     return replace(loaded, stamp=stamp, epoch=checkpoint.state.epoch)
+
+
+def _say_if_another_model(config: Config, place: str | Path, inputs: Inputs) -> None:
+    """inputs: of the checkpoint's run."""
+    before = {name: digest for name, digest in inputs.items() if name.startswith(f"{MODEL} ")}
+    if not before:
+        return
+    runs = config.run_folder.parent
+    lines = input_changes(before, digest_model(config.model, runs if runs.is_dir() else None))
+    if lines:
+        say(
+            f"{place} was trained on another pretrained model than {config.model.path!r}; what follows "
+            "is of the two mixed:\n  " + "\n  ".join(lines)
+        )
 
 
 def policy_of(config: Config, checkpoint: str | None) -> LoadedPolicy:

@@ -54,17 +54,21 @@ def digest_inputs(
 
     Digests of large files are kept beside the run folder. Raises ModelError, RecordingError.
     """
-    model, cache = config.model, config.run_folder.parent
-    folder = model_folder(model)
-    file = Path(model.path) if is_single_file(model.path) else None
-    parts = digest_parts(folder, model.variant, cache, file) if folder else {}
     recorded = {"data.folder": recording.digest()} if recording else {}
     return {
-        **{f"{MODEL} {part}": digest for part, digest in parts.items()},
+        **digest_model(config.model, config.run_folder.parent),
         "prompts.train": train.digest,
         "prompts.unseen": unseen.digest,
         **recorded,
     }
+
+
+def digest_model(model: ModelSection, cache: Path | None) -> dict[str, str]:
+    """The digests of the model's parts, as digest_inputs names them. cache: see digest_parts."""
+    folder = model_folder(model)
+    file = Path(model.path) if is_single_file(model.path) else None
+    parts = digest_parts(folder, model.variant, cache, file) if folder else {}
+    return {f"{MODEL} {part}": digest for part, digest in parts.items()}
 
 
 def model_folder(section: ModelSection) -> Path | None:

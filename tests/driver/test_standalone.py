@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -17,6 +19,7 @@ from common.config.schema import Config
 from common.errors import BadNumbersError
 from common.storage import Content
 from common.trajectory import NoiseKey
+from driver.run.changes import digest_model
 from driver.run.checkpoints import Checkpoints, RunState
 from driver.standalone import load_checkpoint, load_pretrained
 from learner.build import build_learner
@@ -35,7 +38,8 @@ def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     with torch.no_grad():
         for value in learner.parameters.values():
             value += 0.2 * torch.randn(value.shape, generator=generator)
-    state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="")
+    inputs = {**digest_model(config.model, None), "prompts.train": "0"}
+    state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="", inputs=inputs)
     files: dict[str, Content] = dict(export_state(learner))
     files["learner.json"] = json.dumps({**json.loads(bytes(files["learner.json"])), "version": 7}).encode()
     place = Checkpoints.of(config).write(state, config_to_yaml(config), files)
@@ -70,6 +74,21 @@ def test_latents_that_are_not_finite_give_no_picture(trained: tuple[Config, Path
         next(iter(loaded.policy.trainable.parameters().values())).fill_(torch.nan)
     with pytest.raises(BadNumbersError, match="a cat"):
         loaded.images("a cat", 1, NoiseKey(0, "sample", 0, 0))
+
+
+def test_another_pretrained_model_is_told_by_its_part(
+    trained: tuple[Config, Path], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, checkpoint = trained
+    other = Path(shutil.copytree(tiny_pipeline, tmp_path / "other"))
+    for part in ("", "vae"):
+        if part:
+            file = other / part / "diffusion_pytorch_model.safetensors"
+            held = {name: value * 1.5 for name, value in safetensors.torch.load_file(file).items()}
+            safetensors.torch.save_file(held, file, {"format": "pt"})
+        load_checkpoint(make_config(other, tmp_path), checkpoint)
+        told = [line.split(":")[0].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+        assert told == ([f"model {part}"] if part else [])
 
 
 def test_a_checkpoint_is_stamped_with_its_updates_not_its_epochs(trained: tuple[Config, Path]) -> None:
