@@ -269,14 +269,17 @@ def ask(name: str, call: Callable[[], object]) -> object:
     """The scorer's own answer. Raises RewardError naming it where it raises anything."""
     try:
         return call()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"Scorer {name!r} raised {type(error).__name__}: {error}") from error
 
 
 def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> Float64:
-    """The answer as finite float64 of that shape. Raises RewardError saying what it is instead."""
+    """The answer as finite float64 of that shape. Raises RewardError saying what it is instead.
+
+    What is masked counts as NaN: behind a mask stands any number.
+    """
     try:
-        array = np.asarray(answer)
+        array: NDArray[Any] = np.ma.asarray(answer)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RewardError(
             f"Scorer {name!r} returned a {type(answer).__name__} that is no array ({error}); "
@@ -286,14 +289,16 @@ def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> F
         raise RewardError(f"Scorer {name!r} returned type {array.dtype}; wanted {wanted}, of type float64.")
     if array.shape != shape:
         raise RewardError(f"Scorer {name!r} returned shape {array.shape}; wanted {wanted}: {shape}.")
-    bad = np.argwhere(~np.isfinite(array))
+    with np.errstate(over="ignore"):
+        values: Float64 = np.ma.filled(array.astype(np.float64), np.nan)
+    bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         where = tuple(int(index) for index in bad[0])
         raise RewardError(
-            f"Scorer {name!r} returned {len(bad)} of {array.size} numbers that are not finite, the first "
-            f"({array[where]}) at {list(where)}."
+            f"Scorer {name!r} returned {len(bad)} of {array.size} numbers that are masked or not finite, the "
+            f"first ({array[where]}) at {list(where)}."
         )
-    return array.astype(np.float64)
+    return values
 
 
 def _bad_images(group: PromptImages) -> RewardFailure | None:

@@ -59,6 +59,10 @@ class Judge:
         (Returns(None), "object"),
         (Returns(np.array([1.0, np.nan, 2.0])), "1 of 3"),
         (Returns(np.array([np.inf, np.nan, 2.0])), "2 of 3"),
+        (Returns(np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])), r"1 of 3 .*\[1\]"),
+        (Returns(np.ma.array([1, 2, 3], mask=[True, True, False])), "2 of 3"),
+        (Judge([np.ma.array([0, 0, 0], mask=[False, False, True])] * 3), "3 of 9"),
+        (Returns(np.array([1.0, 2.0, np.longdouble("1e999")])), "1 of 3"),
         (Returns(np.array(["a", "b", "c"])), "U1"),
         (Returns(np.array([True, False, True])), "bool"),
         (Returns(np.array([1j, 0, 0])), "complex128"),
@@ -76,11 +80,30 @@ def test_only_finite_numbers_and_antisymmetric_matrices_are_scores(
         Reward.of(stamp("mine"), scorer).score([("a", make_images(0, 3))])
 
 
+class Quits(Redness):
+    """Ends the process, as a script does."""
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        raise SystemExit(0)
+
+
+def test_a_scorer_that_quits_is_a_failure_like_any_other(make_images: MakeImages) -> None:
+    with pytest.raises(RewardError, match="SystemExit: 0"):
+        Reward.of(stamp("mine"), Quits()).score([("a", make_images(0, 3))])
+
+
 @pytest.mark.parametrize(
-    "answer", [[1, 2, 3], np.array([1, 2, 3], np.int16), np.array([1.0, 2.0, 3.0], np.float32)]
+    "answer",
+    [
+        [1, 2, 3],
+        np.array([1, 2, 3], np.int16),
+        np.array([1.0, 2.0, 3.0], np.float32),
+        np.ma.array([1, 2, 3]),
+    ],
 )
 def test_any_real_numbers_become_float64(answer: object, make_images: MakeImages) -> None:
     (part,) = Reward.of(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
+    assert type(part.rewards) is np.ndarray
     assert part.rewards.dtype == np.float64
     np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
 

@@ -104,7 +104,7 @@ class Leaves(Redness):
 
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         if "leave" in prompts:
-            raise SystemExit
+            raise GeneratorExit
         return super().score(prompts, images)
 
 
