@@ -114,11 +114,9 @@ def evaluate_suite(given: Arguments) -> None:
     texts = (found.markdown(), json.dumps(found.result(), indent=1) + "\n", found.prompt_lines())
     for file, text in zip(files, texts, strict=True):
         replace_file(file, text.encode())
-    console, at = PlainConsole(), f"guidance {found.guidance:g}"
-    console.print(change_table(found.changes(found.bases[found.guidance]), f"base and checkpoint at {at}"))
-    if len(found.bases) > 1:
-        best = found.changes(found.base_at_best())
-        console.print(change_table(best, f"base at its best guidance, checkpoint at {at}"))
+    console = PlainConsole()
+    for title, base in found.baselines().items():
+        console.print(change_table(found.changes(base), f"{title}, checkpoint at {found.guidance:g}"))
     console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True)
 
 

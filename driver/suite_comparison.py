@@ -99,39 +99,32 @@ class SuiteComparison:
         suite = evaluation.sets[-1]
         return replace(evaluation, sets=tuple(_rows_of(suite, name, categories == name) for name in names))
 
+    def baselines(self) -> dict[str, Evaluation]:
+        """The base at the checkpoint's guidance and, where others were tried, at its best one, by title."""
+        found = {f"Base at guidance {self.guidance:g}": self.bases[self.guidance]}
+        if len(self.bases) > 1:
+            tried = ", ".join(f"{guidance:g}" for guidance in self.bases)
+            found[f"Base at its best guidance of {tried}"] = self.base_at_best()
+        return found
+
     def markdown(self) -> str:
-        """The report: both baselines, in-domain and out-of-domain, categories, settings."""
-        same, best = self.bases[self.guidance], self.base_at_best()
-        chosen = [
-            f"{set_name}: " + ", ".join(f"{score} {guidance:g}" for score, guidance in scores.items())
-            for set_name, scores in self.best_guidances().items()
-        ]
-        tried = ", ".join(f"{guidance:g}" for guidance in self.bases)
+        """The report: the checkpoint against both baselines, in-domain, out-of-domain and by category."""
         parts = [
             f"# {plain_markdown(self.suite.name)}",
-            f"Checkpoint {code(self.checkpoint)}, pretrained model {code(self.config.model.path)}.",
-            f"## Base and checkpoint at guidance {self.guidance:g}",
-            change_markdown(self.changes(same)),
-            "Differences, training's prompts (in-domain) beside the suite (out-of-domain):",
-            side_by_side_markdown(self.changes(same)),
+            f"Checkpoint {code(self.checkpoint)} at guidance {self.guidance:g}, pretrained model "
+            f"{code(self.config.model.path)} (base).",
         ]
-        if len(self.bases) > 1:
+        for title, base in self.baselines().items():
             parts += [
-                f"## Base at its best guidance of {tried}, checkpoint at guidance {self.guidance:g}",
-                change_markdown(self.changes(best), [f"The base's best guidance: {'; '.join(chosen)}"]),
-                side_by_side_markdown(self.changes(best)),
+                f"## {title}",
+                change_markdown(self.changes(base)),
+                "Differences, training's prompts (in-domain) beside the suite (out-of-domain):",
+                side_by_side_markdown(self.changes(base)),
             ]
-        if any(prompt.category for prompt in self.suite.prompts):
-            parts += [
-                f"## By category, both at guidance {self.guidance:g}",
-                change_markdown(self.changes_by_category(same)),
-            ]
-            if len(self.bases) > 1:
-                parts += [
-                    "## By category, the base at its best guidance for the suite",
-                    change_markdown(self.changes_by_category(best)),
-                ]
-        settings = "\n".join(f"    {name}: {json.dumps(value)}" for name, value in self.settings().items())
+            if by_category := self.changes_by_category(base):
+                parts += ["By category:", change_markdown(by_category)]
+        values = self.settings() | {"best_guidances": self.best_guidances()}
+        settings = "\n".join(f"    {name}: {json.dumps(value)}" for name, value in values.items())
         return "\n\n".join([*parts, "## Settings", settings]) + "\n"
 
     def settings(self) -> dict[str, Any]:

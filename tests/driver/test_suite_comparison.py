@@ -133,3 +133,15 @@ def test_the_page_s_geneval_reward_asks_the_repository_s_evaluator(
     scores = reward.score(["a red cat", "a red cat", "a dim cat"], images)
     np.testing.assert_array_equal(scores, [0.0, 1.0, 1.0])
     check_scorer(reward, list(reward.check_prompts), images[:2])
+
+
+def test_a_suite_without_categories_and_one_guidance_leave_their_tables_out(
+    comparison: SuiteComparison,
+) -> None:
+    plain = tuple(replace(prompt, category="") for prompt in comparison.suite.prompts)
+    bases = {1.0: comparison.bases[1.0]}
+    small = replace(comparison, suite=replace(comparison.suite, prompts=plain), bases=bases)
+    assert small.changes_by_category(small.bases[1.0]) == ()
+    assert list(small.baselines().values()) == [small.bases[1.0]]
+    tables = [one.markdown().count("| --- |") for one in (small, comparison)]
+    assert tables == [2, 6]
