@@ -11,15 +11,16 @@ import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError, fetch_diffusers_config
 
 from common.errors import ModelError
-from common.model.tensors import read_headers
+from common.model.tensors import read_headers, refuse_integers
 
 SERVED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Pipelines of which single files are known to hold all weights, text encoders and VAE included."""
 
 
 def check_single_file(file: Path, pipeline: str) -> None:
-    """Raise ModelError where the file cannot be read, or its pipeline's class is not one of SERVED."""
-    read_headers(file)
+    """Raise ModelError where the file cannot be read or is quantised, or its pipeline's class is not one of
+    SERVED."""
+    refuse_integers(str(file), read_headers(file), {})
     if pipeline not in SERVED:
         raise ModelError(
             f"{file} is a single file of a {pipeline}; single files are served of {', '.join(SERVED)}. Save "

@@ -39,6 +39,18 @@ LOAD_ERRORS = (
 )
 LANGUAGE_MODELS = (Gemma2PreTrainedModel, Qwen2_5_VLPreTrainedModel, Qwen3PreTrainedModel)
 """transformers gives other names to their files' tensors: what they lack is known once they are loaded."""
+# The whole numbers of a safetensors header, by its names; all others are floating point.
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+}
 SHOWN = 3
 # What files have beside a CLIP text encoder's weights: a buffer of numbers in order, and the rest of CLIP.
 _BESIDE = ("vision_model.", "visual_projection.", "logit_scale", "text_projection.")
@@ -53,6 +65,8 @@ def check_tensors(part: str, network: nn.Module, weights: WeightFiles) -> None:
     found: dict[str, Tensor] = {}
     for file in weights.files:
         found |= read_headers(file)
+    place = f"{part} ({', '.join(file.name for file in weights.files[:SHOWN])})"
+    refuse_integers(place, found, wanted)
     if isinstance(network, LANGUAGE_MODELS):
         return
     if isinstance(network, ModelMixin):
@@ -66,7 +80,7 @@ def check_tensors(part: str, network: nn.Module, weights: WeightFiles) -> None:
         wanted, found = _without_prefix(wanted), _without_prefix(found)
         found = {name: value for name, value in found.items() if name in wanted or not _is_beside(name)}
     refuse_tensors(
-        f"{part} ({', '.join(file.name for file in weights.files[:SHOWN])})",
+        place,
         missing=set(wanted) - set(found),
         unexpected=set(found) - set(wanted),
         misshapen=[
@@ -75,6 +89,21 @@ def check_tensors(part: str, network: nn.Module, weights: WeightFiles) -> None:
             if name in found and found[name].shape != value.shape
         ],
     )
+
+
+def refuse_integers(place: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise ModelError where weights are whole numbers, as quantisation leaves them: their scales are lost.
+
+    found: of the files, on the meta device. wanted: the network's; of what has other names there, weights and
+    biases are known by theirs.
+    """
+    integers = [
+        f"{name} is {str(value.dtype).removeprefix('torch.')}"
+        for name, value in found.items()
+        if not value.is_floating_point()
+        and (wanted[name].is_floating_point() if name in wanted else name.endswith((".weight", ".bias")))
+    ]
+    refuse_tensors(place, integers=integers)
 
 
 def check_finite(part: str, network: nn.Module) -> None:
@@ -93,13 +122,15 @@ def refuse_tensors(
     unexpected: Collection[str] = (),
     misshapen: Collection[str] = (),
     infinite: Collection[str] = (),
+    integers: Collection[str] = (),
 ) -> None:
-    """Raise ModelError where any are given. misshapen: names with shapes, in words."""
+    """Raise ModelError where any are given. misshapen, integers: names with shapes or types, in words."""
     kinds = {
         "lack": missing,
         "have tensors that the configuration has none of:": unexpected,
         "have other shapes than the configuration says:": misshapen,
         "hold numbers that are not finite, in": infinite,
+        "are quantised, where the network's numbers are floating point:": integers,
     }
     faults = [f"{verb} {_first(names)}" for verb, names in kinds.items() if names]
     if faults:
@@ -117,8 +148,13 @@ def read_headers(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-            return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                return {
+                    name: torch.empty(
+                        one.get_shape(), dtype=_DTYPES.get(one.get_dtype(), torch.float32), device="meta"
+                    )
+                    for name, one in slices.items()
+                }
         content: Any = torch.load(
             file, map_location="meta", weights_only=True, mmap=True if zipfile.is_zipfile(file) else None
         )

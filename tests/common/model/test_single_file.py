@@ -188,3 +188,12 @@ def test_settings_that_a_file_or_folder_does_not_honour_are_refused(tmp_path: Pa
     for wrong in ({"path": "x.safetensors", "variant": "fp16"}, {"path": "a/b", "config": "c/d"}):
         with pytest.raises(ValidationError):
             ModelSection.model_validate(wrong)
+
+
+def test_a_quantised_file_is_refused(file: Path, texts: Path, tmp_path: Path) -> None:
+    held = safetensors.torch.load_file(file)
+    name = next(name for name in held if name.endswith(".weight"))
+    other = tmp_path / "quantised.safetensors"
+    safetensors.torch.save_file({**held, name: held[name].to(torch.int8)}, other, {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{re.escape(name)} is int8"):
+        check_model(ModelSection(path=str(other), config=str(texts)), SAMPLING)

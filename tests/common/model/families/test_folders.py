@@ -105,6 +105,13 @@ def other_unet(**changes: object) -> Change:
             ["none of", "q.lora_A"],
         ),
         (tensors(VAE, lambda held: held.update({"decoder.conv_in.bias": torch.zeros(1)})), ["(1,)", "(8,)"]),
+        (
+            tensors(
+                UNET, lambda held: held.update({"conv_in.weight": held["conv_in.weight"].to(torch.int8)})
+            ),
+            ["unet", "conv_in.weight is int8"],
+        ),
+        (tensors(TEXT, lambda held: held.update({min(held): held[min(held)].bool()})), ["bool"]),
         (lambda folder: (folder / UNET).unlink(), ["unet", "no weights"]),
         (
             lambda folder: (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.ema.safetensors"),
@@ -195,6 +202,7 @@ def test_what_is_off_in_an_xl_folder_is_refused(xl: Path, change: Change, reason
             TEXT, lambda held: held.update({"text_model.embeddings.position_ids": torch.arange(24)[None]})
         ),
         tensors(TEXT, lambda held: held.update({"logit_scale": torch.zeros(())})),
+        tensors(UNET, lambda held: held.update({name: value.double() for name, value in held.items()})),
         edit(TOKENIZER, model_max_length=...),
         edit(TOKENIZER, model_max_length=77),
         edit(TOKENIZER, model_max_length=MAX_TOKENS),
