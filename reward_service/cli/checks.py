@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
-from reward_service.contract.reward import KINDS, Kind, Measured, methods_of
+from reward_service.contract.reward import KINDS, Kind, Measured, Span, methods_of
 from reward_service.contract.scorer import AnyScorer, PromptImages, is_deterministic, prompts_of
 from reward_service.contract.settings import ServedReward
 
@@ -53,16 +54,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A scorer under test. pairs: asked a group, 0 = all. groups: of 5, 2 and 1 images, of two sizes."""
+    """A scorer under test. pairs: asked a group, 0 = all. groups: of 5, 2 and 1 images, of two sizes.
+
+    span: opened around each call of the scorer.
+    """
 
     scorer: AnyScorer
     pairs: int
     how: Kind[Any]
     groups: tuple[PromptImages, ...]
+    span: Span
 
     def measure(self, groups: Sequence[PromptImages]) -> list[Measured]:
         """Ask about copies of the groups, so that no call can change what the next one sees."""
-        return self.how.measure([(prompt, images.copy()) for prompt, images in groups])
+        with self.span():
+            return self.how.measure([(prompt, images.copy()) for prompt, images in groups])
 
 
 @dataclass(frozen=True)
@@ -75,18 +81,20 @@ class _Check:
     repeats: bool = False
 
 
-def check_reward(served: ServedReward, prompts: Sequence[str]) -> list[Finding]:
+def check_reward(served: ServedReward, prompts: Sequence[str], span: Span = nullcontext) -> list[Finding]:
     """Build the scorer and make every check, in the order of CHECKS. Later checks are skipped where it does
-    not answer at all. prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones."""
+    not answer at all. prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones.
+    span: opened around each call of the scorer."""
     try:
-        scorer = build_scorer(served)
+        with span():
+            scorer = build_scorer(served)
     except RewardError as error:
         return [Finding("built", Verdict.FAILED, str(error))]
     (method,) = methods_of(scorer)
     kind, how = KINDS[method]
     name = type(scorer).__name__
     groups = _made_up_groups(prompts or prompts_of(scorer, _PROMPTS))
-    subject = _Subject(scorer, served.pairs, how(name, scorer, served.pairs), groups)
+    subject = _Subject(scorer, served.pairs, how(name, scorer, served.pairs), groups, span)
     findings = [Finding("built", Verdict.OK, f"{kind}, version {scorer.version!r}, {_digest(scorer)}")]
     for check in CHECKS:
         findings.append(_made(check, subject, answers=findings[1:2]))
@@ -139,7 +147,8 @@ def _company(subject: _Subject) -> Finding:
 def _order(subject: _Subject) -> Finding:
     group = subject.groups[0]
     (straight,) = subject.measure([group])
-    turned = subject.how.turned(group[0], group[1].copy())
+    with subject.span():
+        turned = subject.how.turned(group[0], group[1].copy())
     return _equal(
         "order", [(straight, turned)], "gives differences that depend on the images' order or place"
     )

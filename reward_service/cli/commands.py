@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +21,12 @@ from numpy.typing import NDArray
 
 from common.config.yaml_text import read_yaml
 from common.errors import ConfigError, RewardError
-from common.terminal import say, typed
+from common.terminal import complain, say, typed
 from common.trajectory import RewardScores
 from reward_service.cli.checks import Verdict, check_reward
 from reward_service.contract.results import RUNNING, Outcome, Report, RewardFailure
 from reward_service.contract.settings import ServedReward, read_section, read_settings
-from reward_service.engine.build import build_reward
+from reward_service.engine.build import BUILD_LIMIT_S, build_reward
 from reward_service.http.address import check_address
 from reward_service.http.client import HttpReward, Retrying
 from reward_service.http.images import read_pictures
@@ -35,6 +40,9 @@ SOON = Retrying(tries=3)
 
 _FEWEST_GROUPS = 2
 _STATUS_LIMIT_S = 10.0
+_UNKNOWN = "?"
+_OUT_OF_TIME = 2
+_PICTURES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,14 @@ class Target:
 
 def try_scorer(arguments: Namespace) -> int:
     """Score image files of one prompt."""
+    prompt = typed(arguments.prompt)
+    if Path(prompt).suffix.lower() in _PICTURES and Path(prompt).is_file():
+        raise ConfigError(f"The last word is the prompt, and {prompt!r} is an image; add the prompt.")
     images = read_pictures(arguments.images, HttpLimits())
-    scores = _target(arguments).score_each(typed(arguments.prompt), images, arguments.images)
+    # What the scorer prints is no part of the JSON.
+    aside: AbstractContextManager[object] = redirect_stdout(sys.stderr) if arguments.json else nullcontext()
+    with aside:
+        scores = _target(arguments).score_each(prompt, images, arguments.images)
     if arguments.json:
         say(json.dumps(scores_object(scores)))
         return 0
@@ -87,6 +101,7 @@ def try_scorer(arguments: Namespace) -> int:
         ]
         for row, name in enumerate(arguments.images)
     ]
+    say(f"prompt: {prompt}")
     say(table(head, rows) if len(images) > 1 else table(head[:2], [rows[0][:2]]))
     residual = f", residual {scores.residual:.4g}" if scores.residual else ""
     say(f"version {scores.stamp.version}, digest {scores.stamp.digest[:12]}{residual}")
@@ -95,7 +110,8 @@ def try_scorer(arguments: Namespace) -> int:
 
 def check(arguments: Namespace) -> int:
     """Make the checks of the contract and print what they found. Returns 1 where one failed."""
-    findings = check_reward(_served(arguments), list(map(typed, arguments.prompt)))
+    served = _served(arguments)
+    findings = check_reward(served, list(map(typed, arguments.prompt)), lambda: _clock(served))
     rows = [[finding.verdict.value, finding.check, finding.detail] for finding in findings]
     say(table(["", "check", "found"], rows, left=3))
     for finding in findings:
@@ -171,10 +187,10 @@ def _cells(report: Report) -> list[str]:
 
 def _problems(report: Report) -> Iterator[str]:
     """What is wrong, in words."""
-    if report.told or report.state != RUNNING:
+    if report.told or report.state not in (RUNNING, _UNKNOWN):
         yield f"Serve calls it {report.state}. {report.told}".strip()
     if report.silence:
-        yield f"not every replica answers: {report.silence}"
+        yield f"{'not every replica answers' if report.answers else 'no answer'}: {report.silence}"
     if not all(own.ready for own in report.answers):
         yield "a replica takes no groups"
     for reason in dict.fromkeys(own.refused for own in report.answers if own.refused):
@@ -262,8 +278,34 @@ def _target(arguments: Namespace) -> Target:
 
     served = _served(arguments)
     torch.set_num_threads(served.threads)
-    service = build_reward("reward", served)
-    return Target(lambda: service.kind, lambda prompt, images: service.score_groups([(prompt, images)])[0])
+    with _clock(served):
+        service = build_reward("reward", served)
+    return Target(
+        lambda: service.kind,
+        lambda prompt, images: service.score_groups([(prompt, images)], lambda: _clock(served))[0],
+    )
+
+
+@contextmanager
+def _clock(served: ServedReward) -> Iterator[None]:
+    """End the process where the scorer works longer than the `timeout_s` that was given.
+
+    Without one it has as long as a service gives it to be ready: the first call may fetch weights.
+    """
+    limit_s = served.timeout_s if "timeout_s" in served.model_fields_set else BUILD_LIMIT_S
+    clock = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), _give_up, [limit_s])
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
+
+
+def _give_up(limit_s: float) -> None:
+    """A thread that hangs cannot be stopped, only its process."""
+    complain(f"error: The scorer worked longer than {limit_s:g} s; --set timeout_s=SECONDS allows others.")
+    os._exit(_OUT_OF_TIME)
 
 
 def _seconds(target: Target, prompt: str, count: int, size: int, limit_s: float) -> list[float]:
@@ -285,7 +327,7 @@ def _by_address(arguments: Namespace) -> dict[str, Report]:
         try:
             found = HttpReward(address, token, _STATUS_LIMIT_S, retrying=SOON).describe()
         except RewardError as error:
-            return Report("?", "", 1, (), str(error))
+            return Report(_UNKNOWN, "", 1, (), str(error))
         return Report(RUNNING, "", 1, (found,), "")
 
     with ThreadPoolExecutor(len(arguments.addresses)) as pool:

@@ -31,6 +31,8 @@ from reward_service.contract.scorer import (
 )
 
 _RELATIVE = 1e-3
+_LARGEST = 1e100
+"""Largest number that a scorer may return: differences are squared, and must stay finite."""
 
 S = TypeVar("S")
 
@@ -276,7 +278,7 @@ def ask(name: str, call: Callable[[], object]) -> object:
 def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> Float64:
     """The answer as finite float64 of that shape. Raises RewardError saying what it is instead.
 
-    What is masked counts as NaN: behind a mask stands any number.
+    None may be beyond _LARGEST. What is masked counts as NaN: behind a mask stands any number.
     """
     try:
         array: NDArray[Any] = np.ma.asarray(answer)
@@ -291,12 +293,12 @@ def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> F
         raise RewardError(f"Scorer {name!r} returned shape {array.shape}; wanted {wanted}: {shape}.")
     with np.errstate(over="ignore"):
         values: Float64 = np.ma.filled(array.astype(np.float64), np.nan)
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(~(np.abs(values) <= _LARGEST))
     if len(bad):
         where = tuple(int(index) for index in bad[0])
         raise RewardError(
-            f"Scorer {name!r} returned {len(bad)} of {array.size} numbers that are masked or not finite, the "
-            f"first ({array[where]}) at {list(where)}."
+            f"Scorer {name!r} returned {len(bad)} of {array.size} numbers that are masked, not finite or "
+            f"beyond {_LARGEST:g}, the first ({array[where]}) at {list(where)}."
         )
     return values
 

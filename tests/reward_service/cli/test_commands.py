@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import ConfigError, RewardError
@@ -20,6 +22,7 @@ from common.trajectory import ScorerStamp
 from reward_service.__main__ import main
 from reward_service.cli.commands import read_pairs, whole_numbers
 from reward_service.contract.results import RUNNING, Description, Report
+from tests.reward_service.scorers import Redness
 
 SHARED = "tests.reward_service.scorers"
 
@@ -62,9 +65,50 @@ def test_images_of_different_sizes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert re.search(r"a\.png 32x24.*b\.png 50x50", capsys.readouterr().err)
 
 
+class Hangs(Redness):
+    """Answers nobody."""
+
+    def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        time.sleep(30.0)
+        return super().score(prompts, images)
+
+
+@pytest.mark.parametrize("command", [["try", "SCORER", "FILE", "x"], ["check", "SCORER"]])
+def test_a_scorer_that_hangs_ends_the_command_in_time(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken = threading.Event()
+    ended: list[int] = []
+
+    def end(status: int) -> None:
+        ended.append(status)
+        woken.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(time, "sleep", lambda _: woken.wait(30.0))
+    made = {"FILE": save(tmp_path / "a.png", (1, 2, 3)), "SCORER": f"{__name__}:Hangs"}
+    main([*(made.get(text, text) for text in command), "--set", "timeout_s=0.05"])
+    assert ended[0] == 2
+    assert re.search("error: .*0.05 s", capsys.readouterr().err)
+
+
+def test_what_the_scorer_prints_is_no_part_of_the_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = save(tmp_path / "a.png", (51, 0, 0))
+    assert main(["try", f"{SHARED}:Talkative", name, "a cat", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["rewards"] == [0.2]
+    assert "asked about a cat" in shown.err
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
+        (["jpeg_compressibility", "FILE", "FILE"], "add the prompt"),
         (["jpeg_compresibility", "FILE", "x"], "'jpeg_compressibility'"),
         (["jpeg_compressibility", "nowhere.png", "x"], "nowhere.png"),
         (["jpeg_compressibility", "pyproject.toml", "x"], "pyproject.toml"),
@@ -157,6 +201,7 @@ def test_status_has_a_line_for_each_also_where_replicas_are_silent_or_differ(
         "clip": Report(RUNNING, "", 2, (), "TimeoutError: busy"),
         "jpeg": Report(RUNNING, "", 2, (said, other), ""),
         "pick": Report("DEPLOY_FAILED", "no weights", 0, (), ""),
+        "far": Report("?", "", 1, (), "refused"),
     }
     monkeypatch.setattr("reward_service.on_ray.handles.report_applications", lambda: reports)
     assert main(["status"]) == 1
@@ -165,6 +210,7 @@ def test_status_has_a_line_for_each_also_where_replicas_are_silent_or_differ(
     assert rows == [["clip", RUNNING, "0/2"], ["jpeg", RUNNING, "2/2"], ["pick", "DEPLOY_FAILED", "0/0"]]
     for said_of in ("clip: .*busy", "jpeg .* 1, 2 ", "jpeg: .*refused: no such scorer", "pick: .*no weights"):
         assert re.search(said_of, shown)
+    assert [line for line in shown.splitlines() if line.startswith("far:")] == ["far: no answer: refused"]
     reports.clear()
     reports["jpeg"] = Report(RUNNING, "", 1, (said,), "")
     assert main(["status"]) == 0

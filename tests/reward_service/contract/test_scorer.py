@@ -63,6 +63,7 @@ class Judge:
         (Returns(np.ma.array([1, 2, 3], mask=[True, True, False])), "2 of 3"),
         (Judge([np.ma.array([0, 0, 0], mask=[False, False, True])] * 3), "3 of 9"),
         (Returns(np.array([1.0, 2.0, np.longdouble("1e999")])), "1 of 3"),
+        (Returns(np.array([1.0, 2.0, -1e302])), r"1 of 3 .*1e\+100"),
         (Returns(np.array(["a", "b", "c"])), "U1"),
         (Returns(np.array([True, False, True])), "bool"),
         (Returns(np.array([1j, 0, 0])), "complex128"),
