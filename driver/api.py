@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from common.config.load import config_from_yaml_text, load_config
 from common.config.paths import check_paths
 from common.config.schema import Config
-from common.errors import CheckpointError, ConfigError, DamagedError, RunFolderError
+from common.errors import CheckpointError, ConfigError, DamagedError, RewardError, RunFolderError
 from common.terminal import need_docstrings, say
 from driver.ray_environment import check_temporary_folder, prepare
 from driver.report.store_check import check_store
@@ -37,6 +37,10 @@ def load(
     changes: "key=value" each, as on the command line. Raises ConfigError, or CheckpointError where
     `checkpoint` is none.
     """
+    if isinstance(changes, str):
+        raise ConfigError(f"changes must be a list of texts, got the text {changes!r}; write [{changes!r}].")
+    _check("config", config, str, Path, type(None))
+    _check("checkpoint", checkpoint, str, type(None))
     if config is not None:
         return load_config(Path(config), changes)
     if checkpoint is None:
@@ -59,6 +63,7 @@ def train(config: Config, fork: str | None = None, accept_changes: bool = False)
     What was stopped has a checkpoint, and the same call goes on from there. fork: the checkpoint that a new
     run begins with. accept_changes: go on though the run's model, prompts or settings have changed.
     """
+    _check("config", config, Config)
     need_docstrings()
     check_paths(config, os.environ, Path.cwd())
     if config.ray.address == "local":
@@ -101,6 +106,10 @@ def sample(
     prompt: str, checkpoint: str | None = None, config: Config | None = None, images: int = 1, seed: int = 0
 ) -> NDArray[np.uint8]:
     """Images, uint8 (B, height, width, 3), of a checkpoint; without one, of config's pretrained model."""
+    _check("prompt", prompt, str)
+    _check_policy(checkpoint, config)
+    if type(images) is not int or images < 1:
+        raise ConfigError(f"images must be a whole number, at least 1, got {images!r}.")
     need_docstrings()
     from common.trajectory import NoiseKey
     from driver.standalone import policy_of
@@ -112,10 +121,23 @@ def sample(
 def score(prompt: str, images: NDArray[np.uint8], config: Config) -> GroupScore:
     """What the rewards of a configuration, gold ones included, say of images, uint8 (B, height, width, 3).
 
-    Raises RewardError where one cannot be built or fails.
+    Raises RewardError where one cannot be built or fails, and for what are no images.
     """
+    _check("prompt", prompt, str)
+    _check("config", config, Config)
     need_docstrings()
+    import numpy as np
+
     from reward_service.client.local import local_rewards
+    from reward_service.contract.reward import bad_images
+
+    if not isinstance(images, np.ndarray):
+        raise RewardError(
+            "Images must be one array, uint8 (B, height, width, 3), such as np.stack makes of a list; "
+            f"got a {type(images).__name__}."
+        )
+    if failure := bad_images((prompt, images)):
+        raise RewardError(failure.reason)
 
     with _a_loop_of_its_own():
         rewards = local_rewards(config.rewards, config.gold, config.reward_service)
@@ -129,6 +151,8 @@ def evaluate(
 
     prompts: a prompt set, instead of the configuration's seen and unseen prompts. Raises RewardError.
     """
+    _check_policy(checkpoint, config)
+    _check("prompts", prompts, str, type(None))
     need_docstrings()
     from driver.report.console import PlainConsole, plain_progress
     from driver.standalone import measure, policy_of, prompt_sets
@@ -158,6 +182,8 @@ def evaluate_suite(
     beside the configuration's own; prompts: how many of the suite are drawn, None for all. Raises
     PromptSetError, ConfigError, RewardError.
     """
+    _check("suite", suite, str)
+    _check_policy(checkpoint, config)
     need_docstrings()
     from driver.report.console import PlainConsole, plain_progress
     from driver.run.suites import read_suite
@@ -171,6 +197,19 @@ def evaluate_suite(
     with _a_loop_of_its_own(), plain_progress(PlainConsole()) as progress:
         rewards = local_rewards(config.rewards, config.gold, config.reward_service)
         return compare_on_suite(config, checkpoint, found, guidances, rewards, progress, alone)
+
+
+def _check_policy(checkpoint: object, config: object) -> None:
+    _check("checkpoint", checkpoint, str, type(None))
+    _check("config", config, Config, type(None))
+
+
+def _check(name: str, value: object, *allowed: type) -> None:
+    """Raise ConfigError where an argument is of none of these types. Its value, long as it may be, is not
+    repeated."""
+    if not isinstance(value, allowed):
+        words = " or ".join(kind.__name__ for kind in allowed if kind is not type(None))
+        raise ConfigError(f"{name} must be {words}, got {type(value).__name__}.")
 
 
 @contextmanager

@@ -186,7 +186,7 @@ class Reward:
         alone have a RewardFailure. span: opened once for all together, and once for each that is asked alone.
         """
         outcomes: dict[int, Outcome] = {
-            row: failure for row, group in enumerate(groups) if (failure := _bad_images(group))
+            row: failure for row, group in enumerate(groups) if (failure := bad_images(group))
         }
         good = [row for row in range(len(groups)) if row not in outcomes]
         outcomes.update(zip(good, self._isolated([groups[row] for row in good], span), strict=True))
@@ -303,7 +303,8 @@ def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> F
     return values
 
 
-def _bad_images(group: PromptImages) -> RewardFailure | None:
+def bad_images(group: PromptImages) -> RewardFailure | None:
+    """Why no scorer can be asked about these images; None where one can."""
     prompt, images = group
     if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3 and images.size:
         narrow = why_narrow(*images.shape[1:3])

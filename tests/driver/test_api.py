@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.config.load import config_to_yaml
-from common.errors import CheckpointError, ConfigError, RunFolderError
+from common.errors import CheckpointError, ConfigError, RewardError, RunFolderError
 from driver import api
 from tests.tiny_config import make_config
 
@@ -25,6 +26,30 @@ def test_a_configuration_is_loaded_with_changes(tiny_pipeline: Path, tmp_path: P
         api.load()
     with pytest.raises(CheckpointError, match="nowhere"):
         api.load(checkpoint="nowhere")
+
+
+def test_wrong_arguments_are_told_as_such(tiny_pipeline: Path, tmp_path: Path) -> None:
+    config: Any = make_config(tiny_pipeline, tmp_path)
+    pixels: Any = np.zeros((1, 8, 8, 3), np.uint8)
+    for count in (0, -1, 1.5, True):
+        with pytest.raises(ConfigError, match="images"):
+            api.sample("a cat", config=config, images=count)  # type: ignore[arg-type]
+    prompts: Any = ["a cat"]
+    calls: dict[str, list[Callable[[], object]]] = {
+        "prompt": [lambda: api.sample(prompts, config=config), lambda: api.score(prompts, pixels, config)],
+        "checkpoint": [lambda: api.sample("a cat", config), lambda: api.evaluate(config)],
+        "changes": [lambda: api.load("a.yaml", changes="run.epochs=2")],
+        "config": [lambda: api.train("a.yaml"), lambda: api.load(config)],  # type: ignore[arg-type]
+    }
+    for name, wrong in calls.items():
+        for call in wrong:
+            with pytest.raises(ConfigError, match=f"^{name} ") as caught:
+                call()
+            assert len(str(caught.value)) < 120
+    unfit: list[Any] = [[pixels[0]], pixels / 2.0, pixels[0]]
+    for images in unfit:
+        with pytest.raises(RewardError, match="uint8"):
+            api.score("a cat", images, config)
 
 
 def test_images_are_scored_in_a_cell_of_a_notebook(tiny_pipeline: Path, tmp_path: Path) -> None:
