@@ -159,6 +159,10 @@ def _table_rows(path: Path, column: str, delimiter: str, quoting: Literal[0, 3])
     try:
         for row in table:
             if not header:
+                # Lines without fields before the header.
+                if not any(field.strip() for field in row):
+                    line = table.line_num + 1
+                    continue
                 header = row
                 place = header.index(_choose_column(path, header, column))
             elif row and len(row) != len(header):
@@ -172,8 +176,13 @@ def _table_rows(path: Path, column: str, delimiter: str, quoting: Literal[0, 3])
 
 
 def _choose_column(path: Path, names: list[str], column: str) -> str:
-    found = [name for name in ((column,) if column else PROMPT_COLUMNS) if name in names]
+    wanted = (column,) if column else PROMPT_COLUMNS
+    found = [name for name in wanted if name in names]
     if not found:
+        if padded := [name for name in names if name.strip() in wanted]:
+            raise PromptSetError(
+                f"{path}: the column {padded[0]!r} has blanks around its name; take them out"
+            )
         missing = f"no column {column!r}" if column else f"none of the columns {', '.join(PROMPT_COLUMNS)}"
         raise PromptSetError(f"{path} has {missing}; set column to one of its own: {', '.join(names)}")
     if names.count(found[0]) > 1:

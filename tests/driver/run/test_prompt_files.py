@@ -39,6 +39,12 @@ class TestFormats:
         assert "prompt, text, Prompt, caption" in refusal(path)
         assert "id, frage" in refusal(path, "fraeg")
 
+    def test_lines_without_fields_before_the_header_are_none(self, tmp_path: Path) -> None:
+        assert list(opened(written(tmp_path / "p.csv", "\n\n,\nprompt,x\na cat,1\n"))) == ["a cat"]
+
+    def test_blanks_around_a_columns_name_are_told(self, tmp_path: Path) -> None:
+        assert "'prompt '" in refusal(written(tmp_path / "p.csv", "prompt , x\na cat,1\n"))
+
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_whitespace_and_byte_order_mark_are_stripped(self, tmp_path: Path, suffix: str) -> None:
         path = write_as(tmp_path / f"p{suffix}", ["  a cat ", "\u00a0a dog\u3000"])
