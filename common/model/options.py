@@ -7,6 +7,7 @@ without a word. What a part's class does by itself (widths, kinds of blocks) is 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,42 @@ def check_options(file: Path, settings: Mapping[str, Any], known: Collection[str
             f"{file} asks for what has no counterpart here: {'; '.join(faults)}. Change it there if the "
             "model was trained without it."
         )
+
+
+def check_types(file: Path, settings: Mapping[str, Any], part: type[Any]) -> None:
+    """Raise ModelError that names the options that are a text where the class's own value is a number or a
+    truth value: it would fail, or hold for true, only in use."""
+    faults = [
+        f"{name} is {settings[name]!r} (by default {one.default!r})"
+        for name, one in inspect.signature(part).parameters.items()
+        if isinstance(one.default, bool | int | float) and isinstance(settings.get(name), str)
+    ]
+    if faults:
+        raise ModelError(f"{file} gives texts where numbers or truth values belong: {'; '.join(faults)}.")
+
+
+def check_latent_numbers(file: Path, vae: Mapping[str, Any]) -> None:
+    """Raise ModelError where what latents are scaled and shifted by is no finite number, or none a channel.
+
+    vae: an autoencoder's configuration, its class's defaults filled in.
+    """
+    channels = vae.get("latent_channels", vae.get("z_dim"))
+    for name in ("latents_mean", "latents_std"):
+        numbers = vae.get(name)
+        if numbers is not None and not (
+            isinstance(numbers, list | tuple) and len(numbers) == channels and all(map(_is_finite, numbers))
+        ):
+            raise ModelError(f"{file}: {name} is {numbers!r}; it must be {channels} finite numbers, or null.")
+    for name in ("scaling_factor", "shift_factor", "batch_norm_eps"):
+        value = vae.get(name)
+        if name in vae and not (_is_finite(value) or (name == "shift_factor" and value is None)):
+            raise ModelError(f"{file}: {name} is {value!r}; it must be a finite number.")
+    if vae.get("scaling_factor") == 0:
+        raise ModelError(f"{file}: scaling_factor is 0, which latents are divided by.")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def option_names(part: type[Any]) -> frozenset[str]:

@@ -144,7 +144,22 @@ class Source:
                     f"{kind.encoder.__name__}."
                 )
         with self._naming(part), without_marks(self.folder, part) as root:
-            return kind.tokenizer.from_pretrained(root, subfolder=part)
+            try:
+                made = kind.tokenizer.from_pretrained(root, subfolder=part)
+                longest = made.model_max_length
+                if isinstance(longest, str | bool):
+                    raise ModelError(
+                        f"{folder / 'tokenizer_config.json'}: model_max_length is {longest!r}; it must be a "
+                        "number of tokens."
+                    )
+                made("a prompt")
+            except Exception as error:
+                # The tokenizers library raises the bare class for vocabularies that do not fit.
+                if type(error) is not Exception:
+                    raise
+                files = " and ".join(path.name for path in sorted(folder.glob("*.*")))
+                raise ModelError(f"{folder}: no tokenizer can be made of {files}: {error}") from error
+            return made
 
     def outline(self, kind: type[Any], part: str) -> nn.Module:
         """A network as its configuration makes it, on the meta device: without weights. Raises ModelError."""

@@ -20,7 +20,14 @@ from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.forward_process import NoiseLevels
 from common.model.guidance import Condition, Guidance, classifier_free
-from common.model.options import INDEX_NAMES, Allowed, check_options, option_names
+from common.model.options import (
+    INDEX_NAMES,
+    Allowed,
+    check_latent_numbers,
+    check_options,
+    check_types,
+    option_names,
+)
 from common.model.parts import Source, VaeDecoder
 from common.model.schedules import ddim_noise_levels
 from common.model.steps import Steps
@@ -178,6 +185,9 @@ class PipelineParts:
         known = option_names(self.network) | self.network_remarks
         _check_part(source, self.denoiser, known, self.network_options)
         _check_part(source, "vae", option_names(self.vae), self.vae_options)
+        for part in (self.denoiser, "vae"):
+            check_types(_config_file(source, part), source.settings_of(part), networks[part])
+        check_latent_numbers(_config_file(source, "vae"), source.config(self.vae, "vae"))
         for part, kind in self.present(source).items():
             _check_class(source, tokenizer_of(part), kind.tokenizers)
             _check_part(source, part, kind.names, kind.allowed)
@@ -221,7 +231,11 @@ def tokenizer_of(encoder: str) -> str:
 
 
 def _check_part(source: Source, part: str, known: frozenset[str], allowed: Allowed) -> None:
-    check_options(source.folder / part / "config.json", source.settings_of(part), known, allowed)
+    check_options(_config_file(source, part), source.settings_of(part), known, allowed)
+
+
+def _config_file(source: Source, part: str) -> Path:
+    return source.folder / part / "config.json"
 
 
 def _check_class(source: Source, part: str, allowed: Sequence[str]) -> None:

@@ -83,6 +83,12 @@ def add_token(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "tokenizer")
 
 
+def _without_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer/tokenizer.json").unlink()
+    (folder / "tokenizer/vocab.json").write_text("{}")
+    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
+
+
 def other_unet(**changes: object) -> Change:
     def change(folder: Path) -> None:
         config = {**json.loads((folder / "unet/config.json").read_text()), **changes}
@@ -135,6 +141,14 @@ def other_unet(**changes: object) -> Change:
         (edit("vae/config.json", shift_factor=0.1), ["shift_factor"]),
         (edit("vae/config.json", latents_mean=[0.1] * 4), ["latents_mean"]),
         (edit("vae/config.json", out_channels=4), ["out_channels"]),
+        *(
+            (edit("vae/config.json", scaling_factor=value), ["vae/config.json", "scaling_factor"])
+            for value in ("0.18", None, 0, float("nan"), float("inf"), True)
+        ),
+        (edit("unet/config.json", freq_shift="0"), ["unet/config.json", "freq_shift", "'0'"]),
+        (edit("vae/config.json", force_upcast="false"), ["vae/config.json", "force_upcast"]),
+        (edit(TOKENIZER, model_max_length="16"), [TOKENIZER, "model_max_length", "'16'"]),
+        (_without_vocabulary, ["tokenizer", "vocab.json"]),
         (edit("text_encoder/config.json", quantization_config={"bits": 4}), ["quantization_config"]),
         (edit("model_index.json", vae=["diffusers", "AutoencoderTiny"]), ["vae", "AutoencoderTiny"]),
         (edit("model_index.json", text_encoder=[None, None]), ["text_encoder", "None"]),
