@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from common.config.fields import Section, setting
 from common.config.paths import InputPath, ModelPath
 
+LONGEST_SIDE = 8192
+"""Of a picture, in pixels: twice what any family is made for. More is a slip, and would fill the memory."""
+
 
 class ModelSection(Section, title="The pretrained text-to-image pipeline."):
     path: ModelPath = setting(
@@ -180,8 +183,8 @@ WindowSection = Annotated[
 class SamplingSection(Section, title="How actors sample, over the model's own noise schedule."):
     prompts_per_epoch: int = setting(16, "prompts", "N: prompts drawn an epoch.", ge=1)
     images_per_prompt: int = setting(8, "images", "B: images sampled of each prompt.", ge=2)
-    height: int = setting(0, "pixels", "Height of the images; 0 = the model's own.", ge=0)
-    width: int = setting(0, "pixels", "Width of the images; 0 = the model's own.", ge=0)
+    height: int = setting(0, "pixels", "Height of the images; 0 = the model's own.", ge=0, le=LONGEST_SIDE)
+    width: int = setting(0, "pixels", "Width of the images; 0 = the model's own.", ge=0, le=LONGEST_SIDE)
     steps: int = setting(50, "steps", "T: denoising steps.", ge=1, le=1000)
     sampler: SamplerSection = setting(AutoSampler(), "", "How a step draws: ddim, or one for flow models.")
     guidance_scale: float = setting(

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.config.training import SamplingSection
+from common.config.training import LONGEST_SIDE, SamplingSection
 from common.errors import ModelError
 from common.model.forward_process import NoiseLevels
 from common.model.guidance import Condition, Guidance, classifier_free
@@ -316,6 +316,11 @@ def image_size(sampling: SamplingSection, own: Any, scale: int, multiple: int, w
         if not size and (not isinstance(latent, int) or latent < 1):
             raise ModelError(f"{where} {own!r}, which does not say the latents' {name}; set sampling.{name}.")
         pixels.append(size or latent * scale)
+        if pixels[-1] > LONGEST_SIDE:
+            raise ModelError(
+                f"{where} {own!r}, that is {pixels[-1]} pixels; {LONGEST_SIDE} are served. Mend it, or set "
+                f"sampling.{name}."
+            )
         if pixels[-1] % multiple:
             raise ModelError(
                 f"sampling.{name} is {size}; this model's must be a multiple of {multiple} pixels."

@@ -66,6 +66,7 @@ gold: {a: {weight: 2}, b: {app: x, options: {a: 1}}}
     [
         "sampling.steps=true",
         "sampling.steps=5.5",
+        "sampling.width=1000000",
         "sampling.steps=",
         "optimizer.learning_rate=.inf",
         "optimizer.beta1=.nan",

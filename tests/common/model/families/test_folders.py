@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from common.config.training import ModelSection, SamplingSection
+from common.config.training import LONGEST_SIDE, ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families import FAMILIES, check_model, load_family
 from common.model.parts import Source
@@ -138,6 +138,8 @@ def other_unet(**changes: object) -> Change:
         (edit("unet/config.json", addition_embed_type="text"), ["addition_embed_type", "text"]),
         (edit("unet/config.json", of_a_later_version=1), ["unet/config.json", "of_a_later_version"]),
         (edit("unet/config.json", sample_size=None), ["sample_size", "sampling.height"]),
+        (edit("unet/config.json", sample_size=10**9), ["sample_size", "sampling.height", str(LONGEST_SIDE)]),
+        (edit("unet/config.json", sample_size=[8, 10**6]), ["sample_size", "sampling.width"]),
         (edit("vae/config.json", shift_factor=0.1), ["shift_factor"]),
         (edit("vae/config.json", latents_mean=[0.1] * 4), ["latents_mean"]),
         (edit("vae/config.json", out_channels=4), ["out_channels"]),
