@@ -36,6 +36,8 @@ def expanded(place: str) -> str:
 
 
 def _expanded_path(path: str) -> str:
+    if "${" in _VARIABLE.sub("", path):
+        raise ValueError(f"{path!r} names no variable behind '${{'; write ${{NAME}}")
     whole = os.path.expanduser(_VARIABLE.sub(_value, path))
     if whole.startswith("~"):
         raise ValueError(

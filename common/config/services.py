@@ -23,6 +23,13 @@ class RunSection(Section, title="The run as a whole."):
     seed: int = setting(0, "", "Seed of the order of prompts and of all noise.", ge=0, le=LARGEST_SEED)
     epochs: int = setting(100, "epochs", "E: epochs in all, those of a continued run included.", ge=1)
 
+    @field_validator("folder")
+    @classmethod
+    def _on_this_machine(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError(f"got {value!r}; write a path: a URI is for checkpoint.folder or tracker.uri")
+        return value
+
     @field_validator("name")
     @classmethod
     def _a_folder_name(cls, value: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from common.config.fields import Section, setting
 from common.config.paths import InputPath, ModelPath
@@ -194,7 +194,7 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
         "takes one network pass a step where classifier-free guidance takes two.",
         ge=1.0,
     )
-    stochastic_steps: Literal["auto", "all_but_last", "all"] | tuple[int, ...] = setting(
+    stochastic_steps: Literal["auto", "all_but_last", "all"] | tuple[StrictInt, ...] = setting(
         "auto",
         "",
         "Steps that draw noise and enter the objective (0 = the noisiest), the others follow the ODE. auto = "
@@ -213,7 +213,7 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
         "Which of the stochastic steps draw noise in an epoch and enter the objective; the others follow the "
         "ODE.",
     )
-    branch_at: tuple[int, ...] = setting(
+    branch_at: tuple[StrictInt, ...] = setting(
         (),
         "",
         "Positions of stochastic steps at which every trajectory splits in two (twice there: in four), so "

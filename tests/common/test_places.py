@@ -57,6 +57,7 @@ def test_a_path_is_what_a_shell_would_make_of_it(place: str, whole: str) -> None
     ("place", "named"),
     [
         ("$NOWHERE/x", "NOWHERE"),
+        ("x/${HOME", "${NAME}"),
         ("~nobody-of-that-name/x", "./~nobody"),
         ("a\0b", "NUL"),
         ("x" * 256, "255"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from common.config.load import config_from_yaml_text
@@ -114,6 +116,7 @@ def test_an_impossible_value_names_its_key(override: str) -> None:
         ("data.mode=offline", "data", "folder"),
         ("checkpoint.folder=ftp://h/a", "checkpoint.folder", "s3://"),
         ("checkpoint.folder=s3://", "checkpoint.folder", "bucket"),
+        ("run.folder=file:///tmp/x", "run.folder", "path"),
     ],
 )
 def test_what_rules_refuse_is_said_where_it_stands(override: str, key: str, mentions: str) -> None:
@@ -234,3 +237,9 @@ def test_an_alias_bomb_is_refused_in_a_short_line() -> None:
 
 def test_letters_that_the_locale_does_not_know_are_refused_with_the_remedy() -> None:
     assert "PYTHONUTF8=1" in only("run.folder=/tmp/\udce7\udc8c")
+
+
+@pytest.mark.parametrize("value", ["[true]", "[1.0]", '["1"]'])
+@pytest.mark.parametrize("key", ["sampling.branch_at", "sampling.stochastic_steps"])
+def test_only_whole_numbers_are_taken_in_lists_of_them(key: str, value: str) -> None:
+    assert re.search(rf"{key}.*whole number", only(f"{key}={value}"))
