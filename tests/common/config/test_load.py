@@ -136,7 +136,7 @@ class TestKinds:
         assert config_from_yaml_text(resolved, overrides=["policy.kind=full"]).policy == FullPolicy()
 
     def test_settings_that_both_kinds_have_stay(self) -> None:
-        config = load("objective.kind=ddpo", text="objective: {kl_weight: 0.1, updates_per_epoch: 3}\n")
+        config = load("objective.kind=ddpo", text="objective: {pair_weighting: all, updates_per_epoch: 3}\n")
         assert config.objective == DdpoSection(updates_per_epoch=3)
 
     @pytest.mark.parametrize(
