@@ -64,6 +64,8 @@ def picture_file(given: str) -> Path:
 
     Raises ConfigError where its format is not known or it cannot be written.
     """
+    if given == "-":
+        raise ConfigError("--output -: pictures are not written to standard output; name a file.")
     output = Path(given)
     if not output.suffix:
         output = output.with_name(f"{output.name}.png")

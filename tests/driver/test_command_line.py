@@ -101,6 +101,8 @@ def test_a_picture_has_a_known_format(
     assert picture_file(given) == Path(file)
     with pytest.raises(ConfigError, match=r"pic\.xyz.*\.png"):
         picture_file("pic.xyz")
+    with pytest.raises(ConfigError, match="standard output"):
+        picture_file("-")
 
 
 @pytest.mark.parametrize(
