@@ -15,6 +15,7 @@ a latent's elements. It is linear in the items' losses, so its coefficients are 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -107,7 +108,7 @@ class ImageWeights:
 
 
 @dataclass(frozen=True)
-class WeightedDenoising:
+class WeightedDenoising(ABC):
     """An objective of this loss, but for its weights. One that imitates: no old policy, no reference."""
 
     section: DenoisingSection
@@ -142,9 +143,10 @@ class WeightedDenoising:
         """None: the rewards of a group decide its weights."""
         return [None for _ in scores], history
 
+    @abstractmethod
     def image_weights(self, score: GroupScore, advantages: Float64 | None) -> ImageWeights:
         """Of one group. advantages: (B,), as given by `advantages`."""
-        raise NotImplementedError
+        ...
 
     def loss(self, weights: ImageWeights, values: Tensor) -> Loss:
         """The loss of one group. values: of its items, float64 (B, P, 4); 0 where none has a weight."""
