@@ -103,7 +103,10 @@ def sample_group(
     distribution: of the run; the task's epoch says which of its steps draw noise.
     """
     family, schedule = policy.family, policy.schedule(distribution)
-    distribution = distribution.during(task.noise.run_seed, task.noise.epoch)
+    if task.deterministic:
+        distribution = distribution.without_noise()
+    else:
+        distribution = distribution.during(task.noise.run_seed, task.noise.epoch)
     draws = len(distribution.stochastic_steps) + 1
     noise = torch.from_numpy(task.noise.normal(task.images, draws, family.latent_shape)).to(family.device)
     condition = policy.embed(task.prompt)

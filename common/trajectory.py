@@ -87,6 +87,7 @@ class PromptTask:
     (evaluation), or where the objective has no use for them. with_steps: give whole trajectories with their
     log-probs; False: x_0 alone, see TrajectoryGroup.
     branch_at: at each of these step positions every trajectory splits in two, see tree_nodes.
+    deterministic: no step draws noise, only x_T is random; so none has a log-prob.
     """
 
     prompt: str
@@ -96,6 +97,7 @@ class PromptTask:
     with_reference: bool
     with_steps: bool = True
     branch_at: tuple[int, ...] = ()
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

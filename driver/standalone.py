@@ -42,12 +42,17 @@ class LoadedPolicy:
     stamp: PolicyStamp
     epoch: int = 0
 
-    def images(self, prompt: str, images: int, noise: NoiseKey) -> NDArray[np.uint8]:
+    def images(
+        self, prompt: str, images: int, noise: NoiseKey, *, deterministic: bool = False
+    ) -> NDArray[np.uint8]:
         """uint8 (B, height, width, 3), the same bits as an actor's for the same noise key and number.
+        deterministic: see PromptTask.
 
         Raises BadNumbersError where latents are not finite.
         """
-        task = PromptTask(prompt, images, noise, self.stamp, with_reference=False)
+        task = PromptTask(
+            prompt, images, noise, self.stamp, with_reference=False, deterministic=deterministic
+        )
         trajectory, pixels = sample_group(task, self.policy, None, self.steps)
         if not np.isfinite(trajectory.latents).all():
             raise BadNumbersError(
@@ -120,7 +125,7 @@ def measure(
     for name, prompts in sets.items():
         tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
         images = [
-            loaded.images(task.prompt, task.images, task.noise)
+            loaded.images(task.prompt, task.images, task.noise, deterministic=task.deterministic)
             for task in progress.track(tasks, description=visible(f"{title}, {name} prompts"))
         ]
         scores = [

@@ -150,6 +150,7 @@ class SuiteComparison:
             "width": pixels.shape[2],
             "images_per_prompt": self.config.evaluation.images_per_prompt,
             "seed": self.config.evaluation.seed,
+            "deterministic": self.config.evaluation.deterministic,
             "scorers": {name: list(words) for name, words in self.trained.sets[-1].versions.items()},
         }
 

@@ -107,6 +107,25 @@ def updates(count: int) -> Changes:
     }
 
 
+def flow(epochs: int, **sampling: Any) -> Changes:
+    """PRDP on the embedded flow model, as the quickstart trains it, for so many epochs. Evaluated without
+    noise, because samplers differ in theirs."""
+    return {
+        "model.path": "models/tiny-sd3",
+        "model.prompt_tokens": 1,
+        "run.epochs": epochs,
+        "optimizer.decay_updates": epochs,
+        "sampling.prompts_per_epoch": 8,
+        "sampling.images_per_prompt": 16,
+        "sampling.steps": 6,
+        "sampling.stochastic_steps": "auto",
+        "learner.micro_batch_size": 48,
+        "evaluation.deterministic": True,
+        "evaluation.every_epochs": -(-epochs // 2),
+        **{f"sampling.{name}": value for name, value in sampling.items()},
+    }
+
+
 def proxy(scorer: str, **options: Any) -> Changes:
     """Trained on another reward that is made of the proxy, which then only evaluates, as gold does."""
     clips = {
@@ -216,6 +235,19 @@ STUDIES = {
                 "pointwise": with_rate("prdp"),
                 "judge": with_rate("prdp")
                 | proxy("studies.scorers:NoisyJudge", temperature=0.02, difference=0.05),
+            },
+        ),
+        Study(
+            "samplers",
+            "A flow model: which sampler, and which steps, for the same passes of the network?",
+            {
+                "flow_sde": flow(16),
+                "dance_sde": flow(18, sampler={"kind": "dance_sde"}),
+                "cps": flow(22, sampler={"kind": "cps"}),
+                "precise": flow(22, sampler={"kind": "precise"}),
+                "window_fixed": flow(27, window={"kind": "fixed", "size": 3}),
+                "window_random": flow(27, window={"kind": "random", "size": 3}),
+                "window_moving": flow(27, window={"kind": "moving", "size": 3, "every_epochs": 7}),
             },
         ),
         Study(

@@ -239,6 +239,12 @@ class EvaluationSection(
     )
     grid_prompts: int = setting(6, "prompts", "Unseen prompts shown in the picture grid.", ge=1)
     seed: int = setting(1234, "", "Seed of the choice of prompts and of their noise.", ge=0, le=LARGEST_SEED)
+    deterministic: bool = setting(
+        False,
+        "",
+        "No step draws noise, as most people sample a finetuned model: the first latent alone is random. "
+        "False = as training samples.",
+    )
 
     @model_validator(mode="after")
     def _grid_is_evaluated(self) -> EvaluationSection:

@@ -84,6 +84,18 @@ class Steps:
             window=None,
         )
 
+    def without_noise(self) -> Steps:
+        """The same steps with a deviation of 0: the probability-flow ODE, or DDIM with eta 0."""
+        sample_weight, output_weight = self.quiet
+        return replace(
+            self,
+            sample_weight=sample_weight,
+            output_weight=output_weight,
+            std=(0.0,) * self.num_steps,
+            stochastic_steps=(),
+            window=None,
+        )
+
     @property
     def num_steps(self) -> int:
         """T."""

@@ -171,6 +171,7 @@ def evaluation_tasks(
             noise=NoiseKey(section.seed, f"evaluation of {name} prompts", EVALUATION_EPOCH, index),
             stamp=stamp,
             with_reference=False,
+            deterministic=section.deterministic,
         )
         for index, prompt in prompts
     ]

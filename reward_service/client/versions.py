@@ -66,4 +66,3 @@ class VersionHistory:
     def _is_gone(self, stamp: ScorerStamp) -> bool:
         """Whether none of the last GONE groups was scored by a version that had scored before."""
         return self._groups - self._seen_at[stamp] >= GONE
-

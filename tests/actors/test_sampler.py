@@ -17,7 +17,8 @@ from actors.sampler import count_passes, sample_group
 from common.model.guidance import Denoiser
 from common.model.loading import load_policy
 from common.model.policy import Policy
-from common.model.steps import Steps
+from common.model.schedules import ddim_steps
+from common.model.steps import Chosen, Steps
 from common.model.trainable import Reference
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
@@ -224,6 +225,24 @@ def test_where_steps_are_of_no_use_x_0_comes_alone(request: pytest.FixtureReques
     assert (whole.has_steps, alone.has_steps, alone.log_ratio) == (True, False, None)
     assert alone.log_prob.shape == (whole.num_images, 0) == (alone.num_images, 0)
     assert alone.latents.nbytes * (distribution.num_steps + 1) == whole.latents.nbytes
+
+
+@pytest.mark.parametrize("window", [{}, {"sampling.window": {"kind": "fixed", "size": 1}}])
+def test_a_deterministic_task_is_ddim_with_eta_0(
+    request: pytest.FixtureRequest, tmp_path: Path, window: dict[str, Any]
+) -> None:
+    """Whatever draws noise in training."""
+    policy, _, distribution = _load(request, tmp_path, "tiny_pipeline", window)
+    silent = ddim_steps(policy.family.scheduler[1], distribution.num_steps, 0.0, Chosen((), math.inf))
+    task = _task(with_reference=False)
+    group, images = sample_group(replace(task, deterministic=True), policy, None, distribution)
+    expected, same = sample_group(task, policy, None, silent)
+    assert np.array_equal(group.latents, expected.latents)
+    assert np.array_equal(images, same)
+    assert group.log_prob.shape == (3, 0)
+    noisy, _ = sample_group(task, policy, None, distribution)
+    assert np.array_equal(noisy.at(0), group.at(0))
+    assert not np.array_equal(noisy.at(1), group.at(1))
 
 
 def test_version_0_needs_no_reference_pass(request: pytest.FixtureRequest, tmp_path: Path) -> None:

@@ -177,6 +177,16 @@ def test_a_million_prompts_start_at_once_in_little_memory(million: Path) -> None
     assert megabytes_used < 200.0, measured
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_only_evaluations_may_be_without_noise(tmp_path: Path, asked: bool) -> None:
+    config = make_config(Path("no/model"), tmp_path, {"evaluation.deterministic": asked})
+    stream, stamp = PromptStream(open_prompts(config.prompts.train), 0), PolicyStamp(3, "", "run")
+    assert not any(task.deterministic for task in training_tasks(config, stream, 1, stamp, True))
+    assert {task.deterministic for task in evaluation_tasks(config, "seen", stream.take(0, 2), stamp)} == {
+        asked
+    }
+
+
 def test_training_branches_and_an_evaluation_does_not(tmp_path: Path) -> None:
     config = make_config(Path("no/model"), tmp_path, {"sampling.branch_at": (0, 2)})
     stream, stamp = PromptStream(open_prompts(config.prompts.train), 0), PolicyStamp(3, "", "run")
