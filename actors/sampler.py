@@ -18,6 +18,7 @@ from common.model.guidance import Condition, Denoiser, for_items
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.trainable import Reference
+from common.passes import sampling_passes
 from common.trajectory import Float32, PromptTask, TrajectoryGroup, tree_nodes, tree_widths
 
 
@@ -131,11 +132,9 @@ def sample_group(
 
 
 def count_passes(task: PromptTask, trajectory: TrajectoryGroup) -> int:
-    """Predictions that sample_group made, of one latent each: at every step, and by the reference."""
-    count = len(trajectory.times)
-    widths = tree_widths(task.images, count, task.branch_at)
-    reference = [widths[step] for step in trajectory.stochastic_steps] if _asks_reference(task) else []
-    return sum(widths[:count]) + sum(reference)
+    """Predictions that sample_group made, of one latent each."""
+    reference_steps = trajectory.stochastic_steps.tolist() if _asks_reference(task) else []
+    return sampling_passes(task.images, len(trajectory.times), task.branch_at, reference_steps)
 
 
 def _asks_reference(task: PromptTask) -> bool:

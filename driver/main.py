@@ -194,7 +194,7 @@ def idle_warning(config: Config) -> str | None:
     """That actors or learner would wait for each other for long, and numbers that balance them."""
     # What an objective needs does not depend on the size of a latent.
     needs = build_objective(config.objective, 1).needs
-    return balance.advice(config, balance.estimate(config, needs.reference))
+    return balance.advice(config, balance.estimate(config, needs))
 
 
 async def run(

@@ -15,7 +15,7 @@ from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.model.trainable import Reference
-from common.trajectory import tree_widths
+from common.passes import learned_items
 from learner.denoising import DenoisingEngine
 from learner.denoising_learner import DenoisingLearner
 from learner.gradient import GradientEngine, Wave, to_device
@@ -60,11 +60,7 @@ def build_engine(
 
 def groups_in_a_wave(config: Config) -> int:
     """Groups that a rank takes in together: as many as fill a micro-batch, at least one."""
-    sampling = config.sampling
-    images = sampling.images_per_prompt
-    items = sum(tree_widths(images, sampling.steps, sampling.branch_at)[:-1])
-    passing = config.objective.items(images, math.ceil(items * config.optimizer.term_share))
-    return max(1, config.learner.micro_batch_size // passing)
+    return max(1, config.learner.micro_batch_size // math.ceil(learned_items(config)))
 
 
 def idle_wave(policy: Policy, distribution: Steps) -> Wave:

@@ -117,7 +117,7 @@ class DenoisingLearner(Learner):
         is_current = self._held is None or self._held.is_current()
         self._engine = engine = self._plain if is_current else self._with_old
         others = sum(one is not None for one in (engine.old, engine.reference))
-        self._tally = self._tally.with_passes(others * self._passes_of(len(chosen)))
+        self._count_passes(forward=others * len(chosen))
         wave = None
         if groups:
             trajectories, device = [group.trajectory for group in groups], self._policy.family.device

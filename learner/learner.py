@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from common.cluster.process_name import process_name
 from common.errors import WeightsError
 from common.model.weights import Tensors, Weights, digest_tensors
+from common.passes import Passes
 from common.stopwatch import Stopwatch
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.gradient import GradientEngine, Wave
@@ -262,7 +263,7 @@ class Learner:
             step_gradient_norms=tally.step_norms,
             process=process_name(),
             busy=tally.busy,
-            passes=tally.passes,
+            passes=round(tally.passes.cost()),
         )
 
     def end_epoch(self) -> None:
@@ -320,7 +321,7 @@ class Learner:
         trajectories = [group.trajectory for group in groups]
         wave = Wave.of(trajectories, self._policy.family.device) if trajectories else None
         if self._engine.reference is not None:
-            self._tally = self._tally.with_passes(self._passes_of(wave.size if wave else 0))
+            self._count_passes(forward=wave.size if wave else 0)
         return self._engine.with_reference(wave)
 
     def _step_norms_are_due(self) -> bool:
@@ -427,15 +428,16 @@ class Learner:
         return [torch.where(*entry) for entry in zip(has_passed, found, now, strict=True)], known, norms
 
     def _evaluate(self, wave: Wave | None) -> list[Tensor]:
-        self._tally = self._tally.with_passes(self._passes_of(wave.size if wave else 0))
+        self._count_passes(forward=wave.size if wave else 0)
         return self._engine.evaluate(wave)
 
-    def _passes_of(self, items: int) -> int:
-        """Of the network, forward: guidance may take two an item."""
-        return items * self._policy.guided.guidance.rows
+    def _count_passes(self, forward: int = 0, gradient: int = 0) -> None:
+        """Of items, each of which guidance may pass twice."""
+        rows = self._policy.guided.guidance.rows
+        self._tally = self._tally.with_passes(Passes(rows * forward, rows * gradient))
 
     def _pass(self, wave: Wave | None, sums: Tensor, chosen: Tensor, by_step: bool) -> tuple[Tensor, Tensor]:
-        self._tally = self._tally.with_passes(3 * self._passes_of(len(chosen)))
+        self._count_passes(gradient=len(chosen))
         if by_step:
             return self._engine.accumulate_by_step(wave, sums, chosen, list(self._parameters.values()))
         return self._engine.accumulate(wave, sums, chosen), torch.zeros(0)

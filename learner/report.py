@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.passes import Passes
 from common.stopwatch import Busy
 from common.trajectory import NoiseKey
 from learner.objectives import LogProbs, Loss
@@ -190,9 +191,9 @@ class Tally:
     mismatch: float = 0.0
     step_norms: Mapping[int, float] = field(default_factory=dict)
     busy: tuple[Busy, ...] = ()
-    passes: int = 0
+    passes: Passes = field(default_factory=Passes)
 
-    def with_passes(self, passes: int) -> Tally:
+    def with_passes(self, passes: Passes) -> Tally:
         """More passes."""
         return replace(self, passes=self.passes + passes)
 

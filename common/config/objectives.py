@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,6 +11,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from common.config.fields import Section, setting
 
 DEFAULT_OBJECTIVE = "prdp"
+
+Widths = Sequence[tuple[int, int]]
+"""Of each step that is learned, how many distinct latents it begins at and leads to."""
 
 
 class UpdatesSection(Section, title="What every objective has."):
@@ -19,9 +23,17 @@ class UpdatesSection(Section, title="What every objective has."):
         """The clip range on the scale of log-probs as means over a latent; math.inf = no clip."""
         return math.inf
 
-    def items(self, images: int, of_steps: int) -> int:
-        """How many of a prompt's items an update learns from, given those of its trajectories' steps."""
-        return of_steps
+    def held_items(self, images: int, widths: Widths) -> float:
+        """How many of a prompt's items passes without a graph are made of, see forward_passes."""
+        return sum(width for width, _ in widths)
+
+    def learned_items(self, images: int, widths: Widths) -> float:
+        """How many of a prompt's items have a coefficient in an update, where its rewards differ."""
+        return self.held_items(images, widths)
+
+    def forward_passes(self, update: int, stale: bool) -> int:
+        """How many passes without a graph an item takes in an update, see common.passes.learning_passes."""
+        return 0
 
     @property
     def keeps_old_policy(self) -> bool:
@@ -37,6 +49,29 @@ class LogProbSection(UpdatesSection, title="What objectives on log-probs of deno
         "and scored but not passed through the learner; 0 = from all.",
         ge=0,
     )
+
+    def learned_items(self, images: int, widths: Widths) -> float:
+        """See UpdatesSection. Of a tree as if the best and the worst images were anywhere in it."""
+        return sum(
+            width * (1 - self._share_left_out(images, images // width))
+            for width, following in widths
+            if following > 1 or not self.is_centred
+        )
+
+    def _share_left_out(self, images: int, sharing: int) -> float:
+        """Chance that none of the `sharing` images of an item is learned from."""
+        chosen = 2 * self.extremes
+        return math.comb(images - sharing, chosen) / math.comb(images, chosen) if chosen else 0.0
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether a prompt's coefficients add up to 0 at each step, so that a step which all its images share
+        is not learned."""
+        return False
+
+    def forward_passes(self, update: int, stale: bool) -> int:
+        """See UpdatesSection. An epoch's only update has the actors' log-probs, unless they are of others."""
+        return int(self.updates_per_epoch > 1 or stale)
 
 
 class ClippedSection(LogProbSection, title="What objectives with a clip around the old policy have."):
@@ -78,6 +113,11 @@ class PrdpSection(
         """See UpdatesSection."""
         return super().clip_per_element(1) / (latent_elements if self.latent_reduction == "sum" else 1)
 
+    @property
+    def is_centred(self) -> bool:
+        """See LogProbSection."""
+        return True
+
 
 class RebelSection(
     LogProbSection,
@@ -98,6 +138,11 @@ class RebelSection(
         "all", "", "all = mean over all pairs; untied = over pairs of different rewards."
     )
 
+    @property
+    def is_centred(self) -> bool:
+        """See LogProbSection."""
+        return True
+
 
 class PolicyGradientSection(
     ClippedSection,
@@ -110,6 +155,20 @@ class PolicyGradientSection(
         "more forward pass an image and step; 0 = no such term.",
         ge=0.0,
     )
+
+    def forward_passes(self, update: int, stale: bool) -> int:
+        """See UpdatesSection."""
+        return super().forward_passes(update, stale) + int(self.kl_weight > 0)
+
+    @property
+    def is_centred(self) -> bool:
+        """See LogProbSection. At the first update, and unless an advantage is at its limit."""
+        return self.centres_group and not self.kl_weight and not self.extremes
+
+    @property
+    def centres_group(self) -> bool:
+        """Whether a prompt's advantages add up to 0."""
+        return False
 
 
 class LimitedSection(PolicyGradientSection, title="What the objectives with standardised advantages have."):
@@ -150,12 +209,22 @@ class DdpoSection(
         "epoch where it has too few; group = its images of this epoch.",
     )
 
+    @property
+    def centres_group(self) -> bool:
+        """See PolicyGradientSection."""
+        return self.baseline == "group"
+
 
 class GrpoSection(
     LimitedSection,
     title="Group Relative Policy Optimization (Shao et al. 2024) on denoising steps.",
 ):
     kind: Literal["grpo"] = "grpo"
+
+    @property
+    def centres_group(self) -> bool:
+        """See PolicyGradientSection."""
+        return True
 
 
 class DpokSection(
@@ -196,9 +265,13 @@ class DenoisingSection(
         "model's schedule.",
     )
 
-    def items(self, images: int, of_steps: int) -> int:
+    def held_items(self, images: int, widths: Widths) -> float:
         """See UpdatesSection."""
-        return images * self.pairs_per_image
+        return self.learned_images(images) * self.pairs_per_image
+
+    def learned_images(self, images: int) -> int:
+        """How many of a prompt's images have a weight, where no two rewards are equal."""
+        return images
 
 
 class RwrSection(DenoisingSection, title="Reward-weighted regression on the denoising loss."):
@@ -213,9 +286,17 @@ class RwrSection(DenoisingSection, title="Reward-weighted regression on the deno
         0.1, "share", "Of a prompt's images, rounded, at least one: the best (sparse).", gt=0.0, le=1.0
     )
 
+    def learned_images(self, images: int) -> int:
+        """See DenoisingSection."""
+        return images if self.weighting == "softmax" else max(1, round(self.kept_share * images))
+
 
 class RaftSection(DenoisingSection, title="Reward-ranked finetuning on each prompt's best image."):
     kind: Literal["raft"] = "raft"
+
+    def learned_images(self, images: int) -> int:
+        """See DenoisingSection."""
+        return 1
 
 
 class NftSection(
@@ -244,6 +325,11 @@ class NftSection(
         ge=0.0,
     )
     old_decay_limit: float = setting(0.5, "share", "What stays at most.", ge=0.0, lt=1.0)
+
+    def forward_passes(self, update: int, stale: bool) -> int:
+        """See UpdatesSection. By the old policy, unless it is the trained one, and by the reference."""
+        stays = self.old_decay_rate * self.old_decay_limit > 0
+        return int(stays or update > 0) + int(self.reference_weight > 0)
 
     @property
     def keeps_old_policy(self) -> bool:

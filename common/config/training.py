@@ -266,10 +266,12 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
         return self
 
     @property
-    def most_learned_steps(self) -> int:
-        """The most steps that enter the objective in an epoch: all, where the schedule decides."""
-        named = self.steps if self.named_stochastic_steps is None else len(self.named_stochastic_steps)
-        return named if isinstance(self.window, WholeWindow) else min(named, self.window.size)
+    def learned_steps(self) -> tuple[int, ...]:
+        """Positions of steps that enter the objective in an epoch: all, where the schedule decides; of those
+        of a window, which move, the first that it may have."""
+        named = self.named_stochastic_steps
+        chosen = tuple(range(self.steps)) if named is None else named
+        return chosen if isinstance(self.window, WholeWindow) else chosen[: self.window.size]
 
     @property
     def named_stochastic_steps(self) -> tuple[int, ...] | None:

@@ -1,16 +1,18 @@
 """Estimate, before anything starts, how long actors and learner would wait for each other.
 
-Work is counted in forward passes of the network for one image and step, because all else cancels: sizes,
-guidance and precision are the same for both roles. Decoding, scoring and the weights' way are left out.
+Work is counted in forward passes of the network for one latent (common.passes), because all else cancels:
+sizes, guidance and precision are the same for both roles. Decoding, scoring and the weights' way are left
+out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.config.objectives import LogProbSection
 from common.config.schema import Config
 from common.config.training import FullPolicy
+from common.passes import learning_passes, sampling_passes
+from learner.objectives import Needs
 
 FULL_STEP = 3.0
 """Forward and backward pass of all weights, in forward passes: 2.996 counted on Stable Diffusion 1.5, 2.992
@@ -24,14 +26,18 @@ MOST_IDLE = 0.4
 class Balance:
     """Seconds of an epoch in units of one forward pass, of one actor (sampling) and of one rank (learning).
 
-    first_update: of learning, what can overlap with sampling. actors_idle, learner_idle: estimated shares of
-    an epoch in which the role waits for the other.
+    overlapping: of learning, what can be done while actors sample. actors_idle, learner_idle: estimated
+    shares of an epoch in which the role waits for the other.
     """
 
     sampling: float
     learning: float
-    first_update: float
-    epoch: float
+    overlapping: float
+
+    @property
+    def epoch(self) -> float:
+        """One after the other, what cannot overlap."""
+        return max(self.sampling, self.overlapping) + self.learning - self.overlapping
 
     @property
     def actors_idle(self) -> float:
@@ -44,30 +50,27 @@ class Balance:
         return 1 - self.learning / self.epoch
 
 
-def estimate(config: Config, with_reference: bool) -> Balance:
-    """The balance of a run's settings; a process computes what `gpus` GPUs do, or one for a share of it.
+def estimate(config: Config, needs: Needs) -> Balance:
+    """The balance of a run's settings, of an epoch that is not the first and of prompts whose rewards differ;
+    a process computes what `gpus` GPUs do, or one for a share of it.
 
-    with_reference: whether actors also pass the stochastic steps through the reference. Where the schedule
-    chooses these steps, all are counted.
-    The first update's gradient is taken while actors sample; later ones wait for all groups, unless actors
-    may run ahead (data.max_staleness).
+    needs: the objective's. Where the schedule chooses the steps that are learned, all are counted.
+    The first update's gradient is taken while actors sample, unless the objective needs the whole epoch
+    first; later ones wait for all groups. Actors that may run ahead (data.max_staleness) wait for neither.
     """
-    sampling, learner, updates = config.sampling, config.learner, config.objective.updates_per_epoch
-    stochastic_steps = sampling.most_learned_steps
-    images = sampling.prompts_per_epoch * sampling.images_per_prompt
-    per_prompt = sampling.images_per_prompt
-    items = sampling.prompts_per_epoch * config.objective.items(per_prompt, per_prompt * stochastic_steps)
+    sampling, learner = config.sampling, config.learner
+    prompts, is_ahead = sampling.prompts_per_epoch, config.data.max_staleness > 0
     step = FULL_STEP if isinstance(config.policy, FullPolicy) else LORA_STEP
     step += 1.0 if learner.gradient_checkpointing else 0.0
     actors, ranks = config.actors.count * max(1, config.actors.gpus), learner.workers * max(1, learner.gpus)
-    sampled = images * (sampling.steps + (stochastic_steps if with_reference else 0)) / actors
-    first = items * step / ranks
-    # Updates 2..K evaluate the log-probs anew before their gradient, and the first one for the clip's anchor.
-    is_evaluated = updates > 1 and isinstance(config.objective, LogProbSection)
-    evaluated = items / ranks if is_evaluated else 0.0
-    learned = first + evaluated + (updates - 1) * (first + evaluated)
-    alone = 0.0 if config.data.max_staleness else learned - first
-    return Balance(sampled, learned, first, max(sampled, learned - alone) + alone)
+    reference_steps = sampling.learned_steps if needs.reference else ()
+    sampled = sampling_passes(sampling.images_per_prompt, sampling.steps, sampling.branch_at, reference_steps)
+    updates = [
+        learning_passes(config, update, stale=is_ahead).cost(step) * prompts / ranks
+        for update in range(config.objective.updates_per_epoch)
+    ]
+    learned, first = sum(updates), 0.0 if needs.whole_epoch else updates[0]
+    return Balance(sampled * prompts / actors, learned, learned if is_ahead else first)
 
 
 def share_gpus(config: Config) -> bool:
@@ -78,7 +81,8 @@ def share_gpus(config: Config) -> bool:
 def advice(config: Config, balance: Balance) -> str | None:
     """A warning with the settings to change where a role would be idle for more than MOST_IDLE, else None.
 
-    Runs without GPUs share a machine's cores, and those offline have no actors: they are not judged.
+    None too where no other numbers would make the epoch shorter on as many GPUs. Runs without GPUs share a
+    machine's cores, and those offline have no actors: they are not judged.
     """
     if not config.actors.gpus or share_gpus(config) or config.data.mode == "offline":
         return None
@@ -90,9 +94,11 @@ def advice(config: Config, balance: Balance) -> str | None:
     of_learner = config.learner.workers * max(1, config.learner.gpus)
     gpus = round(of_actors + of_learner)
     sampled, learned = balance.sampling * of_actors, balance.learning * of_learner
-    actors = min(max(1, round(gpus * sampled / (sampled + learned))), max(1, gpus - 1))
-    mend = f"actors.count={actors} learner.workers={max(1, gpus - actors)} with a whole GPU each"
-    if config.objective.updates_per_epoch > 1 and not config.data.max_staleness:
+    actors = min(range(1, gpus), key=lambda count: max(sampled / count, learned / (gpus - count)))
+    mend = f"actors.count={actors} learner.workers={gpus - actors} with a whole GPU each"
+    if balance.overlapping == balance.learning and actors == of_actors:
+        return None
+    if balance.overlapping < balance.learning:
         mend = (
             f"actors.count={gpus} learner.workers={gpus} actors.gpus=0.5 learner.gpus=0.5, so that each GPU "
             "samples, then learns (both models must fit in its memory)"

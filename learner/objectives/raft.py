@@ -28,4 +28,5 @@ class Raft(WeightedDenoising):
 
     def image_weights(self, score: GroupScore, advantages: Float64 | None) -> ImageWeights:
         """See WeightedDenoising."""
-        return ImageWeights.of_share(best_shares(score.rewards, kept=1))
+        kept = self.section.learned_images(len(score.rewards))
+        return ImageWeights.of_share(best_shares(score.rewards, kept))

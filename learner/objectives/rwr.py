@@ -48,6 +48,5 @@ class Rwr(WeightedDenoising):
         """See WeightedDenoising."""
         rewards, section = score.rewards, self.section
         if section.weighting == "sparse":
-            kept = max(1, round(section.kept_share * len(rewards)))
-            return ImageWeights.of_share(best_shares(rewards, kept))
+            return ImageWeights.of_share(best_shares(rewards, section.learned_images(len(rewards))))
         return ImageWeights.of_share(softmax_shares(rewards, section.temperature))
