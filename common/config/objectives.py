@@ -281,7 +281,13 @@ class RwrSection(DenoisingSection, title="Reward-weighted regression on the deno
         "",
         "Shares of a prompt's images: softmax of rewards over temperature; sparse = equal among the best.",
     )
-    temperature: float = setting(0.2, "reward", "Of the softmax.", gt=0.0)
+    temperature: float = setting(
+        0.2,
+        "reward",
+        "Of the softmax, in the reward's units: about its spread within a prompt, or more (DDPO's authors: 5 "
+        "for aesthetic scores and kilobytes).",
+        gt=0.0,
+    )
     kept_share: float = setting(
         0.1, "share", "Of a prompt's images, rounded, at least one: the best (sparse).", gt=0.0, le=1.0
     )

@@ -1,4 +1,4 @@
-"""DPOK (Fan et al. 2023, arXiv 2305.16381, algorithm 1; google-research/dpok, train_online_pg.py):
+"""DPOK (Fan et al. 2023, arXiv 2305.16381; google-research/dpok, train_online_pg.py):
 
     loss = mean over (i, t) of -w_r (r_i - V) clip(rho_it, 1 - eps, 1 + eps) + w_kl KL(pi_theta || pi_ref)
 

@@ -1,5 +1,6 @@
 """Group Relative Policy Optimization on denoising steps (Shao et al. 2024, arXiv 2402.03300, eq. 3, outcome
-supervision; for flow models Flow-GRPO, arXiv 2505.05470, whose KL penalty is the closed form of kl_weight).
+supervision; for flow models Flow-GRPO, arXiv 2505.05470, eqs. 4 and 5, whose KL is the closed form of
+kl_weight).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Diffusion Negative-aware FineTuning (DiffusionNFT; Zheng et al. 2025, arXiv 2509.16117, section 3: the loss
-of the theorem on policy optimization, with the practical choices as the authors' train_nft_sd3.py has them):
+"""Diffusion Negative-aware FineTuning (DiffusionNFT; Zheng et al. 2025, arXiv 2509.16117, theorem 3.2, eq. 5,
+with the choices of section 3.3 and algorithm 1 as the authors' code, train_nft_sd3.py, has them):
 
     L = E [ r |v+ - v|^2 + (1 - r) |v- - v|^2 ],   v+ = (1 - beta) v_old + beta v_theta,
                                                    v- = (1 + beta) v_old - beta v_theta
@@ -9,7 +9,7 @@ of the theorem on policy optimization, with the practical choices as the authors
 v is what the network predicts: v+ and v- are linear in it, so noise or x_0 serve as well as a velocity. The
 squared error is the x_0's, over its mean absolute error held constant. As in the code each term is multiplied
 by advantage_limit / beta, and reference_weight |v_theta - v_ref|^2 is added. Old, the policy that samples,
-follows the trained one at the end of each epoch, after i updates in all:
+follows the trained one at the end of each epoch, after i updates in all (the paper's i counts epochs):
 
     old <- eta_i old + (1 - eta_i) theta,   eta_i = min(old_decay_rate i, old_decay_limit)
 

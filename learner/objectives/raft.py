@@ -1,5 +1,5 @@
-"""Reward-ranked finetuning (RAFT; Dong et al. 2023, arXiv 2304.06767, algorithm 1, its diffusion experiment):
-sample a prompt's images, keep the best, finetune on it with the plain denoising loss, repeat.
+"""Reward-ranked finetuning (RAFT; Dong et al. 2023, arXiv 2304.06767, as in its diffusion experiment): sample
+a prompt's images, keep the best, finetune on it with the plain denoising loss, repeat.
 
 It is RWR in the limit of temperature 0, ties included: images that share the best reward share the weight.
 """

@@ -1,10 +1,11 @@
-"""REBEL, regression to relative rewards (Gao et al. 2024, arXiv 2404.16767, eq. 1 and algorithm 1).
+"""REBEL, regression to relative rewards (Gao et al. 2024, arXiv 2404.16767, eq. 1).
 
     loss = mean over pairs of (1/eta [log pi_theta/pi_old (i) - log pi_theta/pi_old (j)] - [r_i - r_j])^2
 
 with log-probs of whole trajectories. It is PRDP without clip and with the old policy as the reference (beta =
 1/eta): the KL holds an epoch's policy close to the one before, and nothing holds it close to the pretrained
-one. As in PRDP the loss is divided by beta^2, which moves no optimum.
+one, where the authors' code for language takes a KL to that off the rewards. As in PRDP the loss is divided
+by beta^2, which moves no optimum.
 """
 
 from __future__ import annotations

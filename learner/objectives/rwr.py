@@ -1,9 +1,11 @@
 """Reward-weighted regression on the denoising loss (RWR), in the two forms to which DDPO was compared (Black,
-Janner, Du, Kostrikov, Levine 2023, arXiv 2305.13301, section 4.1; after Peters and Schaal 2007 and Lee et al.
-2023, arXiv 2302.12192), with shares taken within each prompt:
+Janner, Du, Kostrikov, Levine 2023, arXiv 2305.13301, section 4.2; after Peters and Schaal 2007 and Lee et al.
+2023, arXiv 2302.12192), with shares taken within each prompt (their appendix D.3):
 
     softmax:  share_i = exp(r_i / temperature) / sum over the prompt's images
     sparse:   share_i = 1 / n for the n images with r_i >= C, C the prompt's reward of rank `kept_share`
+
+Their beta, 0.2, is an inverse temperature: 5 here, for rewards that are aesthetic scores or kilobytes.
 
 For temperature -> 0, and for kept_share 1 / B, both are RAFT; for temperature -> infinity finetuning on all
 of the policy's own images.
