@@ -46,6 +46,26 @@ def test_a_wave_fills_a_micro_batch_on_each_rank(
     assert LearnerGroup(make_config(tmp_path, tmp_path, changes), "run", ranks).wave_size == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"objective": {"kind": "raft", "pairs_per_image": 4}}, 4),
+        ({"objective": {"kind": "nft", "pairs_per_image": 4}}, 1),
+        ({"objective.extremes": 1}, 2),
+        ({"sampling.stochastic_steps": (1, 2)}, 2),
+        ({"optimizer.term_share": 0.3}, 3),
+        ({"sampling.branch_at": (1, 2)}, 2),
+    ],
+)
+def test_what_does_not_pass_leaves_room_for_other_groups(
+    tmp_path: Path, changes: dict[str, Any], expected: int
+) -> None:
+    """4 images of 4 steps are 16 items. Of the tree, 7 pass: the first step is all images', 1 + 2 + 4."""
+    whole = {"learner.micro_batch_size": 16, "sampling.stochastic_steps": "all"}
+    config = make_config(tmp_path, tmp_path, {**whole, **changes})
+    assert LearnerGroup(config, "run", [Handle(0)]).wave_size == expected
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 7])
 def test_every_rank_gets_its_part_of_a_wave_in_order_and_maybe_none(tmp_path: Path, count: int) -> None:
     ranks = [Handle(number) for number in range(3)]
