@@ -225,6 +225,7 @@ def make_learner(
     step_norms_every: int = 1,
     term_share: float = 1.0,
     old_policy: OldPolicy | None = None,
+    run_id: str = "run",
     parallel: Parallel | None = None,
     engine: GradientEngine | None = None,
 ) -> Learner:
@@ -238,7 +239,7 @@ def make_learner(
         optimizer=CheckedOptimizer(policy, optimizer, probe, LearningRate(rate, 0, 0, 1.0), parallel),
         old_policy=old_policy or Online(remembered=2),
         settings=LearnerSettings(
-            run_id="run",
+            run_id=run_id,
             max_gradient_norm=max_norm,
             ema_decay=ema_decay,
             updates_per_epoch=updates,

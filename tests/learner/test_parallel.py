@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -15,56 +16,101 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.model.weights import Tensors
+from common.trajectory import ScoredGroup
+from driver.run.recordings import TrajectoryWriter, open_recording
+from learner.learner import Learner
+from learner.old_policy import Offline
 from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
-from learner.report import Outcome
+from learner.report import Outcome, UpdateReport
 from learner.state import export_state, restore_state
-from tests.learner.support import double_policy, make_learner, sample_double, scored
+from tests.learner.support import double_policy, make_learner, sample_double, scored, weights_of
 
 TIMEOUT_S = 120.0
-EPOCHS = (("a cat", "two red birds", "the sea"), ("an old tree",))
+EPOCHS = (((1,), ("a cat", "two red birds", "the sea")), ((), ("an old tree",)))
+"""Of each, where trajectories split, and prompts."""
+REWARDS = (0.1, 0.3, 0.2)
 OVERRIDES = {"sampling.steps": 3, "policy": {"kind": "lora", "rank": 2, "alpha": 4}}
 
 
+SETTINGS: dict[str, Any] = {"clip_range": 0.02, "updates": 2, "step_norms_every": 0, "term_share": 0.7}
+
+
 def _train(parallel: Parallel, count: int, pipeline: Path, folder: Path) -> None:
-    """Two epochs of two updates of a part of the terms, the second with a group for one rank only; writes
-    weights and reports."""
+    """Two epochs of two updates of a part of the terms, the first of two trees a prompt, the second with a
+    group for one rank only; writes weights and reports. The first epoch is recorded, and learned from the
+    recording."""
     policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
-    learner = make_learner(
-        policy,
-        distribution,
-        clip_range=0.02,
-        updates=2,
-        parallel=parallel,
-        step_norms_every=0,
-        term_share=0.7,
-    )
-    reports = []
-    for epoch, prompts in enumerate(EPOCHS):
-        stamp = learner.publish().stamp
-        groups = [
-            scored(
-                sample_double(policy, reference, distribution, stamp, prompt, 2, 10 * epoch + position),
-                [0.1, 0.3 + 0.1 * position],
+    learner = make_learner(policy, distribution, parallel=parallel, **SETTINGS)
+    reports: list[UpdateReport] = []
+    for epoch, (branch_at, prompts) in enumerate(EPOCHS):
+        stamp, groups = learner.publish().stamp, []
+        for position, prompt in enumerate(prompts):
+            group = sample_double(
+                policy,
+                reference,
+                distribution,
+                stamp,
+                prompt,
+                4,
+                10 * epoch + position,
+                torch.float32,
+                branch_at,
             )
-            for position, prompt in enumerate(prompts)
-        ]
-        for start in range(0, len(groups), count):
-            learner.accumulate(groups[start : start + count][parallel.rank :][:1])
-        reports += [learner.finish_update(), learner.repeat_update()]
-        learner.end_epoch()
+            assert group.log_ratio is not None
+            group = replace(group, log_ratio=group.log_ratio.astype(np.float32))
+            groups.append(scored(group, [*REWARDS, 0.45 + 0.1 * position]))
+        reports += _epoch(learner, groups, count, parallel.rank)
+        if epoch == 0:
+            recorded = folder / f"recorded{parallel.rank}"
+            TrajectoryWriter(recorded).write_epoch(0, groups)
+            _replay(parallel, count, pipeline, recorded, reports, weights_of(policy))
     safetensors.torch.save_file(dict(learner.parameters), folder / f"rank{parallel.rank}.safetensors")
     for name, data in export_state(learner).items():
         path = folder / f"state{parallel.rank}" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    numbers = [(r.loss, r.gradient_norm, *r.stats.values(), r.log_ratio_mean) for r in reports]
-    (folder / f"rank{parallel.rank}.json").write_text(
-        json.dumps({"numbers": numbers, "versions": [r.version for r in reports]})
-    )
+    numbers, versions = [_numbers(r) for r in reports], [r.version for r in reports]
+    (folder / f"rank{parallel.rank}.json").write_text(json.dumps({"numbers": numbers, "versions": versions}))
+
+
+def _epoch(learner: Learner, groups: list[ScoredGroup], count: int, rank: int) -> list[UpdateReport]:
+    """Two updates from groups in waves of `count`, of which each rank has one."""
+    for start in range(0, len(groups), count):
+        learner.accumulate(groups[start : start + count][rank:][:1])
+    reports = [learner.finish_update(), learner.repeat_update()]
+    learner.end_epoch()
+    return reports
+
+
+def _numbers(report: UpdateReport) -> list[float]:
+    assert report.log_ratio_mean is not None
+    return [report.loss, report.gradient_norm, *report.stats.values(), report.log_ratio_mean]
+
+
+def _replay(
+    parallel: Parallel,
+    count: int,
+    pipeline: Path,
+    recorded: Path,
+    reports: list[UpdateReport],
+    weights: dict[str, Tensor],
+) -> None:
+    """Another run learns from the recording what the one that made it has learned: the same drawn terms of
+    the same trees, once more on all ranks."""
+    policy, _, distribution = double_policy(pipeline, recorded, OVERRIDES)
+    offline = {"old_policy": Offline(), "run_id": "another"}
+    learner = make_learner(policy, distribution, parallel=parallel, **SETTINGS, **offline)
+    learner.publish()
+    groups = list(open_recording(recorded).read_epoch(0))
+    for found, expected in zip(_epoch(learner, groups, count, parallel.rank), reports, strict=True):
+        assert _numbers(found) == pytest.approx(_numbers(expected), rel=1e-9, abs=1e-12)
+        assert (found.passes, found.groups) == (expected.passes, expected.groups)
+    for name, value in weights_of(policy).items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-9, atol=1e-12)
 
 
 def _sum_gradients(parallel: Parallel) -> None:
@@ -125,7 +171,7 @@ def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
     files = {str(path.relative_to(state)): path for path in state.rglob("*") if path.is_file()}
     restore_state(learner, {name: path.read_bytes() for name, path in files.items()})
     stamp = learner.publish().stamp
-    for position, prompt in enumerate(EPOCHS[0]):
+    for position, prompt in enumerate(EPOCHS[0][1]):
         group = sample_double(policy, reference, distribution, stamp, prompt, 2, 50 + position)
         learner.accumulate([scored(group, [0.1, 0.3 + 0.1 * position])])
     assert learner.finish_update().version == 5
