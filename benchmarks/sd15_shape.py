@@ -118,7 +118,7 @@ def random_family(shape: Shape, device: torch.device, seed: int = 0) -> StableDi
     return StableDiffusionFamily(
         network=pipeline.unet,
         text=one_encoder(
-            PaddedText(tokenizer, pipeline.text_encoder, tokenizer.model_max_length), device, offload=False
+            PaddedText(tokenizer, lambda: pipeline.text_encoder, tokenizer.model_max_length), device, "keep"
         ),
         images=VaeDecoder(pipeline.vae, chunk=8),
         scheduler=("DDIMScheduler", dict(pipeline.scheduler.config)),

@@ -13,6 +13,9 @@ LONGEST_SIDE = 8192
 """Of a picture, in pixels: twice what any family is made for. More is a slip, and would fill the memory."""
 
 
+TextPlace = Literal["keep", "offload", "drop"]
+
+
 class ModelSection(Section, title="The pretrained text-to-image pipeline."):
     path: ModelPath = setting(
         ...,
@@ -60,8 +63,11 @@ class ModelSection(Section, title="The pretrained text-to-image pipeline."):
         ge=0,
         le=4096,
     )
-    offload_text_encoder: bool = setting(
-        False, "", "Keep text encoders on the CPU but while they embed a prompt that is not remembered."
+    text_encoder: TextPlace = setting(
+        "keep",
+        "",
+        "Where text encoders are but while they embed a prompt that is not remembered: keep = on the device, "
+        "offload = in the host's memory, drop = nowhere, read again from their files. See docs/models.md.",
     )
     vae_chunk: int = setting(8, "images", "Images that the VAE decodes in one pass.", ge=1)
     vae_tiling: bool = setting(False, "", "Decode images in tiles: less memory, faint seams.")

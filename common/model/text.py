@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from common.config.training import TextPlace
 from common.errors import ModelError
 from common.model.folder import SENTENCEPIECE
 from common.model.guidance import Condition
 from common.model.options import T5, T5_NAMES, TEXT, TEXT_NAMES, Allowed
+from common.model.weights import digest_tensors
 
 EMBEDDED_PROMPTS = 256
 FEWEST_TOKENS = 3
@@ -124,17 +126,39 @@ def check_vocabulary(where: str, tokenizer: Any, encoder: Any) -> None:
 
 
 class PaddedText:
-    """A text encoder with its tokenizer, for prompts of one length. Counts those that do not fit, and says
-    it once.
+    """A text encoder, read when it is first looked at, with its tokenizer, for prompts of one length. Counts
+    those that do not fit, and says it once.
 
-    tokens: that a prompt is cut or filled up to.
+    read: gives the encoder, on its device. tokens: that a prompt is cut or filled up to.
     """
 
-    def __init__(self, tokenizer: Any, encoder: Any, tokens: int) -> None:
+    def __init__(self, tokenizer: Any, read: Callable[[], Any], tokens: int) -> None:
         self.tokenizer = tokenizer
-        self.encoder = encoder
         self.tokens = tokens
         self.cut_prompts = 0
+        self._read = read
+        self._encoder: Any = None
+        self._dropped: str | None = None
+
+    @property
+    def encoder(self) -> Any:
+        """Read where it is not there. Raises ModelError, also where its weights are not those that were
+        dropped."""
+        if self._encoder is None:
+            encoder = self._read()
+            if self._dropped is not None and digest_tensors(encoder.state_dict()) != self._dropped:
+                raise ModelError(
+                    f"The {type(encoder).__name__} that model.text_encoder: drop has read again has other "
+                    "weights than before: its files have changed. Put back those that the run began with."
+                )
+            self._encoder = encoder
+        return self._encoder
+
+    def drop(self) -> None:
+        """Let go of the encoder, but for the digest of its weights."""
+        if self._encoder is not None and self._dropped is None:
+            self._dropped = digest_tensors(self._encoder.state_dict())
+        self._encoder = None
 
     def __call__(self, prompt: str, device: torch.device) -> Any:
         """The encoder's output for one prompt, hidden states included."""
@@ -164,32 +188,41 @@ class PaddedText:
         return tokens.input_ids.to(device), tokens.attention_mask.to(device)
 
 
+BETWEEN: Mapping[TextPlace, Callable[[PaddedText], object]] = {
+    "keep": lambda text: text.encoder,
+    "offload": lambda text: text.encoder.to("cpu"),
+    "drop": PaddedText.drop,
+}
+"""What is done with a text encoder that nothing is embedded by."""
+
+
 @dataclass
 class TextStage:
-    """A family's text encoders: conditions by prompt, remembered, on the device; encoders offloaded between.
+    """A family's text encoders: conditions by prompt, remembered, on the device.
 
-    encode: one prompt -> one row, while the encoders are on the device.
+    between: where the encoders are meanwhile. encode: one prompt -> one row, while they are on the device.
     """
 
     encoders: Mapping[str, PaddedText]
     device: torch.device
-    offload: bool
+    between: TextPlace
     encode: Callable[[str], Condition]
     _known: OrderedDict[str, Condition] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        self._move(self._home)
+        self._put_away()
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         """See Family."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if missing:
-            self._move(self.device)
+            for text in self.encoders.values():
+                text.encoder.to(self.device)
             for prompt in missing:
                 rows = self.encode(prompt)
                 self._known[prompt] = {name: _at_least_float32(value) for name, value in rows.items()}
-            self._move(self._home)
+            self._put_away()
         found = [self._known[prompt] for prompt in prompts]
         for prompt in prompts:
             self._known.move_to_end(prompt)
@@ -197,14 +230,9 @@ class TextStage:
             self._known.popitem(last=False)
         return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
 
-    @property
-    def _home(self) -> torch.device:
-        return torch.device("cpu") if self.offload else self.device
-
-    def _move(self, device: torch.device) -> None:
+    def _put_away(self) -> None:
         for text in self.encoders.values():
-            if self.offload:
-                text.encoder.to(device)
+            BETWEEN[self.between](text)
 
 
 def _at_least_float32(value: Tensor) -> Tensor:

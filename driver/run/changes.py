@@ -26,6 +26,7 @@ FREE_SETTINGS = (
     "guards.",
     "learner.",
     "model.device",
+    "model.text_encoder",
     "ray.",
     "reward_service.",
     "run.epochs",

@@ -1,8 +1,8 @@
 """Sampling on a GPU: where it waits for the device, and that it computes what a CPU computes.
 
 Inside the loops over steps (denoise, reference_log_ratios, log_probs) nothing waits. What waits, once a
-group: the noise on its way to the device; of a prompt not seen lately its tokens, and text encoders that are
-offloaded; latents, log-probs, log ratios, condition and decoded images on their way back. Once a process: the
+group: the noise on its way to the device; of a prompt not seen lately its tokens, and text encoders that were
+put away; latents, log-probs, log ratios, condition and decoded images on their way back. Once a process: the
 table of the steps' numbers.
 """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -218,7 +219,7 @@ class PipelineParts:
         return {
             part: PaddedText(
                 tokenizers[part],
-                source.network(kind.encoder, part, source.dtype),
+                partial(source.network, kind.encoder, part, source.dtype),
                 min(shared) if kind.tokens is None else source.settings.prompt_tokens or kind.tokens,
             )
             for part, kind in present.items()

@@ -174,8 +174,8 @@ class FlowFamily(PipelineFamily, ABC):
     @classmethod
     def _text(cls, source: Source) -> TextStage:
         encoders = cls.PARTS.text(source)
-        offload = source.settings.offload_text_encoder
-        return TextStage(encoders, source.device, offload, cls.encode(source, encoders))
+        between = source.settings.text_encoder
+        return TextStage(encoders, source.device, between, cls.encode(source, encoders))
 
     @classmethod
     def _steps(cls, scheduler: tuple[str, Settings], sampling: SamplingSection, layout: Layout) -> Steps:

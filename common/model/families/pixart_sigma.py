@@ -132,7 +132,7 @@ def _text(source: Source) -> TextStage:
         states = text.encoder(ids, attention_mask=mask, return_dict=True).last_hidden_state
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask.float()}
 
-    return TextStage(encoders, source.device, source.settings.offload_text_encoder, encode)
+    return TextStage(encoders, source.device, source.settings.text_encoder, encode)
 
 
 def _latent_shape(source: Source, sampling: SamplingSection) -> tuple[int, int, int]:

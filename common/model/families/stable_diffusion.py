@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from common.config.training import SamplingSection
+from common.config.training import SamplingSection, TextPlace
 from common.model import options
 from common.model.families.base import made_up
 from common.model.families.unet import UnetFamily, check_width, discrete_steps, unet_parts, unet_sizes
@@ -65,18 +65,18 @@ class StableDiffusionFamily(UnetFamily):
         return output.to(latents.dtype)
 
 
-def one_encoder(text: PaddedText, device: torch.device, offload: bool) -> TextStage:
+def one_encoder(text: PaddedText, device: torch.device, between: TextPlace) -> TextStage:
     """Prompts by one text encoder's last hidden states."""
 
     def encode(prompt: str) -> Condition:
         return {"encoder_hidden_states": text(prompt, device)[0]}
 
-    return TextStage({"text_encoder": text}, device, offload, encode)
+    return TextStage({"text_encoder": text}, device, between, encode)
 
 
 def _text(source: Source) -> TextStage:
     text = StableDiffusionFamily.PARTS.text(source)["text_encoder"]
-    return one_encoder(text, source.device, source.settings.offload_text_encoder)
+    return one_encoder(text, source.device, source.settings.text_encoder)
 
 
 def _scheduler(source: Source) -> tuple[str, dict[str, Any]]:

@@ -125,4 +125,4 @@ def _text(source: Source) -> TextStage:
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return {"encoder_hidden_states": states, "text_embeds": outputs[-1].text_embeds}
 
-    return TextStage(encoders, source.device, source.settings.offload_text_encoder, encode)
+    return TextStage(encoders, source.device, source.settings.text_encoder, encode)

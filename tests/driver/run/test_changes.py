@@ -114,6 +114,11 @@ def test_a_model_and_prompts_that_moved_are_the_same(config: Config, tmp_path: P
     assert again(moved).changes == ()
 
 
+def test_settings_that_change_no_bit_are_free(config: Config) -> None:
+    model = config.model.model_copy(update={"text_encoder": "drop"})
+    assert again(config.model_copy(update={"model": model})).changes == ()
+
+
 def test_settings_are_accepted_too_but_not_those_of_the_weights(config: Config) -> None:
     other = config.model_copy(
         update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 0.5})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -402,11 +403,11 @@ def test_a_learner_loads_the_network_alone_and_its_example_has_the_shapes(case: 
     assert 0 < min(every.noise) < 0.03 < 0.999 < max(every.noise) <= 1
 
 
-def test_frozen_weights_take_the_type_asked_for_and_text_encoders_wait_elsewhere(
+def test_frozen_weights_take_the_type_asked_for_and_text_encoders_are_dropped(
     case: Case, tmp_path: Path
 ) -> None:
     exact, _ = case.policy(tmp_path)
-    small, _ = case.policy(tmp_path, model__dtype="bfloat16", model__offload_text_encoder=True)
+    small, _ = case.policy(tmp_path, model__dtype="bfloat16", model__text_encoder="drop")
     expected = {part: {torch.bfloat16} for part in case.row.parts}
     frozen = {
         part: {value.dtype for name, value in network.named_parameters() if "lora_" not in name}
@@ -416,11 +417,13 @@ def test_frozen_weights_take_the_type_asked_for_and_text_encoders_wait_elsewhere
         expected["vae"] = {torch.float32}
     assert frozen == expected
     assert {value.dtype for value in small.trainable.parameters().values()} == {torch.float32}
+    encoders = [weakref.ref(small.family.parts()[part]) for part in case.row.parts[2:]]
     with torch.no_grad():
         outputs = [
             one.predict(_noise(one)[:, 0], torch.tensor([0.9, 0.1]), one.embed(PROMPTS[0]))
             for one in (small, exact)
         ]
+    assert [encoder() for encoder in encoders] == [None] * len(encoders)
     assert outputs[0].dtype == torch.float32
     torch.testing.assert_close(*outputs, rtol=0.2, atol=0.2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
@@ -201,11 +203,32 @@ def test_prompts_that_do_not_fit_are_counted_and_said_once(
     assert len([record for record in caplog.records if "tokens" in record.message]) == 1
 
 
-def test_an_offloaded_text_encoder_comes_back(tiny_pipeline: Path, family: StableDiffusionFamily) -> None:
-    offloaded = load(tiny_pipeline, offload_text_encoder=True)
-    for prompt in PROMPTS[:1] * 2:
-        embedded = offloaded.embed([prompt])["encoder_hidden_states"]
+@pytest.mark.parametrize("place", ["offload", "drop"])
+def test_a_text_encoder_that_was_put_away_comes_back(
+    tiny_pipeline: Path, family: StableDiffusionFamily, place: str
+) -> None:
+    loaded = load(tiny_pipeline, text_encoder=place)
+    for prompt in (*PROMPTS, PROMPTS[0]):
+        embedded = loaded.embed([prompt])["encoder_hidden_states"]
         assert torch.equal(embedded, family.embed([prompt])["encoder_hidden_states"])
+
+
+def test_a_dropped_text_encoder_is_gone_and_must_come_back_the_same(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    folder = _copy(tiny_pipeline, tmp_path)
+    dropped = load(folder, text_encoder="drop")
+    encoder = weakref.ref(dropped.parts()["text_encoder"])
+    weight = weakref.ref(next(encoder().parameters()))
+    embedded = dropped.embed(PROMPTS[:1])["encoder_hidden_states"]
+    assert (encoder(), weight()) == (None, None)
+    path = folder / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    weights[next(iter(weights))].view(-1)[0] += 1.0
+    save_file(weights, path, {"format": "pt"})
+    assert torch.equal(dropped.embed(PROMPTS[:1])["encoder_hidden_states"], embedded)
+    with pytest.raises(ModelError, match=r"read again.* files have changed"):
+        dropped.embed(PROMPTS[1:])
 
 
 def test_images_are_decoded_in_chunks(tiny_pipeline: Path, family: StableDiffusionFamily) -> None:
