@@ -61,7 +61,8 @@ METHODS: dict[str, Changes] = {
     "grpo": {"objective": {"kind": "grpo"}},
     "rebel": {"objective": {"kind": "rebel"}},
     "dpok": {"objective": {"kind": "dpok", "reward_weight": 1000.0, "kl_weight": 0.1}},
-    "rwr": {"objective": {"kind": "rwr"}},
+    # About the spread of the proxy among a prompt's images, as RWR's authors chose theirs.
+    "rwr": {"objective": {"kind": "rwr", "temperature": 0.1}},
     "raft": {"objective": {"kind": "raft"}},
     "nft": {"objective": {"kind": "nft"}},
 }
