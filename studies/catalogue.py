@@ -86,7 +86,7 @@ LESS_WORK: dict[str, Changes] = {
 }
 """Ways to do with less, of eight steps and 16 images a prompt."""
 SWEEP = (2e-5, 5e-5, 2e-4)
-RATES: dict[str, float] = dict.fromkeys(METHODS, 5e-5)
+RATES: dict[str, float] = {**dict.fromkeys(METHODS, 5e-5), "ddpo_batch": 2e-4}
 """Of each objective, the best of SWEEP on unseen prompts: see docs/study.md, which also says which of them
 have been swept. The others take PRDP's."""
 
