@@ -21,6 +21,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "rebel": {"kind": "rebel", "updates_per_epoch": 2},
     "dpok": {"kind": "dpok", "history_minimum": 8, "kl_weight": 1.0, "extremes": 1},
     "rwr": {"kind": "rwr", "noise_levels": "trained"},
+    "rwr, sparse": {"kind": "rwr", "weighting": "sparse", "kept_share": 0.5, "pairs_per_image": 2},
     "nft": {"kind": "nft", "pairs_per_image": 3, "updates_per_epoch": 2, "old_decay_rate": 0.1},
 }
 
