@@ -72,6 +72,10 @@ EIGHT_STEPS: Changes = {
     "sampling.images_per_prompt": 16,
     "learner.micro_batch_size": 56,
 }
+TWICE: Changes = {
+    "objective": {"kl_weight": 1.0, "updates_per_epoch": 2},
+    "optimizer.decay_updates": 32,
+}
 LESS_WORK: dict[str, Changes] = {
     "plain": {},
     "tree": {"sampling.branch_at": [1, 3, 5]},
@@ -83,6 +87,10 @@ LESS_WORK: dict[str, Changes] = {
         "optimizer.decay_updates": 64,
     },
     "tree_terms_60": {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6},
+    "terms_40_k2": TWICE | {"optimizer.term_share": 0.4},
+    "tree_terms_60_k2": TWICE | {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6},
+    # What a larger step size does, no more: the sweep's rates lie a factor of 2.5 and 4 apart.
+    "rate_1e-04": {"optimizer.learning_rate": 1e-4},
 }
 """Ways to do with less, of eight steps and 16 images a prompt."""
 SWEEP = (2e-5, 5e-5, 2e-4)
