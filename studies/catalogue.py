@@ -94,6 +94,9 @@ LESS_WORK: dict[str, Changes] = {
 }
 """Ways to do with less, of eight steps and 16 images a prompt."""
 SWEEP = (2e-5, 5e-5, 2e-4)
+LOWEST = 5e-6
+FALLING = ("rwr", "raft")
+"""Objectives that lose at the lowest rate of SWEEP, and so are tried at a lower one."""
 RATES: dict[str, float] = {**dict.fromkeys(METHODS, 5e-5), "ddpo_batch": 2e-4}
 """Of each objective, the best of SWEEP on unseen prompts: see docs/study.md, which also says which of them
 have been swept. The others take PRDP's."""
@@ -159,7 +162,7 @@ STUDIES = {
             {
                 f"{method}_{rate:g}": {**changes, "optimizer.learning_rate": rate}
                 for method, changes in METHODS.items()
-                for rate in SWEEP
+                for rate in (*((LOWEST,) if method in FALLING else ()), *SWEEP)
             },
             seeds=(100,),
         ),

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from common.storage import replace_file
 from common.terminal import complain, run_command, say
-from studies.catalogue import STUDIES, SWEEP
+from studies.catalogue import LOWEST, STUDIES, SWEEP
 from studies.results import FOLDER, Row, read_rows
 from studies.statistics import (
     Interval,
@@ -173,9 +173,10 @@ def sweep_table(rows: Sequence[Row]) -> Table:
     """Gains of unseen proxy and gold by objective and learning rate."""
     cells = runs_of(rows)
     methods = dict.fromkeys(cell.rpartition("_")[0] for cell in cells)
-    table = [["objective", *(f"{rate:g}" for rate in SWEEP)]]
+    rates = (LOWEST, *SWEEP)
+    table = [["objective", *(f"{rate:g}" for rate in rates)]]
     for method in methods:
-        found = [cells.get(f"{method}_{rate:g}") for rate in SWEEP]
+        found = [cells.get(f"{method}_{rate:g}") for rate in rates]
         table.append([method, *("-" if runs is None else _gains(runs) for runs in found)])
     return table
 
