@@ -61,7 +61,7 @@ METHODS: dict[str, Changes] = {
     "grpo": {"objective": {"kind": "grpo"}},
     "rebel": {"objective": {"kind": "rebel"}},
     "dpok": {"objective": {"kind": "dpok", "reward_weight": 1000.0, "kl_weight": 0.1}},
-    # About the spread of the proxy among a prompt's images, as RWR's authors chose theirs.
+    # About the spread of the proxy among a prompt's images before training, which is .11.
     "rwr": {"objective": {"kind": "rwr", "temperature": 0.1}},
     "raft": {"objective": {"kind": "raft"}},
     "nft": {"objective": {"kind": "nft"}},
@@ -98,8 +98,8 @@ LOWEST = 5e-6
 FALLING = ("rwr", "raft")
 """Objectives that lose at the lowest rate of SWEEP, and so are tried at a lower one."""
 RATES: dict[str, float] = {**dict.fromkeys(METHODS, 5e-5), "ddpo_batch": 2e-4}
-"""Of each objective, the best of SWEEP on unseen prompts: see docs/study.md, which also says which of them
-have been swept. The others take PRDP's."""
+"""Of each objective, the best of SWEEP on unseen prompts, see docs/study.md. RWR's and RAFT's are not swept
+yet and take PRDP's."""
 
 
 def with_rate(method: str) -> Changes:
