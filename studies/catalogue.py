@@ -97,9 +97,13 @@ SWEEP = (2e-5, 5e-5, 2e-4)
 LOWEST = 5e-6
 FALLING = ("rwr", "raft")
 """Objectives that lose at the lowest rate of SWEEP, and so are tried at a lower one."""
-RATES: dict[str, float] = {**dict.fromkeys(METHODS, 5e-5), "ddpo_batch": 2e-4}
-"""Of each objective, the best of SWEEP on unseen prompts, see docs/study.md. RWR's and RAFT's are not swept
-yet and take PRDP's."""
+RATES: dict[str, float] = {
+    **dict.fromkeys(METHODS, 5e-5),
+    **dict.fromkeys(FALLING, LOWEST),
+    "ddpo_batch": 2e-4,
+}
+"""Of each objective, the best of the sweep on unseen prompts, see docs/study.md. RWR and RAFT lose at all of
+them, the less the lower."""
 
 
 def with_rate(method: str) -> Changes:

@@ -208,26 +208,27 @@ def bits_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+LOST = 0.005
+"""A cell counts as over-optimised if, on unseen prompts, it ends so far below its best gold and with the
+proxy above its beginning."""
+
+
 def alarm_table(results: Mapping[str, Sequence[Row]]) -> Table:
-    """How often the over-optimisation alarm was raised, and whether gold had fallen."""
-    table = [
-        [
-            "study",
-            "cells run",
-            "with an alarm",
-            "of these, gold ended below its beginning",
-            "without, but it did",
-        ]
-    ]
+    """How often the over-optimisation alarm was raised where it should be, and elsewhere."""
+    table = [["study", "cells judged", "over-optimised", "of these, with an alarm", "others, with an alarm"]]
     for name, rows in results.items():
         runs = [run for seeds in runs_of(rows).values() for run in seeds.values()]
-        alarmed = [run for run in runs if any(row.alarm for row in run)]
-        fell = [run for run in runs if gain(run, unseen_gold) < 0]
-        if runs:
-            silent = [run for run in fell if run not in alarmed]
-            hit = [run for run in fell if run in alarmed]
-            table.append([name, str(len(runs)), str(len(alarmed)), str(len(hit)), str(len(silent))])
+        if judged := [run for run in runs if run[-1].alarm is not None]:
+            pairs = [(_is_over_optimised(run), any(row.alarm for row in run)) for run in judged]
+            over = sum(hacked for hacked, _ in pairs)
+            counts = (len(pairs), over, pairs.count((True, True)), pairs.count((False, True)))
+            table.append([name, *map(str, counts)])
     return table
+
+
+def _is_over_optimised(run: Sequence[Row]) -> bool:
+    lost = max(map(unseen_gold, run)) - unseen_gold(run[-1])
+    return lost > LOST and gain(run, unseen_proxy) > 0
 
 
 def cost_table(results: Mapping[str, Sequence[Row]]) -> Table:

@@ -36,7 +36,8 @@ class Row:
     log_ratio: mean over trajectories of log pi_theta - log pi_ref, SUM over steps and a latent's elements,
     at the last epoch's first update; NaN where there is no reference. clipped: share of what the objective
     clips, mean over the updates since the row before; NaN where it counts none. skipped: of these, those not
-    made. alarm: whether the over-optimisation alarm is raised. weights: digest, see common.model.weights.
+    made. alarm: whether the over-optimisation alarm is raised; None for cells that were run before its rule
+    was what it is. weights: digest, see common.model.weights.
     """
 
     study: str
@@ -54,7 +55,7 @@ class Row:
     log_ratio: float
     clipped: float
     skipped: int
-    alarm: bool
+    alarm: bool | None
     seconds: float
     weights: str
 
@@ -91,7 +92,7 @@ def _mean(evaluation: Evaluation, prompts: str, score: str) -> float:
     return float(measured.scores[score].mean())
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool | None": pa.bool_()}
 _SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Row)])
 
 

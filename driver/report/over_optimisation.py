@@ -1,20 +1,21 @@
-"""Signs that a policy learns the reward's mistakes: the trained reward rises while a gold reward falls."""
+"""Signs that a policy learns the reward's mistakes: a gold reward falls while the trained one stays up."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 from driver.report.evaluation import TOTAL, Evaluation
-from driver.report.intervals import compare, format_interval
+from driver.report.intervals import Interval, compare, format_interval
 
 
 def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str]) -> str | None:
     """What the last evaluation says against the one of the best gold score so far, in words; None where it
     raises no alarm.
 
-    evaluations: at least one, oldest first. An alarm is raised where, on unseen prompts, the trained sum has
-    clearly risen since then and that gold score has clearly fallen: paired 95 % intervals over prompts that
-    exclude 0.
+    evaluations: at least one, oldest first. An alarm is raised where, on unseen prompts, a gold score has
+    clearly fallen since its best evaluation, while the trained sum is clearly above its beginning and has
+    not clearly fallen with it. It need not rise any more: on unseen prompts it often stands still while gold
+    is already lost. Clearly: the paired 95 % interval over prompts excludes 0.
     """
     *earlier, last = evaluations
     for gold in golds:
@@ -26,15 +27,27 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
         if not means:
             continue
         best = max(means, key=lambda pair: pair[0])[1]
-        since = {
-            change.score: change.difference
-            for change in compare((best, last))
-            if change.set_name == "unseen" and change.difference is not None and change.is_clear
-        }
-        risen, fallen = since.get(TOTAL), since.get(gold)
-        if risen and fallen and risen.mean > 0 > fallen.mean:
+        gained = _unseen_change((*earlier, last), TOTAL)
+        meanwhile, lost = _unseen_change((best, last), TOTAL), _unseen_change((best, last), gold)
+        if gained is None or meanwhile is None or lost is None:
+            continue
+        if _is_above(gained) and not _is_below(meanwhile) and _is_below(lost):
             return (
-                f"since epoch {best.epoch} the trained reward on unseen prompts has changed by "
-                f"{format_interval(risen, 4, '+')} and {gold} by {format_interval(fallen, 4, '+')}"
+                f"since epoch {best.epoch} {gold} on unseen prompts has changed by "
+                f"{format_interval(lost, 4, '+')} and the trained reward by "
+                f"{format_interval(meanwhile, 4, '+')}"
             )
     return None
+
+
+def _unseen_change(evaluations: Sequence[Evaluation], score: str) -> Interval | None:
+    changes = (one for one in compare(evaluations) if (one.set_name, one.score) == ("unseen", score))
+    return next((change.difference for change in changes), None)
+
+
+def _is_above(change: Interval) -> bool:
+    return change.excludes_zero and change.mean > 0
+
+
+def _is_below(change: Interval) -> bool:
+    return change.excludes_zero and change.mean < 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from studies.catalogue import STUDIES
-from studies.report import PAGE, cost_table, curves_table, filled, tables, work_table
+from studies.report import PAGE, alarm_table, cost_table, curves_table, filled, tables, work_table
 from studies.results import read_rows
 from tests.studies.test_results import row
 
@@ -44,6 +44,21 @@ def test_work_is_a_share_of_what_plain_took() -> None:
     head, *lines = work_table([*plain, *quick], ["plain", "quick"])
     found = dict(zip(head, lines[1], strict=True))
     assert (found["passes"], found["queries"]) == (".0625", ".2500")
+
+
+def test_alarms_are_counted_where_their_rule_was_known() -> None:
+    rows = [
+        replace(row(cell, 0, epoch, unseen=proxy), unseen_gold=gold, alarm=alarm)
+        for cell, proxies, golds, alarms in (
+            ("before the rule", (0.5, 0.6), (0.6, 0.5), (None, None)),
+            ("missed", (0.5, 0.6), (0.6, 0.5), (False, False)),
+            ("hacked", (0.5, 0.6), (0.6, 0.5), (False, True)),
+            ("fallen", (0.6, 0.5), (0.6, 0.5), (False, False)),
+            ("false alarm", (0.5, 0.6), (0.5, 0.6), (False, True)),
+        )
+        for epoch, proxy, gold, alarm in zip((0, 4), proxies, golds, alarms, strict=True)
+    ]
+    assert alarm_table({"kl": rows, "large": rows[:2]})[1:] == [["kl", "4", "2", "1", "1"]]
 
 
 def test_hours_are_those_of_finished_cells() -> None:

@@ -17,13 +17,17 @@ NOISE = np.random.default_rng(0).normal(0.0, 0.01, size=(4, 30, 2))
     [
         ((0.1, 0.2, 0.3), (0.5, 0.6, 0.4), True),
         ((0.1, 0.2, 0.3), (0.5, 0.6, 0.6), False),
+        # The reward stands still, and is above its beginning.
+        ((0.1, 0.3, 0.3), (0.5, 0.6, 0.4), True),
+        # Both fall together: the policy breaks, and not by the reward's mistakes.
         ((0.1, 0.3, 0.2), (0.5, 0.6, 0.4), False),
+        ((0.3, 0.3, 0.3), (0.5, 0.6, 0.4), False),
         # Against the best gold score, not against the beginning or the evaluation before.
         ((0.1, 0.2, 0.3, 0.3), (0.3, 0.6, 0.5, 0.5), True),
         ((0.1,), (0.5,), False),
     ],
 )
-def test_it_is_raised_where_gold_falls_while_the_reward_rises(
+def test_it_is_raised_where_gold_falls_while_the_reward_stays_up(
     rewards: tuple[float, ...], golds: tuple[float, ...], raised: bool
 ) -> None:
     run = [
