@@ -132,7 +132,9 @@ def _best_shift(reference: Tensor) -> Tensor:
     return torch.stack(best)
 
 
-@pytest.mark.parametrize(("updates", "clip_range"), [(1, math.inf), (3, 0.1)])
+@pytest.mark.parametrize(
+    ("updates", "clip_range"), [pytest.param(1, math.inf, marks=pytest.mark.slow), (3, 0.1)]
+)
 def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> None:
     epochs = {1: 300, 3: 100}[updates]
     start = torch.randn(len(A), *SHAPE, generator=torch.Generator().manual_seed(0))

@@ -92,6 +92,7 @@ def test_tokenizers_have_one_token_a_word_and_room_for_every_prompt() -> None:
         assert [len(row) for row in padded] == [MAX_LENGTH] * 2
 
 
+@pytest.mark.slow
 def test_autoencoder_keeps_pictures() -> None:
     vae: AutoencoderKL = pipeline().vae
     rng = np.random.default_rng(0)
@@ -122,6 +123,7 @@ def test_rewards_rank_the_true_prompt_first_on_real_pictures(name: str, heldout:
     assert quality.attributes > bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REWARDS)
 def test_rewards_tell_left_from_right_and_above_from_below(name: str) -> None:
     rng = np.random.default_rng(6)
@@ -131,6 +133,7 @@ def test_rewards_tell_left_from_right_and_above_from_below(name: str) -> None:
     assert min(accuracy["relation"], accuracy["order"]) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "bound"), [("tiny-sd", 0.8), ("tiny-sd3", 0.55)])
 def test_base_models_follow_prompts_and_leave_room(model: str, bound: float) -> None:
     load, options = MODELS[model]

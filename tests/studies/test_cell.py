@@ -72,8 +72,8 @@ def test_rows_say_what_was_measured_and_what_it_took(tiny_pipeline: Path, tmp_pa
     ("data", "expected"),
     [
         ({"mode": "online", "max_staleness": 1}, [0, 0, 1, 2]),
-        ({"mode": "online", "max_staleness": 2}, [0, 0, 0, 1]),
-        ({"mode": "offline", "folder": "none"}, [0, 0, 0, 0]),
+        pytest.param({"mode": "online", "max_staleness": 2}, [0, 0, 0, 1], marks=pytest.mark.slow),
+        pytest.param({"mode": "offline", "folder": "none"}, [0, 0, 0, 0], marks=pytest.mark.slow),
     ],
 )
 def test_weights_sampled_with_are_as_old_as_the_data_section_says(

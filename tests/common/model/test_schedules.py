@@ -335,7 +335,7 @@ def test_with_the_true_velocity_the_marginals_are_kept(kind: str, level: float) 
         assert math.hypot(of_noise, std) == pytest.approx(n, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["flow_sde", "dance_sde"])
+@pytest.mark.parametrize("kind", ["flow_sde", pytest.param("dance_sde", marks=pytest.mark.slow)])
 def test_an_sde_keeps_the_marginals_in_small_steps(kind: str) -> None:
     sigmas = [1 - k / 20_000 for k in range(20_001)]
     chosen = Chosen(range(1, 19_000), math.inf)

@@ -125,7 +125,14 @@ def counted(config: Config) -> tuple[int, int]:
     return sampled, sum(report.passes for report in reports)
 
 
-@pytest.mark.parametrize("name", WORK)
+IN_EVERY_TEST_RUN = ("updates", "two trees", "term_share", "nft")
+"""The others are slow ones: each loads and trains a tiny policy."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in IN_EVERY_TEST_RUN else pytest.param(name, marks=pytest.mark.slow) for name in WORK],
+)
 def test_the_work_is_what_actor_and_learner_count(tiny_pipeline: Path, tmp_path: Path, name: str) -> None:
     """A backward pass counts as two, as it costs where all weights are trained. Steps are too small for the
     clip to act."""
