@@ -36,7 +36,7 @@ from models.train_tiny.schedule import learning_rate, set_rate, timed
 
 SEED = 61
 BATCH = 16
-STEPS = 4800
+STEPS = 16_000
 LEARNING_RATE = 2e-3
 # The rate stays at its peak for this share of the steps.
 PEAK_SHARE = 0.7
