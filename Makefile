@@ -35,12 +35,12 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # Tests that start Ray run one after the other: two clusters at once crowd each other out of two cores. Half of
-# the time they wait for processes to start; types are checked meanwhile.
+# the time they wait for processes to start; all that needs no Ray runs meanwhile and is shown afterwards.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not cluster" --ignore=tests/faults --ignore=tests/integration
-	nice $(MAKE) --no-print-directory lint > $(VENV)/lint.log 2>&1 & lint=$$!; \
+	{ $(BIN)/python -m pytest -n 2 -m "not slow and not cluster" --ignore=tests/faults --ignore=tests/integration \
+	    && $(MAKE) --no-print-directory lint; } > $(VENV)/test.log 2>&1 & others=$$!; \
 	$(BIN)/python -m pytest -m "not slow" tests/faults tests/integration; tests=$$?; \
-	wait $$lint; lint=$$?; cat $(VENV)/lint.log; exit $$((lint | tests))
+	wait $$others; others=$$?; cat $(VENV)/test.log; exit $$((others | tests))
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -26,18 +26,26 @@ SCHEDULE = (
 """Finished epochs, at least, and phase when each kind of process is killed; the first before any snapshot."""
 
 
-def test_a_run_survives_an_actor_a_learner_and_its_driver(
-    whole: Outcome, faulty: MakeFaulty, start: Start
-) -> None:
+def test_a_run_survives_an_actor_and_a_learner(whole: Outcome, faulty: MakeFaulty, start: Start) -> None:
     running = start(faulty())
     kill(running.until(at(1, "sampling"), LIMIT_S), "actor")
     kill(running.until(at(2, "learning"), LIMIT_S), "learner rank")
+    assert running.wait(LIMIT_S) == 0, running.shown
+    assert running.shown.count("The learner is started again") == 1, running.shown
+    assert "differently" not in running.shown
+    assert whole.differences(Outcome.of(running.config)) == []
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_from_its_checkpoint(
+    whole: Outcome, faulty: MakeFaulty, start: Start
+) -> None:
+    running = start(faulty())
     running.until(at(3, "sampling"), LIMIT_S)
     family = set(psutil.Process(running.process.pid).children(recursive=True))
     running.process.kill()
     running.process.wait()
     seconds_until_gone(family)
-    assert running.shown.count("The learner is started again") == 1, running.shown
     again = start(running.config)
     assert again.wait(LIMIT_S) == 0, again.shown
     assert "Going on after epoch 2" in again.shown
