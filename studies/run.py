@@ -112,7 +112,8 @@ def _write_grid(evaluation: Evaluation, title: str, path: Path) -> None:
         return
     images = [Picture(pixels, prompt) for pixels, prompt in zip(unseen.pixels, unseen.prompts, strict=False)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid((images,), ("",), title).save(path)
+    # A palette: these files are committed.
+    grid((images,), ("",), title).quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":
