@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make quickstart   set up, then finetune the embedded model (5 to 10 minutes on 2 cores)"
 	@echo "make quickstart-flow  the same with the embedded flow model"
-	@echo "make test         set up, then lint, types, import contracts and tests (10 to 12 minutes on 2 cores)"
+	@echo "make test         set up, then lint, types, import contracts and tests (10 minutes on 2 cores)"
 	@echo "make test-slow    more runs that are killed and go on, and short trainings"
 	@echo "make test-cluster several hosts on this machine: ray up, jobs, a lost host (root, sshd; minutes)"
 	@echo "make lint         ruff, mypy and the import contracts only"
@@ -29,16 +29,16 @@ quickstart: $(READY)
 quickstart-flow: $(READY)
 	$(BIN)/python train.py configs/quickstart_flow.yaml
 
+LINT = $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(LINT)
 
 # Tests that start Ray run one after the other: two clusters at once crowd each other out of two cores. Half of
 # the time they wait for processes to start; all that needs no Ray runs meanwhile and is shown afterwards.
 test: $(READY)
-	{ $(BIN)/python -m pytest -n 2 -m "not slow and not cluster" --ignore=tests/faults --ignore=tests/integration \
-	    && $(MAKE) --no-print-directory lint; } > $(VENV)/test.log 2>&1 & others=$$!; \
+	( $(BIN)/python -m pytest -n 2 -m "not slow and not cluster" --ignore=tests/faults --ignore=tests/integration; \
+	  units=$$?; $(LINT); exit $$((units | $$?)) ) > $(VENV)/test.log 2>&1 & others=$$!; \
 	$(BIN)/python -m pytest -m "not slow" tests/faults tests/integration; tests=$$?; \
 	wait $$others; others=$$?; cat $(VENV)/test.log; exit $$((others | tests))
 

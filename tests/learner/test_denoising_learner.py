@@ -295,7 +295,7 @@ def test_actors_sample_with_the_old_policy_which_follows(
         assert torch.equal(value, learner.averages[name])
 
 
-@pytest.mark.parametrize("section", [RWR, NFT])
+@pytest.mark.parametrize("section", [pytest.param(RWR, marks=pytest.mark.slow), NFT])
 def test_a_restored_learner_continues_to_the_bit(
     request: pytest.FixtureRequest, tmp_path: Path, section: Any
 ) -> None:

@@ -329,7 +329,7 @@ def test_without_noise_latents_and_images_are_those_of_diffusers(
     assert np.abs(policy.family.decode(ours).astype(int) - pixels.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
     case: Case, tmp_path: Path, kind: str
 ) -> None:

@@ -222,10 +222,10 @@ def test_what_is_off_in_an_xl_folder_is_refused(xl: Path, change: Change, reason
         edit(TOKENIZER, model_max_length=...),
         edit(TOKENIZER, model_max_length=77),
         edit(TOKENIZER, model_max_length=MAX_TOKENS),
+        encode("model_index.json", "utf-8-sig"),
         *(
-            encode(name, "utf-8-sig")
+            pytest.param(encode(name, "utf-8-sig"), marks=pytest.mark.slow)
             for name in (
-                "model_index.json",
                 "unet/config.json",
                 "vae/config.json",
                 "text_encoder/config.json",

@@ -69,7 +69,10 @@ def test_conditions_are_those_of_diffusers(folders: dict[bool, Path], tmp_path: 
         assert bool((condition["text_embeds"][1] == 0).all()) == zero
 
 
-@pytest.mark.parametrize(("zero", "scale"), [(True, 4.0), (False, 4.0), (True, 1.0)])
+@pytest.mark.parametrize(
+    ("zero", "scale"),
+    [(True, 4.0), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((False, 4.0), (True, 1.0)))],
+)
 def test_plain_diffusers_loads_the_adapter_and_paints_the_same(
     folders: dict[bool, Path], tmp_path: Path, zero: bool, scale: float
 ) -> None:
