@@ -29,6 +29,7 @@ from studies.prompts import write_prompts
 from studies.results import FOLDER, Row, add_rows, read_rows
 
 LOCKS = Path("runs/studies/locks")
+GRID_PROMPTS = 4
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -94,7 +95,7 @@ def run_cell(study: Study, cell: str, seed: int, folder: Path = FOLDER) -> None:
             f"gold {row.unseen_gold:.4f}, {row.queries} queries, {row.passes} passes, {row.seconds:.0f} s"
         )
     if study.grids and seed == study.seeds[0]:
-        _write_grid(evaluations[-1], f"{study.name} {cell}", folder / f"{study.name}_{cell}.png")
+        _write_grid(evaluations, f"{study.name} {cell}", folder / f"{study.name}_{cell}.png")
     add_rows(rows, folder)
 
 
@@ -106,14 +107,20 @@ def _on_ray(config: Config) -> Iterator[Measurement]:
         yield Measurement(evaluation.epoch, queries, 0, evaluation, (), 0.0)
 
 
-def _write_grid(evaluation: Evaluation, title: str, path: Path) -> None:
-    unseen = evaluation.of("unseen")
-    if unseen is None:
-        return
-    images = [Picture(pixels, prompt) for pixels, prompt in zip(unseen.pixels, unseen.prompts, strict=False)]
+def _write_grid(evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
+    """The images of GRID_PROMPTS unseen prompts at the first and at the last evaluation, same noise."""
+    rows = [
+        [
+            Picture(pixels, prompt)
+            for pixels, prompt in zip(
+                unseen.pixels[:GRID_PROMPTS], unseen.prompts[:GRID_PROMPTS], strict=False
+            )
+        ]
+        for evaluation in (evaluations[0], evaluations[-1])
+        if (unseen := evaluation.of("unseen"))
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A palette: these files are committed.
-    grid((images,), ("",), title).quantize(256).save(path, optimize=True)
+    grid(rows, ("before", "after"), title).save(path, optimize=True)
 
 
 if __name__ == "__main__":
