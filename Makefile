@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart quickstart-flow test test-slow test-cluster lint setup help
+.PHONY: quickstart quickstart-flow test test-on-ray test-without-ray test-slow test-cluster lint setup help
 
 help:
 	@echo "make quickstart   set up, then finetune the embedded model (5 to 10 minutes on 2 cores)"
@@ -35,12 +35,16 @@ lint: $(READY)
 	$(LINT)
 
 # Tests that start Ray run one after the other: two clusters at once crowd each other out of two cores. Half of
-# the time they wait for processes to start; all that needs no Ray runs meanwhile and is shown afterwards.
+# the time they wait for processes to start; all that needs no Ray runs meanwhile and is shown when it is through.
 test: $(READY)
+	$(MAKE) --no-print-directory -j 2 test-on-ray test-without-ray
+
+test-on-ray: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests/faults tests/integration
+
+test-without-ray: $(READY)
 	( $(BIN)/python -m pytest -n 2 -m "not slow and not cluster" --ignore=tests/faults --ignore=tests/integration; \
-	  units=$$?; $(LINT); exit $$((units | $$?)) ) > $(VENV)/test.log 2>&1 & others=$$!; \
-	$(BIN)/python -m pytest -m "not slow" tests/faults tests/integration; tests=$$?; \
-	wait $$others; others=$$?; cat $(VENV)/test.log; exit $$((others | tests))
+	  units=$$?; $(LINT); exit $$((units | $$?)) ) > $(VENV)/test.log 2>&1; all=$$?; cat $(VENV)/test.log; exit $$all
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
