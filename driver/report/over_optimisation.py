@@ -27,7 +27,7 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
         if not means:
             continue
         best = max(means, key=lambda pair: pair[0])[1]
-        gained = _unseen_change((*earlier, last), TOTAL)
+        gained = _unseen_change(evaluations, TOTAL)
         meanwhile, lost = _unseen_change((best, last), TOTAL), _unseen_change((best, last), gold)
         if gained is None or meanwhile is None or lost is None:
             continue
