@@ -10,6 +10,7 @@ import argparse
 import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,7 @@ from common.errors import PrdpError
 from common.terminal import complain, run_command, say
 from driver import api
 from driver.report.evaluation import Evaluation
-from driver.report.images import Cell as Picture
-from driver.report.images import grid
+from driver.report.images import before_after_grid
 from driver.report.over_optimisation import over_optimisation
 from driver.run.evaluations import load_evaluations
 from studies.catalogue import STUDIES, Study
@@ -95,7 +95,7 @@ def run_cell(study: Study, cell: str, seed: int, folder: Path = FOLDER) -> None:
             f"gold {row.unseen_gold:.4f}, {row.queries} queries, {row.passes} passes, {row.seconds:.0f} s"
         )
     if study.grids and seed == study.seeds[0]:
-        _write_grid(evaluations, f"{study.name} {cell}", folder / f"{study.name}_{cell}.png")
+        _write_grid(evaluations, folder / f"{study.name}_{cell}.png")
     add_rows(rows, folder)
 
 
@@ -107,20 +107,16 @@ def _on_ray(config: Config) -> Iterator[Measurement]:
         yield Measurement(evaluation.epoch, queries, 0, evaluation, (), 0.0)
 
 
-def _write_grid(evaluations: Sequence[Evaluation], title: str, path: Path) -> None:
-    """The images of GRID_PROMPTS unseen prompts at the first and at the last evaluation, same noise."""
-    rows = [
-        [
-            Picture(pixels, prompt)
-            for pixels, prompt in zip(
-                unseen.pixels[:GRID_PROMPTS], unseen.prompts[:GRID_PROMPTS], strict=False
-            )
-        ]
+def _write_grid(evaluations: Sequence[Evaluation], path: Path) -> None:
+    """The images of GRID_PROMPTS unseen prompts at the first and at the last evaluation."""
+    before, after = (
+        replace(unseen, pixels=unseen.pixels[:GRID_PROMPTS])
         for evaluation in (evaluations[0], evaluations[-1])
-        if (unseen := evaluation.of("unseen"))
-    ]
+        for unseen in evaluation.sets
+        if unseen.name == "unseen"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid(rows, ("before", "after"), title).save(path, optimize=True)
+    before_after_grid(before, after).save(path, optimize=True)
 
 
 if __name__ == "__main__":
