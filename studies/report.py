@@ -79,9 +79,12 @@ def tables(results: Mapping[str, Sequence[Row]]) -> dict[str, str]:
 
 def _pictures(name: str) -> str:
     """The plot of a study, where it has one, and the images that its cells end with."""
-    plot = [f"study/{name}.png"] if name not in WITHOUT_CURVES and read_rows(name) else []
-    grids = [f"../{path.as_posix()}" for path in sorted(FOLDER.glob(f"{name}_*.png"))]
-    return "".join(f"\n\n![{Path(path).stem}]({path})" for path in plot + grids)
+    plot = [("", f"study/{name}.png")] if name not in WITHOUT_CURVES and read_rows(name) else []
+    grids = [
+        (f"`{path.stem.removeprefix(name + '_')}`:\n\n", f"../{path.as_posix()}")
+        for path in sorted(FOLDER.glob(f"{name}_*.png"))
+    ]
+    return "".join(f"\n\n{label}![{Path(path).stem}]({path})" for label, path in plot + grids)
 
 
 def filled(page: str, parts: Mapping[str, str]) -> tuple[str, list[str]]:
