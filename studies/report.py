@@ -31,6 +31,8 @@ from studies.statistics import (
     is_unstable,
     largest_drawdown,
     paired,
+    passes,
+    queries,
     runs_of,
     seen_proxy,
     unseen_gold,
@@ -43,6 +45,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 """Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
 WITHOUT_CURVES = ("sweep", "same_bits")
+BY_PASSES = ("work", "samplers")
+"""Studies whose curves are drawn over passes of the network, not over reward queries."""
 
 Table = list[list[str]]
 Runs = Mapping[int, Run]
@@ -246,26 +250,23 @@ def cost_table(results: Mapping[str, Sequence[Row]]) -> Table:
 
 
 def work_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
-    """What each way of doing with less took to get where the first cell ends, as shares of what that one
-    took."""
+    """What each way of doing with less took to get where the first cell ends with the same seed, as shares of
+    all that this one took."""
     cells = ordered(rows, order)
     table = [["cell", "seeds", "reached by", "passes", "queries", "unseen proxy, gain", "unseen gold, gain"]]
-    if order[0] not in cells:
-        return table[:1]
-    plain = cells[order[0]]
-    proxy = float(np.mean([at_end(run, unseen_proxy) for run in plain.values()]))
-    gold = float(np.mean([at_end(run, unseen_gold) for run in plain.values()]))
-    passes = float(np.mean([run[-1].passes for run in plain.values()]))
-    queries = float(np.mean([run[-1].queries for run in plain.values()]))
+    plain = cells.get(order[0], {})
     for cell, runs in cells.items():
-        costs = [cost for run in runs.values() if (cost := cost_of(run, proxy, gold))]
+        pairs = [(run, plain[seed][-1]) for seed, run in runs.items() if seed in plain]
+        costs = [(cost_of(run, end.unseen_proxy, end.unseen_gold), end) for run, end in pairs]
+        of_passes = [cost.passes / end.passes for cost, end in costs if cost]
+        of_queries = [cost.queries / end.queries for cost, end in costs if cost]
         table.append(
             [
                 cell,
                 str(len(runs)),
-                str(len(costs)),
-                shown(interval([cost.passes / passes for cost in costs])) if costs else "-",
-                shown(interval([cost.queries / queries for cost in costs])) if costs else "-",
+                str(len(of_passes)),
+                shown(interval(of_passes)) if of_passes else "-",
+                shown(interval(of_queries)) if of_queries else "-",
                 shown(over(runs, lambda run: gain(run, unseen_proxy)), "+"),
                 shown(over(runs, lambda run: gain(run, unseen_gold)), "+"),
             ]
@@ -274,7 +275,7 @@ def work_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
 
 
 def write_plots(results: Mapping[str, Sequence[Row]], folder: Path = PLOTS) -> None:
-    """A figure a study that has results: unseen proxy and gold over reward queries."""
+    """A figure a study that has results: unseen proxy and gold over reward queries or passes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in results.items():
         if rows and name not in WITHOUT_CURVES:
@@ -283,6 +284,9 @@ def write_plots(results: Mapping[str, Sequence[Row]], folder: Path = PLOTS) -> N
 
 def curves_figure(name: str, rows: Sequence[Row]) -> Figure:
     """Means over seeds, and every seed as a faint line."""
+    spent, spent_label = (
+        (passes, "passes of the network") if name in BY_PASSES else (queries, "reward queries")
+    )
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     figure.suptitle(f"{name}: {STUDIES[name].question}", x=0.01, ha="left", fontsize=10)
     left, right = figure.subplots(1, 2)
@@ -290,25 +294,23 @@ def curves_figure(name: str, rows: Sequence[Row]) -> Figure:
         (left, unseen_proxy, "proxy (trained on)"),
         (right, unseen_gold, "gold (only evaluates)"),
     ):
-        _draw_curves(axes, ordered(rows, [*STUDIES[name].cells]), measure)
-        axes.set(xlabel="reward queries", ylabel=f"{label}, unseen prompts")
+        _draw_curves(axes, ordered(rows, [*STUDIES[name].cells]), spent, measure)
+        axes.set(xlabel=spent_label, ylabel=f"{label}, unseen prompts")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
-def _draw_curves(axes: Axes, cells: Mapping[str, Runs], measure: Measure) -> None:
+def _draw_curves(axes: Axes, cells: Mapping[str, Runs], spent: Measure, measure: Measure) -> None:
     for number, (cell, runs) in enumerate(cells.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         dashes = "-" if number < len(COLOURS) else "--"
-        for run in runs.values():
-            axes.plot(
-                [row.queries for row in run], [measure(row) for row in run], color=colour, alpha=0.2, lw=0.8
-            )
-        whole = [run for run in runs.values() if len(run) == max(map(len, runs.values()))]
-        means = np.mean([[measure(row) for row in run] for run in whole], axis=0)
-        axes.plot([row.queries for row in whole[0]], means, dashes, color=colour, marker=marker, label=cell)
+        spents = np.array([[spent(row) for row in run] for run in runs.values()])
+        measures = np.array([[measure(row) for row in run] for run in runs.values()])
+        axes.plot(spents.T, measures.T, color=colour, alpha=0.2, lw=0.8)
+        means = spents.mean(axis=0), measures.mean(axis=0)
+        axes.plot(*means, dashes, color=colour, marker=marker, label=cell)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,16 @@ def seen_proxy(row: Row) -> float:
     return row.seen_proxy
 
 
+def passes(row: Row) -> float:
+    """Of one latent through the network for training so far; forward 1, backward 2."""
+    return row.passes
+
+
+def queries(row: Row) -> float:
+    """Images scored for training so far."""
+    return row.queries
+
+
 def at_end(run: Run, measure: Measure) -> float:
     """In the last row."""
     return measure(run[-1])

@@ -38,12 +38,26 @@ def test_a_cell_is_compared_with_prdp_over_equal_seeds() -> None:
     assert ddpo["end less that of prdp"] == "-.2000 [-.3000, -.1000]"
 
 
-def test_work_is_a_share_of_what_plain_took() -> None:
-    plain = [row("plain", seed, epoch, unseen=0.5 + epoch / 40) for seed in (0, 1) for epoch in (0, 4, 8)]
-    quick = [row("quick", 0, 0, unseen=0.5), row("quick", 0, 4, unseen=0.9, passes=100)]
-    head, *lines = work_table([*plain, *quick], ["plain", "quick"])
-    found = dict(zip(head, lines[1], strict=True))
-    assert (found["passes"], found["queries"]) == (".0625", ".2500")
+def test_work_is_a_share_of_what_plain_took_with_the_same_seed() -> None:
+    ends = {0: 0.7, 1: 0.8}
+    plain = [
+        row("plain", seed, epoch, unseen=0.5 + (end - 0.5) * epoch / 8)
+        for seed, end in ends.items()
+        for epoch in (0, 8)
+    ]
+    quick = [
+        row("quick", seed, epoch, unseen=0.5 + 0.4 * epoch / 8, passes=50 * epoch)
+        for seed in (*ends, 2)
+        for epoch in (0, 8)
+    ]
+    slow = [row("slow", 0, epoch, unseen=0.5 + 0.1 * epoch / 8) for epoch in (0, 8)]
+    head, *lines = work_table([*plain, *quick, *slow], ["plain", "quick", "slow"])
+    itself, found, never = (dict(zip(head, line, strict=True)) for line in lines)
+    assert (itself["passes"], itself["queries"]) == ("1.0000 [1.0000, 1.0000]",) * 2
+    # .2 and .3 of the gain of .4: half and three quarters of the way, at half of plain's passes.
+    assert (found["seeds"], found["reached by"]) == ("3", "2")
+    assert (found["passes"], found["queries"]) == (".3125 [.2500, .3750]", ".6250 [.5000, .7500]")
+    assert (never["reached by"], never["passes"]) == ("0", "-")
 
 
 def test_alarms_are_counted_where_their_rule_was_known() -> None:
