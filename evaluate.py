@@ -53,13 +53,10 @@ def evaluate(given: Arguments) -> None:
     """Measure, write table and grid, show the table."""
     if only := [flag for flag in ("--suite-prompts", "--suite-alone", "--guidances") if flag in given.flags]:
         raise ConfigError(f"{' and '.join(only)}: belongs to --suite NAME|FILE, which is not given.")
-    output = writable_folder("--output", Path(given.flags.get("--output", "evaluation")))
-    table_file, grid_file = output / "table.md", output / "grid.png"
-    for file in (table_file, grid_file):
-        check_writable("--output", file)
     flags = given.flags
     checkpoint = flags.get("--checkpoint")
     config = api.load(flags.get("--config"), checkpoint, given.overrides)
+    table_file, grid_file = output_files(given, "table.md", "grid.png")
     evaluations = api.evaluate(checkpoint, config, flags.get("--prompts"))
     # Imported here, so that --help and mistakes answer at once.
     from driver.report.console import PlainConsole
@@ -98,12 +95,9 @@ def evaluate_suite(given: Arguments) -> None:
     checkpoint = given.flags.get("--checkpoint")
     if checkpoint is None or "--prompts" in given.flags:
         raise ConfigError("--suite compares a checkpoint: give --checkpoint PLACE, and no --prompts.")
-    output = writable_folder("--output", Path(given.flags.get("--output", "evaluation")))
-    files = [output / name for name in ("suite.md", "suite.json", "suite_prompts.jsonl")]
-    for file in files:
-        check_writable("--output", file)
     count = given.whole_number("--suite-prompts", 0, 1) if "--suite-prompts" in given.flags else None
     config = api.load(given.flags.get("--config"), checkpoint, given.overrides)
+    files = output_files(given, "suite.md", "suite.json", "suite_prompts.jsonl")
     found = api.evaluate_suite(
         given.flags["--suite"], checkpoint, config, guidances(given), count, "--suite-alone" in given.flags
     )
@@ -118,6 +112,15 @@ def evaluate_suite(given: Arguments) -> None:
     for title, base in found.baselines().items():
         console.print(change_table(found.changes(base), f"{title}, checkpoint at {found.guidance:g}"))
     console.print(f"Written: {', '.join(map(str, files))}", soft_wrap=True)
+
+
+def output_files(given: Arguments, *names: str) -> list[Path]:
+    """The files of these names in --output, which is made. Raises ConfigError where one cannot be written."""
+    output = writable_folder("--output", Path(given.flags.get("--output", "evaluation")))
+    files = [output / name for name in names]
+    for file in files:
+        check_writable("--output", file)
+    return files
 
 
 def guidances(given: Arguments) -> list[float]:

@@ -5,6 +5,7 @@ python -m benchmarks.family_costs          # the table of docs/models.md, on two
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -294,8 +295,11 @@ COLUMNS = (
 )
 
 
-def main(_: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Count, and show the table. Returns 0."""
+    argparse.ArgumentParser(prog="python -m benchmarks.family_costs", description=__doc__).parse_args(
+        arguments
+    )
     say(f"| {' | '.join(COLUMNS)} |")
     say("|" + " --- |" * len(COLUMNS))
     for name, shape in SHAPES.items():

@@ -5,6 +5,7 @@ python -m benchmarks.scale_shapes          # counts again, and prints
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,8 +148,11 @@ def learning_flop(cost: ShapeCost, images: int, learned: int, passes: int, full:
     return images * passes * learned * (cost.full_step if full else cost.lora_step)
 
 
-def main(_: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Count again, and show it. Returns 0."""
+    argparse.ArgumentParser(prog="python -m benchmarks.scale_shapes", description=__doc__).parse_args(
+        arguments
+    )
     for name, shape, added in (("SD 1.5", SD15.unet, {}), ("SDXL", SDXL_UNET, SDXL_ADDED)):
         cost = count(shape, added)
         lora, full = (learning_flop(cost, 8, 49, 2, full) / 1e12 for full in (False, True))

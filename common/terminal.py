@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 # Also marks that turn the direction of writing: they make a text look like another one. Not line end and tab.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _REPLACING = "written out"
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 _unencodable: set[str] = set()
 """Encodings that could not show a character."""
 
@@ -74,6 +79,15 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         sys.stdout.flush()
         _note(sys.stdout)
     sys.exit(status)
+
+
+def quiet_libraries() -> None:
+    """Leave out the notes and loading bars of libraries, which would tear a display.
+
+    Before their import: they read it then. What the environment says already stays.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def need_docstrings() -> None:

@@ -21,7 +21,7 @@ from common.config.paths import check_it_lasts
 from common.config.schema import Config
 from common.errors import ConfigError, PrdpError
 from common.places import expanded
-from common.terminal import complain, say
+from common.terminal import complain, quiet_libraries, say
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,10 @@ def _expanded(flag: str, value: str) -> str:
         raise ConfigError(f"{flag}: {error}.") from error
 
 
-# Read by the libraries when they are imported: their notes and loading bars would tear the progress display.
-QUIET = {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-
 @contextmanager
 def fail() -> Iterator[None]:
     """Print an error that a person can mend as plain text, not as a traceback; other errors keep theirs."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet_libraries()
     try:
         yield
     except PrdpError as error:

@@ -15,7 +15,7 @@ from common.config.load import config_to_yaml, public_yaml
 from common.config.schema import Config
 from common.errors import ConfigError
 from common.hidden import without_secrets
-from common.model.loading import check_model
+from common.model.loading import check_model, choose_device
 from driver.finish import show_result
 from driver.loop import balance
 from driver.loop.advantages import Advantages
@@ -84,6 +84,8 @@ def check_inputs(config: Config, waits_for: Callable[[str], None] = lambda _: No
                 "Lower the one or give more of the other."
             )
     waits_for("the model's files to be checked")
+    if config.ray.address == "local":
+        choose_device(config.model.device)
     check_model(config)
     waits_for("the rewards to be checked")
     check_entries({**config.rewards, **config.gold})

@@ -76,7 +76,7 @@ TWICE: Changes = {
     "objective": {"kl_weight": 1.0, "updates_per_epoch": 2},
     "optimizer.decay_updates": 32,
 }
-LESS_WORK: dict[str, Changes] = {
+WAYS: dict[str, Changes] = {
     "plain": {},
     "tree": {"sampling.branch_at": [1, 3, 5]},
     "terms_40": {"optimizer.term_share": 0.4},
@@ -92,7 +92,32 @@ LESS_WORK: dict[str, Changes] = {
     # What a larger step size does, no more: the sweep's rates lie a factor of 2.5 and 4 apart.
     "rate_1e-04": {"optimizer.learning_rate": 1e-4},
 }
-"""Ways to do with less, of eight steps and 16 images a prompt."""
+"""Ways to do with less, of eight steps and 16 images a prompt; as many epochs as `plain`."""
+
+
+def half(changes: Changes, updates_per_epoch: int = 1) -> Changes:
+    """Half of the epochs of `plain`, and so of its queries, with a step size that falls over them."""
+    return {
+        "run.epochs": 8,
+        "evaluation.every_epochs": 2,
+        "objective.updates_per_epoch": updates_per_epoch,
+        "optimizer.decay_updates": 8 * updates_per_epoch,
+        **changes,
+    }
+
+
+TERMS_40: Changes = {"optimizer.term_share": 0.4}
+HALF_WORK: dict[str, Changes] = {
+    "plain": {},
+    "plain_5e-05": {"optimizer.learning_rate": 5e-5},
+    "plain_2e-04": {"optimizer.learning_rate": 2e-4},
+    "half": half({}),
+    "half_2e-04": half({"optimizer.learning_rate": 2e-4}),
+    "half_terms_40": half(TERMS_40),
+    "half_terms_40_2e-04": half(TERMS_40 | {"optimizer.learning_rate": 2e-4}),
+    "half_terms_40_k2": half(TERMS_40, 2),
+    "half_tree_terms_60_k2": half({"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6}, 2),
+}
 SWEEP = (2e-5, 5e-5, 2e-4)
 LOWEST = 5e-6
 FALLING = ("rwr", "raft")
@@ -167,6 +192,13 @@ STUDIES = {
                 f"{method}_{rate:g}": {**changes, "optimizer.learning_rate": rate}
                 for method, changes in METHODS.items()
                 for rate in (*((LOWEST,) if method in FALLING else ()), *SWEEP)
+            }
+            # Regression on all samples alike: what RWR and RAFT do where rewards say nothing.
+            | {
+                f"rwr_uniform_{LOWEST:g}": {
+                    "objective": {"kind": "rwr", "temperature": 1000.0},
+                    "optimizer.learning_rate": LOWEST,
+                }
             },
             seeds=(100,),
         ),
@@ -181,6 +213,15 @@ STUDIES = {
                     **METHODS["ddpo_batch"],
                     "optimizer.learning_rate": 5e-5,
                 },
+                # The same for the others: what comes of many prompts of two images each, and of that rate.
+                **{
+                    f"{method}_{name}": {**LARGE, **with_rate(method), **changes}
+                    for method in ("prdp", "ddpo_group")
+                    for name, changes in (
+                        ("64x2", DIFFERENT_PROMPTS),
+                        ("2e-04", {"optimizer.learning_rate": RATES["ddpo_batch"]}),
+                    )
+                },
             },
             FIVE,
         ),
@@ -191,9 +232,19 @@ STUDIES = {
             FIVE,
         ),
         Study(
+            "ways",
+            "What does each way of doing with less gain, for which passes and as many queries?",
+            {name: {**with_rate("prdp"), **EIGHT_STEPS, **changes} for name, changes in WAYS.items()},
+            seeds=(0,),
+        ),
+        Study(
             "work",
-            "The reward that plain PRDP ends with, for half of its passes and queries?",
-            {name: {**with_rate("prdp"), **EIGHT_STEPS, **changes} for name, changes in LESS_WORK.items()},
+            "Who ends where plain PRDP ends with half of its queries, and half of its passes or less?",
+            # At the better of the two rates that `ways` tried.
+            {
+                name: {"optimizer.learning_rate": 1e-4, **EIGHT_STEPS, **changes}
+                for name, changes in HALF_WORK.items()
+            },
             FIVE,
         ),
         Study(
@@ -222,6 +273,15 @@ STUDIES = {
             {
                 f"kl_{weight:g}": {"objective.kl_weight": weight, "optimizer.learning_rate": 2e-4}
                 for weight in (0.01, 0.1, 1.0, 10.0)
+            }
+            # The weight scales the loss, and AdamW's epsilon damps what is small: without it, the KL alone.
+            | {
+                f"kl_{weight:g}_no_epsilon": {
+                    "objective.kl_weight": weight,
+                    "optimizer.learning_rate": 2e-4,
+                    "optimizer.epsilon": 1e-14,
+                }
+                for weight in (0.01, 10.0)
             },
             grids=True,
         ),
@@ -266,6 +326,8 @@ STUDIES = {
             "A flow model: which sampler, and which steps, for the same passes of the network?",
             {
                 "flow_sde": flow(16),
+                # As many updates as the windows have, of fewer prompts each.
+                "flow_sde_26_updates": flow(26, prompts_per_epoch=5),
                 "dance_sde": flow(18, sampler={"kind": "dance_sde"}),
                 "cps": flow(22, sampler={"kind": "cps"}),
                 "precise": flow(22, sampler={"kind": "precise"}),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from common.storage import replace_file
 
 FOLDER = Path("runs/studies/prompts")
 """Where base.yaml looks for them."""
@@ -38,5 +41,9 @@ def _read(path: Path) -> pa.ChunkedArray:
 
 
 def _write(path: Path, prompts: pa.ChunkedArray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"prompt": prompts}), path)
+    packed = io.BytesIO()
+    pq.write_table(pa.table({"prompt": prompts}), packed)
+    # Not under the eyes of a cell of another process, which may read them now.
+    if not path.exists() or path.read_bytes() != packed.getvalue():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, packed.getvalue())

@@ -6,6 +6,7 @@ What stands between `<!-- NAME -->` and `<!-- end -->` in the page is replaced; 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,7 +26,6 @@ from studies.statistics import (
     Run,
     at_best,
     at_end,
-    cost_of,
     gain,
     interval,
     is_unstable,
@@ -45,7 +45,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 """Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
 WITHOUT_CURVES = ("sweep", "same_bits")
-BY_PASSES = ("work", "samplers")
+BY_PASSES = ("ways", "work", "samplers")
 """Studies whose curves are drawn over passes of the network, not over reward queries."""
 
 Table = list[list[str]]
@@ -115,7 +115,7 @@ def markdown(table: Table) -> str:
 
 
 def shown(found: Interval | None, sign: str = "") -> str:
-    """`.753 [.741, .766]`; of one seed the mean alone; - for None."""
+    """`.753 [.741, .766]`; of fewer seeds than give an interval the mean alone; - for None."""
     if found is None:
         return "-"
 
@@ -124,7 +124,7 @@ def shown(found: Interval | None, sign: str = "") -> str:
 
     return (
         number(found.mean)
-        if found.count == 1
+        if math.isnan(found.low)
         else (f"{number(found.mean)} [{number(found.low)}, {number(found.high)}]")
     )
 
@@ -250,27 +250,29 @@ def cost_table(results: Mapping[str, Sequence[Row]]) -> Table:
 
 
 def work_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
-    """What each way of doing with less took to get where the first cell ends with the same seed, as shares of
-    all that this one took."""
+    """What each way of doing with less took, as shares of what the first cell took, and how far from the end
+    of that one it ends with the same seed."""
     cells = ordered(rows, order)
-    table = [["cell", "seeds", "reached by", "passes", "queries", "unseen proxy, gain", "unseen gold, gain"]]
+    table = [["cell", "seeds", "passes", "queries"]]
+    table[0] += [f"unseen {score}, end less that of {order[0]}" for score in ("proxy", "gold")]
     plain = cells.get(order[0], {})
     for cell, runs in cells.items():
-        pairs = [(run, plain[seed][-1]) for seed, run in runs.items() if seed in plain]
-        costs = [(cost_of(run, end.unseen_proxy, end.unseen_gold), end) for run, end in pairs]
-        of_passes = [cost.passes / end.passes for cost, end in costs if cost]
-        of_queries = [cost.queries / end.queries for cost, end in costs if cost]
-        table.append(
-            [
-                cell,
-                str(len(runs)),
-                str(len(of_passes)),
-                shown(interval(of_passes)) if of_passes else "-",
-                shown(interval(of_queries)) if of_queries else "-",
-                shown(over(runs, lambda run: gain(run, unseen_proxy)), "+"),
-                shown(over(runs, lambda run: gain(run, unseen_gold)), "+"),
-            ]
-        )
+        both = [(runs[seed][-1], plain[seed][-1]) for seed in runs if seed in plain]
+        if both:
+            table.append(
+                [
+                    cell,
+                    str(len(both)),
+                    *(
+                        f"{np.mean([spent(end) / spent(of_plain) for end, of_plain in both]):.2f}"
+                        for spent in (passes, queries)
+                    ),
+                    *(
+                        shown(paired(runs, plain, partial(at_end, measure=measure)), "+")
+                        for measure in (unseen_proxy, unseen_gold)
+                    ),
+                ]
+            )
     return table
 
 

@@ -39,23 +39,31 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cells", nargs="+", metavar="CELL", help="these only")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="in place of the study's own")
     parser.add_argument("--list", action="store_true", help="say what is done and what is not, run nothing")
+    parser.add_argument(
+        "--results", type=Path, default=FOLDER, metavar="FOLDER", help="another one, to run cells again"
+    )
     options = parser.parse_args(arguments)
     study: Study = STUDIES[options.study]
     cells = options.cells or list(study.cells)
     if unknown := sorted(set(cells) - set(study.cells)):
         parser.error(f"{study.name} has no cell {unknown[0]}; it has {', '.join(study.cells)}")
     torch.set_num_threads(1)
-    write_prompts()
+    if not options.list:
+        write_prompts()
     for seed in options.seeds or study.seeds:
         for cell in cells:
             name = f"{study.name} {cell} seed {seed}"
             if options.list:
-                say(f"{'done' if is_done(study, cell, seed) else 'to do'}  {name}")
+                say(f"{'done' if is_done(study, cell, seed, options.results) else 'to do'}  {name}")
                 continue
             with claimed(f"{study.name}_{cell}_{seed}") as is_ours:
-                if is_ours and not is_done(study, cell, seed):
+                if not is_ours:
+                    say(f"{name}: in work elsewhere")
+                elif is_done(study, cell, seed, options.results):
+                    say(f"{name}: done already")
+                else:
                     try:
-                        run_cell(study, cell, seed)
+                        run_cell(study, cell, seed, options.results)
                     except PrdpError as error:
                         complain(f"{name}: {error}")
                         return 1

@@ -1,11 +1,10 @@
-"""What is said of runs: means with intervals over seeds, instability, and what a reward has cost.
+"""What is said of runs: means with intervals over seeds, and instability.
 
 All of it is a function of the rows of a study.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from studies.results import Row
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
+FEWEST = 3
+"""Seeds that give an interval."""
 
 Run = Sequence[Row]
 """The rows of one cell and seed, by epoch."""
@@ -24,7 +25,7 @@ Measure = Callable[[Row], float]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `count` seeds, and the ends of its interval: NaN of a single seed."""
+    """A mean over `count` seeds, and the ends of its interval: NaN of fewer than FEWEST."""
 
     mean: float
     low: float
@@ -43,10 +44,11 @@ def runs_of(rows: Sequence[Row]) -> dict[str, dict[int, list[Row]]]:
 def interval(values: Sequence[float]) -> Interval:
     """Percentile bootstrap over seeds (Efron 1979): the mean of as many values, drawn with replacement.
 
-    With five seeds or fewer it is narrower than the truth: it cannot know of seeds unlike those seen.
+    With five seeds or fewer it is narrower than the truth: it cannot know of seeds unlike those seen. Of two
+    it would be the two themselves.
     """
     given = np.asarray(values, dtype=np.float64)
-    if len(given) < 2:
+    if len(given) < FEWEST:
         return Interval(float(given.mean()), math.nan, math.nan, len(given))
     draws = np.random.default_rng(0).choice(given, size=(DRAWS, len(given))).mean(axis=1)
     tail = 50 * (1 - CONFIDENCE)
@@ -113,38 +115,3 @@ def paired(
     """First less second over the seeds that both have: the same prompts and noise. None without such."""
     seeds = sorted(first.keys() & second.keys())
     return interval([measure(first[seed]) - measure(second[seed]) for seed in seeds]) if seeds else None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run took to get somewhere."""
-
-    passes: float
-    queries: float
-
-
-def cost_of(run: Run, proxy: float, gold: float) -> Cost | None:
-    """Passes and queries until the unseen proxy reaches `proxy` while gold is at least `gold`.
-
-    Between two evaluations both scores and the costs are taken as lines. None where a run never gets there.
-    """
-    for before, after in itertools.pairwise(run):
-        low, high = 0.0, 1.0
-        for start, end, target in (
-            (before.unseen_proxy, after.unseen_proxy, proxy),
-            (before.unseen_gold, after.unseen_gold, gold),
-        ):
-            # The part of the line where it is at or above the target.
-            if start < target and end < target:
-                low = math.inf
-            elif start < target:
-                low = max(low, (target - start) / (end - start))
-            elif end < target:
-                high = min(high, (target - start) / (end - start))
-        if low <= high:
-            share = low
-            return Cost(
-                before.passes + share * (after.passes - before.passes),
-                before.queries + share * (after.queries - before.queries),
-            )
-    return None

@@ -129,8 +129,9 @@ def apply_overrides(
 ) -> tuple[list[tuple[str, ...]], list[str]]:
     """Set each override in `values`, in order. Returns the keys that were set, and a line for each problem.
 
-    A kind chosen on the command line drops the keys that only other kinds have, but for those that are
-    given on the command line too: validation refuses them.
+    Another kind chosen on the command line drops the keys that it does not have, and those that it has
+    another default for, but for keys that are given on the command line too: of these validation refuses what
+    the kind does not have.
     """
     settings: dict[tuple[str, ...], Any] = {}
     problems: list[str] = []
@@ -147,18 +148,32 @@ def apply_overrides(
             node = fields(node, part)[part]
             inner = _whole(node, mapping.get(part))
             mapping[part] = mapping = inner if isinstance(inner, dict) else {}
+        before = mapping.get(parts[-1])
         mapping[parts[-1]] = value
-        for key in _foreign(node, parts[-1], value) & mapping.keys():
+        for key in _foreign(node, parts[-1], value, before) & mapping.keys():
             if not any(other[: len(parts)] == (*parts[:-1], key) for other in settings):
                 del mapping[key]
     return list(settings), problems
 
 
-def _foreign(node: Node, name: str, value: Any) -> set[str]:
-    """Keys of a choice that the kind just chosen does not have; none where the setting chose no kind."""
-    tags = variants(node)
-    tag = value if kind_key(node) == name else name if not kind_key(node) else None
-    return fields(node).keys() - fields(tags[tag]).keys() if tag in tags else set()
+def _foreign(node: Node, name: str, value: Any, before: Any) -> set[str]:
+    """Keys of a choice whose values are not meant for the kind just chosen: those that it does not have, and
+    those that mean something else there, as another default shows. None where the setting chose no kind.
+
+    name, value, before: of the setting, now and before.
+    """
+    tags, key = variants(node), kind_key(node)
+    tag = value if key == name else None if key else name
+    if tag not in tags:
+        return set()
+    ours = fields(tags[tag])
+    theirs = fields(tags[before]) if key and before in tags else {}
+    others = {one for one in ours.keys() & theirs.keys() if not _same_default(ours[one], theirs[one])}
+    return (fields(node).keys() - ours.keys()) | (others - {name})
+
+
+def _same_default(first: Node, second: Node) -> bool:
+    return bool(first.get("default") == second.get("default"))
 
 
 def _parse(root: Node, text: str) -> tuple[tuple[str, ...], Any]:

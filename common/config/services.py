@@ -144,7 +144,9 @@ class RewardSpec(
     ScorerSection,
     title="Embedded: the run starts an application of its own for it, and ends it.",
 ):
-    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
+    weight: float = setting(
+        1.0, "", "Weight in the sum of raw rewards; gold has no part in it, so it is ignored there."
+    )
 
 
 class AppReward(
@@ -152,12 +154,16 @@ class AppReward(
     title="Deployed separately on the same Ray cluster: asked by its handle, and left alone otherwise.",
 ):
     app: str = setting(..., "", "Name of a running Serve application of the reward service.", min_length=1)
-    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
+    weight: float = setting(
+        1.0, "", "Weight in the sum of raw rewards; gold has no part in it, so it is ignored there."
+    )
 
 
 class UrlReward(Section, title="Anywhere else: asked over HTTP."):
     url: str = setting(..., "", "Base address, such as https://host:8000/pickscore.", min_length=1)
-    weight: float = setting(1.0, "", "Weight in the sum of raw rewards.")
+    weight: float = setting(
+        1.0, "", "Weight in the sum of raw rewards; gold has no part in it, so it is ignored there."
+    )
     token_env: str = setting("", "", "Environment variable that holds the bearer token; empty = no token.")
     insecure: bool = setting(False, "", "Send the token even over http:// to another machine.")
 

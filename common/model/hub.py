@@ -25,5 +25,6 @@ def fetch_texts(key: str, hub_id: str, revision: str) -> Path:
     except (HFValidationError, HTTPError, OSError) as error:
         raise ModelError(
             f"{wanted} is not to be had from the hub: {error}. Give a folder, or check the id, "
-            "model.revision and the token."
+            "model.revision and the token (environment variable HF_TOKEN). Gated models ask that you accept "
+            "their licence on the hub's page first."
         ) from error

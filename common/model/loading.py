@@ -10,7 +10,7 @@ from torch import nn
 
 from common.config.schema import Config
 from common.config.training import LoraPolicy
-from common.errors import WeightsError
+from common.errors import ModelError, WeightsError
 from common.model import families
 from common.model.parts import Source
 from common.model.policy import Policy
@@ -28,10 +28,14 @@ class Parts(Enum):
 
 
 def choose_device(wanted: str) -> torch.device:
-    """auto = CUDA where this process sees a GPU."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+    """auto = CUDA where this process sees a GPU. Raises ModelError where cuda is wanted and it sees none."""
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ModelError(
+            "model.device is cuda, and this process sees no GPU that its build of torch can use. Set "
+            "model.device=auto or cpu; on a cluster give actors and learner GPUs (actors.gpus, learner.gpus)."
+        )
+    return torch.device(wanted if wanted != "auto" else "cuda" if has_gpu else "cpu")
 
 
 def check_model(config: Config) -> None:

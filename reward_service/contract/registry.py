@@ -103,8 +103,14 @@ def _check_interface(scorer: type, name: str) -> None:
         raise RewardError(f"{name} must have {NEEDED}; it has {' and '.join(methods) or 'none of them'}.")
     set_when_built = any("__init__" in vars(base) for base in scorer.__mro__[:-1])
     missing = [field for field in ("version", "digest") if not hasattr(scorer, field)]
-    if missing and not set_when_built:
+    if set_when_built:
+        return
+    if missing:
         raise RewardError(f"{name} lacks {' and '.join(missing)}: texts that name its code and its weights.")
+    for field in ("version", "digest"):
+        value = inspect.getattr_static(scorer, field)
+        if isinstance(value, int | float | None):
+            raise RewardError(f"{name}.{field} must be a text, such as {str(value)!r}; it is {value!r}.")
 
 
 def _check_arguments(scorer: type, spec: ScorerSection) -> None:

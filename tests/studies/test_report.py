@@ -29,35 +29,24 @@ def test_a_number_of_the_page_is_made_again_from_the_rows() -> None:
 
 def test_a_cell_is_compared_with_prdp_over_equal_seeds() -> None:
     rows = []
-    for seed, (ours, theirs) in enumerate([(0.7, 0.6), (0.9, 0.6)]):
+    for seed, (ours, theirs) in enumerate([(0.7, 0.6), (0.8, 0.6), (0.9, 0.6)]):
         rows += [row("prdp", seed, unseen=0.5), row("prdp", seed, 4, unseen=ours)]
         rows += [row("ddpo", seed, unseen=0.5), row("ddpo", seed, 4, unseen=theirs)]
     head, *lines = curves_table([*rows, row("ddpo", 7, unseen=0.5)], ["prdp", "ddpo"])
     ddpo = dict(zip(head, lines[1], strict=True))
-    assert ddpo["seeds"] == "3"
+    assert ddpo["seeds"] == "4"
     assert ddpo["end less that of prdp"] == "-.2000 [-.3000, -.1000]"
 
 
-def test_work_is_a_share_of_what_plain_took_with_the_same_seed() -> None:
-    ends = {0: 0.7, 1: 0.8}
-    plain = [
-        row("plain", seed, epoch, unseen=0.5 + (end - 0.5) * epoch / 8)
-        for seed, end in ends.items()
-        for epoch in (0, 8)
-    ]
-    quick = [
-        row("quick", seed, epoch, unseen=0.5 + 0.4 * epoch / 8, passes=50 * epoch)
-        for seed in (*ends, 2)
-        for epoch in (0, 8)
-    ]
-    slow = [row("slow", 0, epoch, unseen=0.5 + 0.1 * epoch / 8) for epoch in (0, 8)]
-    head, *lines = work_table([*plain, *quick, *slow], ["plain", "quick", "slow"])
-    itself, found, never = (dict(zip(head, line, strict=True)) for line in lines)
-    assert (itself["passes"], itself["queries"]) == ("1.0000 [1.0000, 1.0000]",) * 2
-    # .2 and .3 of the gain of .4: half and three quarters of the way, at half of plain's passes.
-    assert (found["seeds"], found["reached by"]) == ("3", "2")
-    assert (found["passes"], found["queries"]) == (".3125 [.2500, .3750]", ".6250 [.5000, .7500]")
-    assert (never["reached by"], never["passes"]) == ("0", "-")
+def test_work_is_a_share_of_what_plain_took_and_its_end_less_that_of_the_same_seed() -> None:
+    plain = [row("plain", seed, 8, unseen=end) for seed, end in enumerate([0.7, 0.8, 0.9])]
+    less = [row("less", seed, 4, unseen=0.8, gold=0.7, passes=200) for seed in (0, 1, 2, 7)]
+    head, *lines = work_table([*plain, *less, row("other", 9)], ["plain", "less", "other"])
+    itself, found = (dict(zip(head, line, strict=True)) for line in lines)
+    assert (itself["passes"], itself["queries"]) == ("1.00", "1.00")
+    assert (found["seeds"], found["passes"], found["queries"]) == ("3", "0.25", "0.50")
+    assert found["unseen proxy, end less that of plain"] == "+.0000 [-.1000, +.1000]"
+    assert found["unseen gold, end less that of plain"] == "-.1000 [-.2000, +.0000]"
 
 
 def test_alarms_are_counted_where_their_rule_was_known() -> None:

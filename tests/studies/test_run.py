@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from common.config.load import config_to_yaml
 from studies import catalogue, run
 from studies.catalogue import Study
 from studies.results import read_rows
-from studies.run import claimed, is_done, run_cell
+from studies.run import claimed, is_done, main, run_cell
 from tests.studies.test_cell import REWARDS
 from tests.tiny_config import make_config
 
@@ -39,6 +40,23 @@ def test_a_cell_that_is_through_has_rows_and_a_grid_and_is_done(tmp_path: Path) 
     assert not is_done(STUDY, "other", 0, tmp_path)
     catalogue.BASE.write_text(catalogue.BASE.read_text() + "\n")
     assert not is_done(STUDY, "plain", 0, tmp_path)
+
+
+@pytest.mark.usefixtures("_tiny_base")
+def test_the_command_leaves_what_is_done_and_runs_it_again_into_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(run, "STUDIES", {"s": STUDY})
+    monkeypatch.setattr(run, "write_prompts", lambda: None)
+    first, again = tmp_path / "first", tmp_path / "again"
+    for folder in (first, first, again):
+        assert main(["s", "--cells", "plain", "--results", str(folder)]) == 0
+    assert capsys.readouterr().out.count("done already") == 1
+    texts = [
+        [repr(replace(row, seconds=0.0)) for row in read_rows("s", folder)] for folder in (first, again)
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_a_cell_belongs_to_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

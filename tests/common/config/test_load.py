@@ -20,11 +20,11 @@ from common.config.load import (
     config_to_yaml,
     load_config,
 )
-from common.config.objectives import DdpoSection
+from common.config.objectives import DdpoSection, GrpoSection, PrdpSection
 from common.config.problems import validate
 from common.config.schema import Config
 from common.config.services import AppReward, RewardSpec, UrlReward
-from common.config.training import DdimSampler, FullPolicy, LoraPolicy
+from common.config.training import DanceSdeSampler, DdimSampler, FullPolicy, LoraPolicy
 from common.config.tree import tree_of
 from common.errors import ConfigError
 
@@ -138,6 +138,18 @@ class TestKinds:
     def test_settings_that_both_kinds_have_stay(self) -> None:
         config = load("objective.kind=ddpo", text="objective: {pair_weighting: all, updates_per_epoch: 3}\n")
         assert config.objective == DdpoSection(updates_per_epoch=3)
+
+    def test_settings_that_mean_something_else_there_take_its_default_unless_given(self) -> None:
+        text = "objective: {kind: prdp, kl_weight: 3.0e-5, updates_per_epoch: 3}\n"
+        assert load("objective.kind=grpo", text=text).objective == GrpoSection(updates_per_epoch=3)
+        given = load("objective.kind=grpo", "objective.kl_weight=0.5", text=text)
+        assert given.objective == GrpoSection(updates_per_epoch=3, kl_weight=0.5)
+        same = load("objective.kind=prdp", text=text).objective
+        assert same == PrdpSection(updates_per_epoch=3, kl_weight=3e-5)
+        sampler = load(
+            "sampling.sampler.kind=dance_sde", text="sampling: {sampler: {kind: flow_sde, level: 0.9}}\n"
+        )
+        assert sampler.sampling.sampler == DanceSdeSampler()
 
     @pytest.mark.parametrize(
         ("text", "overrides"),

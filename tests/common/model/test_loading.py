@@ -45,6 +45,12 @@ def test_the_device_is_the_one_asked_for_or_a_gpu_where_there_is_one(
     assert choose_device(wanted) == torch.device(chosen)
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"model\.device"):
+        choose_device("cuda")
+
+
 def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model_index\.json is missing"):
         load_policy(make_config(tmp_path, tmp_path))

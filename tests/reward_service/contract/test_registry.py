@@ -38,6 +38,13 @@ class NumberVersion(NoDigest):
         self.digest = ""
 
 
+class NumberOfTheClass(NoDigest):
+    """Its version is a number."""
+
+    version = 1  # type: ignore[assignment]
+    digest = ""
+
+
 class OneText(NoDigest):
     """Gives its check_prompts as one text."""
 
@@ -96,6 +103,7 @@ def test_options_reach_the_constructor() -> None:
         (f"{SCORERS}:np", {}, "'np'"),
         (f"{SCORERS}:Images", {}, "Images"),
         (f"{__name__}:NoDigest", {}, "digest"),
+        (f"{__name__}:NumberOfTheClass", {}, "version.*'1'"),
         (f"{SCORERS}:PromptLength", {"scael": 1.0}, "'scael'.*scale: .*float.* = 1.0"),
         (f"{SCORERS}:Redness", {"scale": 1.0}, "scale"),
         (f"{__name__}:Picky", {"temperature": 0.0}, "temperature"),
