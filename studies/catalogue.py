@@ -107,6 +107,7 @@ def half(changes: Changes, updates_per_epoch: int = 1) -> Changes:
 
 
 TERMS_40: Changes = {"optimizer.term_share": 0.4}
+TREE_TERMS_60: Changes = {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6}
 HALF_WORK: dict[str, Changes] = {
     "plain": {},
     "plain_5e-05": {"optimizer.learning_rate": 5e-5},
@@ -116,7 +117,9 @@ HALF_WORK: dict[str, Changes] = {
     "half_terms_40": half(TERMS_40),
     "half_terms_40_2e-04": half(TERMS_40 | {"optimizer.learning_rate": 2e-4}),
     "half_terms_40_k2": half(TERMS_40, 2),
-    "half_tree_terms_60_k2": half({"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6}, 2),
+    "half_terms_40_k2_2e-04": half(TERMS_40 | {"optimizer.learning_rate": 2e-4}, 2),
+    "half_tree_terms_60_k2": half(TREE_TERMS_60, 2),
+    "half_tree_terms_60_k4_2e-04": half(TREE_TERMS_60 | {"optimizer.learning_rate": 2e-4}, 4),
 }
 SWEEP = (2e-5, 5e-5, 2e-4)
 LOWEST = 5e-6
