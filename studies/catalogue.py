@@ -72,27 +72,19 @@ EIGHT_STEPS: Changes = {
     "sampling.images_per_prompt": 16,
     "learner.micro_batch_size": 56,
 }
-TWICE: Changes = {
-    "objective": {"kl_weight": 1.0, "updates_per_epoch": 2},
-    "optimizer.decay_updates": 32,
-}
-WAYS: dict[str, Changes] = {
-    "plain": {},
-    "tree": {"sampling.branch_at": [1, 3, 5]},
-    "terms_40": {"optimizer.term_share": 0.4},
-    "flat": {"sampling.sampler": {"kind": "ddim", "flat": True}},
-    "pairs_4": {"objective": {"kl_weight": 1.0, "extremes": 4}},
-    "pairs_4_k4": {
-        "objective": {"kl_weight": 1.0, "extremes": 4, "updates_per_epoch": 4},
-        "optimizer.decay_updates": 64,
-    },
-    "tree_terms_60": {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6},
-    "terms_40_k2": TWICE | {"optimizer.term_share": 0.4},
-    "tree_terms_60_k2": TWICE | {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6},
-    # What a larger step size does, no more: the sweep's rates lie a factor of 2.5 and 4 apart.
-    "rate_1e-04": {"optimizer.learning_rate": 1e-4},
-}
-"""Ways to do with less, of eight steps and 16 images a prompt; as many epochs as `plain`."""
+TREES: Changes = {"sampling.branch_at": [1, 3, 5]}
+TERMS_40: Changes = {"optimizer.term_share": 0.4}
+TERMS_60: Changes = {"optimizer.term_share": 0.6}
+WINDOW: Changes = {"sampling.window": {"kind": "fixed", "size": 3}}
+
+
+def several(changes: Changes, updates_per_epoch: int, epochs: int = 16) -> Changes:
+    """PRDP with so many updates an epoch; the step size falls over all of them."""
+    return {
+        "objective": {"kl_weight": 1.0, "updates_per_epoch": updates_per_epoch},
+        "optimizer.decay_updates": updates_per_epoch * epochs,
+        **changes,
+    }
 
 
 def half(changes: Changes, updates_per_epoch: int = 1) -> Changes:
@@ -106,21 +98,47 @@ def half(changes: Changes, updates_per_epoch: int = 1) -> Changes:
     }
 
 
-TERMS_40: Changes = {"optimizer.term_share": 0.4}
-TREE_TERMS_60: Changes = {"sampling.branch_at": [1, 3, 5], "optimizer.term_share": 0.6}
+def at_rate(rate: float, changes: Changes) -> Changes:
+    """The same with another learning rate."""
+    return {"optimizer.learning_rate": rate, **changes}
+
+
+WAYS: dict[str, Changes] = {
+    "plain": {},
+    "tree": TREES,
+    "terms_40": TERMS_40,
+    "flat": {"sampling.sampler": {"kind": "ddim", "flat": True}},
+    "pairs_4": {"objective": {"kl_weight": 1.0, "extremes": 4}},
+    "pairs_4_k4": {
+        "objective": {"kl_weight": 1.0, "extremes": 4, "updates_per_epoch": 4},
+        "optimizer.decay_updates": 64,
+    },
+    "tree_terms_60": TREES | TERMS_60,
+    "terms_40_k2": several(TERMS_40, 2),
+    "tree_terms_60_k2": several(TREES | TERMS_60, 2),
+    # What a larger step size does, no more: the sweep's rates lie a factor of 2.5 and 4 apart.
+    "rate_1e-04": at_rate(1e-4, {}),
+    "rate_2e-04": at_rate(2e-4, {}),
+    "half_1e-04": at_rate(1e-4, half({})),
+    "half_2e-04": at_rate(2e-4, half({})),
+    "half_terms_40_1e-04": at_rate(1e-4, half(TERMS_40)),
+    "half_terms_40_2e-04": at_rate(2e-4, half(TERMS_40)),
+    "half_terms_40_k2_1e-04": at_rate(1e-4, half(TERMS_40, 2)),
+    "half_terms_40_k2_2e-04": at_rate(2e-4, half(TERMS_40, 2)),
+    "half_tree_terms_60_k2_1e-04": at_rate(1e-4, half(TREES | TERMS_60, 2)),
+    "half_tree_terms_60_k4_2e-04": at_rate(2e-4, half(TREES | TERMS_60, 4)),
+}
+"""Ways to do with less, of eight steps and 16 images a prompt."""
 HALF_WORK: dict[str, Changes] = {
     "plain": {},
-    "plain_5e-05": {"optimizer.learning_rate": 5e-5},
-    "plain_2e-04": {"optimizer.learning_rate": 2e-4},
+    "window_3": WINDOW,
     "half": half({}),
-    "half_2e-04": half({"optimizer.learning_rate": 2e-4}),
     "half_terms_40": half(TERMS_40),
-    "half_terms_40_2e-04": half(TERMS_40 | {"optimizer.learning_rate": 2e-4}),
-    "half_terms_40_k2": half(TERMS_40, 2),
-    "half_terms_40_k2_2e-04": half(TERMS_40 | {"optimizer.learning_rate": 2e-4}, 2),
-    "half_tree_terms_60_k2": half(TREE_TERMS_60, 2),
-    "half_tree_terms_60_k4_2e-04": half(TREE_TERMS_60 | {"optimizer.learning_rate": 2e-4}, 4),
+    "half_window_3": half(WINDOW),
+    "half_window_3_k2": half(WINDOW, 2),
 }
+"""Of those and of windows, what may do with half of the passes or queries. Evaluated without noise, because
+windows leave noise out."""
 SWEEP = (2e-5, 5e-5, 2e-4)
 LOWEST = 5e-6
 FALLING = ("rwr", "raft")
@@ -236,16 +254,16 @@ STUDIES = {
         ),
         Study(
             "ways",
-            "What does each way of doing with less gain, for which passes and as many queries?",
+            "What does each way of doing with less gain, and for which passes?",
             {name: {**with_rate("prdp"), **EIGHT_STEPS, **changes} for name, changes in WAYS.items()},
             seeds=(0,),
         ),
         Study(
             "work",
             "Who ends where plain PRDP ends with half of its queries, and half of its passes or less?",
-            # At the better of the two rates that `ways` tried.
+            # At the best of the rates that `ways` tried.
             {
-                name: {"optimizer.learning_rate": 1e-4, **EIGHT_STEPS, **changes}
+                name: at_rate(2e-4, {**EIGHT_STEPS, "evaluation.deterministic": True, **changes})
                 for name, changes in HALF_WORK.items()
             },
             FIVE,
