@@ -45,7 +45,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 """Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
 WITHOUT_CURVES = ("sweep", "same_bits", "ways")
-BY_PASSES = ("work", "samplers")
+BY_PASSES = ("work", "windows", "samplers")
 """Studies whose curves are drawn over passes of the network, not over reward queries."""
 
 Table = list[list[str]]
