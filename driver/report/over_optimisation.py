@@ -13,9 +13,10 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
     raises no alarm.
 
     evaluations: at least one, oldest first. An alarm is raised where, on unseen prompts, a gold score has
-    clearly fallen since its best evaluation, while the trained sum is clearly above its beginning and has
-    not clearly fallen with it. It need not rise any more: on unseen prompts it often stands still while gold
-    is already lost. Clearly: the paired 95 % interval over prompts excludes 0.
+    clearly fallen since its best evaluation, while the trained sum stays up: on unseen prompts or on those
+    that it is trained on, it is clearly above its beginning and has not clearly fallen with gold. It need not
+    rise any more, and where the policy overfits it rises on the trained prompts alone. Clearly: the paired
+    95 % interval over prompts excludes 0.
     """
     *earlier, last = evaluations
     for gold in golds:
@@ -27,21 +28,22 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
         if not means:
             continue
         best = max(means, key=lambda pair: pair[0])[1]
-        gained = _unseen_change(evaluations, TOTAL)
-        meanwhile, lost = _unseen_change((best, last), TOTAL), _unseen_change((best, last), gold)
-        if gained is None or meanwhile is None or lost is None:
+        lost = _change((best, last), "unseen", gold)
+        if lost is None or not _is_below(lost):
             continue
-        if _is_above(gained) and not _is_below(meanwhile) and _is_below(lost):
-            return (
-                f"since epoch {best.epoch} {gold} on unseen prompts has changed by "
-                f"{format_interval(lost, 4, '+')} and the trained reward by "
-                f"{format_interval(meanwhile, 4, '+')}"
-            )
+        for prompts in ("unseen", "seen"):
+            gained, meanwhile = _change(evaluations, prompts, TOTAL), _change((best, last), prompts, TOTAL)
+            if gained and meanwhile and _is_above(gained) and not _is_below(meanwhile):
+                return (
+                    f"since epoch {best.epoch} {gold} on unseen prompts has changed by "
+                    f"{format_interval(lost, 4, '+')} and the trained reward on {prompts} ones by "
+                    f"{format_interval(meanwhile, 4, '+')}"
+                )
     return None
 
 
-def _unseen_change(evaluations: Sequence[Evaluation], score: str) -> Interval | None:
-    changes = (one for one in compare(evaluations) if (one.set_name, one.score) == ("unseen", score))
+def _change(evaluations: Sequence[Evaluation], prompts: str, score: str) -> Interval | None:
+    changes = (one for one in compare(evaluations) if (one.set_name, one.score) == (prompts, score))
     return next((change.difference for change in changes), None)
 
 

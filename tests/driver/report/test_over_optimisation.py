@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,20 @@ def test_it_is_raised_where_gold_falls_while_the_reward_stays_up(
     ]
     assert (over_optimisation(run, ["gold"]) is not None) is raised
     assert over_optimisation(run, []) is None
+
+
+@pytest.mark.parametrize(("seen", "raised"), [((0.1, 0.2, 0.3), True), ((0.1, 0.2, 0.1), False)])
+def test_a_reward_that_stays_up_on_trained_prompts_alone_raises_it_too(
+    seen: tuple[float, ...], raised: bool
+) -> None:
+    run = []
+    for epoch, (reward, trained, gold, noise) in enumerate(
+        zip((0.3, 0.3, 0.2), seen, (0.5, 0.6, 0.4), NOISE, strict=False)
+    ):
+        unseen = evaluation({TOTAL: reward + noise, "gold": gold + noise}, epoch)
+        others = evaluation({TOTAL: trained + noise, "gold": gold + noise}, epoch, ("seen",))
+        run.append(replace(unseen, sets=others.sets + unseen.sets))
+    assert (over_optimisation(run, ["gold"]) is not None) is raised
 
 
 def test_a_change_within_the_noise_raises_none() -> None:
