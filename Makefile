@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help:
 	@echo "make quickstart   set up, then finetune the embedded model (5 to 10 minutes on 2 cores)"
 	@echo "make quickstart-flow  the same with the embedded flow model"
-	@echo "make test         set up, then lint, types, import contracts and tests (10 minutes on 2 cores)"
+	@echo "make test         set up, then lint, types, import contracts and tests (6 to 10 minutes on 2 cores)"
 	@echo "make test-slow    more runs that are killed and go on, and short trainings"
 	@echo "make test-cluster several hosts on this machine: ray up, jobs, a lost host (root, sshd; minutes)"
 	@echo "make lint         ruff, mypy and the import contracts only"

@@ -366,6 +366,10 @@ STUDIES = {
                 "window_fixed": flow(27, window={"kind": "fixed", "size": 3}),
                 "window_random": flow(27, window={"kind": "random", "size": 3}),
                 "window_moving": flow(27, window={"kind": "moving", "size": 3, "every_epochs": 7}),
+                # Half of the queries of flow_sde, and a third of its passes.
+                "half_window_fixed": flow(8, window={"kind": "fixed", "size": 3}),
+                "half_cps": flow(8, sampler={"kind": "cps"}),
+                "half_precise": flow(8, sampler={"kind": "precise"}),
             },
         ),
         Study(
