@@ -78,11 +78,11 @@ TERMS_60: Changes = {"optimizer.term_share": 0.6}
 WINDOW: Changes = {"sampling.window": {"kind": "fixed", "size": 3}}
 
 
-def several(changes: Changes, updates_per_epoch: int, epochs: int = 16) -> Changes:
+def several(changes: Changes, updates_per_epoch: int) -> Changes:
     """PRDP with so many updates an epoch; the step size falls over all of them."""
     return {
         "objective": {"kl_weight": 1.0, "updates_per_epoch": updates_per_epoch},
-        "optimizer.decay_updates": updates_per_epoch * epochs,
+        "optimizer.decay_updates": 16 * updates_per_epoch,
         **changes,
     }
 
@@ -160,18 +160,6 @@ them, the less the lower."""
 def with_rate(method: str) -> Changes:
     """A method at the learning rate that the sweep chose for it."""
     return {**METHODS[method], "optimizer.learning_rate": RATES[method]}
-
-
-def updates(count: int) -> Changes:
-    """PRDP with so many gradient steps an epoch, for half as many epochs as others; the learning rate's decay
-    stretches over all steps."""
-    return {
-        **with_rate("prdp"),
-        "run.epochs": 8,
-        "evaluation.every_epochs": 2,
-        "objective.updates_per_epoch": count,
-        "optimizer.decay_updates": 8 * count,
-    }
 
 
 def flow(epochs: int, **sampling: Any) -> Changes:
@@ -283,7 +271,11 @@ STUDIES = {
             "clip",
             "Can the clip act at one update an epoch, and does it matter beyond?",
             {
-                f"k{count}_{'clip' if clip else 'no_clip'}": {**updates(count), "objective.clip": clip}
+                f"k{count}_{'clip' if clip else 'no_clip'}": {
+                    **with_rate("prdp"),
+                    **half({}, count),
+                    "objective.clip": clip,
+                }
                 for count in (1, 4, 10)
                 for clip in (True, False)
             },
