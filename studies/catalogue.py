@@ -76,15 +76,10 @@ TREES: Changes = {"sampling.branch_at": [1, 3, 5]}
 TERMS_40: Changes = {"optimizer.term_share": 0.4}
 TERMS_60: Changes = {"optimizer.term_share": 0.6}
 WINDOW: Changes = {"sampling.window": {"kind": "fixed", "size": 3}}
-
-
-def several(changes: Changes, updates_per_epoch: int) -> Changes:
-    """PRDP with so many updates an epoch; the step size falls over all of them."""
-    return {
-        "objective": {"kl_weight": 1.0, "updates_per_epoch": updates_per_epoch},
-        "optimizer.decay_updates": 16 * updates_per_epoch,
-        **changes,
-    }
+TWICE: Changes = {
+    "objective": {"kl_weight": 1.0, "updates_per_epoch": 2},
+    "optimizer.decay_updates": 32,
+}
 
 
 def half(changes: Changes, updates_per_epoch: int = 1) -> Changes:
@@ -114,8 +109,8 @@ WAYS: dict[str, Changes] = {
         "optimizer.decay_updates": 64,
     },
     "tree_terms_60": TREES | TERMS_60,
-    "terms_40_k2": several(TERMS_40, 2),
-    "tree_terms_60_k2": several(TREES | TERMS_60, 2),
+    "terms_40_k2": TWICE | TERMS_40,
+    "tree_terms_60_k2": TWICE | TREES | TERMS_60,
     # What a larger step size does, no more: the sweep's rates lie a factor of 2.5 and 4 apart.
     "rate_1e-04": at_rate(1e-4, {}),
     "rate_2e-04": at_rate(2e-4, {}),
