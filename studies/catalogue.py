@@ -22,7 +22,7 @@ Changes = dict[str, Any]
 class Study:
     """A question and the cells that answer it. seeds: run in this order, all cells with one before any with
     the next. grids: keep a picture grid of each cell's end, of the first seed. on_ray: run the cells by the
-    whole trainer."""
+    whole trainer. curves: the cells of each figure by its name; None is one figure of all of them."""
 
     name: str
     question: str
@@ -30,11 +30,17 @@ class Study:
     seeds: Sequence[int] = (0, 1, 2)
     grids: bool = False
     on_ray: frozenset[str] = frozenset()
+    curves: Mapping[str, Sequence[str]] | None = None
 
     def config(self, cell: str, seed: int) -> Config:
         """A cell's configuration. Raises ConfigError."""
         settings = {**self.cells[cell], "run.name": f"{self.name}_{cell}_{seed}", "run.seed": seed}
         return load_config(BASE, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+
+    @property
+    def figures(self) -> Mapping[str, Sequence[str]]:
+        """The cells of each figure by its name."""
+        return {self.name: [*self.cells]} if self.curves is None else self.curves
 
     def digest(self, cell: str) -> str:
         """Of what decides a cell's results but for the seed and the code: base.yaml and the changes."""
@@ -75,6 +81,8 @@ EIGHT_STEPS: Changes = {
 TREES: Changes = {"sampling.branch_at": [1, 3, 5]}
 TERMS_40: Changes = {"optimizer.term_share": 0.4}
 TERMS_60: Changes = {"optimizer.term_share": 0.6}
+PROMPTS_4: Changes = {"sampling.prompts_per_epoch": 4}
+IMAGES_8: Changes = {"sampling.images_per_prompt": 8}
 WINDOW: Changes = {"sampling.window": {"kind": "fixed", "size": 3}}
 TWICE: Changes = {
     "objective": {"kl_weight": 1.0, "updates_per_epoch": 2},
@@ -114,14 +122,21 @@ WAYS: dict[str, Changes] = {
     # What a larger step size does, no more: the sweep's rates lie a factor of 2.5 and 4 apart.
     "rate_1e-04": at_rate(1e-4, {}),
     "rate_2e-04": at_rate(2e-4, {}),
+    "rate_4e-04": at_rate(4e-4, {}),
     "half_1e-04": at_rate(1e-4, half({})),
     "half_2e-04": at_rate(2e-4, half({})),
+    "half_4e-04": at_rate(4e-4, half({})),
     "half_terms_40_1e-04": at_rate(1e-4, half(TERMS_40)),
     "half_terms_40_2e-04": at_rate(2e-4, half(TERMS_40)),
     "half_terms_40_k2_1e-04": at_rate(1e-4, half(TERMS_40, 2)),
     "half_terms_40_k2_2e-04": at_rate(2e-4, half(TERMS_40, 2)),
     "half_tree_terms_60_k2_1e-04": at_rate(1e-4, half(TREES | TERMS_60, 2)),
     "half_tree_terms_60_k4_2e-04": at_rate(2e-4, half(TREES | TERMS_60, 4)),
+    # Half of the queries an epoch, and as many updates.
+    "prompts_4_2e-04": at_rate(2e-4, PROMPTS_4),
+    "prompts_4_terms_40_2e-04": at_rate(2e-4, PROMPTS_4 | TERMS_40),
+    "images_8_2e-04": at_rate(2e-4, IMAGES_8),
+    "images_8_terms_40_2e-04": at_rate(2e-4, IMAGES_8 | TERMS_40),
 }
 """Ways to do with less, of eight steps and 16 images a prompt."""
 WINDOWS: dict[str, Changes] = {
@@ -176,6 +191,13 @@ def flow(epochs: int, **sampling: Any) -> Changes:
     }
 
 
+FLOW_WORK: dict[str, Changes] = {
+    "plain": flow(16),
+    "half_window": flow(8, window={"kind": "fixed", "size": 3}),
+    "half_precise": flow(8, sampler={"kind": "precise"}),
+}
+
+
 def proxy(scorer: str, **options: Any) -> Changes:
     """Trained on another reward that is made of the proxy, which then only evaluates, as gold does."""
     clips = {
@@ -210,6 +232,7 @@ STUDIES = {
                 }
             },
             seeds=(100,),
+            curves={},
         ),
         Study(
             "large",
@@ -233,6 +256,14 @@ STUDIES = {
                 },
             },
             FIVE,
+            curves={
+                "large": [*METHODS],
+                "large_baselines": [
+                    *("prdp", "prdp_2e-04", "prdp_64x2"),
+                    *("ddpo_group", "ddpo_group_2e-04", "ddpo_group_64x2"),
+                    *("ddpo_batch_5e-05", "ddpo_batch"),
+                ],
+            },
         ),
         Study(
             "small",
@@ -245,6 +276,7 @@ STUDIES = {
             "What does each way of doing with less gain, and for which passes?",
             {name: {**with_rate("prdp"), **EIGHT_STEPS, **changes} for name, changes in WAYS.items()},
             seeds=(0,),
+            curves={},
         ),
         Study(
             "work",
@@ -360,6 +392,17 @@ STUDIES = {
             },
         ),
         Study(
+            "flow_rates",
+            "A flow model: which step size suits a whole run, and runs of half of its queries?",
+            {
+                f"{name}_{rate:g}": at_rate(rate, changes)
+                for name, changes in FLOW_WORK.items()
+                for rate in (2e-4, 5e-4, 1e-3)
+            },
+            seeds=(0,),
+            curves={},
+        ),
+        Study(
             "same_bits",
             "Does a run on Ray give the bits of a cell?",
             {
@@ -369,6 +412,7 @@ STUDIES = {
             },
             seeds=(0,),
             on_ray=frozenset({"prdp_ray", "ddpo_prompt_ray"}),
+            curves={},
         ),
     )
 }

@@ -44,7 +44,6 @@ PLOTS = Path("docs/study")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
-WITHOUT_CURVES = ("sweep", "same_bits", "ways")
 BY_PASSES = ("work", "windows", "samplers")
 """Studies whose curves are drawn over passes of the network, not over reward queries."""
 
@@ -82,13 +81,13 @@ def tables(results: Mapping[str, Sequence[Row]]) -> dict[str, str]:
 
 
 def _pictures(name: str) -> str:
-    """The plot of a study, where it has one, and the images that its cells end with."""
-    plot = [("", f"study/{name}.png")] if name not in WITHOUT_CURVES and read_rows(name) else []
+    """The plots of a study, where it has any, and the images that its cells end with."""
+    plots = [("", f"study/{figure}.png") for figure in STUDIES[name].figures if read_rows(name)]
     grids = [
         (f"`{path.stem.removeprefix(name + '_')}`:\n\n", f"../{path.as_posix()}")
         for path in sorted(FOLDER.glob(f"{name}_*.png"))
     ]
-    return "".join(f"\n\n{label}![{Path(path).stem}]({path})" for label, path in plot + grids)
+    return "".join(f"\n\n{label}![{Path(path).stem}]({path})" for label, path in plots + grids)
 
 
 def filled(page: str, parts: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -277,15 +276,16 @@ def work_table(rows: Sequence[Row], order: Sequence[str]) -> Table:
 
 
 def write_plots(results: Mapping[str, Sequence[Row]], folder: Path = PLOTS) -> None:
-    """A figure a study that has results: unseen proxy and gold over reward queries or passes."""
+    """The figures of the studies that have results: unseen proxy and gold over reward queries or passes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in results.items():
-        if rows and name not in WITHOUT_CURVES:
-            curves_figure(name, rows).savefig(folder / f"{name}.png", dpi=110)
+        if rows:
+            for figure, cells in STUDIES[name].figures.items():
+                curves_figure(name, rows, cells).savefig(folder / f"{figure}.png", dpi=110)
 
 
-def curves_figure(name: str, rows: Sequence[Row]) -> Figure:
-    """Means over seeds, and every seed as a faint line."""
+def curves_figure(name: str, rows: Sequence[Row], order: Sequence[str]) -> Figure:
+    """Means over seeds, and every seed as a faint line. order: of the cells that it shows."""
     spent, spent_label = (
         (passes, "passes of the network") if name in BY_PASSES else (queries, "reward queries")
     )
@@ -296,7 +296,7 @@ def curves_figure(name: str, rows: Sequence[Row]) -> Figure:
         (left, unseen_proxy, "proxy (trained on)"),
         (right, unseen_gold, "gold (only evaluates)"),
     ):
-        _draw_curves(axes, ordered(rows, [*STUDIES[name].cells]), spent, measure)
+        _draw_curves(axes, ordered(rows, order), spent, measure)
         axes.set(xlabel=spent_label, ylabel=f"{label}, unseen prompts")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
