@@ -67,6 +67,8 @@ def picture_file(given: str) -> Path:
     if given == "-":
         raise ConfigError("--output -: pictures are not written to standard output; name a file.")
     output = Path(given)
+    if not output.name or output.is_dir():
+        raise ConfigError(f"--output {given} is a folder; name a file.")
     if not output.suffix:
         output = output.with_name(f"{output.name}.png")
     if output.suffix.lower() not in FORMATS:

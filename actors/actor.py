@@ -28,7 +28,8 @@ class SampleReport:
     """What the driver learns of a finished task.
 
     process: of the actor, host:pid. busy: its work; nbytes: bytes of trajectories and images. passes: of one
-    latent through the network, forward, the reference's too; 0 where nothing was sampled.
+    latent through the network, forward, the reference's too; 0 where nothing was sampled. is_finite: whether
+    all latents are; the images of others are black.
     """
 
     stamp: PolicyStamp
@@ -37,6 +38,7 @@ class SampleReport:
     busy: Busy
     nbytes: int
     passes: int = 0
+    is_finite: bool = True
 
     @property
     def busy_s(self) -> float:
@@ -79,6 +81,7 @@ class Actor:
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(images.nbytes),
             passes=count_passes(task, trajectory) * self._policy.guided.guidance.rows,
+            is_finite=bool(np.isfinite(trajectory.latents).all()),
         )
         return trajectory, images, report
 

@@ -51,3 +51,11 @@ class NothingLearnedError(PrdpError):
 
 class StuckError(PrdpError):
     """A wait that passed its limit; the text names what was waited for."""
+
+
+def no_picture(prompt: str) -> str:
+    """What is wrong where latents are not finite, and how to mend it."""
+    return (
+        f"Sampling {prompt!r} gives latents that are not finite, and no picture. Set model.precision and "
+        "model.dtype to float32; where it stays, the weights are broken."
+    )

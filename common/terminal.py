@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -60,6 +61,12 @@ def typed(word: str) -> str:
         return os.fsencode(word).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{word!r} is not UTF-8 text ({error.reason}).") from error
+
+
+def beside_python(program: str) -> str:
+    """A program of the environment of this Python, as it is typed in the current folder."""
+    path, here = Path(sys.executable).with_name(program), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:

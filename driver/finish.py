@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.config.load import config_to_yaml, public_yaml
 from common.config.schema import Config
 from common.places import join_place
 from common.storage import replace_file, written_into
+from common.terminal import beside_python
 from driver.observe.observer import GRID, Observer, grid_file, shown_score
 from driver.report.console import PlainConsole
 from driver.report.evaluation import Evaluation
@@ -40,7 +43,8 @@ def show_result(
 
     epochs, folder = config.run.epochs, config.run_folder
     changes = compare(observer.evaluations)
-    nothing = nothing_learned(config, observer.evaluations)
+    since = max((epoch for epoch, _ in accepted), default=0)
+    nothing = nothing_learned(config, observer.evaluations, since)
     notes = [nothing] if nothing else []
     notes += [f"Changed from epoch {epoch} on: {text}" for epoch, text in accepted]
     with showing("result.md", note):
@@ -82,17 +86,19 @@ def show_result(
 def next_commands(config: Config, checkpoint: str, prompt: str) -> dict[str, str]:
     """What to type next, as a shell reads it."""
     file = str(config.run_folder / CONFIG_FILE)
+    python = beside_python(Path(sys.executable).name)
     words = {
-        "Sample": ["python", "sample.py", "--checkpoint", checkpoint, "--", prompt],
-        "Go on": ["python", "train.py", file, f"run.epochs={2 * config.run.epochs}"],
+        "Sample": [python, "sample.py", "--checkpoint", checkpoint, "--", prompt],
+        "Go on": [python, "train.py", file, f"run.epochs={2 * config.run.epochs}"],
     }
     return {title: shlex.join(command) for title, command in words.items()}
 
 
-def nothing_learned(config: Config, evaluations: Sequence[Evaluation]) -> str:
+def nothing_learned(config: Config, evaluations: Sequence[Evaluation], since: int = 0) -> str:
     """How many updates were skipped between the first evaluation and the last, and whether the weights are
-    the same; empty where all is well."""
-    first, last = evaluations[0], evaluations[-1]
+    the same; empty where all is well. since: the epoch from which on the configuration was this one."""
+    measured = [one for one in evaluations if one.epoch >= since]
+    first, last = measured[0], measured[-1]
     updates = (last.epoch - first.epoch) * config.objective.updates_per_epoch
     skipped = updates - (last.stamp.version - first.stamp.version)
     told = f"{skipped} of {updates} updates were skipped" if skipped else ""

@@ -84,13 +84,25 @@ def check_inputs(config: Config, waits_for: Callable[[str], None] = lambda _: No
                 "Lower the one or give more of the other."
             )
     waits_for("the model's files to be checked")
-    if config.ray.address == "local":
-        choose_device(config.model.device)
+    check_device(config)
     check_model(config)
     waits_for("the rewards to be checked")
     check_entries({**config.rewards, **config.gold})
     offline = config.data.mode == "offline"
     return Inputs(train, unseen, open_recording(config.data.folder) if offline else None)
+
+
+def check_device(config: Config) -> None:
+    """Raise ConfigError or ModelError where CUDA is wanted of processes that will see no GPU."""
+    if config.ray.address == "local":
+        choose_device(config.model.device)
+    blind = [name for name in ("actors", "learner") if not vars(config)[name].gpus]
+    if config.model.device == "cuda" and blind:
+        raise ConfigError(
+            f"model.device is cuda, but {' and '.join(f'{name}.gpus' for name in blind)} is 0: these see no "
+            "GPU. Set actors.gpus=0.4 learner.gpus=0.6 to share each GPU, more for whole ones, or "
+            "model.device=auto."
+        )
 
 
 @dataclass(frozen=True)
@@ -244,7 +256,7 @@ def tracked(config: Config, beginning: ResumePoint) -> Iterator[Tracker]:
         config.run.name,
         config.run_folder.parent,
         beginning.tracker_run,
-        same_again=not config.data.max_staleness,
+        same_again=not config.data.max_staleness and not beginning.accepted,
         charts=first_charts(config),
     )
     end = RunEnd.FAILED

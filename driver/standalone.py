@@ -15,13 +15,13 @@ from transformers.utils import logging as transformers_logging
 from actors.sampler import sample_group
 from common.config.schema import Config
 from common.config.training import PromptSource
-from common.errors import BadNumbersError
+from common.errors import BadNumbersError, no_picture
 from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.terminal import say, visible
-from common.trajectory import NoiseKey, PolicyStamp, PromptTask
+from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.changes import MODEL, Inputs, digest_model, input_changes
 from driver.run.checkpoints import read_checkpoint
@@ -55,10 +55,7 @@ class LoadedPolicy:
         )
         trajectory, pixels = sample_group(task, self.policy, None, self.steps)
         if not np.isfinite(trajectory.latents).all():
-            raise BadNumbersError(
-                f"Sampling {prompt!r} gives latents that are not finite, and no picture. Set model.precision "
-                "and model.dtype to float32; where it stays, the weights are broken."
-            )
+            raise BadNumbersError(no_picture(prompt))
         return pixels
 
 
@@ -118,26 +115,27 @@ def prompt_sets(config: Config, prompts: str | None) -> PromptSets:
 def measure(
     config: Config, loaded: LoadedPolicy, rewards: LocalRewards, sets: PromptSets, progress: Progress
 ) -> Evaluation:
-    """Sample and score every prompt set, with the noise that training's own evaluations have. Raises
-    RewardError."""
+    """Sample and score every prompt set, with the noise that training's own evaluations have.
+
+    Raises RewardError at the first prompt that cannot be scored, BadNumbersError where there is no picture:
+    nothing is left out, so that suites of the same prompts stay comparable.
+    """
     measured = []
     title = "Pretrained" if loaded.stamp.run_id == PRETRAINED.run_id else "Checkpoint"
     for name, prompts in sets.items():
         tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
-        images = [
-            loaded.images(task.prompt, task.images, task.noise, deterministic=task.deterministic)
-            for task in progress.track(tasks, description=visible(f"{title}, {name} prompts"))
-        ]
-        scores = [
-            rewards.score_group(task.prompt, group, with_gold=True)
-            for task, group in zip(tasks, images, strict=True)
-        ]
+        scores, shown = list[GroupScore](), list[NDArray[np.uint8]]()
+        for task in progress.track(tasks, description=visible(f"{title}, {name} prompts")):
+            images = loaded.images(task.prompt, task.images, task.noise, deterministic=task.deterministic)
+            scores.append(rewards.score_group(task.prompt, images, with_gold=True))
+            if len(shown) < config.evaluation.grid_prompts:
+                shown.append(images[0])
         measured.append(
             PromptSetEvaluation.of(
                 name,
                 [task.prompt for task in tasks],
                 scores,
-                [group[0] for group in images[: config.evaluation.grid_prompts]],
+                shown,
                 {reward: entry.weight for reward, entry in config.rewards.items()},
             )
         )

@@ -10,6 +10,7 @@ import torch
 
 from common.config.schema import Config
 from common.config.training import OptimizerSection
+from common.errors import ConfigError
 from common.model.loading import Parts, digest_base, load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
@@ -79,15 +80,21 @@ def build_denoising(
 ) -> DenoisingEngine:
     """The engine of an objective without likelihoods, of the same passes as the other's.
 
-    sampled_steps: T. policy: just loaded, see Policy.reference.
+    sampled_steps: T. policy: just loaded, see Policy.reference. Raises ConfigError.
     """
     is_sampled = objective.section.noise_levels == "sampled"
+    levels = policy.family.noise_levels(sampled_steps if is_sampled else None)
+    if objective.section.pairs_per_image > levels.count:
+        raise ConfigError(
+            f"objective.pairs_per_image is {objective.section.pairs_per_image}, but the model was trained at "
+            f"{levels.count} noise levels; give at most so many"
+        )
     reference = policy.reference() if objective.reference_weight else None
     # The same item, at the first noise level and with its latent for a noise.
     idle = replace(engine.idle, items=torch.zeros_like(engine.idle.items[:1]).expand(4, -1))
     return DenoisingEngine(
         **{**vars(engine), "idle": idle, "reference": reference},
-        levels=policy.family.noise_levels(sampled_steps if is_sampled else None),
+        levels=levels,
         mirror=objective.mirror,
         old=None,
     )

@@ -69,8 +69,8 @@ class UpdateReport:
     out of the epoch's later updates too. groups: of this rank, bad ones not counted.
     loss: sum over weight, see learner.objectives.Loss; stats: the objective's statistics by name, the means
     over what each counts; one that counted nothing is 0. gradient_norm: L2, before clipping.
-    log_ratio_mean: mean over trajectories of the SUM over steps of log pi_theta - log pi_ref, MEAN over a
-    latent's elements, before the update; None without a reference. log_ratio_shares: by position of the step,
+    log_ratio_mean: mean over trajectories of the SUM over steps of log pi_old - log pi_ref, MEAN over a
+    latent's elements; None without a reference. log_ratio_shares: by position of the step,
     its share of how much the images of a prompt differ in these log ratios: mean absolute deviation from the
     prompt's mean, over its sum over steps; empty without a reference, or where they are all 0.
     latent_elements: of one image's latent.
@@ -113,8 +113,9 @@ class Totals:
     """Sums over groups, which ranks add up: a vector of float64.
 
     loss, weight: see Loss. bad_groups: their number. trajectories, log_ratio: images that have a reference,
-    and the sum of their log ratios. stats: (sum, count) of each of the objective's statistics. deviations: of
-    each of the T steps, the sum over images of the log ratio's absolute deviation from its group's mean.
+    and the sum of their log pi_old - log pi_ref. stats: (sum, count) of each of the objective's statistics.
+    deviations: of each of the T steps, the sum over images of |x - mean of its group|, x = log pi_theta -
+    log pi_ref.
     """
 
     vector: Tensor
@@ -132,7 +133,7 @@ class Totals:
         deviations, ratios = torch.zeros(self.steps, dtype=torch.float64), (0.0, 0.0)
         if log_probs is not None and log_probs.ref is not None:
             ratio = log_probs.now.detach() - log_probs.ref
-            ratios = float(len(ratio)), float(ratio.sum())
+            ratios = float(len(ratio)), float((log_probs.old - log_probs.ref).sum())
             deviations[torch.from_numpy(positions)] = (ratio - ratio.mean(0)).abs().sum(0)
         stats = [value for name in self.names for value in loss.stats[name]]
         values = [float(loss.sum.detach()), loss.weight, 0.0, *ratios, *stats]

@@ -33,7 +33,7 @@ class Row:
     settings: digest of what the catalogue says of the cell; a cell of other settings is run again. epoch:
     finished ones. queries, passes, seconds: see Measurement. seen_proxy ..: means over prompts and images.
     gradient_norm: mean over the updates since the row before, before clipping; NaN in the first row.
-    log_ratio: mean over trajectories of log pi_theta - log pi_ref, SUM over steps and a latent's elements,
+    log_ratio: mean over trajectories of log pi_old - log pi_ref, SUM over steps and a latent's elements,
     at the last epoch's first update; NaN where there is no reference. clipped: share of what the objective
     clips, mean over the updates since the row before; NaN where it counts none. skipped: of these, those not
     made. alarm: whether the over-optimisation alarm is raised; None for cells that were run before its rule

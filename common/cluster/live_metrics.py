@@ -65,7 +65,11 @@ WORK_BUSY = _counter(
     "prdp_busy_seconds_total", "s", "Time that actors and ranks worked; a rank publishes too.", *_WORKER
 )
 WORK_TASK = _histogram(
-    "prdp_task_seconds", "s", "Time that an actor or a rank took for one prompt.", SECONDS, *_WORKER
+    "prdp_task_seconds",
+    "s",
+    "Time that an actor took for a prompt, or a rank for a wave of prompts.",
+    SECONDS,
+    *_WORKER,
 )
 WORK_BYTES = _counter(
     "prdp_work_bytes_total", "bytes", "Trajectories and images that actors put in the object store.", *_WORKER

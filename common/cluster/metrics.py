@@ -120,7 +120,8 @@ METRICS: tuple[MetricDefinition, ...] = (
         "nats per trajectory",
         "Unbiased estimate of KL(behaviour || reference) of whole trajectories: the mean over sampled "
         "trajectories of log pi_old - log pi_ref, summed over stochastic steps and elements. Only where the "
-        "objective needs the reference.",
+        "objective needs the reference. With data.mode offline old is the policy as the epoch starts, and "
+        "the trajectories are others', so it is no KL.",
     ),
     _gauge(
         "policy/log_ratio_mismatch_max",

@@ -11,6 +11,8 @@ from ray.exceptions import GetTimeoutError
 
 LOOK_S = 5.0
 FETCH_LIMIT_S = 30.0
+GIVE_TOKEN = "Put the cluster's into ~/.ray/auth_token and set RAY_AUTH_MODE=token."
+"""What to do where a cluster wants a token."""
 
 
 async def value_of(reference: ray.ObjectRef) -> Any:

@@ -45,8 +45,8 @@ class LogProbSection(UpdatesSection, title="What objectives on log-probs of deno
     extremes: int = setting(
         0,
         "images",
-        "k: learn from the k best and the k worst images of each prompt only, the other images being sampled "
-        "and scored but not passed through the learner; 0 = from all.",
+        "k: learn from the k best and the k worst images of each prompt only: no gradient is taken of the "
+        "others, which are sampled and scored; 0 = from all.",
         ge=0,
     )
 

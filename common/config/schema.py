@@ -33,6 +33,9 @@ from common.config.training import (
     SamplingSection,
 )
 
+SHARED_GPU = 0.5
+"""The largest share of a GPU of which Ray may give two processes the same one."""
+
 
 class Config(Section):
     """One PRDP run."""
@@ -81,8 +84,17 @@ class Config(Section):
         both = sorted(set(self.rewards) & set(self.gold))
         if both:
             raise ValueError(f"{both} named in both rewards and gold; give them different names")
-        if "reward" in {*self.rewards, *self.gold}:
-            raise ValueError("'reward' is what the weighted sum is called; give that reward another name")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_rank(self) -> Config:
+        gpus = self.learner.gpus
+        if self.learner.workers > 1 and 0 < gpus <= SHARED_GPU and self.model.device != "cpu":
+            raise ValueError(
+                f"learner.gpus is {gpus:g} with {self.learner.workers} learner.workers: Ray may put two "
+                f"ranks on one GPU, and NCCL refuses that; give more than {SHARED_GPU:g}, e.g. "
+                "learner.gpus=0.6 actors.gpus=0.4 to share each GPU with an actor"
+            )
         return self
 
     @model_validator(mode="after")

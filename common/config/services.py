@@ -60,7 +60,9 @@ class RaySection(Section, title="The Ray cluster."):
 
 class PlacementSection(Section, title="Where a pool of processes runs and what each process takes."):
     cpus: float = setting(1.0, "CPUs", "CPUs Ray reserves for each process.", ge=0.0)
-    gpus: float = setting(0.0, "GPUs", "GPUs, or a share of one, for each process.", ge=0.0)
+    gpus: float = setting(
+        0.0, "GPUs", "GPUs, or a share of one, for each process; with 0 it sees none.", ge=0.0
+    )
     threads: int = setting(1, "threads", "CPU threads of each process (torch and OpenMP).", ge=1)
     labels: dict[str, str] = setting({}, "", "Labels of the nodes to be placed on, e.g. {role: actor}.")
 
@@ -230,7 +232,7 @@ class RewardServiceSection(
     )
     retries: int = setting(2, "tries", "How often a failed group is scored again before it is dropped.", ge=0)
     max_dropped_share: float = setting(
-        0.1, "", "The run stops where more than this share of an epoch's groups was dropped.", ge=0.0, le=1.0
+        0.1, "", "The run stops where more than this share of an epoch's groups was dropped.", ge=0.0, lt=1.0
     )
 
 

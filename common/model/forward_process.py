@@ -28,9 +28,9 @@ def forward_noise(
     """Noise levels and noise that a group's x_0 are noised with in one update.
 
     Returns levels int64 (images, pairs), each image's drawn from 0..levels-1 without replacement, and
-    standard normal noise float32 (images, pairs, *shape). A function of key, image and update (a number that
-    no two updates of a run share), so that every process and every restart draws the same. pairs: at most
-    `levels`.
+    standard normal noise float32 (images, pairs, *shape). A function of key, image and update, so that every
+    process and every restart draws the same. update: the version of the weights that it begins from; one
+    after a skipped update draws the same again. pairs: at most `levels`.
     """
     uses = [f"{index}, forward process of update {update}" for index in range(images)]
     generators = [key.generator(use) for use in uses]

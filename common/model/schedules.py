@@ -188,7 +188,8 @@ def _sde(s: float, n: float, g: float) -> Step:
 
 def _flow_sde(s: float, n: float, level: float) -> Step:
     """Flow-GRPO, g = level sqrt(s / (1 - s)); with n in the place of s at s = 1, where that is infinite, and
-    nearer to it than a tenth of the step, where Euler's step would leap."""
+    nearer to it than a tenth of the step, where Euler's step would leap. (The authors' code puts n into the
+    denominator alone, so its first step draws 1 / sqrt(n) of this noise.)"""
     at = n if 1 - s < (s - n) / 10 else s
     return _sde(s, n, level * math.sqrt(at / (1 - at)))
 

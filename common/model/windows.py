@@ -43,10 +43,13 @@ def windowed(steps: Steps, section: WindowSection) -> Steps:
     first, among = (section.first, 0) if isinstance(section, FixedWindow) else (0, section.among)
     places = min(among or count, count) - section.size + 1
     if first >= places:
+        limit, larger = "", ""
+        if among:
+            limit, larger = f", of which sampling.window.among takes the first {among}", ", a larger among"
         raise ModelError(
             f"sampling.window takes {section.size} steps from number {first} of the stochastic ones on, but "
-            f"there are {places - 1 + section.size}: {list(steps.stochastic_steps)}. Take a smaller size, or "
-            "more stochastic steps (sampling.steps, sampling.max_step_gain)."
+            f"these are {list(steps.stochastic_steps)}{limit}. Take a smaller size{larger}, or more "
+            "stochastic steps (sampling.steps, sampling.max_step_gain)."
         )
     begin = partial(_BEGINS[type(section)], section, places)
     return replace(steps, window=Window(section.size, begin, repr(section)))

@@ -100,7 +100,7 @@ def advice(config: Config, balance: Balance) -> str | None:
         return None
     if balance.overlapping < balance.learning:
         mend = (
-            f"actors.count={gpus} learner.workers={gpus} actors.gpus=0.5 learner.gpus=0.5, so that each GPU "
+            f"actors.count={gpus} learner.workers={gpus} actors.gpus=0.4 learner.gpus=0.6, so that each GPU "
             "samples, then learns (both models must fit in its memory)"
         )
     return (

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from common.cluster.process_failures import own_error
-from common.cluster.references import first_line
+from common.cluster.references import GIVE_TOKEN, first_line
 from common.config.paths import job_folder_is_a_copy
 from common.config.schema import Config
 from common.config.services import RaySection
@@ -70,10 +70,7 @@ def _connect(config: Config) -> Path:
         runtime_env = worker_environment(os.environ, Path.cwd())
         context: Any = ray.init(address=section.address, runtime_env=runtime_env, **QUIET)
     except AuthenticationError as error:
-        raise ConfigError(
-            f"The Ray cluster at {section.address!r} wants a token. Put the cluster's into "
-            "~/.ray/auth_token and set RAY_AUTH_MODE=token."
-        ) from error
+        raise ConfigError(f"The Ray cluster at {section.address!r} wants a token. {GIVE_TOKEN}") from error
     except ConnectionError as error:
         raise ConfigError(
             f"ray.address is {section.address!r}, but no Ray cluster answers there: {error} Start this on a "
@@ -188,13 +185,20 @@ def check_room(config: Config, resources: Mapping[str, float]) -> None:
 
 
 def missing_room(config: Config, free: Mapping[str, float]) -> list[str]:
-    """What a cluster does not have free for all processes at once, in words: somebody will wait for room."""
-    return [
+    """What a cluster does not have free for all processes at once, in words: somebody will wait for room.
+    And that there are GPUs which nobody will use."""
+    lines = [
         f"The run takes {sum(wanted.values()):g} {unit}s ({_parts(wanted)}), and {free.get(unit, 0.0):g} are "
         "free in the cluster now: it begins once other work ends or nodes join."
         for unit, wanted in wanted_room(config).items()
         if sum(wanted.values()) > free.get(unit, 0.0)
     ]
+    if free.get("GPU") and config.model.device == "auto" and not (config.actors.gpus or config.learner.gpus):
+        lines.append(
+            f"{free['GPU']:g} GPUs are free, and actors.gpus and learner.gpus are 0, so the run computes on "
+            "CPUs. Give them GPUs, such as actors.gpus=0.4 learner.gpus=0.6."
+        )
+    return lines
 
 
 def _parts(wanted: Mapping[str, float]) -> str:

@@ -19,11 +19,11 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
 from actors.actor import SampleReport
 from actors.pool import ActorPool, Sampled, WeightsLost
 from common.cluster.references import FETCH_LIMIT_S, fetch
-from common.errors import RewardError, StuckError
+from common.errors import RewardError, StuckError, no_picture
 from common.trajectory import Float64, GroupScore, PromptTask
 from driver.loop.ranks import RewindNeeded
 from driver.observe.gauges import InFlight
-from driver.observe.timeline_log import GroupHistory, HistoryLog
+from driver.observe.timeline_log import TRAINING, GroupHistory, HistoryLog
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from reward_service.client.report import RewardReport
@@ -98,12 +98,15 @@ class Rollouts:
     async def rollout(self, task: PromptTask, weights: ray.ObjectRef, with_gold: bool) -> Outcome:
         """Sample a task and score its images; sampled again, to the same bits, where the images were lost.
 
-        Raises RewindNeeded where the weights are lost.
+        A failure in an evaluation where latents are not finite: its black images would be scored. In training
+        the learner tells of them, see BadGroup. Raises RewindNeeded where the weights are lost.
         """
         lost = 0
         while True:
             sampled = await self._sample(task, weights)
             self._stalls.moved()
+            if task.noise.stream != TRAINING and not sampled.report.is_finite:
+                return RewardFailure(no_picture(task.prompt))
             score = await self._rewards.score(task.prompt, sampled.images, task.images, with_gold)
             self._stalls.moved()
             is_scored = not isinstance(score, RewardFailure)

@@ -28,7 +28,6 @@ class Phase(Enum):
 
     STARTING = "starting"
     SAMPLING = "sampling"
-    SCORING = "scoring"
     LEARNING = "learning"
     PUBLISHING = "publishing"
     EVALUATING = "evaluating"

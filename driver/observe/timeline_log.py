@@ -170,7 +170,8 @@ def learner_spans(reports: Sequence[Sequence[UpdateReport]], groups: Sequence[in
         for rank, report in enumerate(ranks):
             mine = groups[rank :: len(ranks)] if update == 1 else ()
             *pieces, last = report.busy
-            for number, piece in enumerate(pieces):
-                group = mine[number] if number < len(mine) else None
+            # A piece is a wave, which may be of several groups.
+            named = mine if len(mine) == len(pieces) else [None] * len(pieces)
+            for piece, group in zip(pieces, named, strict=True):
                 yield _span(LEARNER, report.process, "gradient", piece, group)
             yield _span(LEARNER, report.process, f"update {update}", last, None)

@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +27,7 @@ from common.config.services import TrackerSection
 from common.errors import PrdpError
 from common.hidden import hide
 from common.places import sqlite_uri
+from common.terminal import beside_python
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +40,8 @@ LOGGER = logging.getLogger(__name__)
 LEFT_ALONE_S = 60.0
 """How long a store that did not answer is left alone; writes of that time are lost."""
 FLUSH_LIMIT_S = 600.0
+MOST_WAITING = 1000
+"""Writes that wait for a store that is slower than the run; what comes while there are so many is lost."""
 LONGEST_PARAM, LONGEST_KEY, LONGEST_NOTE, LONGEST_MODEL_TAG = 6000, 250, 8000, 100_000
 PARAMS_PER_CALL = 100
 """MLflow's limits: characters of a param, a name, a run's and a model's tag; params in a call."""
@@ -117,6 +119,7 @@ class Tracker:
         self._answers = True
         self._left_alone_until = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writes to MLflow")
+        self._waiting: set[Future[Any]] = set()
         self.lost_writes = 0
         """Writes that the store did not take."""
 
@@ -231,20 +234,27 @@ class Tracker:
         self.set_tags({END_TAG: words})
         self._later("the end", lambda: self._client.set_terminated(self.run_id, status))
         self.flush()
-        self._writer.shutdown(wait=False, cancel_futures=True)
+        self.lost_writes += sum(write.cancel() for write in list(self._waiting))
+        self._writer.shutdown(wait=False)
 
     def run_url_hint(self) -> str:
         """The command that serves the run's store, and its page then; of a tracking server the page alone."""
         uri = self._run.store_uri
         if uri.startswith(("http://", "https://")):
             return f"{uri.rstrip('/')}/{self._run.page}"
-        command, here = Path(sys.executable).with_name("mlflow"), Path.cwd()
-        shown = command.relative_to(here) if command.is_relative_to(here) else command
-        served = shlex.join([str(shown), "ui", "--backend-store-uri", uri])
+        served = shlex.join([beside_python("mlflow"), "ui", "--backend-store-uri", uri])
         return f"{served}\n  {LOCAL_INTERFACE}/{self._run.page}"
 
     def _later(self, what: str, call: Callable[[], Answer]) -> Future[Answer | None]:
-        return self._writer.submit(self._write, what, call)
+        if len(self._waiting) >= MOST_WAITING:
+            self.lost_writes += 1
+            refused: Future[Answer | None] = Future()
+            refused.set_result(None)
+            return refused
+        write = self._writer.submit(self._write, what, call)
+        self._waiting.add(write)
+        write.add_done_callback(self._waiting.discard)
+        return write
 
     def _wait(self, write: Future[Answer | None]) -> Answer | None:
         """Its value, once it and all before it are done; None where the store takes too long."""

@@ -142,6 +142,8 @@ class CheckpointManager:
             return False
         unseen = _unseen(evaluation)
         if not set(self._gold_names) <= unseen.scores.keys():
+            # It is of before a change of `gold`, as are those whose scores a checkpoint holds.
+            self._golds.clear()
             return False
         earlier, self._measured = self._measured, unseen
         if earlier and any(unseen.why_not_like(earlier, name) for name in self._gold_names):

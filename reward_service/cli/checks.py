@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A scorer under test. pairs: asked a group, 0 = all. groups: of 5, 2 and 1 images, of two sizes.
+    """A scorer under test. pairs: asked a group, 0 = all. groups: of up to 5, 2 and 1 images, of two sizes.
 
     span: opened around each call of the scorer.
     """
@@ -93,7 +93,7 @@ def check_reward(served: ServedReward, prompts: Sequence[str], span: Span = null
     (method,) = methods_of(scorer)
     kind, how = KINDS[method]
     name = type(scorer).__name__
-    groups = _made_up_groups(prompts or prompts_of(scorer, _PROMPTS))
+    groups = _made_up_groups(prompts or prompts_of(scorer, _PROMPTS), served.pairs)
     subject = _Subject(scorer, served.pairs, how(name, scorer, served.pairs), groups, span)
     findings = [Finding("built", Verdict.OK, f"{kind}, version {scorer.version!r}, {_digest(scorer)}")]
     for check in CHECKS:
@@ -122,7 +122,7 @@ def _finite(subject: _Subject) -> Finding:
     subject.measure(subject.groups)
     for group in subject.groups:
         subject.measure([group])
-    counts = ", ".join(str(count) for count in sorted(_COUNTS))
+    counts = ", ".join(map(str, sorted({len(images) for _, images in subject.groups})))
     sizes = ", ".join(f"{height}x{width}" for height, width in _SIZES)
     return Finding("finite, one each", Verdict.OK, f"groups of {counts} images of {sizes}")
 
@@ -240,8 +240,10 @@ def _digest(scorer: AnyScorer) -> str:
     return "no digest: changed weights could not be told apart"
 
 
-def _made_up_groups(prompts: Sequence[str]) -> tuple[PromptImages, ...]:
-    shapes = [(count, size) for size in _SIZES for count in _COUNTS]
+def _made_up_groups(prompts: Sequence[str], pairs: int) -> tuple[PromptImages, ...]:
+    """pairs: asked a group, 0 = all; so few pairs connect so few images."""
+    most = pairs + 1 if pairs else _COUNTS[0]
+    shapes = [(min(count, most), size) for size in _SIZES for count in _COUNTS]
     return tuple(
         (prompts[row % len(prompts)], _images(row, count, *size)) for row, (count, size) in enumerate(shapes)
     )

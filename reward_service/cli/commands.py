@@ -267,7 +267,12 @@ def _served(arguments: Namespace) -> ServedReward:
 
 
 def _target(arguments: Namespace) -> Target:
-    if arguments.scorer.startswith(("http://", "https://")):
+    is_address = arguments.scorer.startswith(("http://", "https://"))
+    own = ("option", "set") if is_address else ("token_env", "token_file")
+    if given := [f"--{name.replace('_', '-')}" for name in own if vars(arguments)[name]]:
+        what = "an address has its own" if is_address else "a scorer that runs here needs none"
+        raise ConfigError(f"{' and '.join(given)} with {arguments.scorer}: {what}; leave it out.")
+    if is_address:
         token = _token(arguments).read()
         check_address(arguments.scorer, token, insecure=False)
         client = HttpReward(arguments.scorer, token, retrying=SOON)

@@ -33,13 +33,14 @@ class Swap:
 
 
 class VersionHistory:
-    """The versions of one reward in the order in which groups were scored. earlier: those so far."""
+    """The versions of one reward in the order in which groups were scored. earlier: those so far, of which
+    the last one alone is taken to have replicas still."""
 
     def __init__(self, *earlier: ScorerStamp) -> None:
         self._current = earlier[-1]
         self._index = len(earlier)
         self._groups = 0
-        self._seen_at = dict.fromkeys(earlier, 0)
+        self._seen_at = dict.fromkeys(earlier, -GONE) | {self._current: 0}
 
     @property
     def current(self) -> ScorerStamp:

@@ -24,7 +24,7 @@ _OUR_ERROR = re.compile(rf"{re.escape(RewardError.__module__)}\.\w+: ")
 
 @dataclass(frozen=True)
 class Deployment:
-    """Applications that we started. stop_serve: Serve itself ends with them."""
+    """Applications that we started. stop_serve: Serve itself ends with them, unless it has others."""
 
     names: tuple[str, ...]
     stop_serve: bool
@@ -67,10 +67,10 @@ def deploy(
 
 
 def end(deployment: Deployment) -> None:
-    """Delete these applications, and shut Serve down where that was agreed on."""
+    """Delete these applications, and shut Serve down where that was agreed on and nobody else uses it."""
     there = applications()
     _delete(name for name in deployment.names if name in there)
-    if deployment.stop_serve:
+    if deployment.stop_serve and not there.keys() - set(deployment.names):
         serve.shutdown()
 
 

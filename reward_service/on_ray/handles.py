@@ -11,11 +11,12 @@ from typing import Any
 import ray
 from ray import serve
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview
 
+from common.cluster.references import GIVE_TOKEN
 from common.errors import RewardError
 from reward_service.contract.results import RUNNING, Description, Report
 
@@ -105,8 +106,12 @@ def report_applications() -> dict[str, Report]:
     if joined:
         try:
             ray.init(address="auto", namespace=UNLISTED, logging_level=logging.ERROR, log_to_driver=False)
+        except AuthenticationError as error:
+            raise RewardError(f"The Ray cluster here wants a token. {GIVE_TOKEN}") from error
         except ConnectionError as error:
             raise RewardError("No Ray cluster runs here. Start one, or give addresses (http...).") from error
+        except (RuntimeError, ValueError, OSError, RayError) as error:
+            raise RewardError(f"The Ray cluster here could not be joined: {short(error)}") from error
     try:
         rewards = {name: app for name, app in sorted(applications().items()) if DEPLOYMENT in app.deployments}
         with ThreadPoolExecutor(max(1, len(rewards))) as pool:

@@ -103,6 +103,9 @@ def test_a_picture_has_a_known_format(
         picture_file("pic.xyz")
     with pytest.raises(ConfigError, match="standard output"):
         picture_file("-")
+    for folder in (".", "..", "/"):
+        with pytest.raises(ConfigError, match="is a folder"):
+            picture_file(folder)
 
 
 @pytest.mark.parametrize(

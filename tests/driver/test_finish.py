@@ -54,6 +54,10 @@ def test_a_run_that_learned_nothing_says_so_loudly(run: Watched) -> None:
     moved = replace(last, stamp=replace(last.stamp, version=3, digest="cd" * 32))
     assert nothing_learned(run.config, [first, moved]) == ""
     assert nothing_learned(run.config, [first]) == ""
+    # Before epoch 1 the settings were others, and so the number of updates.
+    earlier = replace(first, epoch=0, stamp=replace(first.stamp, version=-5))
+    assert "skipped" in nothing_learned(run.config, [earlier, first, moved])
+    assert nothing_learned(run.config, [earlier, first, moved], since=1) == ""
     shown = result_of(run)
     assert "NOTHING WAS LEARNED" in shown
     assert "NOTHING WAS LEARNED" in (run.config.run_folder / "result.md").read_text()
@@ -66,7 +70,7 @@ def test_a_shell_reads_the_commands_as_they_are_meant(tmp_path: Path, prompt: st
     config = make_config(Path("model"), tmp_path, {"run.folder": "runs [v2]/$(id)"})
     found = next_commands(config, "s3://bucket/a?x=1&y=2", prompt)
     assert shlex.split(found["Go on"])[2:] == ["runs [v2]/$(id)/test/config.yaml", "run.epochs=4"]
-    python, program, *words = shlex.split(found["Sample"])
+    _, program, *words = shlex.split(found["Sample"])
     given = parse_arguments(words, "usage", {"--checkpoint": "place"})
-    assert (python, program, given.words, given.overrides) == ("python", "sample.py", (prompt,), ())
+    assert (program, given.words, given.overrides) == ("sample.py", (prompt,), ())
     assert given.flags == {"--checkpoint": "s3://bucket/a?x=1&y=2"}

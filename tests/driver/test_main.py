@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import ConfigError, ModelError, PrdpError, PromptSetError, RecordingError, RewardError
 from driver.loop.cluster import check_room, missing_room
-from driver.main import check_inputs
+from driver.main import check_device, check_inputs
 from tests.tiny_config import make_config
 
 
@@ -85,6 +85,20 @@ def test_more_processes_than_the_machine_holds_are_refused(tmp_path: Path) -> No
     gpus = make_config(Path("no/model"), tmp_path, {"learner": {"gpus": 1}})
     with pytest.raises(ConfigError, match="1 GPUs"):
         check_room(gpus, {"CPU": 8.0})
+
+
+def test_cuda_without_gpus_for_the_processes_and_gpus_that_nobody_uses_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    none, cuda = make_config(Path("no/model"), tmp_path), {"model.device": "cuda", "learner.gpus": 0.6}
+    with pytest.raises(ConfigError, match=r"actors\.gpus is 0"):
+        check_device(make_config(Path("no/model"), tmp_path, cuda))
+    given = make_config(Path("no/model"), tmp_path, cuda | {"actors.gpus": 0.4})
+    check_device(given)
+    room = {"CPU": 64.0, "GPU": 2.0}
+    automatic = none.model_copy(update={"model": none.model.model_copy(update={"device": "auto"})})
+    assert [len(missing_room(config, room)) for config in (automatic, given)] == [1, 0]
 
 
 def test_a_cluster_without_enough_free_room_is_named_before_anybody_waits(tmp_path: Path) -> None:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from rich.progress import Progress
 
 import evaluate
 import sample
 from common.config.load import config_to_yaml
 from common.config.schema import Config
-from common.errors import BadNumbersError
+from common.config.services import RewardSpec
+from common.errors import BadNumbersError, RewardError
 from common.storage import Content
 from common.trajectory import NoiseKey
 from driver.run.changes import digest_model
 from driver.run.checkpoints import Checkpoints, RunState
-from driver.standalone import load_checkpoint, load_pretrained
+from driver.standalone import LoadedPolicy, load_checkpoint, load_pretrained, measure, prompt_sets
 from learner.build import build_learner
 from learner.parallel import Single
 from learner.state import export_state
+from reward_service.client.local import local_rewards
 from tests.tiny_config import make_config
 
 
@@ -110,6 +114,25 @@ def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(
     assert "mine" in table
     assert Image.open(output / "grid.png").size[0] > 64
     assert "other" in capsys.readouterr().out
+
+
+def test_a_scorer_that_fails_is_told_before_the_second_prompt_is_sampled(
+    trained: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {"bad": RewardSpec(scorer="tests.reward_service.scorers:Moody")}
+    config = trained[0].model_copy(update={"gold": bad})
+    rewards = local_rewards(config.rewards, config.gold, config.reward_service)
+    (tmp_path / "prompts.txt").write_text("raise a hand\nraise a flag\n")
+    sets, sampled = prompt_sets(config, str(tmp_path / "prompts.txt")), list[str]()
+
+    def images(_: LoadedPolicy, prompt: str, count: int, *__: Any, **___: Any) -> np.ndarray:
+        sampled.append(prompt)
+        return np.zeros((count, 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(LoadedPolicy, "images", images)
+    with pytest.raises(RewardError, match="the judge is out"):
+        measure(config, load_pretrained(config), rewards, sets, Progress(disable=True))
+    assert len(sampled) == 1
 
 
 def test_evaluate_measures_the_pretrained_model_alone(trained: tuple[Config, Path], tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from common.config.objectives import NftSection, RaftSection, RwrSection
-from common.errors import WeightsError
+from common.errors import ConfigError, WeightsError
 from common.model.forward_process import forward_noise
 from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.trajectory import ScoredGroup, TrajectoryGroup
-from learner.build import build_denoising
+from learner.build import build_denoising, build_learner
 from learner.denoising_learner import DenoisingLearner
 from learner.learner import LearnerSettings
 from learner.objectives.denoising import WeightedDenoising
@@ -42,6 +42,7 @@ from tests.learner.support import (
     scored,
     slow_update,
 )
+from tests.tiny_config import make_config
 
 PROMPTS = ("a cat", "two red birds")
 REWARDS = ([0.1, 0.4, 0.2], [0.3, 0.3, -0.2])
@@ -51,6 +52,12 @@ RWR = RwrSection(pairs_per_image=2)
 NFT = NftSection(pairs_per_image=2, beta=0.4, reference_weight=0.3, old_decay_rate=0.1)
 SETTINGS: list[Any] = [(LORA, RWR), (FULL, RwrSection(pairs_per_image=2, noise_levels="trained"))]
 SETTINGS += [(LORA, NFT), (FULL, NFT), (FULL, RaftSection(pairs_per_image=3))]
+
+
+def test_more_noise_levels_than_the_model_has_are_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    section = {"kind": "rwr", "noise_levels": "trained", "pairs_per_image": 1200}
+    with pytest.raises(ConfigError, match="1000 noise levels"):
+        build_learner(make_config(tiny_pipeline, tmp_path, {"objective": section}), "run", Single())
 
 
 def make(

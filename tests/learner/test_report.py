@@ -31,7 +31,7 @@ def test_totals_of_ranks_add_up_to_means_over_what_was_counted() -> None:
     names = ("share", "size")
     one = Totals.zero(names, 4).with_group(
         Loss(torch.tensor(1.5), 4.0, {"share": (1.0, 4.0), "size": (3.0, 2.0)}),
-        LogProbs(ZEROS + 0.5, ZEROS, ZEROS),
+        LogProbs(ZEROS, ZEROS + 0.5, ZEROS),
         STEPS,
     )
     other = Totals.zero(names, 4).with_bad_group()

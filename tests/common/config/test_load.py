@@ -122,6 +122,16 @@ class TestOverrides:
         assert config.sampling.named_stochastic_steps == (0, 1, 4)
         assert config.policy == LoraPolicy(target_modules=("to_q",))
 
+    def test_ranks_that_may_share_a_gpu_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="NCCL"):
+            load("learner.workers=2", "learner.gpus=0.5")
+        assert load("learner.workers=2", "learner.gpus=0.6").learner.gpus == 0.6
+        assert load("learner.workers=2", "learner.gpus=0.5", "model.device=cpu").learner.workers == 2
+
+    def test_all_groups_cannot_be_dropped(self) -> None:
+        with pytest.raises(ConfigError, match="max_dropped_share"):
+            load("reward_service.max_dropped_share=1.0")
+
     def test_do_not_change_a_mapping_that_an_anchor_shares(self) -> None:
         text = "actors: &pool {threads: 3}\nlearner: *pool\n"
         config = load("actors.threads=1", text=text)

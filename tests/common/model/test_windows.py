@@ -70,8 +70,9 @@ def test_fingerprints_tell_windows_apart() -> None:
 
 @pytest.mark.parametrize("section", [FixedWindow(size=3, first=6), RandomWindow(size=5, among=4)])
 def test_windows_that_do_not_fit_are_refused(section: WindowSection) -> None:
-    with pytest.raises(ModelError, match=r"sampling\.window"):
+    with pytest.raises(ModelError, match=r"sampling\.window") as caught:
         windowed(STEPS, section)
+    assert ("a larger among" in str(caught.value)) == isinstance(section, RandomWindow)
 
 
 def test_branches_need_a_whole_window() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Pool:
     def __init__(self) -> None:
         self.sampled: list[PromptTask] = []
         self.errors: dict[int, BaseException] = {}
+        self.black: set[int] = set()
         self.is_shut_down = False
         self.waiting, self.running = 0, 0
 
@@ -57,7 +59,8 @@ class Pool:
             raise self.errors[number]
         trajectory: Any = Reference()
         images: Any = Reference()
-        return Sampled(task, trajectory, images, SampleReport(task.stamp, 2, "host:1", Busy(0.0, 1.0), 10))
+        report = SampleReport(task.stamp, 2, "host:1", Busy(0.0, 1.0), 10, is_finite=number not in self.black)
+        return Sampled(task, trajectory, images, report)
 
     def shutdown(self) -> None:
         """See ActorPool."""
@@ -166,6 +169,18 @@ def test_failed_scores_are_left_out_up_to_the_allowed_share(failing: tuple[int, 
         assert bench.rollouts.dropped == len(failing)
 
     scenario(test, share=0.2)
+
+
+def test_black_images_of_an_evaluation_are_no_score_and_those_of_training_the_learners() -> None:
+    async def test(bench: Bench) -> None:
+        bench.pool.black = {1}
+        assert await bench.collect(3) == [0, 1, 2]
+        measured = [replace(task(n), noise=NoiseKey(0, "unseen", 0, n)) for n in range(3)]
+        running = bench.rollouts.begin(measured, WEIGHTS, with_gold=True)
+        found = [group.task.noise.prompt_index async for group in bench.rollouts.collect(running)]
+        assert (found, bench.rollouts.dropped) == ([0, 2], 1)
+
+    scenario(test, share=0.5)
 
 
 def test_lost_images_are_sampled_again_and_after_five_times_count_as_a_failed_score(

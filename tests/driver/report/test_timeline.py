@@ -102,6 +102,8 @@ def test_the_groups_of_a_rank_are_those_handed_to_it() -> None:
     found = [(span.process, span.group) for span in spans if span.what == "gradient"]
     assert found == [("host:0", 10), ("host:0", 12), ("host:1", 11), ("host:1", 13)]
     assert [span.what for span in spans].count("update 1") == 2
+    waves = list(learner_spans(reports, list(range(6))))
+    assert {span.group for span in waves} == {None}
 
 
 def history(epoch: int, index: int, began_at: float) -> GroupHistory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,22 @@ def test_a_store_that_stops_answering_costs_little_and_is_said_once(
     log(5)
     assert steps(client, tracker, "reward/mean") == [5]
     assert "4 writes were lost" in warnings[1]
+
+
+def test_a_store_slower_than_the_run_gets_so_many_writes_and_no_more(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driver.report.tracker.MOST_WAITING", 3)
+    answers = threading.Event()
+    tracker._writer.submit(answers.wait, 20.0)
+    for epoch in range(5):
+        tracker.log_metrics({"reward/mean": 0.1}, epoch)
+    assert tracker.lost_writes == 2
+    answers.set()
+    tracker.flush()
+    tracker.log_metrics({"reward/mean": 0.1}, 5)
+    tracker.finish(RunEnd.FINISHED)
+    assert tracker.lost_writes == 2
 
 
 @pytest.mark.parametrize("same_again", [True, False])

@@ -234,3 +234,10 @@ def test_the_best_are_those_of_one_version_of_the_gold_rewards(config: Config) -
     swapped = replace(unseen, versions={"a": ("version 2",)})
     assert manager.after_evaluation(Evaluation(3, PolicyStamp(3, "", "run"), (seen, swapped)))
     assert not manager.after_evaluation(evaluation(4))
+
+
+def test_the_best_of_before_a_gold_reward_was_added_are_forgotten(config: Config) -> None:
+    before = replace(state(2), golds=((1, 20.0), (2, 21.0)))
+    manager = CheckpointManager(config, before, [evaluation(1, 20.0), evaluation(2, 21.0)], print)
+    assert manager.after_evaluation(evaluation(3, 0.5, 0.5))
+    assert not manager.after_evaluation(evaluation(4, 0.25, 0.25))

@@ -119,6 +119,8 @@ def test_what_the_scorer_prints_is_no_part_of_the_json(
         (["ocr", "FILE", "x", "--set", "tmeout_s=1"], "timeout_s"),
         (["ocr", "FILE", "x", "--set", "scorer=clip"], "SCORER"),
         (["http://127.0.0.1:9", "FILE", "x"], "127.0.0.1:9"),
+        (["http://127.0.0.1:9", "FILE", "x", "--set", "timeout_s=5"], "--set with http://127.0.0.1:9"),
+        (["jpeg_compressibility", "FILE", "x", "--token-env", "HOME"], "--token-env with jpeg"),
         (["http://127.0.0.1:9", "FILE", "x", "--token-env", "NOT_SET_HERE"], "NOT_SET_HERE"),
         (["http://judge.example", "FILE", "x", "--token-file", "TOKEN"], "unencrypted"),
     ],

@@ -7,6 +7,7 @@ import traceback
 import pytest
 
 from common.errors import ConfigError, RewardError
+from reward_service.on_ray import deployment
 from reward_service.on_ray.deployment import _last_words
 
 
@@ -21,3 +22,15 @@ def test_our_own_errors_are_cut_out_of_a_traceback_as_a_whole(kind: type[Excepti
 
 def test_of_other_errors_the_last_line_is_told() -> None:
     assert _last_words("Traceback\n  File x\nOSError: no disk\n") == "OSError: no disk"
+
+
+@pytest.mark.parametrize(("others", "ends"), [((), True), (("somebody",), False)])
+def test_serve_ends_with_its_last_applications_only(
+    others: tuple[str, ...], ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, calls = {"run-red", *others}, list[str]()
+    monkeypatch.setattr(deployment, "applications", lambda: dict.fromkeys(there))
+    monkeypatch.setattr(deployment.serve, "delete", there.remove)
+    monkeypatch.setattr(deployment.serve, "shutdown", lambda: calls.append("shutdown"))
+    deployment.end(deployment.Deployment(("run-red", "run-gone"), stop_serve=True))
+    assert (there, bool(calls)) == (set(others), ends)
