@@ -193,6 +193,7 @@ def flow(epochs: int, **sampling: Any) -> Changes:
 
 FLOW_WORK: dict[str, Changes] = {
     "plain": flow(16),
+    "window": flow(27, window={"kind": "fixed", "size": 3}),
     "half_window": flow(8, window={"kind": "fixed", "size": 3}),
     "half_precise": flow(8, sampler={"kind": "precise"}),
 }
