@@ -252,7 +252,8 @@ STUDIES = {
                     for method in ("prdp", "ddpo_group")
                     for name, changes in (
                         ("64x2", DIFFERENT_PROMPTS),
-                        ("2e-04", {"optimizer.learning_rate": RATES["ddpo_batch"]}),
+                        ("2e-04", at_rate(RATES["ddpo_batch"], {})),
+                        ("64x2_2e-04", at_rate(RATES["ddpo_batch"], DIFFERENT_PROMPTS)),
                     )
                 },
             },
@@ -260,8 +261,8 @@ STUDIES = {
             curves={
                 "large": [*METHODS],
                 "large_baselines": [
-                    *("prdp", "prdp_2e-04", "prdp_64x2"),
-                    *("ddpo_group", "ddpo_group_2e-04", "ddpo_group_64x2"),
+                    *("prdp", "prdp_64x2", "prdp_64x2_2e-04"),
+                    *("ddpo_group", "ddpo_group_64x2", "ddpo_group_64x2_2e-04"),
                     *("ddpo_batch_5e-05", "ddpo_batch"),
                 ],
             },
