@@ -227,14 +227,6 @@ class GroupScore:
     parts: dict[str, Float64]
     scorers: tuple[ScorerStamp, ...]
 
-    @staticmethod
-    def pointwise(
-        rewards: Float64, parts: dict[str, Float64], scorers: tuple[ScorerStamp, ...]
-    ) -> GroupScore:
-        """The score of a scorer that gives one number an image: differences r_i - r_j."""
-        rewards = np.asarray(rewards, dtype=np.float64)
-        return GroupScore(rewards, rewards[:, None] - rewards[None, :], parts, scorers)
-
 
 @dataclass(frozen=True)
 class ScoredGroup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.trajectory import (
     GroupScore,
@@ -33,7 +34,14 @@ def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int 
     )
     rewards = generator.standard_normal(images)
     stamps = (ScorerStamp("a", "1", "d" * 64), ScorerStamp("b", "2.0", ""))
-    return ScoredGroup(trajectory, GroupScore.pointwise(rewards, {"a": rewards, "b": -rewards}, stamps))
+    return ScoredGroup(trajectory, pointwise(rewards, {"a": rewards, "b": -rewards}, stamps))
+
+
+def pointwise(
+    rewards: NDArray[np.float64], parts: dict[str, NDArray[np.float64]], scorers: tuple[ScorerStamp, ...]
+) -> GroupScore:
+    """The score of a scorer that gives one number an image."""
+    return GroupScore(rewards, rewards[:, None] - rewards[None, :], parts, scorers)
 
 
 def assert_same_bits(got: ScoredGroup, wanted: ScoredGroup) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.scale_parts import ActorHost, LearnerHost, Sizes
 from common.model.weights import Weights
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
+from tests.scored_groups import pointwise
 
 SIZES = Sizes(images=2, steps=4, latent=4, pixels=8, weight_bytes=16)
 STAMP = PolicyStamp(3, "d", "r")
@@ -52,7 +53,7 @@ def test_the_learner_measures_from_sampled_to_accumulated() -> None:
     async def learn() -> tuple[list[float], list[PolicyStamp], list[int]]:
         host = LearnerHost(SIZES, seconds=0.05)
         trajectory, _, _ = await sampled(ActorHost(SIZES, 0.0, 0.0), 0, 0)
-        score = GroupScore.pointwise(np.array([0.0, 1.0]), {}, ()), None
+        score = pointwise(np.array([0.0, 1.0]), {}, ()), None
         await asyncio.sleep(0.05)
         await asyncio.gather(*(host.accumulate(rank, [score], trajectory) for rank in (0, 0, 1)))
         reports = [await host.finish_update(rank) for rank in (0, 1)]

@@ -21,7 +21,7 @@ from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.model.trainable import Reference
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, tree_nodes
+from common.trajectory import NoiseKey, PolicyStamp, ScoredGroup, TrajectoryGroup, tree_nodes
 from learner.build import build_engine
 from learner.gradient import GradientEngine
 from learner.learner import Learner, LearnerSettings
@@ -30,6 +30,7 @@ from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.old_policy import OldPolicy, Online
 from learner.optimizer import CheckedOptimizer, LearningRate
 from learner.parallel import Parallel, Single
+from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 
 ETA = 1.0
@@ -146,7 +147,7 @@ def whole(group: TrajectoryGroup) -> Tensor:
 
 def scored(group: TrajectoryGroup, rewards: Sequence[float]) -> ScoredGroup:
     """The group with these rewards."""
-    return ScoredGroup(group, GroupScore.pointwise(np.array(rewards, dtype=np.float64), {}, ()))
+    return ScoredGroup(group, pointwise(np.array(rewards, dtype=np.float64), {}, ()))
 
 
 def slow_loss(

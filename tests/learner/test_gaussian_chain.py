@@ -41,13 +41,14 @@ from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
 from common.model.trainable import FullTrainable
-from common.trajectory import GroupScore, NoiseKey, PromptTask, ScoredGroup
+from common.trajectory import NoiseKey, PromptTask, ScoredGroup
 from learner.build import build_engine
 from learner.learner import Learner, LearnerSettings
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
 from learner.old_policy import Online
 from learner.optimizer import CheckedOptimizer, LearningRate
 from learner.parallel import Single
+from tests.scored_groups import pointwise
 
 A = (0.0, 0.9, 0.8, 1.1)
 B = (0.5, 0.7, -0.4, 0.3)
@@ -160,7 +161,7 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
         task = PromptTask("", 32, NoiseKey(0, "train", epoch, 0), learner.publish().stamp, True)
         group, _ = sample_group(task, policy, reference, distribution)
         rewards = (group.at(-1) * WEIGHT.numpy()).sum((1, 2, 3))
-        learner.accumulate([ScoredGroup(group, GroupScore.pointwise(rewards, {}, ()))])
+        learner.accumulate([ScoredGroup(group, pointwise(rewards, {}, ()))])
         losses.append(learner.finish_update().loss)
         for _ in range(updates - 1):
             clipped.append(learner.repeat_update().stats["clip_share"])

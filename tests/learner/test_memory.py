@@ -12,9 +12,10 @@ from torch import Tensor
 
 from common.config.schema import Config
 from common.model.loading import load_policy
-from common.trajectory import GroupScore, NoiseKey, ScoredGroup, TrajectoryGroup, tree_nodes
+from common.trajectory import NoiseKey, ScoredGroup, TrajectoryGroup, tree_nodes
 from learner.build import build_learner
 from learner.parallel import Single
+from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 
 
@@ -78,7 +79,7 @@ def learned(config: Config) -> int:
         condition={name: rows.cpu().numpy() for name, rows in policy.embed("a prompt").items()},
         schedule=policy.schedule(steps),
     )
-    group = ScoredGroup(trajectory, GroupScore.pointwise(generator.standard_normal(images), {}, ()))
+    group = ScoredGroup(trajectory, pointwise(generator.standard_normal(images), {}, ()))
     meter = ActivationMeter(list(learner.parameters.values()))
     with meter.hooks():
         for _ in range(2):

@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from common.config.objectives import DdpoSection, DpokSection, GrpoSection
 from common.model.trainable import Denoiser
-from common.trajectory import GroupScore, ScoredGroup
+from common.trajectory import ScoredGroup
 from learner.build import build_engine
 from learner.gradient import Wave
 from learner.learner import Learner
@@ -22,6 +22,7 @@ from learner.objectives.registry import build_objective
 from learner.parallel import Single
 from learner.subsampling import thin
 from tests.learner.support import double_policy, make_learner, perturb, sample_double, slow_log_prob, whole
+from tests.scored_groups import pointwise
 
 WEIGHT = 3.0
 
@@ -61,7 +62,7 @@ class Case:
         scores = [(group.prompt, rewards) for group, rewards in groups]
         advantages, _ = self.objective.advantages(scores, RewardHistory())
         self.groups = [
-            ScoredGroup(group, GroupScore.pointwise(rewards, {}, ()), found)
+            ScoredGroup(group, pointwise(rewards, {}, ()), found)
             for (group, rewards), found in zip(groups, advantages, strict=True)
         ]
 
@@ -124,7 +125,7 @@ def test_the_reference_itself_has_a_kl_of_exactly_0(tiny_pipeline: Path, tmp_pat
     objective = build_objective(DpokSection(), 256)
     learner = make_learner(policy, distribution, objective=objective, engine=engine)
     group = sample_double(policy, reference, distribution, learner.publish().stamp, "the sea")
-    score = GroupScore.pointwise(np.array([0.1, 0.2, 0.4]), {}, ())
+    score = pointwise(np.array([0.1, 0.2, 0.4]), {}, ())
     learner.accumulate([ScoredGroup(group, score, score.rewards)])
     assert learner.finish_update().stats["kl"] == 0.0
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from common.config.objectives import DdpoSection, GrpoSection, PrdpSection
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.loop.advantages import Advantages
 from driver.loop.rollouts import Group
 from learner.objectives.history import RewardHistory
 from learner.objectives.registry import build_objective
+from tests.scored_groups import pointwise
 
 NOTHING = cast(Any, None)
 STAMP = PolicyStamp(0, "", "run")
@@ -23,7 +24,7 @@ STAMP = PolicyStamp(0, "", "run")
 
 def group(prompt: str, rewards: list[float]) -> Group:
     task = PromptTask(prompt, len(rewards), NoiseKey(0, "train", 0, 0), STAMP, False)
-    return Group(task, None, NOTHING, None, GroupScore.pointwise(np.array(rewards), {}, ()), NOTHING)
+    return Group(task, None, NOTHING, None, pointwise(np.array(rewards), {}, ()), NOTHING)
 
 
 EPOCHS = [[group("a cat", [0.1, 0.5]), group("the sea", [0.9, 0.2])], [group("a cat", [0.3, 0.8])]]

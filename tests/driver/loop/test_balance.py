@@ -15,13 +15,14 @@ from actors.actor import Actor
 from common.config.load import load_config
 from common.config.schema import Config
 from common.model.loading import load_policy
-from common.trajectory import GroupScore, ScoredGroup
+from common.trajectory import ScoredGroup
 from driver.loop.balance import FULL_STEP, LORA_STEP, MOST_IDLE, Balance, advice, estimate, share_gpus
 from driver.run.prompts import PromptStream, open_prompts, training_tasks
 from learner.build import build_learner, groups_in_a_wave
 from learner.objectives.history import RewardHistory
 from learner.objectives.registry import build_objective
 from learner.parallel import Single
+from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -110,7 +111,7 @@ def counted(config: Config) -> tuple[int, int]:
         for task in training_tasks(config, stream, epoch, given.stamp, needs.reference, needs.steps):
             trajectory, _, report = actor.sample(task, given)
             rewards = random.normal(size=task.images)
-            groups.append(ScoredGroup(trajectory, GroupScore.pointwise(rewards, {}, ())))
+            groups.append(ScoredGroup(trajectory, pointwise(rewards, {}, ())))
             sampled += report.passes
         scores = [(group.trajectory.prompt, group.score.rewards) for group in groups]
         advantages, _ = objective.advantages(scores, RewardHistory())

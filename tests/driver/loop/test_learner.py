@@ -15,12 +15,13 @@ from actors.actor import SampleReport
 from common.cluster.process_failures import DeathCounter
 from common.errors import StuckError, WeightsError
 from common.stopwatch import Busy
-from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
+from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from driver.loop.learner import FaultTolerantLearner
 from driver.loop.ranks import RewindNeeded
 from driver.loop.rollouts import Group
 from driver.stalls import StallReporter
 from tests.driver.ranks import Ranks, Reference
+from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 from tests.virtual_time import run
 
@@ -68,7 +69,7 @@ def group(value: int) -> Group:
     trajectory: Any = Reference(value)
     task = PromptTask("a cat", 2, NoiseKey(0, "train", 0, value), STAMP, True)
     report = SampleReport(STAMP, 2, "host:1", Busy(0.0, 0.0), 0)
-    return Group(task, None, trajectory, None, GroupScore.pointwise(np.zeros(2), {}, ()), report)
+    return Group(task, None, trajectory, None, pointwise(np.zeros(2), {}, ()), report)
 
 
 @pytest.fixture

@@ -27,12 +27,13 @@ from driver.stop import StopFlag, StopRequested
 from reward_service.client.report import RewardReport
 from reward_service.contract.results import RewardFailure
 from tests.actors.processes import Reference, settle
+from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 from tests.virtual_time import run
 
 WEIGHTS: Any = "weights"
 STAMP = PolicyStamp(0, "", "run")
-SCORE = GroupScore.pointwise(np.array([1.0, 2.0]), {}, ())
+SCORE = pointwise(np.array([1.0, 2.0]), {}, ())
 
 
 def task(number: int) -> PromptTask:

@@ -16,6 +16,7 @@ from driver.observe.epoch_metrics import EpochTally
 from learner.report import Outcome, UpdateReport
 from reward_service.client.report import RewardReport
 from reward_service.contract.results import NoShadow, Reply
+from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 
 FAULTS = dict.fromkeys(("faults/actor_restarts", "faults/redone_tasks", "faults/dropped_groups"), 0.0)
@@ -45,7 +46,7 @@ def report(**changes: Any) -> UpdateReport:
 
 def group(rewards: list[float], version: int) -> tuple[GroupScore, SampleReport]:
     values, stamp = np.array(rewards), PolicyStamp(version, "", "run")
-    score = GroupScore.pointwise(values, {"jpeg": 2 * values}, (ScorerStamp("jpeg", "1", ""),))
+    score = pointwise(values, {"jpeg": 2 * values}, (ScorerStamp("jpeg", "1", ""),))
     return score, SampleReport(stamp, len(rewards), "host:1", Busy(0.0, 2.0), nbytes=100, passes=7)
 
 

@@ -6,12 +6,13 @@ import numpy as np
 
 from common.trajectory import GroupScore, ScorerStamp
 from driver.report.evaluation import PromptSetEvaluation, score_versions
+from tests.scored_groups import pointwise
 
 
 def scored(clip: str, jpeg: str = "1") -> GroupScore:
     rewards = np.zeros(2)
     stamps = (ScorerStamp("clip", clip, "a" * 64), ScorerStamp("jpeg", jpeg, ""))
-    return GroupScore.pointwise(rewards, {"clip": rewards, "jpeg": rewards}, stamps)
+    return pointwise(rewards, {"clip": rewards, "jpeg": rewards}, stamps)
 
 
 def test_the_sum_is_of_another_version_where_a_trained_reward_or_a_weight_is() -> None:

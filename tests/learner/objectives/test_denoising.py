@@ -20,13 +20,14 @@ from learner.objectives.denoising import AWAY, OLD, REFERENCE, TOWARDS, Mirror, 
 from learner.objectives.history import RewardHistory
 from learner.objectives.nft import Nft
 from learner.objectives.registry import DENOISING, build_objective
+from tests.scored_groups import pointwise
 
 SECTIONS = (RwrSection(), RwrSection(weighting="sparse"), RaftSection(), NftSection())
 reward_lists = st.lists(st.integers(-4, 4).map(lambda value: value / 4), min_size=2, max_size=9)
 
 
 def _score(rewards: Any) -> GroupScore:
-    return GroupScore.pointwise(np.asarray(rewards, dtype=np.float64), {}, ())
+    return pointwise(np.asarray(rewards, dtype=np.float64), {}, ())
 
 
 def _shares(section: Any, rewards: list[float]) -> list[float]:

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.objectives import DdpoSection, DpokSection
-from common.trajectory import GroupScore
 from learner.objectives import LogProbs
 from learner.objectives.history import RewardHistory
 from learner.objectives.registry import build_objective
+from tests.scored_groups import pointwise
 
-SCORE = GroupScore.pointwise(np.zeros(3), {}, ())
+SCORE = pointwise(np.zeros(3), {}, ())
 
 
 @settings(max_examples=30, deadline=None)
@@ -91,7 +91,7 @@ def test_at_the_old_policy_its_policy_gradient_is_ddpos(seed: int) -> None:
 def test_extremes_keep_the_kl_of_their_images_only() -> None:
     dpok = build_objective(DpokSection(extremes=1), 16)
     old = torch.zeros(3, 2, dtype=torch.float64)
-    score = GroupScore.pointwise(np.array([0.2, 0.1, 0.3]), {}, ())
+    score = pointwise(np.array([0.2, 0.1, 0.3]), {}, ())
     loss = dpok.loss(LogProbs(old, old, None), score, torch.ones(3, dtype=torch.float64))
     assert dpok.needs.kl
     assert loss.kl_weights is not None

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config.objectives import DdpoSection, PrdpSection, RebelSection
-from common.trajectory import GroupScore
 from learner.objectives import LogProbs, statistic_names
 from learner.objectives.extremes import Extremes, best_and_worst
 from learner.objectives.history import RewardHistory
 from learner.objectives.registry import build_objective
+from tests.scored_groups import pointwise
 
 
 @settings(max_examples=100, deadline=None)
@@ -51,10 +51,10 @@ def test_the_loss_is_that_of_a_group_of_these_images_and_the_others_have_no_grad
     np.testing.assert_equal(advantages, plain.advantages(scores, RewardHistory())[0][0])
     given_ = None if advantages is None else torch.tensor(advantages)
     leaf, small = now.clone().requires_grad_(True), now[kept].clone().requires_grad_(True)
-    loss = objective.loss(LogProbs(leaf, old, ref), GroupScore.pointwise(rewards, part, ()), given_)
+    loss = objective.loss(LogProbs(leaf, old, ref), pointwise(rewards, part, ()), given_)
     expected = plain.loss(
         LogProbs(small, old[kept], ref[kept]),
-        GroupScore.pointwise(rewards[kept], {"a": 2 * rewards[kept]}, ()),
+        pointwise(rewards[kept], {"a": 2 * rewards[kept]}, ()),
         None if given_ is None else given_[kept],
     )
     assert torch.equal(loss.sum, expected.sum)

@@ -21,6 +21,7 @@ from learner.objectives.history import RewardHistory
 from learner.objectives.prdp import Prdp
 from learner.objectives.ratio import OFFSET
 from learner.objectives.registry import OBJECTIVES, build_objective
+from tests.scored_groups import pointwise
 
 Scores = list[tuple[str, Any]]
 SECTIONS = (
@@ -42,7 +43,7 @@ def _log_probs(seed: int, images: int, steps: int, spread: float = 2e-4) -> tupl
 
 
 def _score(rewards: Any) -> GroupScore:
-    return GroupScore.pointwise(np.asarray(rewards), {}, ())
+    return pointwise(np.asarray(rewards), {}, ())
 
 
 def _slow_surrogate(

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.trajectory import GroupScore
 from learner.objectives import LogProbs
 from learner.objectives.prdp import PAIR_WEIGHTINGS, STEP_REDUCTIONS, Prdp
+from tests.scored_groups import pointwise
 
 
 def _objective(
@@ -193,7 +194,7 @@ def test_identity_5_a_reward_shifted_for_the_whole_prompt_changes_nothing(seed: 
     now, old, rewards = _group(seed, 5, 3)
     losses = []
     for values in (rewards, rewards + shift):
-        score = GroupScore.pointwise(values.numpy(), {}, ())
+        score = pointwise(values.numpy(), {}, ())
         losses.append(
             _apply(_objective(clip_range=0.02), now, old, torch.from_numpy(score.differences)).loss_sum
         )

@@ -16,6 +16,7 @@ from common.config.objectives import PrdpSection, RebelSection
 from common.trajectory import GroupScore
 from learner.objectives import LogProbs, Loss
 from learner.objectives.registry import build_objective
+from tests.scored_groups import pointwise
 
 ELEMENTS = 16
 
@@ -26,7 +27,7 @@ def _group(seed: int, images: int, steps: int) -> tuple[Tensor, Tensor, Tensor, 
     now, old, ref = 0.1 * torch.randn(3, images, steps, dtype=torch.float64, generator=generator)
     rewards = torch.randn(images, dtype=torch.float64, generator=generator)
     rewards[-1] = rewards[0]
-    return now, old, ref, GroupScore.pointwise(rewards.numpy(), {}, ())
+    return now, old, ref, pointwise(rewards.numpy(), {}, ())
 
 
 def _differentiated(
@@ -82,7 +83,7 @@ def test_identity_6_it_is_unclipped_prdp_whose_reward_is_regularised(seed: int, 
     regularised = score.rewards - 0.3 * ELEMENTS * (old - ref).sum(1).numpy()
     for base, rewards in ((ref, regularised), (old, score.rewards)):
         expected, wanted = _differentiated(prdp, now, old, base, score)
-        other = GroupScore.pointwise(np.asarray(rewards), {}, ())
+        other = pointwise(np.asarray(rewards), {}, ())
         loss, gradient = _differentiated(RebelSection(**kept), now, old, base, other)
         torch.testing.assert_close(loss.sum, expected.sum, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-9)
