@@ -95,7 +95,7 @@ def run_cell(study: Study, cell: str, seed: int, folder: Path = FOLDER) -> None:
     rows, evaluations = list[Row](), list[Evaluation]()
     for measured in _on_ray(config) if cell in study.on_ray else Cell.of(config).train():
         evaluations.append(measured.evaluation)
-        alarm = over_optimisation(evaluations, tuple(config.gold))
+        alarm = over_optimisation(evaluations, ("gold",))
         row = Row.of(study.name, cell, seed, settings, measured, alarm)
         rows.append(row)
         say(

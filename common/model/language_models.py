@@ -17,6 +17,7 @@ _FORMER = frozenset(
         "attention_bias",
         "cache_implementation",
         "head_dim",
+        "hidden_act",
         "layer_types",
         "max_window_layers",
         "rope_scaling",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from common.model.tensors import LANGUAGE_MODELS, LOAD_ERRORS, check_finite, che
 from common.model.text import TextKind
 from common.places import is_single_file
 
+LOGGER = logging.getLogger(__name__)
 WEIGHTS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -200,8 +202,8 @@ class Source:
             with self._naming(part):
                 network = load_part(file, self.class_of_pipeline, self.folder, part, others, dtype)
         else:
-            with self._naming(part), self._readable(part) as place:
-                network = self._read(kind, {**place, "subfolder": part, "dtype": dtype})
+            with self._naming(part), self._readable(part) as places:
+                network = self._read(kind, [{**place, "subfolder": part, "dtype": dtype} for place in places])
             if not self.local:
                 self.check_weights(self.outline(kind, part), part)
         network.requires_grad_(False).eval().to(self.device)
@@ -214,7 +216,18 @@ class Source:
             network.to(memory_format=torch.channels_last)
         return network
 
-    def _read(self, kind: type[Any], place: Mapping[str, Any]) -> Any:
+    def _read(self, kind: type[Any], places: Sequence[Mapping[str, Any]]) -> Any:
+        *others, last = places
+        for place in others:
+            try:
+                return self._read_from(kind, place)
+            except OSError as error:
+                LOGGER.warning(
+                    "%s: %s is read without the variant: %s", self.settings.path, place["subfolder"], error
+                )
+        return self._read_from(kind, last)
+
+    def _read_from(self, kind: type[Any], place: Mapping[str, Any]) -> Any:
         if not issubclass(kind, LANGUAGE_MODELS):
             return kind.from_pretrained(**place)
         network, told = kind.from_pretrained(**place, output_loading_info=True)
@@ -222,21 +235,19 @@ class Source:
         return network
 
     @contextmanager
-    def _readable(self, part: str) -> Iterator[dict[str, Any]]:
-        """What from_pretrained is told of where a network is."""
+    def _readable(self, part: str) -> Iterator[list[dict[str, Any]]]:
+        """What from_pretrained is told of where a network is: one place after the other until one has it. Of
+        a hub id as of a folder, a part that has no weights of the variant has those without."""
         variant = self.settings.variant
         if not self.local:
             # The snapshot is named by its commit: the weights are to be of the same one.
             revision = {"revision": self.folder.name}
-            yield {
-                "pretrained_model_name_or_path": self.settings.path,
-                "variant": variant or None,
-                **revision,
-            }
+            place = {"pretrained_model_name_or_path": self.settings.path, **revision}
+            yield [{**place, "variant": name} for name in dict.fromkeys((variant or None, None))]
             return
         variant = find_weights(self.folder, part, variant).variant
         with without_marks(self.folder, part) as root:
-            yield {"pretrained_model_name_or_path": root, "variant": variant or None}
+            yield [{"pretrained_model_name_or_path": root, "variant": variant or None}]
 
     @contextmanager
     def _naming(self, part: str) -> Iterator[None]:

@@ -55,7 +55,11 @@ _DISCRETE_SHAPES: Allowed = {
     "set_alpha_to_one": (False, True),
 }
 # Of a flow model the scheduler itself computes the noise levels, so what shapes them is honoured.
-_FLOW_SHAPES: Allowed = {"invert_sigmas": (False, None), "stochastic_sampling": (False, None)}
+_FLOW_SHAPES: Allowed = {
+    "invert_sigmas": (False, None),
+    "stochastic_sampling": (False, None),
+    "num_train_timesteps": (1000,),
+}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _COUNTS = ("num_train_timesteps", "steps_offset")
 
@@ -86,9 +90,12 @@ def fill_scheduler_config(class_name: str, raw: Mapping[str, Any]) -> dict[str, 
     """
     check_class(class_name)
     try:
-        return dict(getattr(diffusers, class_name).from_config({**raw, "_class_name": class_name}).config)
+        filled = dict(getattr(diffusers, class_name).from_config({**raw, "_class_name": class_name}).config)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ModelError(f"No {class_name} can be made of {dict(raw)}: {error}") from error
+    # Another class would put its own defaults in the place of those that are listed here.
+    filled.pop("_use_default_values", None)
+    return filled
 
 
 def check_class(class_name: str, classes: Sequence[str] = (*DISCRETE, *FLOW)) -> None:

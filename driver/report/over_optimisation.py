@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from driver.report.evaluation import TOTAL, Evaluation
 from driver.report.intervals import Interval, compare, format_interval
 
@@ -15,8 +17,9 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
     evaluations: at least one, oldest first. An alarm is raised where, on unseen prompts, a gold score has
     clearly fallen since its best evaluation, while the trained sum stays up: on unseen prompts or on those
     that it is trained on, it is clearly above its beginning and has not clearly fallen with gold. It need not
-    rise any more, and where the policy overfits it rises on the trained prompts alone. Clearly: the paired
-    95 % interval over prompts excludes 0.
+    rise any more, and where the policy overfits it rises on the trained prompts alone. The rewards of
+    judges that compare a prompt's images have no level that could rise: there gold alone decides. Clearly:
+    the paired 95 % interval over prompts excludes 0.
     """
     *earlier, last = evaluations
     for gold in golds:
@@ -31,15 +34,26 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
         lost = _change((best, last), "unseen", gold)
         if lost is None or not _is_below(lost):
             continue
+        fallen = (
+            f"since epoch {best.epoch} {gold} on unseen prompts has changed by "
+            f"{format_interval(lost, 4, '+')}"
+        )
+        if all(map(_has_no_level, evaluations)):
+            return fallen
         for prompts in ("unseen", "seen"):
             gained, meanwhile = _change(evaluations, prompts, TOTAL), _change((best, last), prompts, TOTAL)
             if gained and meanwhile and _is_above(gained) and not _is_below(meanwhile):
                 return (
-                    f"since epoch {best.epoch} {gold} on unseen prompts has changed by "
-                    f"{format_interval(lost, 4, '+')} and the trained reward on {prompts} ones by "
+                    f"{fallen} and the trained reward on {prompts} ones by "
                     f"{format_interval(meanwhile, 4, '+')}"
                 )
     return None
+
+
+def _has_no_level(evaluation: Evaluation) -> bool:
+    """Whether the trained sum's mean over a prompt's images is 0 everywhere, but for rounding."""
+    totals = np.concatenate([one.scores[TOTAL] for one in evaluation.sets])
+    return bool(np.abs(totals.mean(axis=1)).max() <= 1e-9 * np.abs(totals).max())
 
 
 def _change(evaluations: Sequence[Evaluation], prompts: str, score: str) -> Interval | None:

@@ -19,7 +19,7 @@ from studies.results import Row
 from tests.tiny_config import make_config
 
 JPEG = {"scorer": "jpeg_compressibility"}
-REWARDS = {"rewards": {"proxy": JPEG}, "gold": {"gold": JPEG}}
+REWARDS = {"rewards": {"proxy": JPEG}, "gold": {"gold": {"scorer": "jpeg_incompressibility"}}}
 
 
 @dataclass
@@ -61,11 +61,29 @@ def test_rows_say_what_was_measured_and_what_it_took(tiny_pipeline: Path, tmp_pa
     # An image: 4 steps forward, 3 of them forward and backward.
     assert rows[-1].passes == 24 * (4 + 3 * 3)
     assert len({row.weights for row in rows}) == 3
-    unseen = measured[-1].evaluation.of("unseen")
-    assert unseen is not None
-    assert rows[-1].unseen_gold == pytest.approx(np.mean(unseen.scores["gold"]))
+    for prompts in ("seen", "unseen"):
+        measured_last = measured[-1].evaluation.of(prompts)
+        assert measured_last is not None
+        for score in ("proxy", "gold"):
+            found = vars(rows[-1])[f"{prompts}_{score}"]
+            assert found == pytest.approx(np.mean(measured_last.scores[score]))
     assert np.isnan(rows[0].gradient_norm)
     assert rows[1].gradient_norm > 0
+
+
+def test_rows_say_how_far_the_policy_is_and_what_the_clip_stopped(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    objective = {"updates_per_epoch": 3, "clip_range": 1e-7}
+    _, _, (_, last) = train(tiny_pipeline, tmp_path, objective=objective, **{"run.epochs": 1})
+    row = Row.of("s", "c", 0, "d", last, "an alarm")
+    first, *later = last.reports
+    assert first.stats["clip_share"] == 0
+    assert row.clipped == pytest.approx(sum(report.stats["clip_share"] for report in later) / 3)
+    assert row.clipped > 0
+    # The first epoch's samples are the reference's own.
+    assert row.log_ratio == 0
+    assert (row.skipped, row.alarm) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_no_run_of_the_results_is_cut_off(name: str) -> None:
     rows = read_rows(name)
     for one in rows:
         assert np.isfinite([one.seen_proxy, one.seen_gold, one.unseen_proxy, one.unseen_gold]).all()
+        assert one.settings == STUDIES[name].digest(one.cell), "run again: the catalogue has changed"
     runs = {(one.cell, one.seed) for one in rows}
     for cell, seed in runs:
         epochs = [one.epoch for one in rows if (one.cell, one.seed) == (cell, seed)]

@@ -53,9 +53,7 @@ def test_the_command_leaves_what_is_done_and_runs_it_again_into_another_folder(
     for folder in (first, first, again):
         assert main(["s", "--cells", "plain", "--results", str(folder)]) == 0
     assert capsys.readouterr().out.count("done already") == 1
-    texts = [
-        [repr(replace(row, seconds=0.0)) for row in read_rows("s", folder)] for folder in (first, again)
-    ]
+    texts = [[repr(replace(row, seconds=0.0)) for row in read_rows("s", folder)] for folder in (first, again)]
     assert texts[0] == texts[1]
 
 

@@ -185,7 +185,8 @@ class PipelineParts:
             )
         known = option_names(self.network) | self.network_remarks
         _check_part(source, self.denoiser, known, self.network_options)
-        _check_part(source, "vae", option_names(self.vae), self.vae_options)
+        # Not every autoencoder of diffusers takes force_upcast, which VaeDecoder honours.
+        _check_part(source, "vae", option_names(self.vae) | {"force_upcast"}, self.vae_options)
         for part in (self.denoiser, "vae"):
             check_types(_config_file(source, part), source.settings_of(part), networks[part])
         check_latent_numbers(_config_file(source, "vae"), source.config(self.vae, "vae"))

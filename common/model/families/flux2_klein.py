@@ -30,6 +30,8 @@ LAYERS = (9, 18, 27)
 OWN_SIDE = 128
 """Of latents, of the images that the pipeline paints by itself."""
 PATCH = 2
+MOST_STEPS = 200
+"""The largest number that the pipeline's formula of the shift was made with; it is a line in the number."""
 TARGETS = (
     *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
@@ -93,9 +95,10 @@ class Flux2KleinFamily(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily. The shift depends on patches and steps."""
+        """See FlowFamily. The shift depends on patches and steps, of which it was fitted to MOST_STEPS."""
         even = np.linspace(1.0, 1 / steps, steps).tolist()
-        return flow_sigmas(scheduler, steps, tokens, even, compute_empirical_mu(tokens, steps))
+        mu = compute_empirical_mu(tokens, min(steps, MOST_STEPS))
+        return flow_sigmas(scheduler, steps, tokens, even, mu)
 
     @classmethod
     def unscaling(cls, layout: Layout) -> Unscale:

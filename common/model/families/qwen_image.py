@@ -22,7 +22,7 @@ from common.model.parts import Source, Unscale
 from common.model.schedules import flow_sigmas
 from common.model.text import PaddedText
 
-TOKENS = 1024
+TOKENS = 512
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
     "spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
@@ -52,6 +52,8 @@ class QwenImageFamily(FlowFamily):
         network_options=dict.fromkeys(
             ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope"), (False, None)
         ),
+        # Of an argument that did nothing; the published weights still name it.
+        network_remarks=frozenset({"pooled_projection_dim"}),
         vae_options={"input_channels": (3,)},
     )
     TIME_SCALE = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from diffusers import DDIMScheduler
 
 from common.errors import ModelError
 from common.model.scheduler_options import check_discrete, check_flow, fill_scheduler_config
@@ -49,7 +50,9 @@ def test_settings_without_a_counterpart_are_refused(key: str, value: object) -> 
         check_discrete("DPMSolverMultistepScheduler", {"clip_sample": False, key: value})
 
 
-@pytest.mark.parametrize(("key", "value"), [("invert_sigmas", True), ("stochastic_sampling", True)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("invert_sigmas", True), ("stochastic_sampling", True), ("num_train_timesteps", 500)]
+)
 def test_flow_settings_without_a_counterpart_are_refused(key: str, value: object) -> None:
     with pytest.raises(ModelError, match=key):
         check_flow("FlowMatchEulerDiscreteScheduler", {key: value})
@@ -66,6 +69,17 @@ def test_what_belongs_to_the_solver_or_is_off_is_taken() -> None:
 def test_a_configuration_that_its_class_does_not_take_is_refused(raw: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=str(next(iter(raw.values())))):
         fill_scheduler_config("DPMSolverMultistepScheduler", raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("EulerDiscreteScheduler", "timestep_spacing", "linspace"),
+        ("PNDMScheduler", "set_alpha_to_one", False),
+    ],
+)
+def test_defaults_that_are_filled_in_stay_those_of_the_class(name: str, key: str, value: object) -> None:
+    assert DDIMScheduler.from_config(fill_scheduler_config(name, {})).config[key] == value
 
 
 def test_all_that_is_off_is_named_at_once() -> None:

@@ -54,6 +54,14 @@ def test_a_reward_that_stays_up_on_trained_prompts_alone_raises_it_too(
     assert (over_optimisation(run, ["gold"]) is not None) is raised
 
 
+def test_where_judges_compare_gold_alone_decides() -> None:
+    duels = np.tile([0.5, -0.5], (30, 1))
+    for after, raised in ((0.4, True), (0.6, False)):
+        golds = [gold + noise for gold, noise in zip((0.6, after), NOISE, strict=False)]
+        run = [evaluation({TOTAL: duels, "gold": gold}, epoch) for epoch, gold in enumerate(golds)]
+        assert (over_optimisation(run, ["gold"]) is not None) is raised
+
+
 def test_a_change_within_the_noise_raises_none() -> None:
     before, after = ({TOTAL: noise, "gold": -noise} for noise in NOISE[:2])
     assert over_optimisation([evaluation(before), evaluation(after, 1)], ["gold"]) is None

@@ -201,21 +201,6 @@ def test_identity_5_a_reward_shifted_for_the_whole_prompt_changes_nothing(seed: 
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-7, atol=1e-8)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 6))
-def test_identity_6_unclipped_prdp_is_rebel_on_the_regularised_reward(seed: int, images: int) -> None:
-    """REBEL: (1/eta [log pi/pi_old (a) - log pi/pi_old (b)] - [R(a) - R(b)])^2 with 1/eta = beta."""
-    now, old, rewards = _group(seed, images, 3)
-    beta = 0.1
-    regularised = rewards - beta * old.sum(1)
-    total = 0.0
-    for i, j in combinations(range(images), 2):
-        moved = float((now[i] - old[i]).sum() - (now[j] - old[j]).sum())
-        total += (beta * moved - float(regularised[i] - regularised[j])) ** 2
-    result = _apply(_objective(beta), now, old, _differences(rewards))
-    assert float(result.loss_sum) * beta**2 == pytest.approx(total, rel=1e-9)
-
-
 @pytest.mark.parametrize("clip_range", [1e-6, math.inf])
 def test_a_group_of_equal_rewards_has_no_weight_and_no_gradient(clip_range: float) -> None:
     now, old, _ = _group(0, 4, 3)

@@ -401,6 +401,7 @@ def test_a_learner_loads_the_network_alone_and_its_example_has_the_shapes(case: 
     # Sana's begin a little below 1, PixArt's end there; Qwen-Image's end at 0.02.
     assert every.count == 1000
     assert 0 < min(every.noise) < 0.03 < 0.999 < max(every.noise) <= 1
+    assert 0.3 < np.median(every.noise) < 0.99
 
 
 def test_frozen_weights_take_the_type_asked_for_and_text_encoders_are_dropped(
@@ -464,6 +465,25 @@ def test_a_distilled_klein_takes_no_guidance(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"distilled.* sampling\.guidance_scale"):
         check_model(model, SamplingSection(guidance_scale=4.0))
     check_model(model, SamplingSection(guidance_scale=1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "published"),
+    [
+        ("sana", "text_encoder", {"hidden_act": "gelu_pytorch_tanh"}),
+        ("qwen image", "transformer", {"pooled_projection_dim": 768}),
+        ("flux.2 klein", "vae", {"force_upcast": True}),
+    ],
+)
+def test_options_that_published_configurations_still_name_are_taken(
+    name: str, file: str, published: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = ROWS[name].make(tmp_path / "model")
+    path = folder / file / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **published}))
+    config = make_config(folder, tmp_path, {"sampling.guidance_scale": 4.0, **ROWS[name].settings})
+    check_model(config.model, config.sampling)
+    load_policy(config)
 
 
 PUBLISHED_T5 = {

@@ -361,6 +361,10 @@ def test_the_small_files_of_a_hub_id_are_checked(
     model = ModelSection(path="owner/name")
     check_model(model, SAMPLING)
     load_family(Source(model, torch.device("cpu")), SAMPLING)
+    _half(snapshot, (UNET,))
+    halved = ModelSection(path="owner/name", variant="fp16")
+    family = load_family(Source(halved, torch.device("cpu")), SAMPLING)
+    assert torch.equal(outputs(family)["output"], outputs(load(snapshot, "fp16"))["output"])
     edit("unet/config.json", time_cond_proj_dim=8)(snapshot)
     with pytest.raises(ModelError, match="time_cond_proj_dim"):
         check_model(model, SAMPLING)
