@@ -196,6 +196,9 @@ FLOW_WORK: dict[str, Changes] = {
     "window": flow(27, window={"kind": "fixed", "size": 3}),
     "half_window": flow(8, window={"kind": "fixed", "size": 3}),
     "half_precise": flow(8, sampler={"kind": "precise"}),
+    # Half of the queries an epoch, and as many updates as `plain`.
+    "prompts_4_window": flow(16, prompts_per_epoch=4, window={"kind": "fixed", "size": 3}),
+    "images_8_window": flow(16, images_per_prompt=8, window={"kind": "fixed", "size": 3}),
 }
 
 
