@@ -23,7 +23,7 @@ from common.cluster.process_failures import DeathCounter
 from common.config.schema import Config
 from common.terminal import complain
 from driver.loop.cluster import ray_cluster
-from driver.loop.services import START_LIMIT_S, Services, await_learner
+from driver.loop.services import Services, await_learner
 from driver.main import Inputs, Session, run_epochs, tracked
 from driver.observe.display import DisplayState
 from driver.observe.gauges import RayGauges
@@ -174,11 +174,12 @@ async def run_simulated(session: Session, row: Row, stalls: StallReporter, keepe
     shares = (Share(hosts[number % row.hosts], ActorHost, number) for number in itertools.count())
     pool = ActorPool(config, lambda _: next(shares))
     group = LearnerGroup(config, RUN_ID, [Share(learner, LearnerHost, rank) for rank in range(row.ranks)])
+    limit_s = config.ray.start_limit_s
     rewards = start_rewards(
-        config.rewards, {}, config.reward_service, "scale", str(os.getpid()), START_LIMIT_S, stop_serve=False
+        config.rewards, {}, config.reward_service, "scale", str(os.getpid()), limit_s, stop_serve=False
     )
     deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
-    await asyncio.gather(pool.start(START_LIMIT_S), await_learner(group, deaths, stalls))
+    await asyncio.gather(pool.start(limit_s), await_learner(group, deaths, stalls, limit_s))
     instruments = Instruments({"run": config.run.name})
     await run_epochs(session, Services(pool, group, rewards, deaths), stalls, keeper, instruments)
     return await learner.take_latencies.remote()

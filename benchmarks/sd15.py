@@ -35,7 +35,8 @@ PROMPT = "a photo of an astronaut riding a horse on mars"
 ABOUT = (
     "Images per second that an actor samples and the learner's gradient pass takes in, with a LoRA policy "
     "on Stable Diffusion 1.5's UNet, text encoder and autoencoder with random weights, in bfloat16, 512 x "
-    "512 pixels; and the UNet's share of the time. Needs a CUDA GPU with about 24 GB."
+    "512 pixels; and the UNet's share of the time. Needs a CUDA GPU with about 48 GB, or "
+    "smaller micro-batches."
 )
 
 

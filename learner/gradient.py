@@ -253,10 +253,12 @@ class GradientEngine:
             for value in parameters:
                 value.grad = None
             result += self.accumulate(wave, coefficients, chosen[steps == step])
-            norms.append(self.parallel.norm([value.grad for value in parameters if value.grad is not None]))
+            gradients = [value.grad for value in parameters if value.grad is not None]
+            # Of a step that nothing is learned from there is no gradient, and so no device of it.
+            norms.append(self.parallel.norm(gradients).cpu())
             for value, before in zip(parameters, earlier, strict=True):
                 value.grad = _sum(value.grad, before)
-        return result, torch.stack(norms).cpu()
+        return result, torch.stack(norms)
 
     def _everything(self, wave: Wave | None) -> list[MicroBatch]:
         """All items, whose transitions count nothing."""

@@ -363,8 +363,11 @@ STUDIES = {
             "staleness",
             "What do samples of older weights cost?",
             {
-                f"stale_{epochs}": {**with_rate("prdp"), "data.max_staleness": epochs}
-                for epochs in (0, 1, 2, 4)
+                "stale_0": with_rate("prdp"),
+                **{
+                    f"stale_{epochs}": {**with_rate("prdp"), "data.max_staleness": epochs}
+                    for epochs in (1, 2, 4)
+                },
             },
         ),
         Study(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +114,26 @@ def add_rows(rows: Sequence[Row], folder: Path = FOLDER) -> None:
         ]
         whole = sorted([*kept, *rows], key=lambda row: (row.cell, row.seed, row.epoch))
         replace_file(path, _packed(whole))
+
+
+def twin_rows(study: str, cell: str, seed: int, settings: str, folder: Path = FOLDER) -> list[Row]:
+    """Rows of another study's run of the same settings and seed, whose bits are the same, as if they were
+    this cell's; none where there is no such run, or it was judged by another rule of the alarm. They took no
+    time.
+    """
+    for path in sorted(folder.glob("*.parquet")):
+        found = [
+            row
+            for row in read_rows(path.stem, folder)
+            if (row.seed, row.settings) == (seed, settings) and row.alarm is not None and row.study != study
+        ]
+        if found:
+            return [
+                replace(row, study=study, cell=cell, seconds=0.0)
+                for row in found
+                if row.cell == found[0].cell
+            ]
+    return []
 
 
 def _packed(rows: Iterable[Row]) -> bytes:

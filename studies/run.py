@@ -26,7 +26,7 @@ from driver.run.evaluations import load_evaluations
 from studies.catalogue import STUDIES, Study
 from studies.cell import Cell, Measurement
 from studies.prompts import write_prompts
-from studies.results import FOLDER, Row, add_rows, read_rows
+from studies.results import FOLDER, Row, add_rows, read_rows, twin_rows
 
 LOCKS = Path("runs/studies/locks")
 GRID_PROMPTS = 4
@@ -92,6 +92,12 @@ def claimed(name: str) -> Iterator[bool]:
 def run_cell(study: Study, cell: str, seed: int, folder: Path = FOLDER) -> None:
     """Train it, and write its results. Raises PrdpError."""
     config, settings = study.config(cell, seed), study.digest(cell)
+    # Runs on Ray are there to be compared with their twins, and pictures are kept of none.
+    twins = [] if study.on_ray or study.grids else twin_rows(study.name, cell, seed, settings, folder)
+    if twins:
+        say(f"{study.name} {cell} seed {seed}: taken from another study's run of the same settings")
+        add_rows(twins, folder)
+        return
     rows, evaluations = list[Row](), list[Evaluation]()
     for measured in _on_ray(config) if cell in study.on_ray else Cell.of(config).train():
         evaluations.append(measured.evaluation)

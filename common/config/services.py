@@ -56,6 +56,13 @@ class RaySection(Section, title="The Ray cluster."):
         le=19,
     )
     object_store_gb: float = setting(1.0, "GB", "Object store size (address local only).", gt=0.07)
+    start_limit_s: float = setting(
+        1800.0,
+        "s",
+        "Longest that the start of ranks, actors and rewards may take: machines that the cluster starts for "
+        "it, weights that are fetched from the hub, loading.",
+        gt=0.0,
+    )
 
 
 class PlacementSection(Section, title="Where a pool of processes runs and what each process takes."):

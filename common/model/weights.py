@@ -134,13 +134,14 @@ def _sums_on_device(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_cpu(sums: Sequence[Tensor]) -> list[NDArray[np.int64]]:
-    """All at once, so that a GPU is waited for once."""
-    if not sums:
-        return []
-    if all(value.device.type == "cpu" for value in sums):
-        return [value.numpy() for value in sums]
-    together = torch.cat(list(sums)).cpu()
-    return [part.numpy() for part in together.split([len(value) for value in sums])]
+    """All of a device at once, so that a GPU is waited for once."""
+    found = {place: value.numpy() for place, value in enumerate(sums) if value.device.type == "cpu"}
+    for device in {value.device for value in sums} - {torch.device("cpu")}:
+        there = {place: value for place, value in enumerate(sums) if value.device == device}
+        together = torch.cat([*there.values()]).cpu()
+        parts = together.split([len(value) for value in there.values()])
+        found |= {place: part.numpy() for place, part in zip(there, parts, strict=True)}
+    return [found[place] for place in range(len(sums))]
 
 
 def _to_host(tensors: Tensors) -> dict[str, NDArray[Any]]:

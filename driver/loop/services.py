@@ -34,7 +34,6 @@ from learner.report import LearnerFacts
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
 
-START_LIMIT_S = 600.0
 TELL_S = 1.0
 GIVE_UP_S = 10.0
 """Longest wait for rewards to end that are not wanted any more."""
@@ -67,15 +66,16 @@ def beside(work: Coroutine[Any, Any, None]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def turn_to_start(stop: StopFlag, stalls: StallReporter) -> AsyncIterator[None]:
+async def turn_to_start(stop: StopFlag, stalls: StallReporter, limit_s: float) -> AsyncIterator[None]:
     """Inside, no other run on this cluster starts: two that ask for their processes at once may each get a
     part of the room, and wait for the rest of it until both give up.
 
     A placement group would not do: Serve places replicas by itself. The name of an actor of this driver's own
-    is free again when the driver ends, however it does. Raises StuckError after START_LIMIT_S, StopRequested.
+    is free again when the driver ends, however it does. Raises StuckError after limit_s seconds,
+    StopRequested.
     """
     clock = asyncio.get_running_loop().time
-    end_at, turn = clock() + START_LIMIT_S, None
+    end_at, turn = clock() + limit_s, None
     # Nobody calls it: its name is what counts.
     actor: Any = ray.remote(object)
     with stalls.waiting_for("its turn to start: another run on this cluster is starting"):
@@ -85,7 +85,7 @@ async def turn_to_start(stop: StopFlag, stalls: StallReporter) -> AsyncIterator[
             except ActorAlreadyExistsError as taken:
                 if clock() > end_at:
                     raise StuckError(
-                        f"For {START_LIMIT_S:.0f} s other runs on this cluster were starting. What they wait "
+                        f"For {limit_s:.0f} s other runs on this cluster were starting. What they wait "
                         "for stands in their logs; start this one again once they run or have been stopped."
                     ) from taken
                 await stop.first_of(asyncio.ensure_future(asyncio.sleep(TURN_POLL_S)))
@@ -112,14 +112,15 @@ async def services(
         pool = ActorPool(config)
         with beside(stalls.watch(pool.in_work)), beside(_tell(waits_for, stalls, pool)):
             # Nobody else starts on a cluster of our own.
-            turn = turn_to_start(stop, stalls) if config.ray.address != "local" else nullcontext()
+            limit_s = config.ray.start_limit_s
+            turn = turn_to_start(stop, stalls, limit_s) if config.ray.address != "local" else nullcontext()
             async with turn:
                 for line in missing_room(config, ray.available_resources()):
                     stalls.note(line)
                 learner = LearnerGroup.start(config, run_id)
                 stack.callback(learner.shutdown)
                 stack.callback(pool.shutdown)
-                loading = asyncio.gather(await_learner(learner, deaths, stalls), pool.start(START_LIMIT_S))
+                loading = asyncio.gather(await_learner(learner, deaths, stalls, limit_s), pool.start(limit_s))
                 # Ray begins to place the processes while the rewards are deployed.
                 await asyncio.sleep(0)
                 rewards = await started_rewards(config, loading, stop, stalls)
@@ -156,7 +157,7 @@ async def started_rewards(
         config.reward_service,
         run_name=config.run.name,
         owner=str(config.run_folder.resolve()),
-        start_limit_s=START_LIMIT_S,
+        start_limit_s=config.ray.start_limit_s,
         # A cluster of our own ends right after, and Serve with it.
         stop_serve=config.ray.address != "local",
         waits_for=told,
@@ -188,7 +189,9 @@ async def _tell(waits_for: Callable[[str], None], stalls: StallReporter, pool: A
         await asyncio.sleep(TELL_S)
 
 
-async def await_learner(learner: LearnerGroup, deaths: DeathCounter, stalls: StallReporter) -> LearnerFacts:
+async def await_learner(
+    learner: LearnerGroup, deaths: DeathCounter, stalls: StallReporter, limit_s: float
+) -> LearnerFacts:
     """Wait until every rank has loaded its model. Where one dies meanwhile, all are started anew.
 
     Raises StuckError where they die more often than `deaths` allows, and where they cannot start; then their
@@ -196,19 +199,19 @@ async def await_learner(learner: LearnerGroup, deaths: DeathCounter, stalls: Sta
     """
     while True:
         try:
-            return await _await_ranks(learner, stalls)
+            return await _await_ranks(learner, stalls, limit_s)
         except LearnerLost as loss:
             deaths.add(loss.error, learner.nodes())
             stalls.note(f"The learner is started again: {loss}")
             learner.restart()
 
 
-async def _await_ranks(learner: LearnerGroup, stalls: StallReporter) -> LearnerFacts:
+async def _await_ranks(learner: LearnerGroup, stalls: StallReporter, limit_s: float) -> LearnerFacts:
     """Raises LearnerLost where a rank died, StuckError or the ranks' own error where they cannot start."""
     ranks = [asyncio.ensure_future(value_of(reference)) for reference in learner.ready()]
     what = f"{len(ranks)} learner ranks to find room in the cluster and load the model"
     with stalls.waiting_for(what, lambda: f" ({sum(one.done() for one in ranks)} are ready)"):
-        done, missing = await asyncio.wait(ranks, timeout=START_LIMIT_S, return_when=asyncio.FIRST_EXCEPTION)
+        done, missing = await asyncio.wait(ranks, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
         if missing and any(one.exception() for one in done):
             # The others' failures may be its cause.
             _, missing = await asyncio.wait(missing, timeout=DEATH_LIMIT_S)
@@ -219,8 +222,9 @@ async def _await_ranks(learner: LearnerGroup, stalls: StallReporter) -> LearnerF
         _refuse_start(failures)
     if missing:
         raise StuckError(
-            f"Waited {START_LIMIT_S:.0f} s for the learner to load the model. Does the cluster have the "
-            f"CPUs, GPUs and labels that the configuration asks for? Resources: {ray.cluster_resources()}"
+            f"Waited {limit_s:.0f} s for the learner to load the model. Does the cluster have the CPUs, GPUs "
+            "and labels that the configuration asks for, and do weights come fast enough "
+            f"(ray.start_limit_s)? Resources: {ray.cluster_resources()}"
         )
     facts: LearnerFacts = ranks[0].result()
     return facts

@@ -93,13 +93,15 @@ def gradient_norm_alarm(norm: float, earlier: Sequence[float], factor: float) ->
 
 
 def mismatch_alarm(mismatch: float, clip_range: float) -> str | None:
-    """Why a clip would act on rounding alone; None where it would not. Both in nats per latent element."""
+    """How actors and learner disagree by more than the clip allows the policy to move; None where they do
+    not. With staleness the clip compares the one's log-probs with the other's. Both numbers in nats per
+    latent element."""
     if not mismatch > clip_range:
         return None
     return (
         f"the learner's log-probs differ from the actors' by up to {mismatch:.3g} nats per element at "
-        f"unchanged weights, more than the clip range of {clip_range:.3g}: use a higher model.precision or a "
-        "larger objective.clip_range"
+        f"unchanged weights, more than the clip range of {clip_range:.3g}, so with data.max_staleness the "
+        "clip would act on rounding alone: use a higher model.precision or a larger objective.clip_range"
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
 from ray import serve
 from ray.actor import ActorHandle
@@ -63,6 +65,12 @@ LOOK_S = 1.0
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
+def hide_gpus_of_others() -> None:
+    """Ray lets a replica that asked for no GPU see all of them, and a scorer would take the first."""
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 class RewardReplica:
     """A replica of one reward. Serve gives it its settings (`user_config`) before it sends groups.
 
@@ -75,6 +83,7 @@ class RewardReplica:
 
     def __init__(self, name: str, owner: str, lifeline: ActorHandle | None = None) -> None:
         end_with_parent()
+        hide_gpus_of_others()
         self._name = name
         self._owner = owner
         self._lifeline = lifeline

@@ -23,7 +23,7 @@ from driver.stalls import StallReporter
 from driver.stop import StopFlag
 
 async def start():
-    async with turn_to_start(StopFlag(), StallReporter(print)):
+    async with turn_to_start(StopFlag(), StallReporter(print), 120.0):
         print("has its turn", flush=True)
         await asyncio.sleep(600)
 
@@ -52,7 +52,7 @@ def test_the_turn_of_a_killed_run_is_free_again(address: str) -> None:
         await asyncio.wait_for(start(), 10.0)
 
     async def start() -> None:
-        async with turn_to_start(StopFlag(), StallReporter(print)):
+        async with turn_to_start(StopFlag(), StallReporter(print), 120.0):
             pass
 
     with subprocess.Popen(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from studies.results import Row, add_rows, read_rows
+from studies.results import Row, add_rows, read_rows, twin_rows
 
 
 def row(cell: str = "prdp", seed: int = 0, epoch: int = 0, unseen: float = 0.5, **values: float) -> Row:
@@ -48,3 +48,15 @@ def test_a_cell_that_is_run_again_takes_the_place_of_its_rows(tmp_path: Path) ->
     assert replace(found[1], gradient_norm=0.0, clipped=0.0) == replace(
         again[0], gradient_norm=0.0, clipped=0.0
     )
+
+
+def test_a_run_of_the_same_settings_in_another_study_is_taken_for_nothing(tmp_path: Path) -> None:
+    add_rows([row(seed=1, epoch=0), row(seed=1, epoch=4)], tmp_path)
+    add_rows([replace(row("old", 2), alarm=None)], tmp_path)
+    taken = twin_rows("other", "cell", 1, "d", tmp_path)
+    assert [(one.study, one.cell, one.epoch, one.seconds) for one in taken] == [
+        ("other", "cell", 0, 0.0),
+        ("other", "cell", 4, 0.0),
+    ]
+    for study, seed, settings in (("s", 1, "d"), ("other", 2, "d"), ("other", 1, "e")):
+        assert twin_rows(study, "cell", seed, settings, tmp_path) == []

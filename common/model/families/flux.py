@@ -124,10 +124,11 @@ class FluxFamily(FlowFamily):
 
     def constants(self, condition: Condition) -> dict[str, Tensor]:
         """Ids of the patches' places, row and column after a zero; those of the text are zeros."""
-        image = torch.zeros(self.layout.tokens, 3)
-        image[:, 1:] = torch.cartesian_prod(*(torch.arange(side) for side in self.layout.grid))
-        text = torch.zeros(condition["encoder_hidden_states"].shape[1], 3)
-        return {"img_ids": image.to(self.device), "txt_ids": text.to(self.device)}
+        image = torch.zeros(self.layout.tokens, 3, device=self.device)
+        sides = (torch.arange(side, device=self.device) for side in self.layout.grid)
+        image[:, 1:] = torch.cartesian_prod(*sides)
+        text = torch.zeros(condition["encoder_hidden_states"].shape[1], 3, device=self.device)
+        return {"img_ids": image, "txt_ids": text}
 
     @staticmethod
     def targets(network: nn.Module) -> tuple[str, ...]:

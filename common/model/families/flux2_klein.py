@@ -130,10 +130,11 @@ class Flux2KleinFamily(FlowFamily):
     def constants(self, condition: Condition) -> dict[str, Tensor]:
         """Coordinates of patches and words: time, row, column, place in the text."""
         words = condition["encoder_hidden_states"].shape[1]
-        image, text = torch.zeros(self.layout.tokens, 4), torch.zeros(words, 4)
-        image[:, 1:3] = torch.cartesian_prod(*(torch.arange(side) for side in self.layout.grid))
-        text[:, 3] = torch.arange(words)
-        return {"img_ids": image.to(self.device), "txt_ids": text.to(self.device)}
+        image, text = (torch.zeros(rows, 4, device=self.device) for rows in (self.layout.tokens, words))
+        sides = (torch.arange(side, device=self.device) for side in self.layout.grid)
+        image[:, 1:3] = torch.cartesian_prod(*sides)
+        text[:, 3] = torch.arange(words, device=self.device)
+        return {"img_ids": image, "txt_ids": text}
 
     @staticmethod
     def targets(network: nn.Module) -> tuple[str, ...]:

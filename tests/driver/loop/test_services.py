@@ -14,7 +14,6 @@ from common.cluster.process_failures import DeathCounter
 from common.cluster.references import first_line
 from common.errors import ModelError, PrdpError, StuckError
 from driver.loop.services import (
-    START_LIMIT_S,
     GivenUp,
     await_learner,
     started_rewards,
@@ -77,7 +76,7 @@ def start(learner: Ranks, limit: int = 5) -> tuple[str, DeathCounter, list[str],
         stalls = StallReporter(notes.append, clock)
         watching = asyncio.ensure_future(stalls.watch(list))
         try:
-            return (await await_learner(learner, deaths, stalls)).process, clock()
+            return (await await_learner(learner, deaths, stalls, 60.0)).process, clock()
         finally:
             watching.cancel()
 
@@ -92,8 +91,8 @@ def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit() -> None:
         stalls = StallReporter(notes.append, asyncio.get_running_loop().time)
         watching = asyncio.ensure_future(stalls.watch(list))
         deaths = DeathCounter("The learner", "learner.restarts", 5)
-        with pytest.raises(StuckError, match=f"Waited {START_LIMIT_S:.0f} s for the learner"):
-            await await_learner(Ranks([None, None]), deaths, stalls)
+        with pytest.raises(StuckError, match="Waited 60 s for the learner"):
+            await await_learner(Ranks([None, None]), deaths, stalls, 60.0)
         watching.cancel()
 
     run(wait())
@@ -203,8 +202,8 @@ def test_a_turn_to_start_that_never_comes_has_a_limit_and_says_whose_it_is(
     async def wait() -> None:
         stalls = StallReporter(notes.append, asyncio.get_running_loop().time)
         watching = asyncio.ensure_future(stalls.watch(list))
-        with pytest.raises(StuckError, match=f"{START_LIMIT_S:.0f} s other runs"):
-            async with turn_to_start(StopFlag(), stalls):
+        with pytest.raises(StuckError, match="60 s other runs"):
+            async with turn_to_start(StopFlag(), stalls, 60.0):
                 pass
         watching.cancel()
 
