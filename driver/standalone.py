@@ -25,7 +25,14 @@ from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.changes import MODEL, Inputs, digest_model, input_changes
 from driver.run.checkpoints import read_checkpoint
-from driver.run.prompts import PromptSets, PromptStream, choose_prompts, evaluation_tasks, open_prompts
+from driver.run.prompts import (
+    PromptSets,
+    PromptStream,
+    choose_prompts,
+    evaluation_tasks,
+    open_prompts,
+    sample_prompts,
+)
 from learner.state import HEADER_FILE, read_header
 from reward_service.client.local import LocalRewards
 
@@ -105,11 +112,12 @@ def policy_of(config: Config, checkpoint: str | None) -> LoadedPolicy:
 
 
 def prompt_sets(config: Config, prompts: str | None) -> PromptSets:
-    """The configuration's seen and unseen prompts; or those of one prompt set, under its name."""
+    """The configuration's seen and unseen prompts; or all of one prompt set, under its name."""
+    if prompts is not None:
+        every = open_prompts(PromptSource(path=prompts))
+        return {Path(prompts).stem: sample_prompts(every, len(every), config.evaluation.seed)}
     stream = PromptStream(open_prompts(config.prompts.train), config.run.seed)
-    unseen = config.prompts.unseen if prompts is None else PromptSource(path=prompts)
-    sets = choose_prompts(config, stream, open_prompts(unseen))
-    return sets if prompts is None else {Path(prompts).stem: sets["unseen"]}
+    return choose_prompts(config, stream, open_prompts(config.prompts.unseen))
 
 
 def measure(

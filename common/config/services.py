@@ -60,7 +60,7 @@ class RaySection(Section, title="The Ray cluster."):
         1800.0,
         "s",
         "Longest that the start of ranks, actors and rewards may take: machines that the cluster starts for "
-        "it, weights that are fetched from the hub, loading.",
+        "it, weights that are fetched from the hub, loading. (A scorer has 600 s to be built.)",
         gt=0.0,
     )
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from common.errors import PromptSetError
 
-PROMPT_COLUMNS = ("prompt", "text", "Prompt", "caption")
+PROMPT_COLUMNS = ("prompt", "text", "Prompt", "prompts", "Prompts", "caption")
 LONGEST_PROMPT = 100_000
 """Characters. Longer ones are files without line ends, or another column; models read some hundreds."""
 # Arrow's errors are ValueError, OSError and others; ArrowException covers the rest.
@@ -182,6 +182,10 @@ def _choose_column(path: Path, names: list[str], column: str) -> str:
         if padded := [name for name in names if name.strip() in wanted]:
             raise PromptSetError(
                 f"{path}: the column {padded[0]!r} has blanks around its name; take them out"
+            )
+        if other := [sign for sign in (";", "\t") if len(names) == 1 and sign in names[0]]:
+            raise PromptSetError(
+                f"{path} has {other[0]!r} between its columns; give it commas, or tabs and the suffix .tsv"
             )
         missing = f"no column {column!r}" if column else f"none of the columns {', '.join(PROMPT_COLUMNS)}"
         raise PromptSetError(f"{path} has {missing}; set column to one of its own: {', '.join(names)}")

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import PromptSetError
+from driver.run.prompt_files import PROMPT_COLUMNS
 from driver.run.prompts import shuffled
 
 FOLDER = Path("suites")
@@ -38,7 +39,6 @@ SUITES = {
 }
 """The file, or pattern of its name, or folder of each suite that has a name."""
 HPDV2_STYLES = ("anime", "concept-art", "paintings", "photo")
-PROMPT_COLUMNS = ("prompt", "Prompt", "prompts", "Prompts", "caption")
 CATEGORY_COLUMNS = ("tag", "category", "Category")
 # Of the uses of a seed in driver.run.prompts none is this one.
 _SUITE_SAMPLE = 2
@@ -106,10 +106,11 @@ def read_suite(given: str) -> Suite:
 def _rows(place: Path) -> list[Row]:
     if place.is_dir():
         return [row for style in HPDV2_STYLES for row in _style(place / f"{style}.json")]
-    if place.suffix not in _READERS:
+    suffix = place.suffix.lower()
+    if suffix not in _READERS:
         raise PromptSetError(f"{place} is no suite: known are {', '.join(_READERS)}, and HPDv2's folder")
     try:
-        return _READERS[place.suffix](place)
+        return _READERS[suffix](place)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
         raise PromptSetError(f"{place} is not a readable {place.suffix} file: {error}") from error
 
@@ -124,14 +125,14 @@ def _style(file: Path) -> list[Row]:
 
 
 def _read_json(file: Path) -> list[Row]:
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(values, list):
         raise PromptSetError(f"{file} must hold a list of prompts, or of objects with a prompt")
     return [_row(f"{file}, item {number}", value) for number, value in enumerate(values, start=1)]
 
 
 def _read_jsonl(file: Path) -> list[Row]:
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = file.read_text(encoding="utf-8-sig").split("\n")
     return [
         _row(f"{file}, line {number}", json.loads(line))
         for number, line in enumerate(lines, start=1)
@@ -149,7 +150,13 @@ def _row(which: str, value: Any) -> Row:
 
 def _read_table(file: Path, **form: Any) -> list[Row]:
     with file.open(encoding="utf-8-sig", newline="") as opened:
-        return [{k: v for k, v in row.items() if k} for row in csv.DictReader(opened, strict=True, **form)]
+        rows = list(csv.DictReader(opened, strict=True, **form))
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise PromptSetError(
+                f"{file}, row {number} has more fields than the header: a prompt with a comma goes in quotes"
+            )
+    return [{name: value for name, value in row.items() if name} for row in rows]
 
 
 def _read_parquet(file: Path) -> list[Row]:

@@ -86,7 +86,7 @@ def _import_class(path: str) -> type:
     except (Exception, SystemExit) as error:
         raise RewardError(
             f"scorer {path!r}: cannot import {module_name!r}: {error!r}. "
-            "Start the run where the module is importable, or install its package."
+            "Install its package, or name the folder that it is in: PYTHONPATH=FOLDER before the command."
         ) from error
     found = vars(module).get(class_name)
     if not inspect.isclass(found):

@@ -171,6 +171,14 @@ def served_app(name: str) -> serve.Application:
     return deployment.bind(name, "")
 
 
+def in_job(own: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment with what the job's adds to it. Serve gives a deployment that has one of its own no more
+    of the job's than its folder."""
+    job = dict(ray.get_runtime_context().runtime_env) if ray.is_initialized() else {}
+    added = {name: job[name] for name in ("env_vars", "pip", "uv", "conda", "py_modules") if name in job}
+    return {**added, **own, "env_vars": {**added.get("env_vars", {}), **own["env_vars"]}}
+
+
 def embedded_app(
     name: str,
     owner: str,
@@ -178,13 +186,15 @@ def embedded_app(
     section: RewardServiceSection,
     lifeline: ActorHandle | None = None,
 ) -> serve.Application:
-    """The application of a reward that a run starts for itself, with the resources of `reward_service`.
+    """The application of a reward that a run starts for itself, with the resources of `reward_service` and
+    the environment of the run's job.
 
     lifeline: of the driver that it ends with.
     """
+    options = process_options(section)
     deployment = _REWARD.options(
         num_replicas=section.replicas,
-        ray_actor_options=process_options(section),
+        ray_actor_options=options | {"runtime_env": in_job(options["runtime_env"])},
         user_config=settings.model_dump(mode="json"),
         max_ongoing_requests=groups_at_a_replica(settings) + SPARE_REQUESTS,
         max_queued_requests=section.queue_groups,

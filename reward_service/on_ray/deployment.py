@@ -91,8 +91,9 @@ def _clear(names: Iterable[str], owner: str) -> None:
     for name in taken:
         if not owner or _owner_of(name) != owner:
             raise RewardError(
-                f"The cluster has an application {name!r} already, and this run did not start it. Give the "
-                "run another name (run.name), or use that application: {app: " + name + "}."
+                f"The cluster has an application {name!r} already, which does not say that this run started "
+                "it. Give the run another name (run.name), or use that application: {app: " + name + "}. One "
+                "that an earlier try of this run left waiting for room ends by itself once it has started."
             )
     _delete(taken)
 

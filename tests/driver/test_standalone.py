@@ -105,13 +105,14 @@ def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(
 ) -> None:
     _, checkpoint = trained
     prompts = tmp_path / "mine.txt"
-    prompts.write_text("a bird\nthe sun\na red fish\n")
+    # More than evaluation.prompts: of a set that is named all are evaluated.
+    prompts.write_text("a bird\nthe sun\na red fish\na cat\na dog\n")
     output = tmp_path / "out"
     arguments = ["--checkpoint", str(checkpoint), "--prompts", str(prompts), "--output", str(output)]
     assert evaluate.main([*arguments, "gold.other.scorer=jpeg_incompressibility"]) == 0
     table = (output / "table.md").read_text()
     assert "other" in table
-    assert "mine" in table
+    assert "5 mine" in table
     assert Image.open(output / "grid.png").size[0] > 64
     assert "other" in capsys.readouterr().out
 

@@ -36,7 +36,7 @@ class TestFormats:
     def test_another_column_is_named(self, tmp_path: Path, suffix: str) -> None:
         path = write_as(tmp_path / f"p{suffix}", PROMPTS, "frage")
         assert list(opened(path, "frage")) == PROMPTS
-        assert "prompt, text, Prompt, caption" in refusal(path)
+        assert "prompt, text, Prompt, prompts, Prompts, caption" in refusal(path)
         assert "id, frage" in refusal(path, "fraeg")
 
     def test_lines_without_fields_before_the_header_are_none(self, tmp_path: Path) -> None:
@@ -173,6 +173,8 @@ class TestRefused:
             ("p.jsonl", b"[" * 100_000, "nested"),
             ("p.csv", b"id,prompt\n1,a\n2,b,c\n", "line 3: "),
             ("p.csv", b"id,prompt\n1\n", "line 2: "),
+            ("p.csv", b"id;prompt\n1;a\n", "';' between its columns"),
+            ("p.csv", b"id\tprompt\n1\ta\n", "between its columns"),
             ("p.csv", b'id,prompt\n1,a\n2,"b\n3,c\n', "line 3: "),
             ("p.csv", b'id,prompt\n1,"a"b\n2,c\n', "line 2: "),
             ("p.csv", b"id,prompt\n1,a\n2,\n", "line 3: the prompt is blank"),

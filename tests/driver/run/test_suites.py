@@ -103,6 +103,7 @@ def test_a_sample_keeps_positions_and_so_the_noise(tmp_path: Path) -> None:
         ("a.json", "[]", "no prompts"),
         ("a.tsv", "Prompt\tCategory\na\tx\n \tx\n", "row 2"),
         ("a.csv", "Text,Category\na,x\n", "Text, Category"),
+        ("a.csv", "Prompt,Category\nThree dogs, one cat,x\n", "row 1 has more fields"),
         ("a.parquet", "not parquet", "a.parquet"),
         ("a.txt", "a cat\n", "jsonl"),
     ],

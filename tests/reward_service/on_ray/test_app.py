@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import yaml
 
 from common.config.services import RewardServiceSection
@@ -14,6 +16,7 @@ from reward_service.on_ray.app import (
     SPARE_REQUESTS,
     embedded_app,
     groups_at_a_replica,
+    in_job,
     served_app,
 )
 
@@ -28,3 +31,16 @@ def test_a_run_cannot_fill_all_places_of_a_replica() -> None:
     assert served.max_ongoing_requests == ONGOING_GROUPS + SPARE_REQUESTS
     first = yaml.safe_load(SERVE_FILE.read_text())["applications"][0]["deployments"][0]
     assert first["max_ongoing_requests"] == ONGOING_GROUPS + SPARE_REQUESTS
+
+
+def test_a_replica_has_the_jobs_environment_beside_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {
+        "working_dir": "gcs://x.zip",
+        "pip": ["judge"],
+        "env_vars": {"HF_TOKEN": "t", "OMP_NUM_THREADS": "9"},
+    }
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(runtime_env=job))
+    own = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    assert in_job(own) == {"pip": ["judge"], "env_vars": {"HF_TOKEN": "t", "OMP_NUM_THREADS": "1"}}
+    assert own == {"env_vars": {"OMP_NUM_THREADS": "1"}}
