@@ -91,9 +91,10 @@ def _clear(names: Iterable[str], owner: str) -> None:
     for name in taken:
         if not owner or _owner_of(name) != owner:
             raise RewardError(
-                f"The cluster has an application {name!r} already, which does not say that this run started "
-                "it. Give the run another name (run.name), or use that application: {app: " + name + "}. One "
-                "that an earlier try of this run left waiting for room ends by itself once it has started."
+                f"The cluster has an application {name!r} already, and as far as it says this run did not "
+                "start it. Give the run another name (run.name), or use that application: {app: "
+                + name
+                + "}. One that an earlier try of this run left waiting for room ends once it has started."
             )
     _delete(taken)
 
