@@ -59,6 +59,11 @@ DIFFERENT_PROMPTS: Changes = {
 }
 """Nearly what the paper gave DDPO: as many different prompts as a group allows, at least two images each."""
 
+KL_OF_DDPO = {"kl_0.003": 0.003, "kl_0.03": 0.03}
+"""Weights of a KL for DDPO. In its units PRDP's beta of 1 is, in expectation and for groups of B = 2 images,
+(B - 1) / (B T_s s n) = .003: T_s = 3 steps, s = .034 the deviation of rewards from their pair's mean, n =
+1,536 elements of a latent."""
+
 METHODS: dict[str, Changes] = {
     "prdp": {},
     "ddpo_batch": {"objective": {"kind": "ddpo", "baseline": "batch"}, **DIFFERENT_PROMPTS},
@@ -67,7 +72,7 @@ METHODS: dict[str, Changes] = {
     "grpo": {"objective": {"kind": "grpo"}},
     "rebel": {"objective": {"kind": "rebel"}},
     "dpok": {"objective": {"kind": "dpok", "reward_weight": 1000.0, "kl_weight": 0.1}},
-    # About the spread of the proxy among a prompt's images before training, which is .11.
+    # About the spread of the proxy among the small prompts' images before training, which is .11.
     "rwr": {"objective": {"kind": "rwr", "temperature": 0.1}},
     "raft": {"objective": {"kind": "raft"}},
     "nft": {"objective": {"kind": "nft"}},
@@ -258,6 +263,18 @@ STUDIES = {
                         ("2e-04", at_rate(RATES["ddpo_batch"], {})),
                         ("64x2_2e-04", at_rate(RATES["ddpo_batch"], DIFFERENT_PROMPTS)),
                     )
+                },
+                # Is it PRDP's KL or its regression that holds at that rate?
+                **{
+                    f"ddpo_group_64x2_2e-04_{name}": at_rate(
+                        RATES["ddpo_batch"],
+                        {
+                            **LARGE,
+                            **DIFFERENT_PROMPTS,
+                            "objective": {**METHODS["ddpo_group"]["objective"], "kl_weight": weight},
+                        },
+                    )
+                    for name, weight in KL_OF_DDPO.items()
                 },
             },
             FIVE,
