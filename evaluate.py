@@ -1,11 +1,12 @@
-"""Measure a checkpoint against the pretrained model: python evaluate.py --checkpoint PLACE
-[--prompts FILE | --suite NAME|FILE] [key=value ...]"""
+"""Measure a checkpoint against the pretrained model or another checkpoint: python evaluate.py
+--checkpoint PLACE [--against PLACE] [--prompts FILE | --suite NAME|FILE] [key=value ...]"""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -15,12 +16,15 @@ from driver import api
 from driver.command_line import Arguments, check_writable, fail, parse_arguments, writable_folder
 
 USAGE = (
-    "python evaluate.py --checkpoint PLACE [--prompts FILE | --suite NAME|FILE [--guidances 1,3,5]] "
-    "[--output FOLDER] [key=value ...]"
+    "python evaluate.py --checkpoint PLACE [--against PLACE] [--prompts FILE] [--output FOLDER] "
+    "[key=value ...]\n"
+    "       python evaluate.py --checkpoint PLACE --suite NAME|FILE [--guidances 1,3,5] [--output FOLDER] "
+    "[key=value ...]"
 )
 FLAGS = {
     "--checkpoint": "folder or URI of a checkpoint, RUN_FOLDER/checkpoints/epoch_…, compared with the "
     "pretrained model",
+    "--against": "another checkpoint of the same model, compared with in place of the pretrained model",
     "--config": "configuration file, instead of the checkpoint's own; without --checkpoint: the "
     "pretrained model alone",
     "--prompts": "prompt set to evaluate, instead of the configuration's seen and unseen prompts",
@@ -54,10 +58,12 @@ def evaluate(given: Arguments) -> None:
     if only := [flag for flag in ("--suite-prompts", "--suite-alone", "--guidances") if flag in given.flags]:
         raise ConfigError(f"{' and '.join(only)}: belongs to --suite NAME|FILE, which is not given.")
     flags = given.flags
-    checkpoint = flags.get("--checkpoint")
+    checkpoint, against = flags.get("--checkpoint"), flags.get("--against")
+    if against is not None and checkpoint is None:
+        raise ConfigError("--against is compared with another checkpoint: name it by --checkpoint PLACE.")
     config = api.load(flags.get("--config"), checkpoint, given.overrides)
     table_file, grid_file = output_files(given, "table.md", "grid.png")
-    evaluations = api.evaluate(checkpoint, config, flags.get("--prompts"))
+    evaluations = api.evaluate(checkpoint, config, flags.get("--prompts"), against)
     # Imported here, so that --help and mistakes answer at once.
     from driver.report.console import PlainConsole
     from driver.report.images import before_after_grid, sample_grid
@@ -72,8 +78,10 @@ def evaluate(given: Arguments) -> None:
 
     console = PlainConsole()
     if checkpoint is not None:
-        changes = compare(evaluations)
-        table, markdown = change_table(changes, checkpoint), change_markdown(changes)
+        # Whatever epochs the other checkpoint has, it is what was asked for: no remark on a late beginning.
+        changes = [replace(change, since=0) for change in compare(evaluations)]
+        title = checkpoint if against is None else f"{checkpoint} against {against}"
+        table, markdown = change_table(changes, title), change_markdown(changes)
     else:
         table = evaluation_table(evaluations[0], config.model.path)
         markdown = evaluation_markdown(evaluations[0])
@@ -93,8 +101,11 @@ def evaluate(given: Arguments) -> None:
 def evaluate_suite(given: Arguments) -> None:
     """Measure on a suite, write report, results and each prompt's scores, show the comparisons."""
     checkpoint = given.flags.get("--checkpoint")
-    if checkpoint is None or "--prompts" in given.flags:
-        raise ConfigError("--suite compares a checkpoint: give --checkpoint PLACE, and no --prompts.")
+    if checkpoint is None or {"--prompts", "--against"} & given.flags.keys():
+        raise ConfigError(
+            "--suite compares a checkpoint with its pretrained model: give --checkpoint PLACE, and neither "
+            "--prompts nor --against."
+        )
     count = given.whole_number("--suite-prompts", 0, 1) if "--suite-prompts" in given.flags else None
     config = api.load(given.flags.get("--config"), checkpoint, given.overrides)
     files = output_files(given, "suite.md", "suite.json", "suite_prompts.jsonl")

@@ -145,26 +145,36 @@ def score(prompt: str, images: NDArray[np.uint8], config: Config) -> GroupScore:
 
 
 def evaluate(
-    checkpoint: str | None = None, config: Config | None = None, prompts: str | None = None
+    checkpoint: str | None = None,
+    config: Config | None = None,
+    prompts: str | None = None,
+    against: str | None = None,
 ) -> tuple[Evaluation, ...]:
     """The pretrained model measured, and then the checkpoint where one is given, with the same noise.
 
-    prompts: a prompt set, instead of the configuration's seen and unseen prompts. Raises RewardError.
+    prompts: a prompt set, instead of the configuration's seen and unseen prompts. against: another checkpoint
+    of that pretrained model, measured in its place; of its own configuration only `policy` counts. Raises
+    CheckpointError, RewardError.
     """
     _check_policy(checkpoint, config)
     _check("prompts", prompts, str, type(None))
+    _check("against", against, str, type(None))
+    if against is not None and checkpoint is None:
+        raise ConfigError("against is a checkpoint to compare another with: name that one too (checkpoint).")
     need_docstrings()
     from driver.report.console import PlainConsole, plain_progress
     from driver.standalone import measure, policy_of, prompt_sets
     from reward_service.client.local import local_rewards
 
     config = config or load(checkpoint=checkpoint)
+    first = config if against is None else config.model_copy(update={"policy": load(None, against).policy})
+    # The checkpoint first: where it cannot be loaded, nothing has been measured in vain.
+    policies = [(config, checkpoint)] if checkpoint is not None else []
+    policies.append((first, against))
     with _a_loop_of_its_own(), plain_progress(PlainConsole()) as progress:
         rewards = local_rewards(config.rewards, config.gold, config.reward_service)
         sets = prompt_sets(config, prompts)
-        # The checkpoint first: where it cannot be loaded, nothing has been measured in vain.
-        places = [None] if checkpoint is None else [checkpoint, None]
-        found = [measure(config, policy_of(config, place), rewards, sets, progress) for place in places]
+        found = [measure(config, policy_of(*policy), rewards, sets, progress) for policy in policies]
     return tuple(reversed(found))
 
 

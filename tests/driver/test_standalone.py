@@ -22,6 +22,8 @@ from common.config.services import RewardSpec
 from common.errors import BadNumbersError, RewardError
 from common.storage import Content
 from common.trajectory import NoiseKey
+from driver import api
+from driver.report.intervals import Interval, compare
 from driver.run.changes import digest_model
 from driver.run.checkpoints import Checkpoints, RunState
 from driver.standalone import LoadedPolicy, load_checkpoint, load_pretrained, measure, prompt_sets
@@ -35,8 +37,12 @@ from tests.tiny_config import make_config
 @pytest.fixture(scope="module")
 def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     """A checkpoint of a LoRA policy that is not the pretrained one."""
-    folder = tmp_path_factory.mktemp("tools")
-    config = make_config(tiny_pipeline, folder)
+    config = make_config(tiny_pipeline, tmp_path_factory.mktemp("tools"))
+    return config, disturbed_checkpoint(config)
+
+
+def disturbed_checkpoint(config: Config) -> Path:
+    """A checkpoint of two epochs and seven updates, whose policy is the pretrained one and noise."""
     learner = build_learner(config, "run", Single())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -46,8 +52,7 @@ def trained(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="", inputs=inputs)
     files: dict[str, Content] = dict(export_state(learner))
     files["learner.json"] = json.dumps({**json.loads(bytes(files["learner.json"])), "version": 7}).encode()
-    place = Checkpoints.of(config).write(state, config_to_yaml(config), files)
-    return config, Path(place)
+    return Path(Checkpoints.of(config).write(state, config_to_yaml(config), files))
 
 
 def test_sample_writes_the_checkpoint_s_own_pictures(trained: tuple[Config, Path], tmp_path: Path) -> None:
@@ -115,6 +120,26 @@ def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(
     assert "5 mine" in table
     assert Image.open(output / "grid.png").size[0] > 64
     assert "other" in capsys.readouterr().out
+
+
+def test_evaluate_compares_two_checkpoints_whatever_is_trained_in_each(
+    trained: tuple[Config, Path], tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, checkpoint = trained
+    other = disturbed_checkpoint(make_config(tiny_pipeline, tmp_path, {"policy": {"kind": "full"}}))
+    before, after = api.evaluate(str(checkpoint), config, against=str(other))
+    (alone,) = api.evaluate(None, config)
+    (itself,) = {change.difference for change in compare([after, api.evaluate(str(checkpoint), config)[1]])}
+    assert itself == Interval(0.0, 0.0)
+    means = [float(one.sets[-1].scores["jpeg"].mean()) for one in (before, after, alone)]
+    assert len(set(means)) == 3
+    flags = ["--checkpoint", str(checkpoint), "--against", str(other), "--output", str(tmp_path / "out")]
+    assert evaluate.main(flags) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert all(f"{mean:.2f}"[:-1] in table for mean in means[:2])
+    assert "first evaluation" not in table
+    assert evaluate.main(["--config", "a.yaml", *flags[2:]]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
 
 
 def test_a_scorer_that_fails_is_told_before_the_second_prompt_is_sampled(
