@@ -169,8 +169,7 @@ def evaluate(
     config = config or load(checkpoint=checkpoint)
     first = config if against is None else config.model_copy(update={"policy": load(None, against).policy})
     # The checkpoint first: where it cannot be loaded, nothing has been measured in vain.
-    policies = [(config, checkpoint)] if checkpoint is not None else []
-    policies.append((first, against))
+    policies = [(config, checkpoint), (first, against)] if checkpoint is not None else [(config, None)]
     with _a_loop_of_its_own(), plain_progress(PlainConsole()) as progress:
         rewards = local_rewards(config.rewards, config.gold, config.reward_service)
         sets = prompt_sets(config, prompts)
