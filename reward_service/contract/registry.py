@@ -10,9 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 from common.config.services import ScorerSection
 from common.errors import RewardError
 from common.hidden import error_without_secrets, remember_options, without_secrets
+from reward_service.contract.results import LONGEST_LABEL
 from reward_service.contract.reward import methods_of
 from reward_service.contract.scorer import NEEDED, AnyScorer
+from reward_service.contract.settings import LONGEST_VERSION_LABEL
 from reward_service.scorers import SHIPPED
+
+LONGEST_VERSION = LONGEST_LABEL - LONGEST_VERSION_LABEL - len("+")
+"""Of a scorer, in characters: its stamp must have room for the label that settings join to it."""
 
 
 @runtime_checkable
@@ -43,8 +48,8 @@ def check_spec(spec: ScorerSection) -> type[AnyScorer]:
 def build_scorer(spec: ScorerSection) -> AnyScorer:
     """A scorer as configured. Shipped scorers read their weights at first use.
 
-    Raises RewardError where check_spec refuses, the constructor raises, version or digest is no text, or
-    check_prompts are no texts.
+    Raises RewardError where check_spec refuses, the constructor raises, version or digest is no text, version
+    is empty or too long for a stamp, or check_prompts are no texts.
     """
     remember_options(spec.options)
     scorer_class = check_spec(spec)
@@ -59,6 +64,11 @@ def build_scorer(spec: ScorerSection) -> AnyScorer:
             raise RewardError(
                 f"{spec.scorer} needs the attribute {field}, a text (digest may be empty), got {value!r}."
             )
+    if not 0 < len(scorer.version) <= LONGEST_VERSION:
+        raise RewardError(
+            f"{spec.scorer}: version has {len(scorer.version)} characters; allowed: 1 to {LONGEST_VERSION}. "
+            "Name the code by a short text, such as '1'."
+        )
     prompts = getattr(scorer, "check_prompts", ())
     if not isinstance(prompts, tuple) or not all(isinstance(prompt, str) for prompt in prompts):
         raise RewardError(f"{spec.scorer}: check_prompts must be a tuple of texts, got {prompts!r}.")

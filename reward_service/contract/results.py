@@ -12,7 +12,8 @@ from common.errors import RewardError
 from common.trajectory import Float64, RewardScores, ScorerStamp
 
 _ANTISYMMETRY = 1e-6
-_LONGEST_LABEL = 1000
+LONGEST_LABEL = 1000
+"""Longest name, version and digest of a stamp, in characters."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def check_scores(scores: RewardScores, images: int) -> RewardScores:
     stamp = scores.stamp
     if not stamp.name or not stamp.version:
         raise RewardError(f"Its stamp names no reward or no version: {stamp}.")
-    if max(len(stamp.name), len(stamp.version), len(stamp.digest)) > _LONGEST_LABEL:
-        raise RewardError(f"Its stamp is longer than {_LONGEST_LABEL} characters.")
+    if max(len(stamp.name), len(stamp.version), len(stamp.digest)) > LONGEST_LABEL:
+        raise RewardError(f"Its stamp is longer than {LONGEST_LABEL} characters.")
     return RewardScores(rewards, differences, float(scores.residual), stamp)
 
 

@@ -17,6 +17,9 @@ from common.hidden import without_secrets
 
 S = TypeVar("S", bound=Section)
 
+LONGEST_VERSION_LABEL = 60
+"""In characters."""
+
 
 class ServedReward(BatchSection, ScorerSection):
     """One reward of the service. As a Serve deployment's `user_config` it changes without a restart."""
@@ -35,8 +38,9 @@ class ServedReward(BatchSection, ScorerSection):
     @field_validator("version")
     @classmethod
     def _a_label(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9._-]{0,60}", value):
-            raise ValueError(f"{value!r} cannot be a label; use up to 60 letters, digits, '.', '_' and '-'")
+        if len(value) > LONGEST_VERSION_LABEL or not re.fullmatch(r"[A-Za-z0-9._-]*", value):
+            allowed = f"up to {LONGEST_VERSION_LABEL} letters, digits, '.', '_' and '-'"
+            raise ValueError(f"{value!r} cannot be a label; use {allowed}")
         return value
 
     def same_scorer(self, other: ServedReward) -> bool:

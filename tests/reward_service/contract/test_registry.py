@@ -45,6 +45,19 @@ class NumberOfTheClass(NoDigest):
     digest = ""
 
 
+class EmptyVersion(NoDigest):
+    """Would be refused by whoever reads its scores."""
+
+    version = ""
+    digest = ""
+
+
+class LongVersion(EmptyVersion):
+    """Its stamp would be, too."""
+
+    version = "x" * 1000
+
+
 class OneText(NoDigest):
     """Gives its check_prompts as one text."""
 
@@ -122,6 +135,8 @@ def test_what_cannot_work_is_refused_before_it_is_built(
     [
         (f"{SCORERS}:Unbuildable", "no such model"),
         (f"{__name__}:NumberVersion", "version"),
+        (f"{__name__}:EmptyVersion", "version has 0 characters; allowed: 1 to "),
+        (f"{__name__}:LongVersion", "version has 1000 characters; allowed: 1 to "),
         (f"{__name__}:OneText", "check_prompts"),
     ],
 )
