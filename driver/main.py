@@ -323,7 +323,7 @@ async def run_epochs(
     learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, rollouts.sample_again)
     facts = await learner.facts()
     if inputs.recording:
-        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base)
+        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base, config.rewards)
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
     objective = build_objective(config.objective, math.prod(facts.latent_shape))

@@ -168,7 +168,7 @@ class Rollouts:
         )
 
     def forget(self) -> None:
-        """Give up everything that has begun."""
+        """Give up everything that has begun, and what has failed of it."""
         for task in self._begun:
             task.cancel()
         self._begun.clear()

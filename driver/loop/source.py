@@ -26,7 +26,7 @@ class Source(Protocol):
         ...
 
     def forget(self) -> None:
-        """Give up what has begun: epochs come again."""
+        """Forget what has begun, which Rollouts.forget gives up: epochs come again."""
         ...
 
     def groups(self, epoch: int) -> AsyncIterator[Group]:
@@ -87,7 +87,6 @@ class OnlineSource:
     def forget(self) -> None:
         """See Source."""
         self._in_flight.clear()
-        self._rollouts.forget()
 
     def groups(self, epoch: int) -> AsyncIterator[Group]:
         """See Source."""

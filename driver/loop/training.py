@@ -134,6 +134,7 @@ class Training:
         lost = lost_samples(self._config, beginning.epoch)
         why = f"Back to {where}, because {loss}: {again}."
         parts.observer.rewound(beginning.epoch, f"{why} {lost}" if lost else why)
+        parts.rollouts.forget()
         parts.source.forget()
         parts.learner.restart()
         return beginning

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         "sha256": pa.string(),
     }
 )
+PART = "part "
+"""Begins the name of the array of one reward's scores."""
 # What Arrow raises: its own, plain OSError for what the file system refuses, and for names that are no UTF-8.
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 # Differences are antisymmetric to rounding: a judge may have computed the two halves apart.
@@ -153,8 +155,11 @@ class Recording:
                 total.update(batch.column("sha256")[0].as_py().encode())
         return total.hexdigest()
 
-    def check(self, schedule: str, latent_shape: tuple[int, ...], base: str) -> None:
-        """Refuse a recording that a learner of this step distribution, latent shape and base cannot take.
+    def check(
+        self, schedule: str, latent_shape: tuple[int, ...], base: str, rewards: Collection[str]
+    ) -> None:
+        """Refuse a recording that a learner of this step distribution, latent shape and base cannot take, or
+        that was not scored by the rewards of these names.
 
         Looks at every row, but not at the arrays. Raises RecordingError naming the file and the row.
         """
@@ -169,7 +174,7 @@ class Recording:
                 )
             for row, batch in _rows(path, self.kind, ["header"]):
                 header = json.loads(batch.column("header")[0].as_py())
-                reason = _misfit(header, schedule, latent_shape)
+                reason = _misfit(header, schedule, latent_shape, rewards)
                 if reason is not None:
                     raise RecordingError(f"{path}, row {row}: {reason}")
 
@@ -249,7 +254,7 @@ def _arrays(group: ScoredGroup) -> dict[str, NDArray[Any]]:
         "differences": score.differences,
         "advantages": group.advantages,
         **{f"condition {name}": rows for name, rows in trajectory.condition.items()},
-        **{f"part {name}": values for name, values in score.parts.items()},
+        **{f"{PART}{name}": values for name, values in score.parts.items()},
     }
     return {name: array for name, array in arrays.items() if array is not None}
 
@@ -309,11 +314,13 @@ def _group(header: dict[str, Any], contents: list[pa.Buffer]) -> ScoredGroup:
         schedule=header["schedule"],
     )
     scorers = tuple(ScorerStamp(**stamp) for stamp in header["scorers"])
-    score = GroupScore(arrays["rewards"], arrays["differences"], named("part "), scorers)
+    score = GroupScore(arrays["rewards"], arrays["differences"], named(PART), scorers)
     return ScoredGroup(trajectory, score, arrays.get("advantages"))
 
 
-def _misfit(header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...]) -> str | None:
+def _misfit(
+    header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...], rewards: Collection[str]
+) -> str | None:
     if header["schedule"] != schedule:
         return (
             f"sampled from the step distribution {header['schedule']}, this run's is {schedule}; "
@@ -322,6 +329,12 @@ def _misfit(header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...]
     shape = next(shape for name, _, shape in header["arrays"] if name == "latents")
     if tuple(shape[1:]) != latent_shape:
         return f"latents are {tuple(shape[1:])}, this run's model has {latent_shape}"
+    scored_by = {name.removeprefix(PART) for name, *_ in header["arrays"] if name.startswith(PART)}
+    if scored_by != set(rewards):
+        return (
+            f"scored by {', '.join(sorted(scored_by))}, this run's rewards are {', '.join(sorted(rewards))}; "
+            "name the rewards in the section rewards as they were recorded"
+        )
     return None
 
 

@@ -62,9 +62,11 @@ class Script:
         self.epoch = 0
         self.reports: dict[int, list[list[UpdateReport]]] = {}
         self.rewound: list[int] = []
+        self.steps: list[str] = []
 
     def at(self, step: str) -> None:
         """A step is reached; each trouble comes once."""
+        self.steps.append(step)
         trouble = self.troubles.pop((step, self.epoch), None)
         if trouble:
             raise trouble
@@ -125,6 +127,9 @@ class FakeRollouts:
     def take_history(self) -> list[GroupHistory]:
         return []
 
+    def forget(self) -> None:
+        self.script.at("forget")
+
     def end_sampling(self) -> None:
         self.script.at("end sampling")
 
@@ -139,7 +144,7 @@ class FakeSource:
         self.script.at("prepare")
 
     def forget(self) -> None:
-        self.script.at("forget")
+        self.script.at("forget what is in flight")
 
     async def groups(self, epoch: int) -> AsyncIterator[Group]:
         for version in (0, 0):
@@ -334,6 +339,8 @@ def test_what_cannot_be_learned_again_makes_the_run_go_back_to_the_newest_checkp
     script = Script({("update", 1): RewindNeeded("x"), ("group", 4): RewindNeeded("y")})
     train(config, script)
     assert script.rewound == [0, 3]
+    # Rollouts too: they hold what has failed, and would raise it again at what comes next.
+    assert [script.steps.count(step) for step in ("forget", "forget what is in flight")] == [2, 2]
     assert kept(config) == [(3, b"3"), (6, b"6")]
 
 

@@ -34,6 +34,10 @@ from driver.run.recordings import TrajectoryWriter, open_recording
 from tests.scored_groups import assert_same_bits, make_group
 
 
+REWARDS = ["a", "b"]
+"""Those of make_group."""
+
+
 def write(folder: Path, *groups: ScoredGroup, epoch: int = 0) -> Path:
     return TrajectoryWriter(folder, base="base").write_epoch(epoch, groups)
 
@@ -258,18 +262,19 @@ class TestCheck:
     def test_a_fitting_recording_passes(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0), epoch=0)
         write(tmp_path, make_group(1), epoch=1)
-        open_recording(tmp_path).check("abc", (2, 4, 4), "base")
+        open_recording(tmp_path).check("abc", (2, 4, 4), "base", REWARDS)
 
     @pytest.mark.parametrize(
         ("run", "mentions"),
         [
-            (("abc", (2, 4, 4), "other"), r"epoch_000000.*another pretrained model"),
-            (("xyz", (2, 4, 4), "base"), r"epoch_000000\.parquet, row 1: .*abc.*xyz"),
-            (("abc", (4, 8, 8), "base"), r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"),
+            (("abc", (2, 4, 4), "other", REWARDS), r"epoch_000000.*another pretrained model"),
+            (("xyz", (2, 4, 4), "base", REWARDS), r"epoch_000000\.parquet, row 1: .*abc.*xyz"),
+            (("abc", (4, 8, 8), "base", REWARDS), r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"),
+            (("abc", (2, 4, 4), "base", ["mine"]), r"row 1: scored by .*mine"),
         ],
     )
     def test_what_does_not_fit_the_run_is_refused_with_file_and_row(
-        self, tmp_path: Path, run: tuple[str, tuple[int, ...], str], mentions: str
+        self, tmp_path: Path, run: tuple[str, tuple[int, ...], str, list[str]], mentions: str
     ) -> None:
         write(tmp_path, make_group(0))
         with pytest.raises(RecordingError, match=mentions):
