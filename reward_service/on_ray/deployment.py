@@ -122,11 +122,12 @@ def _wait_until_running(names: tuple[str, ...], limit_s: float, waits_for: Calla
     end_at = time.monotonic() + limit_s
     waiting = list(names)
     while waiting and time.monotonic() < end_at:
-        running = applications()
-        states = {name: running[name].status for name in waiting}
-        for name, status in states.items():
-            if status == ApplicationStatus.DEPLOY_FAILED:
+        there = applications()
+        for name in waiting:
+            # Gone: deleted, or Serve itself was shut down meanwhile.
+            if name not in there or there[name].status == ApplicationStatus.DEPLOY_FAILED:
                 raise RewardError(f"The reward service cannot start. {describe(name)}")
+        states = {name: there[name].status for name in waiting}
         waiting = [name for name, status in states.items() if status != ApplicationStatus.RUNNING]
         if waiting:
             shown = ", ".join(f"{name} is {states[name].value}" for name in waiting)

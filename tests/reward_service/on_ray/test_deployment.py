@@ -24,6 +24,12 @@ def test_of_other_errors_the_last_line_is_told() -> None:
     assert _last_words("Traceback\n  File x\nOSError: no disk\n") == "OSError: no disk"
 
 
+def test_an_application_that_is_gone_while_it_is_waited_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "applications", dict)
+    with pytest.raises(RewardError, match="Serve has no application 'run-red'"):
+        deployment._wait_until_running(("run-red",), 5.0, lambda _: None)
+
+
 @pytest.mark.parametrize(("others", "ends"), [((), True), (("somebody",), False)])
 def test_serve_ends_with_its_last_applications_only(
     others: tuple[str, ...], ends: bool, monkeypatch: pytest.MonkeyPatch
