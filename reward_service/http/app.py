@@ -96,7 +96,8 @@ class _Front:
             scores = check_scores(reply.outcome, len(group.images))
         except RewardError as error:
             raise Refusal(SCORER_FAILED, f"The scorer's answer is not sound. {error}") from error
-        return Response(encode_reply(scores, reply.busy_s, reply.shadow), media_type=JSON_TYPE)
+        body = encode_reply(scores, reply.busy_s, reply.shadow, reply.refused)
+        return Response(body, media_type=JSON_TYPE)
 
     async def describe(self) -> Response:
         """Which reward answers: version, digest, settings, and why the last change of them was refused."""

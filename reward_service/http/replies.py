@@ -60,15 +60,18 @@ class FailureBody(BaseModel):
 
 
 class ScoreReply(ScoresBody):
-    """The answer to a group. busy_s: seconds of the scorer; shadow: what a shadow version says, or null."""
+    """The answer to a group. busy_s: seconds of the scorer; shadow: what a shadow version says, or null;
+    refused: why the last change of settings was refused, empty where it was not."""
 
     busy_s: Annotated[float, Field(ge=0.0)] = 0.0
     shadow: ScoresBody | FailureBody | None = None
+    refused: str = ""
 
 
-def encode_reply(scores: RewardScores, busy_s: float, shadow: Outcome | NoShadow) -> bytes:
+def encode_reply(scores: RewardScores, busy_s: float, shadow: Outcome | NoShadow, refused: str = "") -> bytes:
     """One JSON object; numbers are written so that reading gives the same float64."""
-    reply = {**scores_object(scores), "busy_s": busy_s, "shadow": _shadow_object(shadow)}
+    told = {"busy_s": busy_s, "shadow": _shadow_object(shadow), "refused": _sendable(refused)}
+    reply = {**scores_object(scores), **told}
     return json.dumps(reply, allow_nan=False).encode()
 
 
@@ -83,7 +86,7 @@ def decode_reply(body: bytes, images: int) -> Reply:
         shadow = RewardFailure(hide(reply.shadow.reason)[:_LONGEST_REASON])
     elif reply.shadow is not None:
         shadow = _read_shadow(reply.shadow, images)
-    return Reply(_read_scores(reply, images), reply.busy_s, shadow)
+    return Reply(_read_scores(reply, images), reply.busy_s, shadow, hide(reply.refused)[:_LONGEST_REASON])
 
 
 def scores_object(scores: RewardScores) -> dict[str, Any]:
@@ -105,8 +108,13 @@ def first_problem(error: ValidationError) -> str:
 
 def _shadow_object(shadow: Outcome | NoShadow) -> dict[str, Any] | None:
     if isinstance(shadow, RewardFailure):
-        return {"reason": shadow.reason}
+        return {"reason": _sendable(shadow.reason)}
     return scores_object(shadow) if isinstance(shadow, RewardScores) else None
+
+
+def _sendable(reason: str) -> str:
+    """Half a character would make the whole reply unreadable, and with it the score."""
+    return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8")
 
 
 def _read_shadow(shadow: ScoresBody, images: int) -> Outcome:

@@ -67,6 +67,17 @@ def test_a_reward_says_what_it_is_and_that_it_works() -> None:
     assert 0.0 <= answer.json["worked_s_ago"] < 60.0
 
 
+def test_a_refused_change_of_settings_is_told_with_every_score() -> None:
+    async def ask() -> str:
+        async with engine("Redness") as backend:
+            await backend.change({"scorer": "no_such_scorer"})
+            app = build_http_app(backend, SMALL, NO_TOKEN)
+            answer = await call(app, post(JSON.content_type, group(JSON)))
+            return decode_reply(answer.body, 3).refused
+
+    assert "no scorer named 'no_such_scorer'" in asyncio.run(ask())
+
+
 @pytest.mark.parametrize("mood", ["raise", "nan"])
 def test_a_scorer_that_fails_is_no_number_and_no_crash(mood: str) -> None:
     answer = run(lambda app: call(app, post(JSON.content_type, group(JSON, f"{mood} always"))), "Moody")

@@ -130,7 +130,7 @@ def test_json_is_what_the_documentation_shows() -> None:
     group = JSON.decode_group(json.dumps({"prompt": "a", "images": [image]}).encode(), LIMITS, _free)
     np.testing.assert_array_equal(group.images, _pixels(4)[:1])
     reply = json.loads(encode_reply(_scores(2), 0.5, NoShadow()))
-    assert sorted(reply) == ["busy_s", "differences", "residual", "rewards", "shadow", "stamp"]
+    assert sorted(reply) == ["busy_s", "differences", "refused", "residual", "rewards", "shadow", "stamp"]
     assert reply["stamp"] == {"name": "clip", "version": "1+b", "digest": "0" * 64}
     assert reply["shadow"] is None
 
@@ -187,6 +187,15 @@ def test_a_reply_arrives_to_the_last_bit(seed: int, count: int, busy_s: float, s
         assert reply.shadow == shadow[shadow_kind]
 
 
+def test_what_else_is_told_does_not_harm_the_score() -> None:
+    body = encode_reply(_scores(3), 0.0, RewardFailure("half \ud800"), "of no use \udfff" * 100_000)
+    reply = decode_reply(body, 3)
+    assert isinstance(reply.outcome, RewardScores)
+    assert reply.shadow == RewardFailure("half ?")
+    assert reply.refused.startswith("of no use ?")
+    assert len(body) < 3000
+
+
 @pytest.mark.parametrize(
     "unsound",
     [
@@ -227,6 +236,7 @@ _SOUND_REPLY = json.loads(encode_reply(_scores(2), 0.0, NoShadow()))
         {"residual": -0.5},
         {"stamp": None},
         {"shadow": {"rewards": [1.0]}},
+        {"refused": None},
     ],
 )
 def test_a_reply_of_another_form_is_an_error(change: dict[str, Any]) -> None:
