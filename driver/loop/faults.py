@@ -28,7 +28,7 @@ class FaultCounter:
             "faults/actor_restarts": self._pool.restarts,
             "faults/learner_restarts": self._deaths.total,
             "faults/redone_tasks": self._pool.redone,
-            "faults/retried_groups": self._rewards.counters().retries,
+            "faults/retried_groups": self._rewards.retries,
             "faults/dropped_groups": self._rollouts.dropped,
         }
         grown = {name: float(total - self._reported.get(name, 0)) for name, total in totals.items()}

@@ -206,7 +206,7 @@ class Rollouts:
         """
         while True:
             await asyncio.sleep(BEAT_S)
-            for line in (*self._rewards.take_refusals(), *self._rewards.take_news()):
+            for line in self._rewards.take_refusals():
                 self._stalls.note(line)
             self._stalls.look(lambda: [*self._pool.in_work(), *self._rewards.in_work(), *learner()])
             queues(self.in_flight())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -65,7 +64,6 @@ class HttpTransport:
         self.window = ASKED_AT_ONCE
         self.limit_s = section.outage_s + SPARE_S
         self.stamp = described.stamp
-        self.settings = described.settings
 
     async def score(self, prompt: str, images: ImagesRef) -> Reply:
         """See RewardTransport."""
@@ -84,14 +82,6 @@ class HttpTransport:
         if isinstance(reply, RequestError):
             raise reply
         return reply
-
-    async def read_settings(self) -> Mapping[str, Any]:
-        """See RewardTransport."""
-        try:
-            described: Description = await self._actor.describe.remote()
-        except (RayError, RewardError) as error:
-            raise RewardError(f"The reward does not say how it is set: {error}") from error
-        return described.settings
 
     async def absence(self) -> str | None:
         """See RewardTransport: its requests end by themselves, with the reason."""

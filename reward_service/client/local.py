@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ class _Here:
     """A scorer in this process; a RewardTransport."""
 
     window = 1
-    settings: Mapping[str, Any] = MappingProxyType({})
     limit_s = float("inf")
 
     def __init__(self, service: Reward) -> None:
@@ -50,9 +48,6 @@ class _Here:
         (outcome,) = self._service.score_groups([(prompt, images.pixels)])
         return Reply(outcome, 0.0, NoShadow())
 
-    async def read_settings(self) -> Mapping[str, Any]:
-        return {}
-
     async def absence(self) -> str | None:
         return None
 
@@ -61,7 +56,6 @@ class _There:
     """A reward behind an address; a RewardTransport."""
 
     window = 1
-    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, entry: UrlReward, section: RewardServiceSection) -> None:
         self.stamp = ask_address(entry).stamp
@@ -70,9 +64,6 @@ class _There:
 
     async def score(self, prompt: str, images: Any) -> Reply:
         return await ask_once(self._reward, prompt, images.pixels)
-
-    async def read_settings(self) -> Mapping[str, Any]:
-        return {}
 
     async def absence(self) -> str | None:
         return None

@@ -12,14 +12,13 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from common.config.services import RewardServiceSection
 from common.errors import RewardError
-from common.trajectory import RewardScores, ScorerStamp
+from common.trajectory import RewardScores
 from reward_service.client.report import RewardReport
 from reward_service.client.transport import (
     FailedError,
@@ -118,21 +117,8 @@ class RewardClient:
         self._heard_at = 0.0
         self._told: set[str] = set()
         self._refusals: list[str] = []
-        self._settings = transport.settings
         self.retries = 0
         """Groups sent again after a failure, since the start."""
-        self.busy_s = 0.0
-        """Seconds that the scorer worked for us, since the start."""
-
-    @property
-    def stamp(self) -> ScorerStamp:
-        """The version that answered at the start, under the configuration's name."""
-        return replace(self._transport.stamp, name=self._name)
-
-    @property
-    def outstanding(self) -> int:
-        """Groups that were asked about and have no score yet."""
-        return len(self._asked)
 
     async def score(self, prompt: str, images: ImagesRef, count: int) -> Outcome:
         """Ask about one group of `count` images until it has a score, or is given up for the reason returned.
@@ -148,22 +134,6 @@ class RewardClient:
             return await self._try_all(prompt, images, count)
         finally:
             del self._asked[ticket]
-
-    async def changed_settings(self) -> list[str]:
-        """Settings that are others than at the start or at the last call, "key: value against value".
-
-        Empty where the reward does not say how it is set.
-        """
-        try:
-            before, self._settings = self._settings, await self._transport.read_settings()
-        except RewardError:
-            return []
-        one, other = _flat(before), _flat(self._settings)
-        return [
-            f"{key}: {one.get(key, 'not set')} against {other.get(key, 'not set')}"
-            for key in dict.fromkeys((*one, *other))
-            if one.get(key) != other.get(key)
-        ]
 
     def in_work(self) -> list[str]:
         """Prompts of the groups that wait for this reward."""
@@ -251,7 +221,6 @@ class RewardClient:
                 raise await self._outage("Nobody took it.")
 
     def _note(self, reply: Reply, count: int, waited_s: float) -> RewardScores:
-        self.busy_s += reply.busy_s
         if reply.refused and reply.refused not in self._told:
             self._told.add(reply.refused)
             self._refusals.append(reply.refused)
@@ -286,15 +255,6 @@ def usable_scores(outcome: Outcome, images: int, answers_as: str, name: str) -> 
     except RewardError as error:
         return RewardFailure(f"Its answer is not sound. {error}")
     return replace(scores, stamp=replace(scores.stamp, name=name))
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key; options are a mapping."""
-    return {
-        f"{key}.{name}" if name else key: inner
-        for key, value in settings.items()
-        for name, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
-    }
 
 
 def _now() -> float:

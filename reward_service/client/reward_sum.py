@@ -5,33 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 
-from common.trajectory import GroupScore, RewardScores, ScorerStamp
+from common.trajectory import GroupScore, RewardScores
 from reward_service.client.report import RewardReport
 from reward_service.client.reward_client import Ask, RewardClient
 from reward_service.client.transport import ImagesRef
-from reward_service.client.versions import VersionHistory
 from reward_service.contract.results import Outcome, RewardFailure
 
 SHOWN_GROUPS = 3
-
-
-@dataclass(frozen=True)
-class RewardCounters:
-    """What has happened since the start.
-
-    scored, dropped: groups. retries: groups sent again to a reward after a failure. busy_s: seconds that
-    scorers worked. swaps: changes of a reward's version.
-    """
-
-    scored: int
-    dropped: int
-    retries: int
-    busy_s: float
-    swaps: int
 
 
 class RewardSum:
@@ -47,18 +30,17 @@ class RewardSum:
         self._clients = dict(clients)
         self._weights = dict(weights)
         self._at_end = at_end
-        self._versions = {name: VersionHistory(client.stamp) for name, client in clients.items()}
         self._outstanding = 0
-        self._scored = 0
-        self._dropped = 0
-        self._swaps = 0
-        self._telling: set[asyncio.Task[None]] = set()
-        self._news: list[str] = []
 
     @property
     def outstanding(self) -> int:
         """Groups that were asked about and have no score yet."""
         return self._outstanding
+
+    @property
+    def retries(self) -> int:
+        """Groups sent again to a reward after a failure, since the start."""
+        return sum(client.retries for client in self._clients.values())
 
     async def score(
         self, prompt: str, images: ImagesRef, count: int, with_gold: bool = False
@@ -68,37 +50,19 @@ class RewardSum:
         images: reference of uint8 (count, height, width, 3) of that prompt. with_gold: ask the rewards that
         only evaluate, too. Cancelled, it withdraws what was asked.
         """
-        asked = self._names(with_gold)
+        asked = tuple(self._clients) if with_gold else tuple(self._weights)
         self._outstanding += 1
         try:
-            outcomes = await asyncio.gather(*(self._ask(name, prompt, images, count) for name in asked))
+            outcomes = await asyncio.gather(
+                *(self._clients[name].score(prompt, images, count) for name in asked)
+            )
         finally:
             self._outstanding -= 1
-        score = weighted_sum(self._weights, dict(zip(asked, outcomes, strict=True)))
-        if isinstance(score, RewardFailure):
-            self._dropped += 1
-        else:
-            self._scored += 1
-        return score
-
-    def stamps(self, with_gold: bool = False) -> tuple[ScorerStamp, ...]:
-        """Which versions answer now, trained rewards first."""
-        return tuple(self._versions[name].current for name in self._names(with_gold))
-
-    def counters(self) -> RewardCounters:
-        """What has happened since the start."""
-        clients = self._clients.values()
-        return RewardCounters(
-            scored=self._scored,
-            dropped=self._dropped,
-            retries=sum(client.retries for client in clients),
-            busy_s=sum(client.busy_s for client in clients),
-            swaps=self._swaps,
-        )
+        return weighted_sum(self._weights, dict(zip(asked, outcomes, strict=True)))
 
     def asked(self) -> dict[str, int]:
         """Groups that each reward was asked about and has not answered."""
-        return {name: client.outstanding for name, client in self._clients.items()}
+        return {name: len(client.in_work()) for name, client in self._clients.items()}
 
     def in_work(self) -> list[str]:
         """Which reward has which groups, in words."""
@@ -113,11 +77,6 @@ class RewardSum:
     def take_asks(self) -> list[Ask]:
         """When rewards were asked and answered since the last call."""
         return [ask for client in self._clients.values() for ask in client.take_asks()]
-
-    def take_news(self) -> list[str]:
-        """What swaps since the last call have changed in settings, in words."""
-        news, self._news = self._news, []
-        return news
 
     def take_reports(self) -> dict[str, RewardReport]:
         """What each reward did since the last call."""
@@ -134,23 +93,6 @@ class RewardSum:
     def shutdown(self) -> None:
         """End what was started for the run; applications that were there before are left alone."""
         self._at_end.close()
-
-    async def _ask(self, name: str, prompt: str, images: ImagesRef, count: int) -> Outcome:
-        outcome = await self._clients[name].score(prompt, images, count)
-        if isinstance(outcome, RewardScores) and self._versions[name].scored_by(outcome.stamp):
-            self._swaps += 1
-            # Beside the group, which is scored already.
-            telling = asyncio.create_task(self._tell(name, outcome.stamp))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
-        return outcome
-
-    async def _tell(self, name: str, stamp: ScorerStamp) -> None:
-        if changed := await self._clients[name].changed_settings():
-            self._news.append(f"reward {name}, {stamp}: {'; '.join(changed)}")
-
-    def _names(self, with_gold: bool) -> tuple[str, ...]:
-        return tuple(self._clients) if with_gold else tuple(self._weights)
 
 
 def weighted_sum(weights: Mapping[str, float], outcomes: Mapping[str, Outcome]) -> GroupScore | RewardFailure:

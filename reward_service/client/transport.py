@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from common.trajectory import ScorerStamp
 from reward_service.contract.results import Reply
@@ -60,15 +59,6 @@ class RewardTransport(Protocol):
     @property
     def stamp(self) -> ScorerStamp:
         """Of the version at the start; later ones have the same name."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its settings at the start, without secrets; empty where it says none."""
-        ...
-
-    async def read_settings(self) -> Mapping[str, Any]:
-        """The same, as they are now. Raises RewardError where it does not answer."""
         ...
 
     async def score(self, prompt: str, images: ImagesRef) -> Reply:

@@ -227,7 +227,6 @@ class ServeTransport:
         self._app = app
         self.window = window
         self.stamp = described.stamp
-        self.settings = described.settings
         # Of all batches that a replica can hold, and of one that was in work before.
         batches = math.ceil(held / described.settings["max_batch_groups"]) + 1
         self.limit_s = float(described.settings["timeout_s"]) * batches
@@ -264,10 +263,6 @@ class ServeTransport:
             return await asyncio.wait_for(asyncio.to_thread(self._absence), STATUS_LIMIT_S)
         except (RewardError, RayError, RayServeException, TimeoutError) as error:
             return f"Serve does not say how it is: {short(error)}"
-
-    async def read_settings(self) -> Mapping[str, Any]:
-        """See RewardTransport."""
-        return (await asyncio.to_thread(_describe, self._app)).settings
 
     def _absence(self) -> str | None:
         connect_serve()
@@ -326,9 +321,5 @@ def open_app(app: str, window: int, held: int) -> ServeTransport:
 
     Raises RewardError where it does not say what it is.
     """
-    return ServeTransport(app, window, held, _describe(app))
-
-
-def _describe(app: str) -> Description:
     described: Description = ask_replica(app, "describe", DESCRIBE_LIMIT_S)
-    return described
+    return ServeTransport(app, window, held, described)

@@ -92,9 +92,6 @@ class Rewards:
         """See RewardSum."""
         return {"only": self.outstanding}
 
-    def take_news(self) -> list[str]:
-        return []
-
     def take_asks(self) -> list[Any]:
         """See RewardSum."""
         return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -44,7 +43,6 @@ class ScriptedTransport:
     """Answers each prompt with what its script says, one say a request, the last one again and again.
 
     second: how long each request takes. away: what absence() says. refused: what replies say of settings.
-    settings, later: at the start, and now.
     """
 
     script: dict[str, list[Say]] = field(default_factory=dict)
@@ -58,8 +56,6 @@ class ScriptedTransport:
     out: list[str] = field(default_factory=list)
     beside: list[tuple[str, ...]] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    later: dict[str, Any] = field(default_factory=dict)
 
     async def score(self, prompt: str, images: object) -> Reply:
         """See RewardTransport. asked: prompts in order; beside: what was out with each, itself included."""
@@ -79,9 +75,6 @@ class ScriptedTransport:
             raise say
         assert not isinstance(say, Hang)
         return Reply(say, BUSY_S, NoShadow(), self.refused)
-
-    async def read_settings(self) -> dict[str, Any]:
-        return self.later
 
     async def absence(self) -> str | None:
         return self.away

@@ -35,7 +35,7 @@ def ask(transport: ScriptedTransport, *prompts: str, **section: Any) -> tuple[li
     async def all_of_them() -> tuple[list[Outcome], float]:
         client = client_of(transport, **section)
         outcomes = await asyncio.gather(*(client.score(prompt, Images(), 2) for prompt in prompts))
-        assert client.outstanding == 0
+        assert client.in_work() == []
         return list(outcomes), asyncio.get_running_loop().time()
 
     return run(all_of_them())
@@ -156,7 +156,7 @@ def test_a_group_that_nobody_waits_for_is_withdrawn_and_its_place_is_free() -> N
         assert isinstance(await tasks[2], RewardScores)
         assert transport.withdrawn == ["out"]
         assert transport.asked == ["out", "last"]
-        assert client.outstanding == 0
+        assert client.in_work() == []
 
     run(cancelled())
 
@@ -170,7 +170,7 @@ def test_what_happened_is_reported_once() -> None:
         report = client.take_report()
         assert (report.groups, report.latency_s, report.busy_s) == (2, pytest.approx(2.0), 2 * BUSY_S)
         assert client.take_report().groups == 0
-        assert (client.retries, client.busy_s) == (1, 2 * BUSY_S)
+        assert client.retries == 1
         asks = client.take_asks()
         assert [(ask.images, ask.reward) for ask in asks] == [("of a", "mine"), ("of b", "mine")]
         assert all(ask.answered_at - ask.sent_at == pytest.approx(1.0) for ask in asks)
