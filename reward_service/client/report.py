@@ -5,63 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from common.trajectory import Float64, RewardScores
+import numpy as np
+
+from common.trajectory import Float64
 from reward_service.contract.results import NoShadow, Reply, RewardFailure
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Sums over images of a shadow's rewards x and the used ones y, from which their correlation follows.
-
-    images: how many; mean_x, mean_y: means; xx, yy, xy: sums of products of deviations from the means.
-    """
-
-    images: int = 0
-    mean_x: float = 0.0
-    mean_y: float = 0.0
-    xx: float = 0.0
-    yy: float = 0.0
-    xy: float = 0.0
-
-    def with_group(self, x: Float64, y: Float64) -> Agreement:
-        """One more group, x and y (B,): the pairwise update of means and products (Chan and others, 1979)."""
-        added = len(x)
-        images = self.images + added
-        share = added / images
-        from_x, from_y = float(x.mean()) - self.mean_x, float(y.mean()) - self.mean_y
-        scale = self.images * share
-        dx, dy = x - x.mean(), y - y.mean()
-        return Agreement(
-            images=images,
-            mean_x=self.mean_x + from_x * share,
-            mean_y=self.mean_y + from_y * share,
-            xx=self.xx + float(dx @ dx) + from_x * from_x * scale,
-            yy=self.yy + float(dy @ dy) + from_y * from_y * scale,
-            xy=self.xy + float(dx @ dy) + from_x * from_y * scale,
-        )
-
-    @property
-    def correlation(self) -> float:
-        """Pearson's, -1 to 1; NaN where either is constant."""
-        spread = math.sqrt(self.xx) * math.sqrt(self.yy)
-        return self.xy / spread if spread > 0.0 else math.nan
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RewardReport:
-    """Sums over the groups that one reward answered.
+    """What one reward answered, since the last report.
 
     groups: answered with a part. latency_s: from sending a group to its answer. busy_s: of the scorer.
-    residual: of scores, see RewardScores. shadow_groups, shadow_failures: groups a shadow answered, or not.
+    residual: of scores, see RewardScores. All three are sums over groups. shadow: of each group that a shadow
+    answered, its rewards and the used ones, (B,) each. shadow_failures: groups that it did not answer.
     """
 
     groups: int = 0
     latency_s: float = 0.0
     busy_s: float = 0.0
     residual: float = 0.0
-    shadow_groups: int = 0
+    shadow: tuple[tuple[Float64, Float64], ...] = ()
     shadow_failures: int = 0
-    agreement: Agreement = Agreement()
 
     def with_reply(self, reply: Reply, latency_s: float) -> RewardReport:
         """One more answer. A shadow's part that does not fit the used one counts as its failure."""
@@ -76,16 +40,10 @@ class RewardReport:
         )
         if isinstance(reply.shadow, NoShadow):
             return report
-        return report._with_shadow(reply.outcome, reply.shadow)
-
-    def _with_shadow(self, part: RewardScores, shadow: RewardScores | RewardFailure) -> RewardReport:
-        if isinstance(shadow, RewardFailure) or shadow.rewards.shape != part.rewards.shape:
-            return replace(self, shadow_failures=self.shadow_failures + 1)
-        return replace(
-            self,
-            shadow_groups=self.shadow_groups + 1,
-            agreement=self.agreement.with_group(shadow.rewards, part.rewards),
-        )
+        used = reply.outcome.rewards
+        if isinstance(reply.shadow, RewardFailure) or reply.shadow.rewards.shape != used.shape:
+            return replace(report, shadow_failures=report.shadow_failures + 1)
+        return replace(report, shadow=(*report.shadow, (reply.shadow.rewards, used)))
 
     def metrics(self, name: str) -> dict[str, float]:
         """The metrics of common.cluster.metrics about this reward; none where it answered nothing."""
@@ -96,10 +54,21 @@ class RewardReport:
             f"reward_busy_s/{name}": self.busy_s,
             f"reward_residual/{name}": self.residual / self.groups,
         }
-        if self.shadow_groups or self.shadow_failures:
+        if self.shadow or self.shadow_failures:
             found[f"shadow/{name}/failures"] = float(self.shadow_failures)
-        if self.shadow_groups:
-            found[f"shadow/{name}/reward_mean"] = self.agreement.mean_x
-        if math.isfinite(self.agreement.correlation):
-            found[f"shadow/{name}/correlation"] = self.agreement.correlation
+        if self.shadow:
+            said, used = (np.concatenate(rewards) for rewards in zip(*self.shadow, strict=True))
+            found[f"shadow/{name}/reward_mean"] = float(said.mean())
+            correlation = _correlation(said, used)
+            if math.isfinite(correlation):
+                found[f"shadow/{name}/correlation"] = correlation
         return found
+
+
+def _correlation(x: Float64, y: Float64) -> float:
+    """Pearson's of (N,) and (N,), -1 to 1; NaN where either is constant, as one number is."""
+    if np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+        return math.nan
+    # Deviations may be too small to be squared.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.corrcoef(x, y)[0, 1])
