@@ -25,22 +25,13 @@ of pixels would become an image of gigabytes."""
 Settings = Mapping[str, str | int | float | bool]
 
 
-class Scorer(Protocol):
-    """A pointwise reward: one finite number an image. Runs without Ray; a user writes one class like this.
-
-    Example::
-
-        class Redness:
-            version = "1"
-            digest = ""          # no weights
-
-            def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
-                return images[..., 0].mean(axis=(1, 2)) / 255.0
-    """
+class Stamped(Protocol):
+    """What every scorer says of itself, by attributes or properties. Runs without Ray; docs/rewards.md has
+    examples of all three kinds."""
 
     @property
     def version(self) -> str:
-        """Of the scorer's code or settings; part of every score's stamp."""
+        """Of the scorer's code or settings, not empty; part of every score's stamp."""
         ...
 
     @property
@@ -48,66 +39,26 @@ class Scorer(Protocol):
         """SHA-256 (hex) of weights and settings; empty where there are none."""
         ...
 
+
+class Scorer(Stamped, Protocol):
+    """A pointwise reward: one finite number an image."""
+
     def score(self, prompts: list[str], images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (M, height, width, 3) RGB; prompts: M of them, one an image -> float64 (M,),
         finite."""
         ...
 
 
-class PairwiseScorer(Protocol):
-    """A judge that compares all images of a prompt at once. Runs without Ray; a user writes one class.
-
-    Example::
-
-        class Judge:
-            version = "1"
-            digest = ""
-
-            def compare(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-                wins = ask_somebody(prompt, images)          # (B, B), wins[i, j]: share of votes for i over j
-                return wins - wins.T
-    """
-
-    @property
-    def version(self) -> str:
-        """Names the code or settings; an attribute will do."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of weights and settings, or empty; an attribute will do."""
-        ...
+class PairwiseScorer(Stamped, Protocol):
+    """A judge that compares all images of a prompt at once."""
 
     def compare(self, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """images: uint8 (B, height, width, 3) RGB -> float64 (B, B), antisymmetric: by how much i beats j."""
         ...
 
 
-class PairsScorer(Protocol):
-    """A judge that looks at two images at a time. The service chooses the pairs: all, or a stated budget.
-
-    Example::
-
-        class Duel:
-            version = "1"
-            digest = ""
-            deterministic = False      # it may answer otherwise when asked again
-
-            def compare_pairs(
-                self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
-            ) -> NDArray[np.float64]:
-                return np.array([ask_somebody(prompt, images[i], images[j]) for i, j in pairs])
-    """
-
-    @property
-    def version(self) -> str:
-        """Names the code or settings; an attribute will do."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of weights and settings, or empty; an attribute will do."""
-        ...
+class PairsScorer(Stamped, Protocol):
+    """A judge that looks at two images at a time. The service chooses the pairs: all, or a stated budget."""
 
     def compare_pairs(
         self, prompt: str, images: NDArray[np.uint8], pairs: NDArray[np.int64]
