@@ -19,11 +19,10 @@ from pydantic import ValidationError
 
 from common.errors import RewardError
 from common.hidden import hide
-from common.trajectory import ScorerStamp
 from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
 from reward_service.http.address import check_address, is_on_this_machine
 from reward_service.http.errors import LOST, ErrorBody, ErrorDetail
-from reward_service.http.replies import DescriptionBody, decode_reply, first_problem
+from reward_service.http.replies import DESCRIPTION, decode_reply, first_problem
 from reward_service.http.token import NO_TOKEN, Token
 from reward_service.http.wire import JSON_TYPE, SAFETENSORS, Group, Wire
 
@@ -136,10 +135,9 @@ class AsyncHttpReward(_AtAddress):
         """Which reward answers there, and how it is set. Raises RewardError."""
         answer = await self._ask("GET", "/v1/describe", b"", _SPARE_BYTES)
         try:
-            read = DescriptionBody.model_validate_json(answer.body)
+            return DESCRIPTION.validate_json(answer.body)
         except ValidationError as error:
             raise self._error(f"does not describe itself as a reward does: {first_problem(error)}") from error
-        return Description(**{**dict(read), "stamp": ScorerStamp(**dict(read.stamp))})
 
     async def aclose(self) -> None:
         """Close the connections."""

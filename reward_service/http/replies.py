@@ -6,38 +6,18 @@ import json
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.errors import RewardError
 from common.hidden import hide
 from common.trajectory import RewardScores, ScorerStamp
-from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure, check_scores
+from reward_service.contract.results import Description, NoShadow, Outcome, Reply, RewardFailure, check_scores
 
 _LONGEST_REASON = 1000
 
 
-class StampBody(BaseModel):
-    """Which reward, version and weights answered."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    name: str
-    version: str
-    digest: str
-
-
-class DescriptionBody(BaseModel):
-    """A served reward in words."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    stamp: StampBody
-    scorer: str
-    kind: str
-    settings: dict[str, Any]
-    refused: str
-    ready: bool
+DESCRIPTION: TypeAdapter[Description] = TypeAdapter(Description)
+"""Reads what GET /v1/describe answers."""
 
 
 class ScoresBody(BaseModel):
@@ -48,15 +28,7 @@ class ScoresBody(BaseModel):
     rewards: list[float]
     differences: list[list[float]]
     residual: Annotated[float, Field(ge=0.0)]
-    stamp: StampBody
-
-
-class FailureBody(BaseModel):
-    """Why there is no score."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    reason: str
+    stamp: ScorerStamp
 
 
 class ScoreReply(ScoresBody):
@@ -64,7 +36,7 @@ class ScoreReply(ScoresBody):
     refused: why the last change of settings was refused, empty where it was not."""
 
     busy_s: Annotated[float, Field(ge=0.0)] = 0.0
-    shadow: ScoresBody | FailureBody | None = None
+    shadow: ScoresBody | RewardFailure | None = None
     refused: str = ""
 
 
@@ -82,7 +54,7 @@ def decode_reply(body: bytes, images: int) -> Reply:
     except ValidationError as error:
         raise RewardError(f"It answered what is no score: {first_problem(error)}") from error
     shadow: Outcome | NoShadow = NoShadow()
-    if isinstance(reply.shadow, FailureBody):
+    if isinstance(reply.shadow, RewardFailure):
         shadow = RewardFailure(hide(reply.shadow.reason)[:_LONGEST_REASON])
     elif reply.shadow is not None:
         shadow = _read_shadow(reply.shadow, images)
@@ -129,7 +101,6 @@ def _read_scores(body: ScoresBody, images: int) -> RewardScores:
     rows = {len(row) for row in body.differences}
     if len(rows) > 1:
         raise RewardError(f"Its differences have rows of several lengths: {sorted(rows)[:5]}.")
-    stamp = ScorerStamp(body.stamp.name, body.stamp.version, body.stamp.digest)
     differences = np.array(body.differences, dtype=np.float64)
-    scores = RewardScores(np.array(body.rewards, dtype=np.float64), differences, body.residual, stamp)
+    scores = RewardScores(np.array(body.rewards, dtype=np.float64), differences, body.residual, body.stamp)
     return check_scores(scores, images)

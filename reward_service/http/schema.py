@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.security import HTTPBearer
 
+from reward_service.contract.results import Description
 from reward_service.contract.scorer import MOST_RATIO
 from reward_service.http.errors import (
     BUSY,
@@ -20,7 +21,7 @@ from reward_service.http.errors import (
     ErrorBody,
 )
 from reward_service.http.limits import HttpLimits
-from reward_service.http.replies import DescriptionBody, ScoreReply
+from reward_service.http.replies import ScoreReply
 from reward_service.http.wire import JSON_TYPE, SAFETENSORS_TYPE
 
 _READING = (UNAUTHORIZED, NOT_ALLOWED, BUSY, NOT_READY, OVERLOADED, TOO_LATE, INTERNAL)
@@ -72,7 +73,7 @@ def score_responses() -> dict[int | str, dict[str, Any]]:
 
 def describe_responses() -> dict[int | str, dict[str, Any]]:
     """Every answer of GET /v1/describe."""
-    return {200: {"description": "The reward.", "model": DescriptionBody}, **_errors(_READING)}
+    return {200: {"description": "The reward.", "model": Description}, **_errors(_READING)}
 
 
 def plain_responses(meaning: str) -> dict[int | str, dict[str, Any]]:
