@@ -14,7 +14,14 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from common.cluster.process_failures import in_a_line
 from common.config.services import RewardServiceSection, UrlReward
 from common.errors import RewardError
-from reward_service.client.entries import CHECK_LIMIT_S, FIRST_WAIT_S, ask_once, http_reward, token_of, until
+from reward_service.client.entries import (
+    CHECK_LIMIT_S,
+    FIRST_WAIT_S,
+    PATIENT,
+    ask_once,
+    http_reward,
+    token_of,
+)
 from reward_service.client.transport import (
     FailedError,
     FinalError,
@@ -41,7 +48,7 @@ class HttpAsker:
     """
 
     def __init__(self, entry: UrlReward, token: Token, deadline_s: float) -> None:
-        self._patient = http_reward(entry, token, CHECK_LIMIT_S, until(CHECK_LIMIT_S))
+        self._patient = http_reward(entry, token, CHECK_LIMIT_S, PATIENT)
         self._reward = http_reward(entry, token, deadline_s, BRIEFLY)
 
     async def describe(self) -> Description:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config.services import AppReward, RewardEntry, RewardServiceSection, RewardSpec, UrlReward
+from common.config.services import RewardEntry, RewardServiceSection, RewardSpec, UrlReward
 from common.errors import RewardError
 from common.trajectory import GroupScore
-from reward_service.client.entries import ask_address, ask_once, http_reward, token_of, until
+from reward_service.client.entries import PATIENT, ask_address, ask_once, http_reward, token_of
 from reward_service.client.reward_client import RewardClient
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.transport import RewardTransport
+from reward_service.contract.registry import naming
 from reward_service.contract.results import NoShadow, Reply, RewardFailure
 from reward_service.contract.reward import Reward
 from reward_service.contract.settings import served_settings
@@ -60,7 +61,7 @@ class _There:
     def __init__(self, entry: UrlReward, section: RewardServiceSection) -> None:
         self.stamp = ask_address(entry).stamp
         self.limit_s = section.outage_s
-        self._reward = http_reward(entry, token_of(entry), section.outage_s, until(section.outage_s))
+        self._reward = http_reward(entry, token_of(entry), section.outage_s, PATIENT)
 
     async def score(self, prompt: str, images: Any) -> Reply:
         return await ask_once(self._reward, prompt, images.pixels)
@@ -96,32 +97,19 @@ def local_rewards(
     Raises RewardError where one cannot be built or reached, and for an application of a Ray cluster.
     """
     entries = {**rewards, **gold}
-    transports = {name: _FORMS[type(entry)](name, entry, section) for name, entry in entries.items()}
+    transports = {name: _open(name, entry, section) for name, entry in entries.items()}
     clients = {name: RewardClient(name, transport, section) for name, transport in transports.items()}
     weights = {name: entry.weight for name, entry in rewards.items()}
     return LocalRewards(RewardSum(clients, weights, ExitStack()))
 
 
-def _here(name: str, entry: RewardSpec, section: RewardServiceSection) -> RewardTransport:
-    return _Here(build_reward(name, served_settings(entry, section)))
-
-
-def _there(name: str, entry: UrlReward, section: RewardServiceSection) -> RewardTransport:
-    try:
-        return _There(entry, section)
-    except RewardError as error:
-        raise RewardError(f"Reward {name!r}: {error}") from error
-
-
-def _elsewhere(name: str, entry: AppReward, section: RewardServiceSection) -> RewardTransport:
-    raise RewardError(
-        f"Reward {name!r} is the application {entry.app!r} of a Ray cluster, which this program does not "
-        "join. Give its address (url) or a scorer (scorer) in its place."
-    )
-
-
-_FORMS: dict[type, Callable[..., RewardTransport]] = {
-    RewardSpec: _here,
-    UrlReward: _there,
-    AppReward: _elsewhere,
-}
+def _open(name: str, entry: RewardEntry, section: RewardServiceSection) -> RewardTransport:
+    if isinstance(entry, RewardSpec):
+        return _Here(build_reward(name, served_settings(entry, section)))
+    with naming(name):
+        if isinstance(entry, UrlReward):
+            return _There(entry, section)
+        raise RewardError(
+            f"It is the application {entry.app!r} of a Ray cluster, which this program does not join. Give "
+            "its address (url) or a scorer (scorer) in its place."
+        )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TypeVar
 
 import ray
@@ -18,6 +18,7 @@ from reward_service.client.http_transport import open_url, start_asker
 from reward_service.client.reward_client import RewardClient
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.transport import RewardTransport
+from reward_service.contract.registry import naming
 from reward_service.contract.settings import served_settings
 from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica, open_app
 from reward_service.on_ray.deployment import deploy, describe, end
@@ -61,10 +62,10 @@ def start_rewards(
         embedded = _of(entries, RewardSpec)
         transports |= _deploy(embedded, section, run_name, owner, start_limit_s, stop_serve, waits_for, undo)
         for name, app in _of(entries, AppReward).items():
-            with _naming(name):
+            with naming(name):
                 transports[name] = open_app(app.app, ONGOING_GROUPS, ONGOING_GROUPS)
         for name, url in _of(entries, UrlReward).items():
-            with _naming(name):
+            with naming(name):
                 transports[name] = open_url(url, askers[name], section)
         at_end = undo.pop_all()
     clients = {name: RewardClient(name, transports[name], section) for name in entries}
@@ -113,7 +114,7 @@ def _start_askers(
 ) -> dict[str, ActorHandle]:
     askers = {}
     for name, entry in urls.items():
-        with _naming(name):
+        with naming(name):
             askers[name] = start_asker(entry, section)
             undo.callback(ray.kill, askers[name])
     return askers
@@ -139,11 +140,3 @@ def _deploy(
     undo.callback(end, deploy(apps, owner, start_limit_s, stop_serve, waits_for))
     held = {name: groups_at_a_replica(settings[name]) for name in embedded}
     return {name: open_app(own[name], section.replicas * held[name], held[name]) for name in embedded}
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    try:
-        yield
-    except RewardError as error:
-        raise RewardError(f"Reward {name!r}: {error}") from error

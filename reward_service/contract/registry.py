@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from common.config.services import ScorerSection
@@ -73,6 +75,15 @@ def build_scorer(spec: ScorerSection) -> AnyScorer:
     if not isinstance(prompts, tuple) or not all(isinstance(prompt, str) for prompt in prompts):
         raise RewardError(f"{spec.scorer}: check_prompts must be a tuple of texts, got {prompts!r}.")
     return scorer
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """RewardErrors inside begin with the reward's name in the configuration."""
+    try:
+        yield
+    except RewardError as error:
+        raise RewardError(f"Reward {name!r}: {error}") from error
 
 
 def scorer_path(name: str) -> str:

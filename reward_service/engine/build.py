@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
-from reward_service.contract.registry import build_scorer, scorer_path
+from reward_service.contract.registry import build_scorer, naming, scorer_path
 from reward_service.contract.reward import Reward
 from reward_service.contract.settings import ServedReward
 
@@ -20,13 +20,11 @@ BUILD_LIMIT_S = 600.0
 
 def build_reward(name: str, served: ServedReward) -> Reward:
     """One as configured. Raises RewardError naming the reward it cannot build."""
-    try:
+    with naming(name):
         scorer = build_scorer(served)
         version = f"{scorer.version}+{served.version}" if served.version else scorer.version
         stamp = ScorerStamp(name, version, stamp_digest(served, scorer.digest))
         return Reward.of(stamp, scorer, served.pairs)
-    except RewardError as error:
-        raise RewardError(f"Reward {name!r}: {error}") from error
 
 
 def build_checked(name: str, served: ServedReward) -> Reward:
