@@ -26,7 +26,7 @@ from reward_service.contract.reward import Reward
 from reward_service.contract.settings import ServedReward, read_settings
 from reward_service.engine.build import build_aside, use_threads
 from reward_service.engine.meter import Meter
-from reward_service.engine.queue import BatchLimits, Check, GroupQueue, WaitingGroup
+from reward_service.engine.queue import Check, GroupQueue, WaitingGroup
 
 LOGGER = logging.getLogger("ray.serve")
 PROBE_WAIT_S = 5.0
@@ -59,7 +59,7 @@ class Engine:
         self._running = running
         self._end_process = end_process
         self._meter = meter
-        self._queue = GroupQueue(_limits(running.settings))
+        self._queue = GroupQueue(running.settings)
         self._thread = threading.Thread(target=self._work, name=f"scores {name}", daemon=True)
         self._change: asyncio.Task[str] | None = None
         self._refused = ""
@@ -175,7 +175,7 @@ class Engine:
             self._meter.refused()
             self._refused = hide(str(error))
             return self._refused
-        self._queue.limit(_limits(settings))
+        self._queue.change(settings)
         # The scoring thread reads this once a batch.
         self._running = Running(reward, settings)
         self._meter.swapped()
@@ -251,7 +251,3 @@ def end_process(reason: str) -> None:
     """End this process at once. Its callers see it die and send their groups again."""
     LOGGER.error(reason)
     os._exit(1)
-
-
-def _limits(settings: ServedReward) -> BatchLimits:
-    return BatchLimits(settings.max_batch_groups, settings.batch_wait_s, settings.queue_groups)

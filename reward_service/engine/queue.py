@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.contract.results import Reply
+from reward_service.contract.settings import ServedReward
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,14 @@ class Check:
     asked_at: float = field(default_factory=time.monotonic)
 
 
-@dataclass(frozen=True)
-class BatchLimits:
-    """groups, wait_s: most groups of a batch, and longest wait for it to fill. queue: most groups waiting."""
-
-    groups: int
-    wait_s: float
-    queue: int
-
-
 class GroupQueue:
-    """Groups in, batches out. Any thread may put; one thread takes."""
+    """Groups in, batches out. Any thread may put; one thread takes.
 
-    def __init__(self, limits: BatchLimits) -> None:
-        self._limits = limits
+    settings: max_batch_groups and batch_wait_s shape the batches, queue_groups bounds what waits.
+    """
+
+    def __init__(self, settings: ServedReward) -> None:
+        self._settings = settings
         self._groups: deque[WaitingGroup] = deque()
         self._check: Check | None = None
         self._waiting_check: Check | None = None
@@ -57,16 +52,16 @@ class GroupQueue:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def limit(self, limits: BatchLimits) -> None:
-        """Change the limits; groups that wait already keep their places."""
+    def change(self, settings: ServedReward) -> None:
+        """Other settings from now on; groups that wait already keep their places."""
         with self._changed:
-            self._limits = limits
+            self._settings = settings
             self._changed.notify()
 
     def put(self, group: WaitingGroup) -> bool:
         """Queue a group. False where the queue is full or closed."""
         with self._changed:
-            if self._closed or len(self._groups) >= self._limits.queue:
+            if self._closed or len(self._groups) >= self._settings.queue_groups:
                 return False
             self._groups.append(group)
             self._changed.notify()
@@ -88,14 +83,16 @@ class GroupQueue:
     def take(self) -> list[WaitingGroup] | Check | None:
         """The next thing to do: a batch, or a check; None once the queue is closed.
 
-        Waits for it; then at most wait_s for a batch to fill. A check goes before groups, but not twice in a
+        Waits for it; then at most batch_wait_s for a batch to fill. A check goes before groups, but not twice in a
         row.
         """
         with self._changed:
             while not (self._groups or self._waiting_check or self._closed):
                 self._changed.wait()
-            end_at = time.monotonic() + self._limits.wait_s
-            while not (self._waiting_check or self._closed or len(self._groups) >= self._limits.groups):
+            end_at = time.monotonic() + self._settings.batch_wait_s
+            while not (
+                self._waiting_check or self._closed or len(self._groups) >= self._settings.max_batch_groups
+            ):
                 if not self._changed.wait(end_at - time.monotonic()):
                     break
             if self._closed:
@@ -104,7 +101,7 @@ class GroupQueue:
                 check, self._waiting_check, self._checked = self._waiting_check, None, True
                 return check
             self._checked = False
-            count = min(len(self._groups), self._limits.groups)
+            count = min(len(self._groups), self._settings.max_batch_groups)
             return [self._groups.popleft() for _ in range(count)]
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import RewardError
-from reward_service.engine.queue import BatchLimits, Check, GroupQueue, WaitingGroup
+from reward_service.contract.settings import ServedReward
+from reward_service.engine.queue import Check, GroupQueue, WaitingGroup
 
 PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
 
@@ -20,6 +21,12 @@ PIXELS = np.zeros((1, 1, 1, 3), np.uint8)
 def group(number: int) -> WaitingGroup:
     """A group that its prompt tells apart."""
     return WaitingGroup(str(number), PIXELS)
+
+
+def limits(groups: int, wait_s: float, queue: int) -> ServedReward:
+    """Of batches and of the queue."""
+    given = {"max_batch_groups": groups, "batch_wait_s": wait_s, "queue_groups": queue}
+    return ServedReward.model_validate({"scorer": "any", **given})
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,7 +38,7 @@ def group(number: int) -> WaitingGroup:
 def test_groups_come_out_in_order_in_batches_within_the_limits(
     steps: list[str], most: int, room: int
 ) -> None:
-    queue = GroupQueue(BatchLimits(groups=most, wait_s=0.0, queue=room))
+    queue = GroupQueue(limits(most, 0.0, room))
     waiting: list[str] = []
     wanted: Future[None] | None = None
     checked = False
@@ -59,7 +66,7 @@ def test_groups_come_out_in_order_in_batches_within_the_limits(
 
 
 def test_a_batch_waits_for_more_until_it_is_full_or_its_time_is_up() -> None:
-    queue = GroupQueue(BatchLimits(groups=2, wait_s=5.0, queue=9))
+    queue = GroupQueue(limits(2, 5.0, 9))
     queue.put(group(0))
     threading.Timer(0.1, queue.put, [group(1)]).start()
     started = time.monotonic()
@@ -67,7 +74,7 @@ def test_a_batch_waits_for_more_until_it_is_full_or_its_time_is_up() -> None:
     assert isinstance(batch, list)
     assert len(batch) == 2
     assert time.monotonic() - started < 4.0
-    queue.limit(BatchLimits(groups=2, wait_s=0.05, queue=9))
+    queue.change(limits(2, 0.05, 9))
     queue.put(group(2))
     batch = queue.take()
     assert isinstance(batch, list)
@@ -75,7 +82,7 @@ def test_a_batch_waits_for_more_until_it_is_full_or_its_time_is_up() -> None:
 
 
 def test_what_waits_is_cancelled_when_the_queue_closes() -> None:
-    queue = GroupQueue(BatchLimits(groups=2, wait_s=0.0, queue=9))
+    queue = GroupQueue(limits(2, 0.0, 9))
     waits = group(0)
     queue.put(waits)
     check = queue.check()
