@@ -349,8 +349,8 @@ async def run_epochs(
     state = RunState(
         beginning.run_id,
         beginning.epoch,
-        0,
         observer.tracker_run,
+        forked_from=beginning.forked_from,
         inputs=beginning.inputs,
         changes=beginning.changes,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from driver.loop.rollouts import Group
 from learner.objectives import Target
@@ -27,9 +26,9 @@ class Advantages:
         """Whether rewards of different prompts are compared with each other."""
         return self._objective.needs.whole_epoch
 
-    def begin(self, history: Mapping[str, Any]) -> None:
+    def begin(self, history: Mapping[str, tuple[float, ...]]) -> None:
         """Stand where a checkpoint's history is; an empty one is that of a new run."""
-        self._next = self.finished = RewardHistory.from_json(history)
+        self._next = self.finished = RewardHistory(history)
 
     async def of(self, groups: AsyncIterator[Group]) -> AsyncIterator[Group]:
         """An epoch's groups in the same order, each as soon as its advantages can be known."""

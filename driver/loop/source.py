@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Protocol
 
 import ray
 
@@ -14,28 +13,8 @@ from common.stopwatch import Busy
 from common.trajectory import PromptTask, ScoredGroup
 from driver.loop.ranks import Published
 from driver.loop.rollouts import Group, Rollouts, Running
-from driver.run.prompts import PromptStream, cursor, training_tasks
+from driver.run.prompts import PromptStream, training_tasks
 from driver.run.recordings import Recording
-
-
-class Source(Protocol):
-    """One of the two."""
-
-    def prepare(self, epoch: int, weights: Published) -> None:
-        """Before epoch `epoch` is learned, with the weights published last."""
-        ...
-
-    def forget(self) -> None:
-        """Forget what has begun, which Rollouts.forget gives up: epochs come again."""
-        ...
-
-    def groups(self, epoch: int) -> AsyncIterator[Group]:
-        """The epoch's groups in prompt order."""
-        ...
-
-    def cursor(self, epochs: int) -> int:
-        """Position in the prompt stream after so many epochs."""
-        ...
 
 
 def lost_samples(config: Config, finished: int) -> str | None:
@@ -85,16 +64,12 @@ class OnlineSource:
                 self._in_flight[ahead] = self._rollouts.begin(tasks, weights.reference, with_gold=False)
 
     def forget(self) -> None:
-        """See Source."""
+        """Forget what has begun, which Rollouts.forget gives up: epochs come again."""
         self._in_flight.clear()
 
     def groups(self, epoch: int) -> AsyncIterator[Group]:
-        """See Source."""
+        """The epoch's groups in prompt order, as soon as they are scored."""
         return self._rollouts.collect(self._in_flight.pop(epoch))
-
-    def cursor(self, epochs: int) -> int:
-        """N prompts an epoch."""
-        return cursor(self._config, epochs)
 
 
 class OfflineSource:
@@ -110,15 +85,11 @@ class OfflineSource:
         """Nothing has begun."""
 
     async def groups(self, epoch: int) -> AsyncIterator[Group]:
-        """See Source."""
+        """The epoch's groups in the order of recording."""
         epochs = self._recording.epochs
         scored = self._recording.read_epoch(epochs[epoch % len(epochs)])
         while (group := await asyncio.to_thread(next, scored, None)) is not None:
             yield _recorded(group)
-
-    def cursor(self, epochs: int) -> int:
-        """A recording draws no prompts."""
-        return 0
 
 
 def _recorded(group: ScoredGroup) -> Group:

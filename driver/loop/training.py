@@ -21,13 +21,13 @@ from driver.loop.advantages import Advantages
 from driver.loop.evaluation import Evaluator
 from driver.loop.faults import FaultCounter
 from driver.loop.learner import FaultTolerantLearner, Reports
-from driver.loop.observer import Observer
 from driver.loop.ranks import Published, RewindNeeded
 from driver.loop.rollouts import Group, Rollouts
-from driver.loop.source import Source, lost_samples
+from driver.loop.source import OfflineSource, OnlineSource, lost_samples
 from driver.observe.display import Phase
 from driver.observe.epoch_metrics import EpochTally
 from driver.observe.guards import Guards
+from driver.observe.observer import Observer
 from driver.run.checkpoint_manager import CheckpointManager
 from driver.run.checkpoints import Checkpoints, RunState
 from driver.run.folder import ResumePoint
@@ -47,7 +47,7 @@ class Parts:
 
     learner: FaultTolerantLearner
     rollouts: Rollouts
-    source: Source
+    source: OnlineSource | OfflineSource
     evaluator: Evaluator
     observer: Observer
     stop: StopFlag
@@ -230,8 +230,7 @@ class Training:
         state = replace(
             self._state,
             epoch=finished,
-            cursor=self._parts.source.cursor(finished),
-            history=self._parts.advantages.finished.to_json(),
+            history=self._parts.advantages.finished.rewards,
         )
         sound = self._parts.guards.sound_epochs(finished)
         files = await export()

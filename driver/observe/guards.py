@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from common.config.safety import GuardsSection
 from common.config.schema import Config
@@ -22,6 +21,7 @@ from common.records import read_record
 from common.storage import replace_file
 from common.trajectory import ScoredGroup
 from driver.observe.epoch_metrics import Reports
+from driver.observe.observer import Observer
 from driver.run.recordings import INSPECTION, TrajectoryWriter
 from learner.report import BadGroup, Outcome
 
@@ -163,18 +163,6 @@ def longest_row(before: int, outcomes: Iterable[Outcome]) -> tuple[int, int]:
     return row, longest
 
 
-class Witness(Protocol):
-    """Shows and keeps what the guards say: the run's Observer."""
-
-    def note(self, text: str) -> None:
-        """Something a person should read."""
-        ...
-
-    def alarmed(self, epoch: int, raised: Mapping[str, str], new: Sequence[str]) -> None:
-        """The alarms that an epoch raised, in words by name; new: those that the one before did not raise."""
-        ...
-
-
 class Guards:
     """Looks at each epoch; raises alarms, and stops a run that has no sound numbers any more.
 
@@ -182,20 +170,20 @@ class Guards:
     """
 
     def __init__(
-        self, config: Config, witness: Witness, newest_checkpoint: Callable[[int], str], history: History
+        self, config: Config, observer: Observer, newest_checkpoint: Callable[[int], str], history: History
     ) -> None:
         self._config = config
         self._folder = config.run_folder / FOLDER
-        self._witness = witness
+        self._observer = observer
         self._newest_checkpoint = newest_checkpoint
         self._history = dict(history)
 
     @staticmethod
     def open(
-        config: Config, witness: Witness, newest_checkpoint: Callable[[int], str], finished: int
+        config: Config, observer: Observer, newest_checkpoint: Callable[[int], str], finished: int
     ) -> Guards:
         """The guards of a run of which so many epochs are finished. Raises RunFolderError."""
-        return Guards(config, witness, newest_checkpoint, load_history(config.run_folder, finished))
+        return Guards(config, observer, newest_checkpoint, load_history(config.run_folder, finished))
 
     def check_updates(self, epoch: int, reports: Reports, groups: Iterable[ScoredGroup]) -> None:
         """Look at the updates of the epoch that makes `epoch` finished ones.
@@ -212,7 +200,7 @@ class Guards:
         what = f"{len(bad)} of {len(outcomes)} updates skipped: {bad[0].value}"
         listed = "".join(f"\n  {group}" for group in named[:SAVED_GROUPS])
         where = self._save(epoch, named, groups)
-        self._witness.note(f"epoch {epoch}: {what}.{listed}\n  {where}")
+        self._observer.note(f"epoch {epoch}: {what}.{listed}\n  {where}")
         most = self._config.guards.skipped_updates_in_a_row
         if longest >= most:
             sound = self._newest_checkpoint(self.sound_epochs(epoch - 1))
@@ -261,7 +249,7 @@ class Guards:
         if mismatch := mismatch_alarm(metrics["policy/log_ratio_mismatch_max"], clip_range):
             raised["log_prob_mismatch"] = mismatch
         before = self._history[epoch - 1].alarms if epoch - 1 in self._history else {}
-        self._witness.alarmed(epoch, raised, new=[name for name in raised if name not in before])
+        self._observer.alarmed(epoch, raised, new=[name for name in raised if name not in before])
         self._history[epoch] = replace(signs, alarms=raised)
         for forgotten in range(FIRST_EPOCHS + 1, epoch - KEPT_EPOCHS + 1):
             self._history.pop(forgotten, None)

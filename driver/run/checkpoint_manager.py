@@ -72,7 +72,6 @@ class CheckpointManager:
     ) -> None:
         self._section = config.checkpoint
         self._gold_names = tuple(config.gold)
-        self._forked_from = begun_with.forked_from if begun_with else ""
         self._checkpoints = checkpoints or Checkpoints.of(config)
         self._note = note
         self._golds = dict(begun_with.golds) if begun_with else {}
@@ -107,7 +106,7 @@ class CheckpointManager:
         """
         self.wait()
         golds = {epoch: gold for epoch, gold in self._golds.items() if epoch <= state.epoch}
-        whole = replace(state, forked_from=self._forked_from, golds=tuple(sorted(golds.items())))
+        whole = replace(state, golds=tuple(sorted(golds.items())))
 
         def write() -> None:
             self._checkpoints.write(whole, config_yaml, files)

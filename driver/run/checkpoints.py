@@ -1,7 +1,7 @@
 """Checkpoints: folders that are whole or not there, with the digest of every file.
 
 <run folder>/checkpoints/epoch_000012/          or <checkpoint.folder>/<run.name>/epoch_000012/
-    run.json            epoch, prompt cursor, run id, tracker run, gold scores, digest of every file and of it
+    run.json            epoch, run id, tracker run, gold scores, digest of every file and of it
     config.yaml         the whole configuration
     learner.json, trainable.safetensors, optimizer.safetensors, ema.safetensors      what an exact
     continuation needs
@@ -38,21 +38,20 @@ MEND = "Free space, or mend the rights, the network, or the credentials in the e
 class RunState:
     """Where a run stands.
 
-    epoch: finished epochs; cursor: next position in the prompt stream; tracker_run: MLflow's id;
+    epoch: finished epochs; tracker_run: MLflow's id;
     forked_from: the checkpoint that the run began with, empty where it began with the pretrained model;
     golds: finished epochs and mean gold score of each evaluation so far.
-    history: what the objective remembers of earlier rewards, as JSON holds it.
+    history: what the objective remembers of earlier rewards, see RewardHistory.
     inputs: digest of each model part, prompt set and recording that the run reads, by name.
     changes: after how many epochs a person had the run go on with something changed, and what.
     """
 
     run_id: str
     epoch: int
-    cursor: int
     tracker_run: str
     forked_from: str = ""
     golds: tuple[tuple[int, float], ...] = ()
-    history: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[tuple[int, str], ...] = ()
 

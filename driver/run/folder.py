@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from common.config.load import config_from_yaml_text
 from common.config.schema import Config
@@ -80,7 +79,7 @@ class ResumePoint:
         return self.checkpoint.files if self.checkpoint else {}
 
     @property
-    def history(self) -> Mapping[str, Any]:
+    def history(self) -> Mapping[str, tuple[float, ...]]:
         """What the objective remembers of earlier epochs, as JSON holds it; nothing for a new run."""
         return self.checkpoint.state.history if self.checkpoint else {}
 

@@ -51,7 +51,6 @@ def begin_fork(
     state = RunState(
         secrets.token_hex(6),
         epoch=0,
-        cursor=0,
         tracker_run="",
         forked_from=forked_from,
         inputs=dict(inputs),

@@ -132,8 +132,9 @@ def training_tasks(
     with_reference: bool,
     with_steps: bool = True,
 ) -> list[PromptTask]:
-    """The N tasks of one epoch, B images each: the prompts at the stream positions that `cursor` names."""
-    prompts = stream.take(cursor(config, epoch), config.sampling.prompts_per_epoch)
+    """The N tasks of one epoch, B images each: the next N of the prompt stream."""
+    count = config.sampling.prompts_per_epoch
+    prompts = stream.take(epoch * count, count)
     return [
         PromptTask(
             prompt=prompt,
@@ -146,11 +147,6 @@ def training_tasks(
         )
         for index, prompt in prompts
     ]
-
-
-def cursor(config: Config, epochs: int) -> int:
-    """Position in the prompt stream after so many epochs."""
-    return epochs * config.sampling.prompts_per_epoch
 
 
 def choose_prompts(config: Config, stream: PromptStream, unseen: PromptSet) -> PromptSets:

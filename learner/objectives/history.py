@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class RewardHistory:
-    """The last rewards of each prompt, oldest first; the prompt that was seen longest ago comes first.
+    """The last rewards of each prompt, oldest first; the prompt that was seen longest ago comes first. JSON
+    holds it as it is, and floats come back to the bit.
 
     Never changed: `with_rewards` returns the next one.
     """
@@ -31,14 +31,3 @@ class RewardHistory:
             earlier = known.pop(prompt, ())
             known[prompt] = (*earlier, *rewards.tolist())[-kept:]
         return RewardHistory(dict(list(known.items())[-prompts:]))
-
-    def to_json(self) -> dict[str, list[float]]:
-        """As JSON holds it; floats come back to the bit."""
-        return {prompt: list(rewards) for prompt, rewards in self.rewards.items()}
-
-    @staticmethod
-    def from_json(content: Mapping[str, Any]) -> RewardHistory:
-        """Back from to_json. Raises TypeError or ValueError where it is something else."""
-        return RewardHistory(
-            {str(prompt): tuple(float(value) for value in rewards) for prompt, rewards in content.items()}
-        )

@@ -49,7 +49,7 @@ def disturbed_checkpoint(config: Config) -> Path:
         for value in learner.parameters.values():
             value += 0.2 * torch.randn(value.shape, generator=generator)
     inputs = {**digest_model(config.model, None), "prompts.train": "0"}
-    state = RunState(run_id="run", epoch=2, cursor=4, tracker_run="", inputs=inputs)
+    state = RunState(run_id="run", epoch=2, tracker_run="", inputs=inputs)
     files: dict[str, Content] = dict(export_state(learner))
     files["learner.json"] = json.dumps({**json.loads(bytes(files["learner.json"])), "version": 7}).encode()
     return Path(Checkpoints.of(config).write(state, config_to_yaml(config), files))

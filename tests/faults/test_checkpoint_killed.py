@@ -27,7 +27,7 @@ checkpoints = Checkpoints(Storage.open(sys.argv[1]))
 first = int(sys.argv[2])
 files = {f"policy/{number}.bin": bytes([number]) * 300_000 for number in range(5)}
 for epoch in (first, *range(first, first + 1000)):
-    checkpoints.write(RunState("run", epoch, epoch, "t"), "config", files)
+    checkpoints.write(RunState("run", epoch, "t"), "config", files)
     checkpoints.prune(range(epoch - 1, epoch + 1))
     print(epoch, flush=True)
 """

@@ -34,7 +34,7 @@ def test_epochs_that_were_sampled_ahead_are_named(
 
 
 def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
-    checkpoint = Checkpoint("PLACE", RunState("run", 3, 6, ""), "", {})
+    checkpoint = Checkpoint("PLACE", RunState("run", 3, ""), "", {})
     lines = going_on(make(tmp_path, 1), ResumePoint("run", 3, checkpoint), reached=5)
     for line, words in zip(lines, ("3 from PLACE", "4 to 5", "sampled ahead"), strict=True):
         assert words in line

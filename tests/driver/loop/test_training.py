@@ -154,9 +154,6 @@ class FakeSource:
             task = PromptTask("a cat", 2, noise, sampled.stamp, with_reference=True)
             yield Group(task, NO_RAY, NO_RAY, NO_RAY, score, sampled)
 
-    def cursor(self, epochs: int) -> int:
-        return 2 * epochs
-
 
 class FakeEvaluator:
     """Nothing to see."""
@@ -242,7 +239,7 @@ def train(config: Config, script: Script, checkpoint: Checkpoint | None = None) 
     }
     with CheckpointManager(config, None, [], script.notes.append) as keeper:
         epoch = checkpoint.state.epoch if checkpoint else 0
-        training = Training(config, RunState("run", 0, 0, "tracked"), Parts(**parts, keeper=keeper))
+        training = Training(config, RunState("run", 0, "tracked"), Parts(**parts, keeper=keeper))
         asyncio.run(training.run(ResumePoint("run", epoch, checkpoint)))
 
 
@@ -312,7 +309,7 @@ def test_what_cannot_be_saved_is_told_beside_the_error_that_stopped_the_run(
 def test_what_a_run_goes_on_from_is_never_written_again(config: Config) -> None:
     """Above all a fork's base: a store that cannot rename loses it where the process dies meanwhile."""
     checkpoints, files = Checkpoints.of(config), {"learner.json": b"base"}
-    checkpoints.write(RunState("run", 0, 0, "t", "elsewhere"), config_to_yaml(config), files)
+    checkpoints.write(RunState("run", 0, "t", "elsewhere"), config_to_yaml(config), files)
     with pytest.raises(StopRequested):
         train(config, Script({("group", 0): StopRequested()}), checkpoints.newest().checkpoint)
     assert kept(config) == [(0, b"base")]

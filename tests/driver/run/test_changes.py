@@ -57,7 +57,7 @@ def config(tiny_pipeline: Path, tmp_path: Path) -> Config:
 def save(config: Config, run_id: str, epoch: int) -> None:
     inputs = check_inputs(config)
     digests = digest_inputs(config, inputs.train, inputs.unseen, inputs.recording)
-    state = RunState(run_id, epoch, 2 * epoch, "tracked", inputs=digests)
+    state = RunState(run_id, epoch, "tracked", inputs=digests)
     Checkpoints.of(config).write(state, config_to_yaml(config), {"learner.json": b'{"version": 1}'})
 
 

@@ -20,7 +20,7 @@ FILES = {"big.bin": bytes(range(256)) * 45_000, "policy/weights.safetensors": b"
 
 
 def state(epoch: int) -> RunState:
-    return RunState(run_id="run", epoch=epoch, cursor=16 * epoch, tracker_run="t")
+    return RunState(run_id="run", epoch=epoch, tracker_run="t")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> Config:
 
 def save(config: Config, epoch: int) -> Path:
     """A checkpoint with made-up files."""
-    state = RunState(run_id="abc", epoch=epoch, cursor=2 * epoch, tracker_run="tracked")
+    state = RunState(run_id="abc", epoch=epoch, tracker_run="tracked")
     return Path(Checkpoints.of(config).write(state, config_to_yaml(config), {"learner.json": b"{}"}))
 
 

@@ -30,7 +30,7 @@ def make(folder: Path, name: str, **overrides: Any) -> Config:
 
 def save(config: Config, epoch: int, run_id: str = "abc") -> str:
     """A checkpoint with made-up files."""
-    state = RunState(run_id, epoch, 2 * epoch, tracker_run="tracked")
+    state = RunState(run_id, epoch, tracker_run="tracked")
     return Checkpoints.of(config).write(state, config_to_yaml(config), FILES)
 
 
@@ -52,7 +52,6 @@ def test_a_fork_is_a_new_run_at_epoch_0_with_the_same_files(tmp_path: Path) -> N
     checkpoint = beginning.checkpoint
     assert checkpoint is not None
     assert (checkpoint.files, checkpoint.config_yaml) == (FILES, config_to_yaml(config))
-    assert checkpoint.state.cursor == 0
     assert read_checkpoint(place).state.run_id == "abc"
 
 
@@ -67,7 +66,7 @@ def test_the_same_command_goes_on_with_its_fork(tmp_path: Path, monkeypatch: pyt
     write_journal(config.run_folder, Journal(begun.run_id, "opened", "", 0))
     fork(config, place)
     assert find_beginning(config).tracker_run == "opened"
-    state = RunState(begun.run_id, 2, 4, "tracked", begun.forked_from)
+    state = RunState(begun.run_id, 2, "tracked", begun.forked_from)
     Checkpoints.of(config).write(state, config_to_yaml(config), FILES)
     Checkpoints.of(config).prune({2})
     fork(config, place)
@@ -174,7 +173,7 @@ def test_the_learner_takes_over_weights_optimizer_averages_and_version(
     learner.optimizer.step()
     learner.publish()
     files = {**export_state(learner), "learner.json": b'{"version": 5, "published": [[4, "abc"]]}'}
-    place = Checkpoints.of(old).write(RunState("abc", 3, 6, ""), config_to_yaml(old), files)
+    place = Checkpoints.of(old).write(RunState("abc", 3, ""), config_to_yaml(old), files)
     new = make_config(tiny_pipeline, tmp_path, {"run.name": "new", "optimizer.ema_decay": 0.5})
     fork(new, place)
     beginning = find_beginning(new)

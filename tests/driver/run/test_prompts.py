@@ -96,7 +96,7 @@ class TestStream:
         assert stream.take(95, 10) == [(index, wanted[index]) for index in range(95, 105)]
 
     def test_the_order_is_fixed_for_ever(self, numbers: PromptSet) -> None:
-        """A checkpoint's cursor means the same prompts under later versions of this code and of numpy."""
+        """A position means the same prompts under later versions of this code and of numpy."""
         drawn = [prompt for _, prompt in PromptStream(numbers, seed=7).take(98, 4)]
         assert drawn == ["prompt 47", "prompt 79", "prompt 79", "prompt 10"]
 

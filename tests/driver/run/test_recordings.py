@@ -33,7 +33,6 @@ from common.trajectory import (
 from driver.run.recordings import TrajectoryWriter, open_recording
 from tests.scored_groups import assert_same_bits, make_group
 
-
 REWARDS = ["a", "b"]
 """Those of make_group."""
 

@@ -58,7 +58,6 @@ def test_the_value_is_the_mean_of_what_is_remembered_of_the_prompt(seed: int, mi
             buffers[prompt] = [*buffers[prompt], *rewards.tolist()][-7:]
         everything = [value for _, rewards in scores for value in rewards.tolist()]
         advantages, history = dpok.advantages(scores, history)
-        history = RewardHistory.from_json(history.to_json())
         for (prompt, rewards), found in zip(scores, advantages, strict=True):
             known = buffers[prompt] if len(buffers[prompt]) >= section.history_minimum else everything
             np.testing.assert_allclose(

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.records import parse_record
 from learner.objectives.history import RewardHistory
 
 rewards = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5)
@@ -24,7 +25,8 @@ def test_it_keeps_the_last_rewards_of_the_prompts_seen_last(
     buffers: dict[str, deque[float]] = {}
     for epoch in epochs:
         scores = [(prompt, np.array(values)) for prompt, values in epoch]
-        history = RewardHistory.from_json(json.loads(json.dumps(history.to_json())))
+        saved = parse_record(dict[str, tuple[float, ...]], json.dumps(dict(history.rewards)).encode())
+        assert saved == history.rewards
         history = history.with_rewards(scores, kept, prompts)
         for prompt, values in epoch:
             buffer = buffers.pop(prompt, deque(maxlen=kept))
