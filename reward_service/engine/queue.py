@@ -83,8 +83,8 @@ class GroupQueue:
     def take(self) -> list[WaitingGroup] | Check | None:
         """The next thing to do: a batch, or a check; None once the queue is closed.
 
-        Waits for it; then at most batch_wait_s for a batch to fill. A check goes before groups, but not twice in a
-        row.
+        Waits for it; then at most batch_wait_s for a batch to fill. A check goes before groups, but not twice
+        in a row.
         """
         with self._changed:
             while not (self._groups or self._waiting_check or self._closed):
