@@ -24,7 +24,7 @@ def build_reward(name: str, served: ServedReward) -> Reward:
         scorer = build_scorer(served)
         version = f"{scorer.version}+{served.version}" if served.version else scorer.version
         stamp = ScorerStamp(name, version, stamp_digest(served, scorer.digest))
-        return Reward.of(stamp, scorer, served.pairs)
+        return Reward(stamp, scorer, served.pairs)
 
 
 def build_checked(name: str, served: ServedReward) -> Reward:
