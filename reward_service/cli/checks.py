@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from reward_service.contract.registry import build_scorer
-from reward_service.contract.reward import KINDS, Kind, Measured, Span, methods_of
+from reward_service.contract.reward import (
+    CHECK_PROMPTS,
+    KINDS,
+    Kind,
+    Measured,
+    Span,
+    disagreement,
+    methods_of,
+)
 from reward_service.contract.scorer import AnyScorer, PromptImages, is_deterministic, prompts_of
 from reward_service.contract.settings import ServedReward
 
-_PROMPTS = (
-    'a sign that says "OPEN"',
-    'a red apple beside a "SALE" label',
-    'a blue house named "Home"',
-)
 _COUNTS = (5, 2, 1)
 _SIZES = ((64, 64), (96, 48))
-_RELATIVE = 1e-3
 _LARGE = 1e3
 _SMALL = 1e-3
 _SLOW_S = 1.0
@@ -93,7 +95,7 @@ def check_reward(served: ServedReward, prompts: Sequence[str], span: Span = null
     (method,) = methods_of(scorer)
     kind, how = KINDS[method]
     name = type(scorer).__name__
-    groups = _made_up_groups(prompts or prompts_of(scorer, _PROMPTS), served.pairs)
+    groups = _made_up_groups(prompts or prompts_of(scorer, CHECK_PROMPTS), served.pairs)
     subject = _Subject(scorer, served.pairs, how(name, scorer, served.pairs), groups, span)
     findings = [Finding("built", Verdict.OK, f"{kind}, version {scorer.version!r}, {_digest(scorer)}")]
     for check in CHECKS:
@@ -129,7 +131,9 @@ def _finite(subject: _Subject) -> Finding:
 
 def _repeats(subject: _Subject) -> Finding:
     pairs = zip(subject.measure(subject.groups), subject.measure(subject.groups), strict=True)
-    return _equal("same again", list(pairs), "gives other numbers for the same images when asked again")
+    return _equal(
+        subject, "same again", list(pairs), "gives other numbers for the same images when asked again"
+    )
 
 
 def _company(subject: _Subject) -> Finding:
@@ -141,7 +145,7 @@ def _company(subject: _Subject) -> Finding:
         singles = [subject.measure([(prompt, image[None])])[0].rewards[0] for image in images]
         rewards = np.array(singles)
         same.append((together[0], Measured(rewards, rewards[:, None] - rewards[None, :], 0.0)))
-    return _equal("batch size", same, "scores an image otherwise when others are in the call")
+    return _equal(subject, "batch size", same, "scores an image otherwise when others are in the call")
 
 
 def _order(subject: _Subject) -> Finding:
@@ -150,7 +154,7 @@ def _order(subject: _Subject) -> Finding:
     with subject.span():
         turned = subject.how.turned(group[0], group[1].copy())
     return _equal(
-        "order", [(straight, turned)], "gives differences that depend on the images' order or place"
+        subject, "order", [(straight, turned)], "gives differences that depend on the images' order or place"
     )
 
 
@@ -215,16 +219,12 @@ CHECKS: tuple[_Check, ...] = (
 )
 
 
-def _equal(check: str, pairs: Sequence[tuple[Measured, Measured]], complaint: str) -> Finding:
-    """Rewards and differences must agree up to a share of the largest. Raises RewardError by how much not."""
-    worst = 0.0
-    for first, second in pairs:
-        for one, other in ((first.rewards, second.rewards), (first.differences, second.differences)):
-            excess = float(np.abs(one - other).max())
-            allowed = _RELATIVE * max(float(np.abs(one).max()), float(np.abs(other).max()))
-            if excess > allowed:
-                raise RewardError(f"it {complaint}: by {excess:.3g}, allowed {allowed:.3g}")
-            worst = max(worst, excess)
+def _equal(
+    subject: _Subject, check: str, pairs: Sequence[tuple[Measured, Measured]], complaint: str
+) -> Finding:
+    """Raises RewardError where two answers differ by more than a run allows."""
+    name = type(subject.scorer).__name__
+    worst = max(disagreement(name, first, second, complaint) for first, second in pairs)
     return Finding(check, Verdict.OK, f"numbers differ by at most {worst:.1g}")
 
 

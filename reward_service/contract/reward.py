@@ -36,8 +36,13 @@ _LARGEST = 1e100
 
 S = TypeVar("S")
 
-# Each names a text in quotes, which a scorer of text in images asks for.
-CHECK_PROMPTS = ('a sign that says "OPEN"', 'a blue house named "Home"', 'a sign that says "OPEN"')
+CHECK_PROMPTS = (
+    'a sign that says "OPEN"',
+    'a red apple beside a "SALE" label',
+    'a blue house named "Home"',
+)
+"""Each names a text in quotes, which a scorer of text in images asks for."""
+
 _CHECK_IMAGES = len(CHECK_PROMPTS)
 
 Span = Callable[[], AbstractContextManager[object]]
@@ -237,10 +242,10 @@ def check_scorer(
     again = how.measure(_copied(groups))
     alone = [measured for group in groups for measured in how.measure(_copied([group]))]
     for here, there, lonely in zip(first, again, alone, strict=True):
-        _same(name, here, there, "gives other scores for the same images when asked again")
-        _same(name, here, lonely, "scores an image otherwise when it is alone")
+        disagreement(name, here, there, "gives other scores for the same images when asked again")
+        disagreement(name, here, lonely, "scores an image otherwise when it is alone")
     turned = how.turned(*_copied(groups[-1:])[0])
-    _same(name, first[-1], turned, "gives differences that depend on the images' order")
+    disagreement(name, first[-1], turned, "gives differences that depend on the images' order")
 
 
 def _one_method(name: str, scorer: AnyScorer) -> str:
@@ -254,12 +259,17 @@ def _copied(groups: Sequence[PromptImages]) -> list[PromptImages]:
     return [(prompt, images.copy()) for prompt, images in groups]
 
 
-def _same(name: str, first: Measured, second: Measured, complaint: str) -> None:
+def disagreement(name: str, first: Measured, second: Measured, complaint: str) -> float:
+    """By how much two answers about the same images differ, at most.
+
+    Raises RewardError with the complaint where that is more than rounding: _RELATIVE of the largest number.
+    """
     pairs = [(first.rewards, second.rewards), (first.differences, second.differences)]
     excess = max(float(np.abs(one - other).max()) for one, other in pairs)
     allowed = _RELATIVE * max(float(np.abs(values).max()) for pair in pairs for values in pair)
     if excess > allowed:
         raise RewardError(f"Scorer {name!r} {complaint}: they differ by {excess:g}, more than {allowed:g}.")
+    return excess
 
 
 def ask(name: str, call: Callable[[], object]) -> object:
