@@ -116,12 +116,16 @@ def check_scores(scores: RewardScores, images: int) -> RewardScores:
     differences = antisymmetric(_finite("differences", scores.differences, (images, images)), "Its")
     if not (np.isfinite(scores.residual) and scores.residual >= 0.0):
         raise RewardError(f"Its residual is {scores.residual}, which is no finite number of at least 0.")
-    stamp = scores.stamp
+    check_stamp(scores.stamp)
+    return RewardScores(rewards, differences, float(scores.residual), scores.stamp)
+
+
+def check_stamp(stamp: ScorerStamp) -> None:
+    """Raises RewardError where a stamp does not name one version, or is too long to be one."""
     if not stamp.name or not stamp.version:
         raise RewardError(f"Its stamp names no reward or no version: {stamp}.")
     if max(len(stamp.name), len(stamp.version), len(stamp.digest)) > LONGEST_LABEL:
         raise RewardError(f"Its stamp is longer than {LONGEST_LABEL} characters.")
-    return RewardScores(rewards, differences, float(scores.residual), stamp)
 
 
 def antisymmetric(differences: Float64, whose: str) -> Float64:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from common.errors import RewardError
 from common.trajectory import ScorerStamp
 from reward_service.contract.registry import build_scorer, naming, scorer_path
+from reward_service.contract.results import check_stamp
 from reward_service.contract.reward import Reward
 from reward_service.contract.settings import ServedReward
 
@@ -24,6 +25,7 @@ def build_reward(name: str, served: ServedReward) -> Reward:
         scorer = build_scorer(served)
         version = f"{scorer.version}+{served.version}" if served.version else scorer.version
         stamp = ScorerStamp(name, version, stamp_digest(served, scorer.digest))
+        check_stamp(stamp)
         return Reward(stamp, scorer, served.pairs)
 
 

@@ -1,4 +1,4 @@
-"""The HTTP front of one reward: safetensors or JSON in, checked scores or errors out. Knows no Ray."""
+"""The HTTP front of one reward: safetensors or JSON in, scores or errors out. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from reward_service.contract.results import (
     Description,
     Reply,
     RewardFailure,
-    check_scores,
 )
 from reward_service.http import schema as http_schema
 from reward_service.http.body import Arrivals, Room, Share, discard, read_body
@@ -92,11 +91,7 @@ class _Front:
             reply: Reply = await self._ask(self.backend.score(group.prompt, group.images))
         if isinstance(reply.outcome, RewardFailure):
             raise Refusal(SCORER_FAILED, reply.outcome.reason)
-        try:
-            scores = check_scores(reply.outcome, len(group.images))
-        except RewardError as error:
-            raise Refusal(SCORER_FAILED, f"The scorer's answer is not sound. {error}") from error
-        body = encode_reply(scores, reply.busy_s, reply.shadow, reply.refused)
+        body = encode_reply(reply.outcome, reply.busy_s, reply.shadow, reply.refused)
         return Response(body, media_type=JSON_TYPE)
 
     async def describe(self) -> Response:

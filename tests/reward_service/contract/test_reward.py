@@ -162,6 +162,12 @@ def test_check_and_probe_run_the_scorer(clip_folder: Path) -> None:
         build_reward("careless", ServedReward(scorer=f"{SCORERS}:Careless")).check()
 
 
+@pytest.mark.parametrize("name", ["", "x" * 1001])
+def test_a_name_that_no_score_could_carry_is_refused(name: str) -> None:
+    with pytest.raises(RewardError, match="stamp"):
+        build_reward(name, ServedReward(scorer=f"{SCORERS}:Redness"))
+
+
 def test_the_stamp_names_version_label_and_everything_that_changes_scores() -> None:
     base = ServedReward(scorer=f"{SCORERS}:PromptLength")
     changed = [
