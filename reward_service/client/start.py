@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from reward_service.contract.registry import naming
 from reward_service.contract.settings import served_settings
 from reward_service.on_ray.app import ONGOING_GROUPS, embedded_app, groups_at_a_replica, open_app
 from reward_service.on_ray.deployment import deploy, describe, end
-from reward_service.on_ray.handles import applications
+from reward_service.on_ray.handles import applications, hush_serve
 from reward_service.on_ray.lifeline import start_lifeline
 
 START_LIMIT_S = 600.0
@@ -52,8 +51,7 @@ def start_rewards(
     Raises RewardError where a reward cannot be built, does not run or is not reachable, StuckError past
     start_limit_s seconds. Nothing that was started stays then.
     """
-    # Its warnings would tear the progress display; what matters of them reaches the driver as an error.
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    hush_serve()
     entries = {**rewards, **gold}
     with ExitStack() as undo:
         wait_until_running(_of(entries, AppReward), start_limit_s, waits_for)

@@ -153,10 +153,10 @@ def _add_routes(app: FastAPI, front: _Front, limits: HttpLimits) -> None:
     app.post(
         "/v1/score",
         response_model=None,
-        responses=http_schema.score_responses(),
+        responses=http_schema.SCORE_RESPONSES,
         openapi_extra=http_schema.score_body(limits),
     )(front.score)
-    app.get("/v1/describe", response_model=None, responses=http_schema.describe_responses())(front.describe)
+    app.get("/v1/describe", response_model=None, responses=http_schema.DESCRIBE_RESPONSES)(front.describe)
     ready, healthy = '{"ready": true}', '{"healthy": true, "worked_s_ago": 0.2}'
     app.get("/v1/ready", response_model=None, responses=http_schema.plain_responses(ready))(front.ready)
     app.get("/v1/health", response_model=None, responses=http_schema.plain_responses(healthy))(front.health)

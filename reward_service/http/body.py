@@ -41,11 +41,6 @@ class Room:
         with self._lock:
             self._held_bytes -= count
 
-    @property
-    def held_bytes(self) -> int:
-        """What is taken now."""
-        return self._held_bytes
-
 
 class Share:
     """What one request holds of the room; given back where the last of its `with` blocks ends.

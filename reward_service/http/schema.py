@@ -66,16 +66,6 @@ def score_body(limits: HttpLimits) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": about, "content": content}}
 
 
-def score_responses() -> dict[int | str, dict[str, Any]]:
-    """Every answer of POST /v1/score."""
-    return {200: {"description": "The score.", "model": ScoreReply}, **_errors(_SCORING)}
-
-
-def describe_responses() -> dict[int | str, dict[str, Any]]:
-    """Every answer of GET /v1/describe."""
-    return {200: {"description": "The reward.", "model": Description}, **_errors(_READING)}
-
-
 def plain_responses(meaning: str) -> dict[int | str, dict[str, Any]]:
     """Every answer of a GET that says yes or why not."""
     return {200: {"description": meaning}, **_errors(_READING)}
@@ -89,3 +79,10 @@ def _errors(codes: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"model": ErrorBody, "description": " ".join(texts)} for status, texts in meanings.items()
     }
+
+
+SCORE_RESPONSES = {200: {"description": "The score.", "model": ScoreReply}, **_errors(_SCORING)}
+"""Every answer of POST /v1/score."""
+
+DESCRIBE_RESPONSES = {200: {"description": "The reward.", "model": Description}, **_errors(_READING)}
+"""Every answer of GET /v1/describe."""

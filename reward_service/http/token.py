@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +25,11 @@ class Token(SecretStr):
     """
 
     @staticmethod
-    def from_env(name: str, environment: Mapping[str, str] = os.environ) -> Token:
+    def from_env(name: str) -> Token:
         """The token in an environment variable. Raises RewardError where it is unset or malformed."""
-        if name not in environment:
+        if name not in os.environ:
             raise RewardError(f"The environment variable {name} is not set; it must hold the token. {_HOW}")
-        return _checked(environment[name], f"the environment variable {name}")
+        return _checked(os.environ[name], f"the environment variable {name}")
 
     @staticmethod
     def from_file(path: str | Path) -> Token:

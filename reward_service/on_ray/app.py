@@ -38,6 +38,7 @@ from reward_service.engine.engine import Engine, end_process
 from reward_service.on_ray.deployment import describe
 from reward_service.on_ray.handles import (
     DEPLOYMENT,
+    QUIET,
     ask_replica,
     connect_serve,
     reward_handle,
@@ -62,7 +63,6 @@ DESCRIBE_LIMIT_S = 60.0
 STATUS_LIMIT_S = 10.0
 LOOK_S = 1.0
 """How often to look which Serve runs, which costs half a millisecond."""
-QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def hide_gpus_of_others() -> None:

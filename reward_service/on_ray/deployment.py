@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from common.errors import RewardError, StuckError
-from reward_service.on_ray.handles import applications, ask_replica, serve_controller
+from reward_service.on_ray.handles import QUIET, applications, ask_replica, serve_controller
 
 _POLL_S = 0.1
 _OWNER_WAIT_S = 10.0
@@ -47,12 +46,9 @@ def deploy(
     Raises RewardError where a name is taken by somebody else, or with the replica's own error where it cannot
     be built; and StuckError after `limit_s` seconds. Nothing of these stays running then.
     """
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     started_here = serve_controller() is None
     waits_for("Serve to start" if started_here else "Serve")
-    serve.start(
-        proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False}
-    )
+    serve.start(proxy_location="Disabled", logging_config=QUIET)
     deployment = Deployment(tuple(apps), stop_serve and started_here)
     _clear(apps, owner)
     targets = [serve.RunTarget(app, name=name, route_prefix=None) for name, app in apps.items()]

@@ -19,6 +19,7 @@ from reward_service.http.app import build_http_app
 from reward_service.http.errors import LOST, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
+from reward_service.on_ray.handles import QUIET
 
 GATEWAY = "Gateway"
 """The deployment that answers HTTP."""
@@ -26,7 +27,6 @@ GATEWAY = "Gateway"
 _RETRY_S = 1.0
 _ONGOING_REQUESTS = 256
 _QUEUED_REQUESTS = 256
-_QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def build_gateway(replicas: serve.Application, limits: HttpLimits, token: TokenSource) -> serve.Application:
@@ -43,7 +43,7 @@ def build_gateway(replicas: serve.Application, limits: HttpLimits, token: TokenS
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=_ONGOING_REQUESTS,
         max_queued_requests=_QUEUED_REQUESTS,
-        logging_config=_QUIET,
+        logging_config=QUIET,
     )(serve.ingress()(HttpGateway))
     return deployment.bind(replicas, limits, token)
 

@@ -27,7 +27,16 @@ STATUS_LIMIT_S = 20.0
 UNLISTED = "_ray_internal_prdp_status"
 """Ray's dashboard lists no job of a namespace that begins like this."""
 
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""How Serve and its replicas log."""
+
 _known: ActorHandle | None = None
+
+
+def hush_serve() -> None:
+    """Keep this process's own Serve off the terminal, where its warnings would tear the progress display.
+    What matters of them reaches the caller as an error."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
 def serve_controller() -> ActorHandle | None:
@@ -101,7 +110,7 @@ def report_applications() -> dict[str, Report]:
     Joins the cluster here and leaves it again, unless this process is in one already. Raises RewardError
     where there is none.
     """
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    hush_serve()
     joined = not ray.is_initialized()
     if joined:
         try:

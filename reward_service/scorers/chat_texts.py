@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import re
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from common.errors import RewardError
+from reward_service.http.images import encode_png
 from reward_service.scorers.chat_client import Message
 
 _FENCES = ("```json", "```")
@@ -127,7 +126,5 @@ def _text(text: str) -> Message:
 
 
 def _picture(image: NDArray[np.uint8]) -> Message:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    data = base64.b64encode(encode_png(image)).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}

@@ -21,24 +21,12 @@ from reward_service.scorers.model_files import ModelSource, build_model, read_js
 _IMAGES_PER_PASS = 64
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", *TOKENIZER_FILES)
 WEIGHT_FILES = ("config.json", "model.safetensors.index.json", "model*.safetensors")
+PICKLED = "pytorch_model.bin"
 CLIP_FILES = (*PROCESSOR_FILES, *WEIGHT_FILES)
 """The files of a CLIP folder that decide its scores."""
 
 Prepare = Callable[[NDArray[np.uint8]], torch.Tensor]
 """Images uint8 (M, height, width, 3) -> what the vision tower takes, float32 (M, 3, size, size)."""
-
-
-@dataclass(frozen=True)
-class ProcessorPrepare:
-    """Prepares images as a model's own preprocessor_config.json says, by PIL."""
-
-    processor: CLIPImageProcessorPil
-
-    def __call__(self, images: NDArray[np.uint8]) -> torch.Tensor:
-        """uint8 (M, height, width, 3) -> float32 (M, 3, size, size)."""
-        return self.processor(images=list(images), return_tensors="pt", input_data_format="channels_last")[
-            "pixel_values"
-        ]
 
 
 @dataclass(frozen=True)
@@ -95,15 +83,15 @@ def clip_source(option: str, path: str, revision: str, pickled_too: bool = False
 
     pickled_too: take pytorch_model.bin where the repository has no safetensors file.
     """
-    fallback = "pytorch_model.bin" if pickled_too else ""
+    fallback = PICKLED if pickled_too else ""
     return ModelSource(option, "CLIP model", path, revision, CLIP_FILES, fallback)
 
 
-def check_clip_source(source: ModelSource, pickled_too: bool = False) -> None:
+def check_clip_source(source: ModelSource) -> None:
     """Raises RewardError where the path cannot be a CLIP model, as far as can be told without fetching."""
     source.check()
     if source.is_local:
-        check_clip_folder(source.folder, pickled_too)
+        check_clip_folder(source.folder, source.fallback)
 
 
 def check_clip_config(folder: Path) -> None:
@@ -119,15 +107,18 @@ def check_clip_config(folder: Path) -> None:
         )
 
 
-def check_clip_folder(folder: Path, pickled_too: bool = False) -> None:
-    """Raises RewardError where the folder has no configuration or no weights of a CLIPModel."""
+def check_clip_folder(folder: Path, fallback: str = "") -> None:
+    """Raises RewardError where the folder has no configuration or no weights of a CLIPModel.
+
+    fallback: a file that will do where there are no safetensors.
+    """
     check_clip_config(folder)
     if any(folder.glob("model*.safetensors")):
         return
-    if not pickled_too:
+    if not fallback:
         raise RewardError(f"{folder} has no model*.safetensors; pickle files (.bin, .pt) are not read.")
-    if not (folder / "pytorch_model.bin").is_file():
-        raise RewardError(f"{folder} has neither model*.safetensors nor pytorch_model.bin.")
+    if not (folder / fallback).is_file():
+        raise RewardError(f"{folder} has neither model*.safetensors nor {fallback}.")
 
 
 def check_tokenizer_folder(folder: Path) -> None:
@@ -136,21 +127,25 @@ def check_tokenizer_folder(folder: Path) -> None:
         raise RewardError(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json.")
 
 
-def load_clip(source: ModelSource, processor: ModelSource, pickled_too: bool = False) -> ClipModel:
+def load_clip(source: ModelSource, processor: ModelSource) -> ClipModel:
     """A CLIP model with the tokenizer and image preparation of `processor`, which may be the same source.
 
     Raises RewardError where either cannot be read.
     """
-    check_clip_folder(source.folder, pickled_too)
+    check_clip_folder(source.folder, source.fallback)
     model = load_clip_weights(source.folder)
-    prepare = ProcessorPrepare(_load("CLIP image processor", CLIPImageProcessorPil, processor.folder))
+    process = _load("CLIP image processor", CLIPImageProcessorPil, processor.folder)
+
+    def prepare(images: NDArray[np.uint8]) -> torch.Tensor:
+        return process(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+
     return ClipModel(model, load_tokenizer(processor.folder), prepare)
 
 
 def load_clip_weights(folder: Path) -> CLIPModel:
     """The CLIPModel of a folder in float32. Raises RewardError where it cannot be read or lacks a tensor."""
     if not any(folder.glob("model*.safetensors")):
-        tensors = read_tensors(folder / "pytorch_model.bin")
+        tensors = read_tensors(folder / PICKLED)
         return build_model(CLIPModel, load_clip_config(folder), tensors, folder)
     transformers_logging.disable_progress_bar()
     options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}

@@ -47,7 +47,7 @@ class ClipScore(Configured[ClipScoreOptions]):
 
     def check(self) -> None:
         """See Configured."""
-        check_clip_source(self._source, pickled_too=True)
+        check_clip_source(self._source)
 
     @cached_property
     def digest(self) -> str:
@@ -70,4 +70,4 @@ class ClipScore(Configured[ClipScoreOptions]):
 
     @cached_property
     def _clip(self) -> ClipModel:
-        return load_clip(self._source, self._source, pickled_too=True)
+        return load_clip(self._source, self._source)

@@ -46,7 +46,7 @@ class ModelSource:
         self._path = path
         self._revision = revision
         self._patterns = list(patterns)
-        self._fallback = fallback
+        self.fallback = fallback
 
     @property
     def is_local(self) -> bool:
@@ -64,15 +64,15 @@ class ModelSource:
         if self.is_local:
             return Path(self._path)
         fetched = self._fetch(self._patterns)
-        if self._fallback and not any(fetched.glob(self._patterns[-1])):
-            fetched = self._fetch([self._fallback])
+        if self.fallback and not any(fetched.glob(self._patterns[-1])):
+            fetched = self._fetch([self.fallback])
         return fetched
 
     def files(self) -> list[Path]:
         """The files that decide the scores, fetched where they are on the hub."""
         found = {file for pattern in self._patterns for file in self.folder.glob(pattern)}
-        if self._fallback and not any(self.folder.glob(self._patterns[-1])):
-            found |= set(self.folder.glob(self._fallback))
+        if self.fallback and not any(self.folder.glob(self._patterns[-1])):
+            found |= set(self.folder.glob(self.fallback))
         return sorted(found)
 
     def _fetch(self, patterns: list[str]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -102,29 +101,13 @@ class VlmRubric(_Judge[RubricOptions]):
         return np.array([read_score(answer, options.lowest, options.highest) for answer in answers])
 
 
-@dataclass
-class PositionBias:
-    """How a judge's answers lean to a place: lean is +1 where always the first is better, -1 the second."""
-
-    pairs: int = 0
-    lean: float = 0.0
-
-    def add(self, leans: NDArray[np.float64]) -> None:
-        """Count the lean of some more pairs, float64 (P,) in -1..1."""
-        total = self.pairs * self.lean + float(leans.sum())
-        self.pairs += len(leans)
-        self.lean = total / self.pairs
-
-
 class VlmPairs(_Judge[PairsOptions]):
     """Which of two images is better, asked in both orders, so that preferring a place cancels out.
 
     An answer is (said in one order - said in the other) / 2: 1 or -1 where the judge is of one opinion, 0.5
     or -0.5 where it is undecided in one order, 0 where it contradicts itself. Two requests a pair; set
     `pairs` of the reward to ask about fewer pairs than all. The options are those of PairsOptions: base_url,
-    model, api_key_env, criteria and more.
-
-    position_bias: how the judge leans to the first place so far; also logged.
+    model, api_key_env, criteria and more. How the judge leans to a place is logged.
     """
 
     name = "vlm_pairs"
@@ -132,7 +115,8 @@ class VlmPairs(_Judge[PairsOptions]):
 
     def __init__(self, **options: str | int | float | bool) -> None:
         super().__init__(**options)
-        self.position_bias = PositionBias()
+        self._pairs = 0
+        self._leans = 0.0
 
     @cached_property
     def digest(self) -> str:
@@ -151,19 +135,21 @@ class VlmPairs(_Judge[PairsOptions]):
             [pair_messages(self.options.criteria, prompt, images[i], images[j]) for i, j in both]
         )
         said = np.array([read_better(answer) for answer in answers]).reshape(2, len(pairs))
-        self.position_bias.add((said[0] + said[1]) / 2.0)
+        # +1 where always the first is better, -1 where the second is.
+        self._pairs += len(pairs)
+        self._leans += float((said[0] + said[1]).sum()) / 2.0
         self._report()
         difference: NDArray[np.float64] = (said[0] - said[1]) / 2.0
         return difference
 
     def _report(self) -> None:
-        bias = self.position_bias
-        loud = bias.pairs >= _ENOUGH_PAIRS and abs(bias.lean) >= _WORTH_A_WARNING
+        lean = self._leans / self._pairs
+        loud = self._pairs >= _ENOUGH_PAIRS and abs(lean) >= _WORTH_A_WARNING
         LOGGER.log(
             logging.WARNING if loud else logging.INFO,
             "Judge %s leans %+.2f to the first place over %d pairs (1 = always the first, -1 = the second). "
             "It cancels out, but what a judge says by place alone tells nothing of the images.",
             self.options.model,
-            bias.lean,
-            bias.pairs,
+            lean,
+            self._pairs,
         )

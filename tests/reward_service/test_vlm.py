@@ -88,20 +88,20 @@ def test_a_judge_that_only_sees_the_place_says_nothing(caplog: pytest.LogCapture
         pairs = plan_pairs(9, 0, 0)
         answers = scorer.compare_pairs("x", greys(*range(0, 90, 10)), pairs)
     assert not answers.any()
-    assert (scorer.position_bias.pairs, scorer.position_bias.lean) == (36, 1.0)
     (record,) = [record for record in caplog.records if "leans" in record.message]
+    assert "leans +1.00 to the first place over 36 pairs" in record.message
     assert record.levelno == logging.WARNING
 
 
-def test_a_judge_undecided_in_one_order_counts_half() -> None:
+def test_a_judge_undecided_in_one_order_counts_half(caplog: pytest.LogCaptureFixture) -> None:
     def shy(question: Question) -> str:
         first, second = (float(image.mean()) for image in question.images)
         return brighter(question) if first < second else '{"better": "same"}'
 
-    with serving(Judge(shy)) as url:
+    with serving(Judge(shy)) as url, caplog.at_level(logging.INFO, "ray.serve"):
         scorer = pairs_judge(url)
         assert scorer.compare_pairs("x", greys(10, 90), np.array([[1, 0], [0, 1]])).tolist() == [0.5, -0.5]
-    assert scorer.position_bias.lean == -0.5
+    assert "leans -0.50 to the first place over 2 pairs" in caplog.text
 
 
 @pytest.mark.parametrize(

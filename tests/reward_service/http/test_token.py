@@ -14,20 +14,23 @@ from reward_service.http.token import NO_TOKEN, Token, TokenSource
 SECRET = "abcdefgh-01234567.XYZ"
 
 
-def test_it_is_read_from_the_environment_or_a_file(tmp_path: Path) -> None:
-    assert Token.from_env("T", {"T": f" {SECRET}\n"}).get_secret_value() == SECRET
+def test_it_is_read_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T", f" {SECRET}\n")
+    assert Token.from_env("T").get_secret_value() == SECRET
     (tmp_path / "token").write_text(SECRET + "\n")
     assert TokenSource(file=str(tmp_path / "token")).read() == Token(SECRET)
+    monkeypatch.delenv("T")
     with pytest.raises(RewardError, match="T is not set"):
-        Token.from_env("T", {})
+        Token.from_env("T")
 
 
 @pytest.mark.parametrize(
     "value", ["", "short", "with space 0123456789", "new\nline-0123456789", "ü" * 20, "a" * 5000]
 )
-def test_a_malformed_token_is_refused_without_showing_it(value: str) -> None:
+def test_a_malformed_token_is_refused_without_showing_it(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T", value)
     with pytest.raises(RewardError) as caught:
-        Token.from_env("T", {"T": value})
+        Token.from_env("T")
     assert "environment variable T" in str(caught.value)
     assert not value or value not in str(caught.value)
 
