@@ -1,4 +1,9 @@
-"""The scorers that ship with the project, one file each."""
+"""The scorers that ship with the project, one file each.
+
+docs/scorers.md has their numbers, options, weights, preparation of images and prompts, and sources; the
+classes say where they deviate and why. Those of models read their weights at first use, in float32, on the
+GPU where there is one.
+"""
 
 SHIPPED: dict[str, str] = {
     "aesthetic": "reward_service.scorers.aesthetic:AestheticScorer",

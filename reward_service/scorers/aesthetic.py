@@ -34,19 +34,9 @@ class AestheticOptions(Section):
 
 
 class AestheticScorer(Configured[AestheticOptions]):
-    """A rating from about 1 to 10, mostly 4..7; prompts do not matter. In float32.
+    """A rating of the image alone: its unit embedding by CLIP, through linear layers without activations.
 
-    Options: AestheticOptions.
-
-    The unit embedding of the image by CLIP ViT-L/14, through five linear layers without activations
-    (768 - 1024 - 128 - 64 - 16 - 1), as in simple_inference.py of
-    github.com/christophschuhmann/improved-aesthetic-predictor with its weights sac+logos+ava1-l14-linearMSE.
-    The original publishes its head as a .pth file only: it is read by torch.load(weights_only=True), which
-    reads tensors alone. A .safetensors file of the same tensors is taken too.
-
-    Preparation: shorter side to 224 (bicubic), centre crop 224, OpenAI's mean and deviation, by path's own
-    preprocessor_config.json. The original runs CLIP in float16 on a GPU.
-    The weights are read at first use, on the GPU where this process has one.
+    The original runs CLIP in float16 on a GPU.
     """
 
     version = "1"

@@ -28,12 +28,7 @@ class ClipOptions(Section):
 
 
 class ClipScorer(Configured[ClipOptions]):
-    """Cosine similarity, in -1..1, between an image and its prompt, in float32. Options: ClipOptions.
-
-    Prompts are cut at the model's text length (77 tokens for OpenAI's and LAION's models); images are
-    resized, cropped and normalised as the model's own preprocessor_config.json says.
-    The weights are read at first use, on the GPU where this process has one.
-    """
+    """Cosine of an image and its prompt, prepared by the model's own files and cut at its text length."""
 
     version = "1"
     name = "clip"

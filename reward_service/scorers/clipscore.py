@@ -29,16 +29,10 @@ class ClipScoreOptions(Section):
 
 
 class ClipScore(Configured[ClipScoreOptions]):
-    """2.5 * max(cosine, 0) of an image and "A photo depicts " + its prompt: 0..2.5, mostly 0.5..1.
+    """2.5 * max(cosine, 0) of an image and "A photo depicts " + its prompt, in 0..2.5.
 
-    All arithmetic is float32. Options: ClipScoreOptions.
-
-    Weights are taken from safetensors files; where there are none (the default's repository has published a
-    pytorch_model.bin only), from pytorch_model.bin by torch.load(weights_only=True), which reads tensors
-    alone. Preparation: shorter side to 224 (bicubic), centre crop 224, OpenAI's mean and deviation, 77
-    tokens, as in clipscore.py of github.com/jmhessel/clipscore; here by the model's own
-    preprocessor_config.json. The original runs in float16 on a GPU. The weights are read at first use, on the
-    GPU where there is one.
+    The original runs in float16 on a GPU, and prepares images by itself; here the model's own files say how.
+    The default's repository has a pytorch_model.bin only, which is taken where there are no safetensors.
     """
 
     version = "1"

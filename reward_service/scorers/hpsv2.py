@@ -77,18 +77,10 @@ def _checkpoints(folder: Path, release: str) -> list[Path]:
 
 
 class HpsV2(Configured[HpsV2Options]):
-    """Cosine of image and prompt by CLIP ViT-H/14 tuned on human choices: -1..1, mostly 0.2..0.35.
+    """Cosine of image and prompt by a CLIP tuned on human choices; comparable within one prompt only.
 
-    All arithmetic is float32. The authors' tables give it times 100. Only images of the same prompt are
-    comparable.
-    Options: HpsV2Options. The authors publish .pt files only: they are read by
-    torch.load(weights_only=True), which reads tensors alone. They hold float16 numbers.
-
-    Preparation, as in hpsv2/img_score.py, src/open_clip/factory.py (light_augmentation) and transform.py of
-    the hpsv2 package 1.2.0: longer side to 224 (bicubic, on float tensors), black bars to a square, OpenAI's
-    mean and deviation; 77 tokens. The activation is exact GELU, not QuickGELU. The original computes in mixed
+    The activation is exact GELU, not the QuickGELU of OpenAI's models. The original computes in mixed
     precision, and cleans prompts with ftfy and HTML unescaping, which the transformers tokenizer does not.
-    The weights are read at first use, on the GPU where this process has one.
     """
 
     version = "1"

@@ -41,17 +41,10 @@ class ImageRewardOptions(Section):
 
 
 class ImageReward(Configured[ImageRewardOptions]):
-    """A number of mean 0 and deviation 1 over the authors' images, mostly -2.5..2.5, in float32.
-
-    (head - 0.16717...) / 1.03333..., where the head (five linear layers) reads the first token of BLIP's text
+    """(head - MEAN) / DEVIATION, where the head (five linear layers) reads the first token of BLIP's text
     tower after it has looked at the image.
-    Options: ImageRewardOptions. The authors publish a .pt file only: it is read by
-    torch.load(weights_only=True), which reads tensors alone.
 
-    Preparation, as in ImageReward/ImageReward.py of github.com/THUDM/ImageReward: shorter side to 224
-    (bicubic, by PIL), centre crop 224, OpenAI's mean and deviation; prompts padded and cut to 35 tokens. Side
-    and depth of the image tower are read off the tensors.
-    The weights are read at first use, on the GPU where this process has one.
+    The authors publish no configuration of the image tower: its side and depth are read off the tensors.
     """
 
     version = "1"

@@ -41,15 +41,8 @@ class OcrOptions(Section):
 class OcrAccuracy(Configured[OcrOptions]):
     """1 - edit distance / length of the text, in 0..1: how well the text that the prompt names can be read.
 
-    As the text reward of Flow-GRPO: the first text in double quotes (straight or curly) is looked for in all
-    that is read in the image, line after line; spaces and case do not count. Where it is found as it is,
-    the number is 1, whatever else stands there; otherwise the edit distance between the two is taken off, at
-    most the length of the text. Flow-GRPO reads with another engine (PaddleOCR), so images that are hard to
-    read may get other numbers.
-
-    Options: OcrOptions.
-
-    The models are inside the rapidocr package and are read at first use; nothing is downloaded.
+    The text reward of Flow-GRPO, which reads with another engine (PaddleOCR), so images that are hard to read
+    may get other numbers here. The models are inside the rapidocr package; nothing is downloaded.
     """
 
     version = "1"

@@ -46,14 +46,9 @@ class PickScoreOptions(Section):
 
 
 class PickScore(Configured[PickScoreOptions]):
-    """exp(logit scale) * cosine of image and prompt, divided by `scale`: about 16..26 as published.
+    """exp(logit scale) * cosine of image and prompt, divided by `scale`.
 
-    All arithmetic is float32. The published logit scale is about 100; a difference of 1 means odds of e that
-    people pick the better image. Options: PickScoreOptions.
-
-    Preparation, as in README.md of github.com/yuvalkirstain/PickScore: shorter side to 224 (bicubic), centre
-    crop 224, OpenAI's mean and deviation, 77 tokens, by the processor's files.
-    The weights are read at first use, on the GPU where this process has one.
+    At scale 1 a difference of 1 means odds of e that people pick the better image.
     """
 
     version = "1"

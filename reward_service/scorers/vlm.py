@@ -73,7 +73,6 @@ class _Judge(Configured[OptionsT]):
 class VlmRubric(_Judge[RubricOptions]):
     """The number that a judge gives an image by a rubric, from `lowest` to `highest`, one request an image.
 
-    The options are those of RubricOptions: base_url, model, api_key_env, rubric, lowest, highest and more.
     An answer that is not exactly {"score": n} within the range is a failure of its group, never a number.
     """
 
@@ -106,8 +105,7 @@ class VlmPairs(_Judge[PairsOptions]):
 
     An answer is (said in one order - said in the other) / 2: 1 or -1 where the judge is of one opinion, 0.5
     or -0.5 where it is undecided in one order, 0 where it contradicts itself. Two requests a pair; set
-    `pairs` of the reward to ask about fewer pairs than all. The options are those of PairsOptions: base_url,
-    model, api_key_env, criteria and more. How the judge leans to a place is logged.
+    `pairs` of the reward to ask about fewer pairs than all. How the judge leans to a place is logged.
     """
 
     name = "vlm_pairs"
