@@ -107,7 +107,7 @@ class Shape:
         size = (config.sampling.height, config.sampling.width)
         rows, columns = (pixels // self.side for pixels in size)
         latent = (rows * columns, self.channels) if self.packed else (self.channels, rows, columns)
-        layout = Layout(latent, (rows, columns), size)
+        layout = Layout(latent, (rows, columns))
         is_flow = issubclass(self.family, FlowFamily)
         with META:
             network = self.family.PARTS.network(**self.transformer)

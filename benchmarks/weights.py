@@ -23,7 +23,7 @@ from benchmarks.report import Result, Verdict
 from common.config.schema import Config
 from common.config.training import FullPolicy
 from common.errors import WeightsError
-from common.model.loading import Parts, load_policy
+from common.model.loading import load_policy
 from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.weights import Weights, digest_tensors
@@ -51,12 +51,12 @@ ABOUT = (
 )
 
 
-def load_large_policy(config: Config, parts: Parts) -> tuple[Policy, Steps]:
+def load_large_policy(config: Config, network_only: bool = False) -> tuple[Policy, Steps]:
     """The configuration's fully trained policy with random tensors added that no pass uses.
 
     So the weights are as large as asked for, while the probe's pass costs what the small network takes.
     """
-    policy, steps = load_policy(config, parts)
+    policy, steps = load_policy(config, network_only)
     generator, sizes, left = torch.Generator().manual_seed(0), [], NUMBERS
     while left > 0:
         for shape in SHAPES:
@@ -92,7 +92,7 @@ class LoadingProcess:
 
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(config.actors.threads)
-        self._policy, steps = load_large_policy(config, Parts.NETWORK)
+        self._policy, steps = load_large_policy(config, network_only=True)
         self._actor = Actor.of(self._policy, steps)
 
     def load(self, weights: Weights, stamp: PolicyStamp) -> float:

@@ -11,7 +11,7 @@ import torch
 from common.config.schema import Config
 from common.config.training import OptimizerSection
 from common.errors import ConfigError
-from common.model.loading import Parts, digest_base, load_policy
+from common.model.loading import digest_base, load_policy
 from common.model.policy import Policy
 from common.model.probe import Probe
 from common.model.steps import Steps
@@ -102,7 +102,7 @@ def build_denoising(
 
 def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
     """Load the model and make it ready to learn. Raises ModelError."""
-    policy, distribution = load_policy(config, Parts.NETWORK)
+    policy, distribution = load_policy(config, network_only=True)
     policy.trainable.check_saved()
     network = policy.guided.network
     if config.learner.gradient_checkpointing:

@@ -70,12 +70,6 @@ class Snapshot:
     averages: Arrays
     unpublished: Arrays
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        parts = (self.optimizer, self.averages, self.unpublished)
-        return sum(array.nbytes for part in parts for array in part.values())
-
 
 def export_snapshot(learner: Learner) -> Snapshot:
     """The learner as it is."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 
 import torch
 from torch import nn
@@ -17,14 +16,6 @@ from common.model.policy import Policy
 from common.model.steps import Steps
 from common.model.trainable import check_targets
 from common.model.weights import digest_tensors
-
-
-class Parts(Enum):
-    """What of a pipeline a process loads."""
-
-    ALL = "all"
-    NETWORK = "network"
-    """Without text encoders and VAE: for a learner, whose trajectories carry their conditions."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -45,12 +36,15 @@ def check_model(config: Config) -> None:
         check_targets(families.outline(config.model), config.policy.target_modules)
 
 
-def load_policy(config: Config, parts: Parts = Parts.ALL) -> tuple[Policy, Steps]:
-    """The policy at version 0, that is the pretrained model, and its steps. Raises ModelError."""
+def load_policy(config: Config, network_only: bool = False) -> tuple[Policy, Steps]:
+    """The policy at version 0, that is the pretrained model, and its steps. Raises ModelError.
+
+    network_only: without text encoders and VAE, for a learner, whose trajectories carry their conditions.
+    """
     source = Source(
         config.model,
         choose_device(config.model.device),
-        network_only=parts is Parts.NETWORK,
+        network_only=network_only,
         trains_all=config.policy.kind == "full",
     )
     family = families.load_family(source, config.sampling)

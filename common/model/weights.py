@@ -49,11 +49,6 @@ class Weights:
         bfloat16 = frozenset(name for name, value in tensors.items() if value.dtype is torch.bfloat16)
         return Weights(stamp, _to_host(tensors), bfloat16)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in self.arrays.values())
-
     def tensors(self, expected: PolicyStamp) -> dict[str, Tensor]:
         """The arrays as tensors, without a copy; only for reading.
 

@@ -19,7 +19,7 @@ from driver.observe.epoch_metrics import Reports, Rewards, reward_metrics
 from driver.observe.gauges import RayGauges
 from driver.observe.status import StatusFile
 from driver.observe.timeline_log import GroupHistory, TimelineLog
-from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from driver.report.evaluation import Evaluation
 from driver.report.images import before_after_grid
 from driver.report.intervals import compare, evaluation_metrics, history
 from driver.report.over_optimisation import over_optimisation
@@ -241,7 +241,7 @@ class Observer:
         self._show(replace(self._state, unseen=history(self._evaluations, "unseen", name)))
 
     def _show_grid(self, evaluation: Evaluation) -> None:
-        grid = before_after_grid(unseen(first_alike(self._evaluations)), unseen(evaluation))
+        grid = before_after_grid(first_alike(self._evaluations).unseen, evaluation.unseen)
         self._tracker.log_image(GRID, grid, evaluation.epoch)
         packed = io.BytesIO()
         grid.save(packed, "PNG")
@@ -258,15 +258,10 @@ class Observer:
         self._display.update(self._state)
 
 
-def unseen(evaluation: Evaluation) -> PromptSetEvaluation:
-    """The evaluation of the prompts never trained on."""
-    return next(prompts for prompts in evaluation.sets if prompts.name == "unseen")
-
-
 def first_alike(evaluations: Evaluations) -> Evaluation:
     """The first one of the unseen prompts that the last one evaluated."""
-    last = unseen(evaluations[-1])
-    return next(one for one in evaluations if last.same_prompts(unseen(one)))
+    last = evaluations[-1].unseen
+    return next(one for one in evaluations if last.same_prompts(one.unseen))
 
 
 def shown_score(config: Config) -> str:

@@ -77,6 +77,11 @@ class Evaluation:
     stamp: PolicyStamp
     sets: tuple[PromptSetEvaluation, ...]
 
+    @property
+    def unseen(self) -> PromptSetEvaluation:
+        """The prompts never trained on, which every evaluation of a run has."""
+        return next(evaluated for evaluated in self.sets if evaluated.name == "unseen")
+
     def of(self, name: str) -> PromptSetEvaluation | None:
         """The prompt set of that name; None where it was not evaluated."""
         return next((evaluated for evaluated in self.sets if evaluated.name == name), None)

@@ -48,11 +48,7 @@ def kept_epochs(
 
 def gold_score(evaluation: Evaluation, golds: Collection[str]) -> float:
     """Mean over the gold rewards of their means on unseen prompts. golds: their names, at least one."""
-    return float(np.mean([_unseen(evaluation).scores[name].mean() for name in golds]))
-
-
-def _unseen(evaluation: Evaluation) -> PromptSetEvaluation:
-    return next(measured for measured in evaluation.sets if measured.name == "unseen")
+    return float(np.mean([evaluation.unseen.scores[name].mean() for name in golds]))
 
 
 class CheckpointManager:
@@ -139,7 +135,7 @@ class CheckpointManager:
         """
         if not self._gold_names or not evaluation.epoch:
             return False
-        unseen = _unseen(evaluation)
+        unseen = evaluation.unseen
         if not set(self._gold_names) <= unseen.scores.keys():
             # It is of before a change of `gold`, as are those whose scores a checkpoint holds.
             self._golds.clear()

@@ -10,16 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
-from common.trajectory import GroupScore
+from common.trajectory import Float64, GroupScore
 from learner.objectives.history import RewardHistory
 
-Float64 = NDArray[np.float64]
 Advantages = list[Float64 | None]
 
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import DenoisingSection
-from common.trajectory import GroupScore
-from learner.objectives import Advantages, Float64, Loss, Needs, statistic
+from common.trajectory import Float64, GroupScore
+from learner.objectives import Advantages, Loss, Needs, statistic
 from learner.objectives.history import RewardHistory
 
 TOWARDS, AWAY, REFERENCE, OLD = range(4)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.config.objectives import DpokSection
-from learner.objectives import Advantages, Float64, Needs
+from common.trajectory import Float64
+from learner.objectives import Advantages, Needs
 from learner.objectives.history import RewardHistory
 from learner.objectives.ratio import PolicyGradient, prompt_rewards
 

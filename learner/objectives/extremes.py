@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
-from common.trajectory import GroupScore
-from learner.objectives import Advantages, Float64, LogProbs, Loss, Needs, Objective
+from common.trajectory import Float64, GroupScore
+from learner.objectives import Advantages, LogProbs, Loss, Needs, Objective
 from learner.objectives.history import RewardHistory
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.config.objectives import GrpoSection
-from learner.objectives import Advantages, Float64, Needs
+from common.trajectory import Float64
+from learner.objectives import Advantages, Needs
 from learner.objectives.history import RewardHistory
 from learner.objectives.ratio import LimitedPolicyGradient, centred
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import NftSection
-from common.trajectory import GroupScore
-from learner.objectives import Advantages, Float64, Loss, Needs, statistic, statistic_names
+from common.trajectory import Float64, GroupScore
+from learner.objectives import Advantages, Loss, Needs, statistic, statistic_names
 from learner.objectives.denoising import AWAY, OLD, REFERENCE, ImageWeights, Mirror, WeightedDenoising
 from learner.objectives.history import RewardHistory
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config.objectives import RaftSection
-from common.trajectory import GroupScore
-from learner.objectives import Float64
+from common.trajectory import Float64, GroupScore
 from learner.objectives.denoising import ImageWeights, WeightedDenoising
 from learner.objectives.rwr import best_shares
 

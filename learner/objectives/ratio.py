@@ -17,16 +17,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import LimitedSection, PolicyGradientSection
-from common.trajectory import GroupScore
+from common.trajectory import Float64, GroupScore
 from learner.objectives import LogProbs, Loss, statistic
 from learner.objectives.history import RewardHistory
-
-Float64 = NDArray[np.float64]
 
 OFFSET = 1e-6
 """Added to a standard deviation that is divided by, as in the authors' code of DDPO."""

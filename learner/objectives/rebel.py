@@ -18,8 +18,8 @@ from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import RebelSection
-from common.trajectory import GroupScore
-from learner.objectives import Advantages, Float64, LogProbs, Loss, Needs, statistic
+from common.trajectory import Float64, GroupScore
+from learner.objectives import Advantages, LogProbs, Loss, Needs, statistic
 from learner.objectives.history import RewardHistory
 from learner.objectives.prdp import (
     LATENT_SCALES,

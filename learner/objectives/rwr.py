@@ -19,8 +19,7 @@ import numpy as np
 from scipy.special import softmax
 
 from common.config.objectives import RwrSection
-from common.trajectory import GroupScore
-from learner.objectives import Float64
+from common.trajectory import Float64, GroupScore
 from learner.objectives.denoising import ImageWeights, WeightedDenoising
 
 

@@ -32,12 +32,10 @@ TRAINED_STEPS = 1000
 
 @dataclass(frozen=True)
 class Layout:
-    """Of one image: the latent's shape as the network takes it, rows and columns of its patches, height and
-    width in pixels."""
+    """Of one image: the latent's shape as the network takes it, rows and columns of its patches."""
 
     latent_shape: tuple[int, ...]
     grid: tuple[int, int]
-    size: tuple[int, int]
 
     @property
     def tokens(self) -> int:

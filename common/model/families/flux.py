@@ -90,7 +90,7 @@ class FluxFamily(FlowFamily):
         scale = 2 ** (len(vae["block_out_channels"]) - 1)
         size = image_size(sampling, OWN_SIDE, scale, PACKED * scale, "the latents' own side is")
         rows, columns = (side // scale // PACKED for side in size)
-        return Layout((rows * columns, taken), (rows, columns), size)
+        return Layout((rows * columns, taken), (rows, columns))
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:

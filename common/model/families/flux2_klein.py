@@ -91,7 +91,7 @@ class Flux2KleinFamily(FlowFamily):
         scale = 2 ** (len(vae["block_out_channels"]) - 1)
         size = image_size(sampling, OWN_SIDE, scale, scale * PATCH, "the pipeline has")
         rows, columns = (side // (scale * PATCH) for side in size)
-        return Layout((rows * columns, channels), (rows, columns), size)
+        return Layout((rows * columns, channels), (rows, columns))
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:

@@ -94,7 +94,7 @@ class SanaFamily(FlowFamily):
         where = f"{path!r}: transformer/config.json has sample_size"
         size = image_size(sampling, network["sample_size"], scale, scale * patch, where)
         height, width = (side // scale for side in size)
-        return Layout((channels, height, width), (height // patch, width // patch), size)
+        return Layout((channels, height, width), (height // patch, width // patch))
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:

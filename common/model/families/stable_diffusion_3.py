@@ -84,7 +84,7 @@ class StableDiffusion3Family(FlowFamily):
                 f"sampling.height and width are {size[0]} and {size[1]}; this model has positions for "
                 f"{network['pos_embed_max_size'] * patch * scale} pixels a side at most."
             )
-        return Layout((channels, height, width), (height // patch, width // patch), size)
+        return Layout((channels, height, width), (height // patch, width // patch))
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:

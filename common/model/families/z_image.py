@@ -74,7 +74,7 @@ class ZImageFamily(FlowFamily):
         scale = 2 ** (len(vae["block_out_channels"]) - 1)
         size = image_size(sampling, OWN_SIDE, scale, scale * PATCH, "the pipeline has")
         height, width = (side // scale for side in size)
-        return Layout((channels, height, width), (height // PATCH, width // PATCH), size)
+        return Layout((channels, height, width), (height // PATCH, width // PATCH))
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 
 from common.errors import ModelError, WeightsError
 from common.model.guidance import ClassifierFree
-from common.model.loading import Parts, check_base, choose_device, digest_base, digest_ends, load_policy
+from common.model.loading import check_base, choose_device, digest_base, digest_ends, load_policy
 from tests.tiny_config import make_config
 
 
@@ -78,7 +78,7 @@ def test_the_digest_of_the_pretrained_network_is_of_all_that_no_adapter_adds(
 
 def test_a_learner_loads_the_network_alone(tiny_pipeline: Path, tmp_path: Path) -> None:
     config = make_config(tiny_pipeline, tmp_path, {"sampling.guidance_scale": 3.0})
-    (whole, steps), (alone, same_steps) = load_policy(config), load_policy(config, Parts.NETWORK)
+    (whole, steps), (alone, same_steps) = load_policy(config), load_policy(config, network_only=True)
     assert set(alone.family.parts()) == {"unet"}
     assert digest_base(alone) == digest_base(whole)
     assert same_steps == steps

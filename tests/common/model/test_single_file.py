@@ -23,7 +23,7 @@ from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.digests import digest_parts
 from common.model.families import check_model
-from common.model.loading import Parts, digest_base, digest_ends, load_policy
+from common.model.loading import digest_base, digest_ends, load_policy
 from common.model.single_file import known_config
 from tests.tiny_config import make_config
 
@@ -111,7 +111,7 @@ def test_a_single_file_gives_what_its_folder_gives(
 ) -> None:
     single, steps = load_policy(_config(file, texts, tmp_path))
     folder, same_steps = load_policy(make_config(tiny_pipeline, tmp_path))
-    alone, _ = load_policy(_config(file, texts, tmp_path), Parts.NETWORK)
+    alone, _ = load_policy(_config(file, texts, tmp_path), network_only=True)
     assert steps == same_steps
     assert digest_base(single) == digest_base(folder) == digest_base(alone)
     assert digest_ends(single) == digest_ends(folder)

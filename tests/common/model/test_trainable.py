@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 
 from actors.sampler import sample_group
 from common.errors import ModelError
-from common.model.loading import Parts, load_policy
+from common.model.loading import load_policy
 from common.trajectory import NoiseKey, PolicyStamp, PromptTask
 from tests.tiny_config import make_config
 from tests.tiny_pipeline import make_tiny_xl_pipeline
@@ -81,7 +81,7 @@ def test_plain_diffusers_reads_all_of_an_adapter_on_any_modules(
 ) -> None:
     folder = make_tiny_xl_pipeline(tmp_path / "xl") if xl else tiny_pipeline
     policy = {"kind": "lora", "rank": 2, "alpha": 6, "target_modules": [*EVERYWHERE, "conv_in"]}
-    trained, _ = load_policy(make_config(folder, tmp_path, {"policy": policy}), Parts.NETWORK)
+    trained, _ = load_policy(make_config(folder, tmp_path, {"policy": policy}), network_only=True)
     with torch.no_grad():
         for value in trained.trainable.parameters().values():
             value.normal_(std=0.1)
@@ -103,7 +103,7 @@ def test_plain_diffusers_reads_all_of_an_adapter_on_any_modules(
 def test_an_adapter_that_diffusers_reads_in_part_is_refused(
     tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path), Parts.NETWORK)
+    policy, _ = load_policy(make_config(tiny_pipeline, tmp_path), network_only=True)
     whole = policy.family.save_adapter
     monkeypatch.setattr(
         type(policy.family),

@@ -155,7 +155,6 @@ def test_weights_keep_bits_names_and_types() -> None:
     tensors = _tensors()
     published = Weights.of(tensors, 7, "run")
     assert published.stamp == PolicyStamp(7, digest_tensors(tensors), "run")
-    assert published.nbytes == sum(value.nbytes for value in tensors.values())
     back = copy.deepcopy(published).tensors(published.stamp)
     assert {name: value.dtype for name, value in back.items()} == {n: v.dtype for n, v in tensors.items()}
     assert digest_tensors(back) == published.stamp.digest

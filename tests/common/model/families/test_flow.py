@@ -40,7 +40,7 @@ from actors.sampler import denoise, sample_group
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
 from common.model.families import check_model
-from common.model.loading import Parts, load_policy
+from common.model.loading import load_policy
 from common.model.options import T5, T5_NAMES, check_options
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
@@ -260,7 +260,7 @@ class Case:
     row: Row
     folder: Path
 
-    def policy(self, place: Path, parts: Parts = Parts.ALL, **settings: Any) -> tuple[Policy, Steps]:
+    def policy(self, place: Path, network_only: bool = False, **settings: Any) -> tuple[Policy, Steps]:
         overrides = {key.replace("__", "."): value for key, value in settings.items()}
         given = {
             "policy": LORA,
@@ -269,7 +269,7 @@ class Case:
             "sampling.stochastic_steps": "auto",
             **self.row.settings,
         }
-        return load_policy(make_config(self.folder, place, {**given, **overrides}), parts)
+        return load_policy(make_config(self.folder, place, {**given, **overrides}), network_only)
 
     def plain(self) -> Any:
         """Frozen as ours is: torch rounds by requires_grad."""
@@ -352,7 +352,7 @@ def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
 
 def test_sampler_and_learner_agree_to_the_bit_and_every_adapter_learns(case: Case, tmp_path: Path) -> None:
     policy, steps = case.policy(tmp_path)
-    learner, _ = case.policy(tmp_path, Parts.NETWORK)
+    learner, _ = case.policy(tmp_path, network_only=True)
     _update(policy, steps)
     learner.load({name: value.detach() for name, value in policy.trainable.parameters().items()})
     stamp = PolicyStamp(0, "", "test")
@@ -385,7 +385,7 @@ def test_sampler_and_learner_agree_to_the_bit_and_every_adapter_learns(case: Cas
 
 def test_a_learner_loads_the_network_alone_and_its_example_has_the_shapes(case: Case, tmp_path: Path) -> None:
     whole, steps = case.policy(tmp_path)
-    alone, own_steps = case.policy(tmp_path, Parts.NETWORK)
+    alone, own_steps = case.policy(tmp_path, network_only=True)
     assert set(whole.family.parts()) == set(case.row.parts)
     assert set(alone.family.parts()) == {case.row.parts[0]}
     assert alone.schedule(own_steps) == whole.schedule(steps)
