@@ -117,7 +117,8 @@ class Shape:
             images=None,
             scheduler=(self.scheduler[0], fill_scheduler_config(*self.scheduler)),
             device=META,
-            **({"layout": layout} if is_flow else {"latent_shape": latent}),
+            latent_shape=latent,
+            **({"layout": layout} if is_flow else {}),
         )
 
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.sd15_shape import SD15
 from common.config.training import LoraPolicy
-from common.model.families.unet import TARGETS
+from common.model.families.base import PROJECTIONS
 from common.terminal import run_command, say
 
 TOKENS = 77
@@ -94,7 +94,7 @@ def _adapt(unet: Any) -> int:
             r=settings.rank,
             lora_alpha=settings.alpha,
             init_lora_weights="gaussian",
-            target_modules=list(TARGETS),
+            target_modules=list(PROJECTIONS),
         )
     )
     own = [value for name, value in unet.named_parameters() if "lora_" in name]

@@ -214,7 +214,7 @@ class TextStage:
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """See Family."""
+        """See Family.embed."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if missing:
             for text in self.encoders.values():

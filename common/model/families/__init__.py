@@ -7,7 +7,7 @@ from torch import nn
 
 from common.config.training import ModelSection, SamplingSection
 from common.errors import ModelError
-from common.model.families.base import Family, FolderCheck
+from common.model.families.base import Family
 from common.model.families.flux import FluxFamily
 from common.model.families.flux2_klein import Flux2KleinFamily
 from common.model.families.pixart_sigma import PixArtSigmaFamily
@@ -21,7 +21,7 @@ from common.model.parts import Source
 from common.model.single_file import check_single_file
 from common.places import why_no_model
 
-FAMILIES: dict[str, type[FolderCheck]] = {
+FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionPipeline": StableDiffusionFamily,
     "StableDiffusionXLPipeline": StableDiffusionXLFamily,
     "StableDiffusion3Pipeline": StableDiffusion3Family,
@@ -62,7 +62,7 @@ def load_family(source: Source, sampling: SamplingSection) -> Family:
     return family.load(source, sampling)
 
 
-def _family(source: Source) -> type[FolderCheck]:
+def _family(source: Source) -> type[Family]:
     name = source.class_of_pipeline
     if name not in FAMILIES:
         raise ModelError(

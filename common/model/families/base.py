@@ -5,11 +5,12 @@ A family, one file each, states only what is peculiar to a kind of pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,107 +30,13 @@ from common.model.options import (
     check_types,
     option_names,
 )
-from common.model.parts import Source, VaeDecoder
+from common.model.parts import Source, Unscale, VaeDecoder, unscale
 from common.model.schedules import ddim_noise_levels
 from common.model.steps import Steps
 from common.model.text import PaddedText, TextKind, TextStage, prompt_tokens
 
-
-class Family(Protocol):
-    """One kind of text-to-image pipeline, loaded. Holds everything but the policy's own logic."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The denoising network."""
-        ...
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Of one image, as the network takes it."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    def parts(self) -> Mapping[str, nn.Module]:
-        """Its loaded networks by name."""
-        ...
-
-    def guidance(self, scale: float) -> Guidance:
-        """How this family is guided; 1 = not at all."""
-        ...
-
-    def embed(self, prompts: Sequence[str]) -> Condition:
-        """Each prompt's condition, a row a prompt, float32 or better. Each prompt by itself, so that its bits
-        depend on no other. Raises ModelError where the text encoders were not loaded."""
-        ...
-
-    def negative(self) -> Condition:
-        """One row: the condition that classifier-free guidance moves away from."""
-        ...
-
-    def example(self) -> Condition:
-        """One row of made-up numbers in the shapes that the network takes, the same in every process."""
-        ...
-
-    def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """One pass. latents (M, ...), times float32 (M,), condition M rows -> (M, ...)."""
-        ...
-
-    def steps(self, sampling: SamplingSection) -> Steps:
-        """The steps of its sampler, on its device. Raises ModelError where it has no such sampler."""
-        ...
-
-    def noise_levels(self, steps: int | None) -> NoiseLevels:
-        """Where the sampler's so many steps begin, or all that the network was trained at (None); on its
-        device."""
-        ...
-
-    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Images of clean latents x_0 (B, ...) -> uint8 (B, height, width, 3). Raises ModelError where the
-        decoder was not loaded."""
-        ...
-
-    @staticmethod
-    def targets(network: nn.Module) -> tuple[str, ...]:
-        """See FolderCheck."""
-        ...
-
-    def save_adapter(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Write LoRA weights as the plain pipeline's load_lora_weights reads them."""
-        ...
-
-    def load_adapter(self, folder: Path, network: nn.Module) -> None:
-        """Read such weights into a network, as load_lora_weights does."""
-        ...
-
-
-class FolderCheck(Protocol):
-    """What a family's class says of pipeline folders before anything is loaded."""
-
-    @staticmethod
-    def check(source: Source, sampling: SamplingSection) -> None:
-        """Raise ModelError where configurations and tokenizers show that the model cannot serve these
-        settings, or where the weights of a local folder are not what they say. Loads no weights."""
-        ...
-
-    @staticmethod
-    def outline(source: Source) -> nn.Module:
-        """The denoising network without its weights. Raises ModelError."""
-        ...
-
-    @staticmethod
-    def targets(network: nn.Module) -> tuple[str, ...]:
-        """The modules of the denoising network that get an adapter where the configuration names none: whole
-        names, or their ends."""
-        ...
-
-    @staticmethod
-    def load(source: Source, sampling: SamplingSection) -> Family:
-        """Load it. Raises ModelError."""
-        ...
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+"""Of an attention."""
 
 
 @dataclass(frozen=True)
@@ -249,10 +156,11 @@ def _check_class(source: Source, part: str, allowed: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class PipelineFamily:
-    """A loaded pipeline of diffusers.
+class Family(ABC):
+    """One kind of text-to-image pipeline of diffusers, loaded. Holds everything but the policy's own logic.
 
-    text, images: None where only the network was loaded. scheduler: class name and configuration.
+    network: the denoising network. text, images: None where it alone was loaded. scheduler: class name and
+    configuration. device: where it computes. latent_shape: of one image, as the network takes it.
     """
 
     PIPELINE: ClassVar[Any]
@@ -263,47 +171,110 @@ class PipelineFamily:
     images: VaeDecoder | None
     scheduler: tuple[str, Mapping[str, Any]]
     device: torch.device
+    latent_shape: tuple[int, ...]
+
+    @classmethod
+    @abstractmethod
+    def check(cls, source: Source, sampling: SamplingSection) -> None:
+        """Raise ModelError where configurations and tokenizers show that the model cannot serve these
+        settings, or where the weights of a local folder are not what they say. Loads no weights."""
+        ...
 
     @classmethod
     def outline(cls, source: Source) -> nn.Module:
-        """See FolderCheck."""
+        """The denoising network without its weights. Raises ModelError."""
         return source.outline(cls.PARTS.network, cls.PARTS.denoiser)
 
+    @classmethod
+    @abstractmethod
+    def load(cls, source: Source, sampling: SamplingSection) -> Self:
+        """Load it. Raises ModelError."""
+        ...
+
+    @staticmethod
+    def targets(network: nn.Module) -> tuple[str, ...]:
+        """The modules of the denoising network that get an adapter where the configuration names none: whole
+        names, or their ends. The projections of every attention."""
+        return PROJECTIONS
+
+    @abstractmethod
+    def steps(self, sampling: SamplingSection) -> Steps:
+        """The steps of its sampler, on its device. Raises ModelError where it has no such sampler."""
+        ...
+
+    @abstractmethod
+    def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """One pass. latents (M, ...), times float32 (M,), condition M rows -> (M, ...)."""
+        ...
+
+    @abstractmethod
+    def example(self) -> Condition:
+        """One row of made-up numbers in the shapes that the network takes, the same in every process."""
+        ...
+
+    @abstractmethod
+    def load_adapter(self, folder: Path, network: nn.Module) -> None:
+        """Read what save_adapter wrote into a network, as load_lora_weights does."""
+        ...
+
     def parts(self) -> Mapping[str, nn.Module]:
-        """unet or transformer, and where they were loaded vae and the text encoders."""
+        """The loaded networks by name: unet or transformer, and where they are vae and text encoders."""
         text = {} if self.text is None else {name: one.encoder for name, one in self.text.encoders.items()}
         vae = {} if self.images is None else {"vae": self.images.vae}
         return {self.PARTS.denoiser: self.network, **vae, **text}
 
     def guidance(self, scale: float) -> Guidance:
-        """Classifier-free."""
+        """How it is guided; 1 = not at all. Classifier-free."""
         return classifier_free(scale)
 
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """See Family."""
+        """Each prompt's condition, a row a prompt, float32 or better. Each prompt by itself, so that its bits
+        depend on no other. Raises ModelError where the text encoders were not loaded."""
         if self.text is None:
             raise ModelError("The text encoders were not loaded: only actors embed prompts.")
         return self.text.embed(prompts)
 
     def negative(self) -> Condition:
-        """The empty prompt's."""
+        """One row: the condition that classifier-free guidance moves away from. The empty prompt's."""
         return self.embed([""])
 
     def noise_levels(self, steps: int | None) -> NoiseLevels:
-        """See Family. Those of a discrete-time schedule."""
+        """Where the sampler's so many steps begin, or all that the network was trained at (None); on its
+        device. Those of a discrete-time schedule."""
         return replace(ddim_noise_levels(self.scheduler[1], steps), device=self.device)
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """See Family."""
+        """Images of clean latents x_0 (B, ...) -> uint8 (B, height, width, 3). Raises ModelError where the
+        decoder was not loaded."""
         if self.images is None:
             raise ModelError("The VAE was not loaded: only actors decode images.")
         return self.images.decode(latents)
 
     def save_adapter(self, folder: Path, layers: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """See Family."""
+        """Write LoRA weights as the plain pipeline's load_lora_weights reads them."""
         part = self.PARTS.denoiser
         adapter = {f"{part}_lora_layers": dict(layers), f"{part}_lora_adapter_metadata": dict(metadata)}
         self.PIPELINE.save_lora_weights(folder, **adapter)
+
+    @classmethod
+    def _loaded(
+        cls,
+        source: Source,
+        scheduler: tuple[str, Mapping[str, Any]],
+        text: Callable[[Source], TextStage],
+        unscaling: Unscale = unscale,
+        **own: Any,
+    ) -> Self:
+        """With the parts that the process needs. own: its further fields."""
+        ends = not source.network_only
+        return cls(
+            network=source.network(cls.PARTS.network, cls.PARTS.denoiser, source.network_dtype),
+            text=text(source) if ends else None,
+            images=VaeDecoder.load(source, cls.PARTS.vae, unscaling) if ends else None,
+            scheduler=scheduler,
+            device=source.device,
+            **own,
+        )
 
 
 def image_size(sampling: SamplingSection, own: Any, scale: int, multiple: int, where: str) -> tuple[int, int]:

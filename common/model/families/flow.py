@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from common.config.training import AutoSampler, DdimSampler, FlowSampler, FlowSdeSampler, SamplingSection
 from common.errors import ModelError
-from common.model.families.base import PipelineFamily
+from common.model.families.base import Family
 from common.model.forward_process import NoiseLevels
 from common.model.guidance import Condition, Guidance, classifier_free
-from common.model.parts import Source, Unscale, VaeDecoder, unscale
+from common.model.parts import Source, Unscale, unscale
 from common.model.scheduler_options import check_flow
 from common.model.schedules import flow_noise_levels, flow_steps
 from common.model.steps import Chosen, Steps
@@ -28,6 +28,11 @@ Settings = Mapping[str, Any]
 
 TRAINED_STEPS = 1000
 """Of a schedule that names no number."""
+JOINT_PROJECTIONS = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+)
+"""Of the joint attention of image and text, as several families name them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class FlowFamily(PipelineFamily, ABC):
+class FlowFamily(Family):
     """A transformer that predicts v = e - x0 (flow matching).
 
     A family states what is abstract here, and overrides where it differs. TIME_SCALE: the network is told so
@@ -102,7 +107,6 @@ class FlowFamily(PipelineFamily, ABC):
 
     @classmethod
     def check(cls, source: Source, sampling: SamplingSection) -> None:
-        """See FolderCheck."""
         outlines = cls.PARTS.check(source)
         network = source.config(cls.PARTS.network, cls.PARTS.denoiser)
         cls.check_fit(source, network)
@@ -112,32 +116,23 @@ class FlowFamily(PipelineFamily, ABC):
 
     @classmethod
     def load(cls, source: Source, sampling: SamplingSection) -> Self:
-        """See FolderCheck."""
-        layout, ends = cls.lay_out(source, sampling), not source.network_only
-        return cls(
-            network=source.network(cls.PARTS.network, cls.PARTS.denoiser, source.network_dtype),
-            text=cls._text(source) if ends else None,
-            images=VaeDecoder.load(source, cls.PARTS.vae, cls.unscaling(layout)) if ends else None,
-            scheduler=source.scheduler(),
-            device=source.device,
+        layout = cls.lay_out(source, sampling)
+        return cls._loaded(
+            source,
+            source.scheduler(),
+            cls._text,
+            cls.unscaling(layout),
+            latent_shape=layout.latent_shape,
             layout=layout,
         )
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """See Family."""
-        return self.layout.latent_shape
-
     def guidance(self, scale: float) -> Guidance:
-        """See Family."""
         return self.guided(self.network.config, scale)
 
     def steps(self, sampling: SamplingSection) -> Steps:
-        """See Family."""
         return replace(self._steps(self.scheduler, sampling, self.layout), device=self.device)
 
     def noise_levels(self, steps: int | None) -> NoiseLevels:
-        """See Family."""
         _, config = self.scheduler
         count = config.get("num_train_timesteps", TRAINED_STEPS) if steps is None else steps
         sigmas = self.sigmas(config, count, self.layout.tokens)[:-1]
@@ -145,7 +140,6 @@ class FlowFamily(PipelineFamily, ABC):
         return replace(levels, times=self.times(config, sigmas), device=self.device)
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Family."""
         kind = next(network.parameters()).dtype
         rows = {
             name: value.to(kind) if value.is_floating_point() else value for name, value in condition.items()
@@ -164,7 +158,6 @@ class FlowFamily(PipelineFamily, ABC):
         return {}
 
     def load_adapter(self, folder: Path, network: nn.Module) -> None:
-        """See Family."""
         layers, metadata = self.PIPELINE.lora_state_dict(folder, return_lora_metadata=True)
         loader: Any = network
         loader.load_lora_adapter(layers, adapter_name="default", metadata=metadata, low_cpu_mem_usage=True)

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, T5EncoderModel
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineParts, image_size, made_up
-from common.model.families.flow import FlowFamily, Layout, Settings
+from common.model.families.flow import JOINT_PROJECTIONS, FlowFamily, Layout, Settings
 from common.model.families.qwen_image import unpack
 from common.model.guidance import Condition, EmbeddedScale, Guidance, Unguided
 from common.model.options import VAE_FLOW
@@ -29,8 +29,7 @@ PACKED = 2
 OWN_SIDE = 128
 """Of the latents, where no size is asked for: no part of the pipeline says it."""
 TARGETS = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *JOINT_PROJECTIONS,
     *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
 )
 """Attention's projections in all blocks, feed-forward layers in those of two streams."""
@@ -64,7 +63,6 @@ class FluxFamily(FlowFamily):
 
     @classmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
-        """See FlowFamily."""
         pooled = source.text_config(CLIPTextModel, "text_encoder").hidden_size
         width = source.text_config(T5EncoderModel, "text_encoder_2").d_model
         taken = network["pooled_projection_dim"], network["joint_attention_dim"]
@@ -77,7 +75,6 @@ class FluxFamily(FlowFamily):
 
     @classmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
-        """See FlowFamily."""
         network = source.config(FluxTransformer2DModel, "transformer")
         vae = source.config(AutoencoderKL, "vae")
         taken, channels = network["in_channels"], vae["latent_channels"]
@@ -94,7 +91,6 @@ class FluxFamily(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily."""
         return flow_sigmas(scheduler, steps, tokens, np.linspace(1.0, 1 / steps, steps).tolist())
 
     @classmethod
@@ -104,7 +100,6 @@ class FluxFamily(FlowFamily):
 
     @classmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
-        """See FlowFamily."""
 
         def encode(prompt: str) -> Condition:
             return {
@@ -115,7 +110,6 @@ class FluxFamily(FlowFamily):
         return encode
 
     def example(self) -> Condition:
-        """See Family."""
         config = self.network.config
         return {
             "encoder_hidden_states": made_up(1, T5_TOKENS, config.joint_attention_dim).to(self.device),
@@ -132,5 +126,4 @@ class FluxFamily(FlowFamily):
 
     @staticmethod
     def targets(network: nn.Module) -> tuple[str, ...]:
-        """See TARGETS."""
         return tuple(name for name, _ in network.named_modules() if name.endswith(TARGETS))

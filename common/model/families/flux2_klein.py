@@ -16,7 +16,7 @@ from transformers import Qwen3ForCausalLM
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineParts, image_size, made_up
-from common.model.families.flow import FlowFamily, Layout, Settings
+from common.model.families.flow import JOINT_PROJECTIONS, FlowFamily, Layout, Settings
 from common.model.families.qwen_image import unpack
 from common.model.guidance import Condition
 from common.model.language_models import as_message, hidden_states, qwen
@@ -33,8 +33,7 @@ PATCH = 2
 MOST_STEPS = 200
 """The largest number that the pipeline's formula of the shift was made with; it is a line in the number."""
 TARGETS = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *JOINT_PROJECTIONS,
     *("attn.to_qkv_mlp_proj", "attn.to_out"),
 )
 
@@ -56,7 +55,6 @@ class Flux2KleinFamily(FlowFamily):
 
     @classmethod
     def check(cls, source: Source, sampling: SamplingSection) -> None:
-        """See FolderCheck."""
         if source.index().get("is_distilled") and sampling.guidance_scale != 1.0:
             raise ModelError(
                 f"{source.settings.path!r} is distilled and takes no guidance: set sampling.guidance_scale, "
@@ -66,7 +64,6 @@ class Flux2KleinFamily(FlowFamily):
 
     @classmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
-        """See FlowFamily."""
         config = source.text_config(Qwen3ForCausalLM, "text_encoder")
         width, layers = len(LAYERS) * config.hidden_size, config.num_hidden_layers
         if network["joint_attention_dim"] != width or layers < max(LAYERS):
@@ -78,7 +75,6 @@ class Flux2KleinFamily(FlowFamily):
 
     @classmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
-        """See FlowFamily."""
         network = source.config(Flux2Transformer2DModel, "transformer")
         vae = source.config(AutoencoderKLFlux2, "vae")
         channels = vae["latent_channels"] * PATCH**2
@@ -95,7 +91,7 @@ class Flux2KleinFamily(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily. The shift depends on patches and steps, of which it was fitted to MOST_STEPS."""
+        """The shift depends on patches and steps, of which it was fitted to MOST_STEPS."""
         even = np.linspace(1.0, 1 / steps, steps).tolist()
         mu = compute_empirical_mu(tokens, min(steps, MOST_STEPS))
         return flow_sigmas(scheduler, steps, tokens, even, mu)
@@ -112,7 +108,6 @@ class Flux2KleinFamily(FlowFamily):
 
     @classmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
-        """See FlowFamily."""
         text = encoders["text_encoder"]
 
         def encode(prompt: str) -> Condition:
@@ -123,7 +118,6 @@ class Flux2KleinFamily(FlowFamily):
         return encode
 
     def example(self) -> Condition:
-        """See Family."""
         states = made_up(1, TOKENS, self.network.config.joint_attention_dim)
         return {"encoder_hidden_states": states.to(self.device)}
 

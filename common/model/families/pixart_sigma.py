@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import diffusers
 import safetensors.torch
@@ -20,10 +20,10 @@ from transformers import T5EncoderModel
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model import options
-from common.model.families.base import PipelineFamily, PipelineParts, image_size, made_up
-from common.model.families.unet import TARGETS, discrete_steps
+from common.model.families.base import Family, PipelineParts, image_size, made_up
+from common.model.families.unet import discrete_steps
 from common.model.guidance import Condition
-from common.model.parts import Source, VaeDecoder
+from common.model.parts import Source
 from common.model.steps import Steps
 from common.model.text import TextStage, t5
 
@@ -37,7 +37,7 @@ class PixArtTransformer2DModel(diffusers.PixArtTransformer2DModel, PeftAdapterMi
 
 
 @dataclass(frozen=True)
-class PixArtSigmaFamily(PipelineFamily):
+class PixArtSigmaFamily(Family):
     """Conditioned on T5's last hidden states and their mask."""
 
     PIPELINE = PixArtSigmaPipeline
@@ -50,11 +50,8 @@ class PixArtSigmaFamily(PipelineFamily):
         vae_options=options.VAE,
     )
 
-    latent_shape: tuple[int, ...]
-
     @classmethod
     def check(cls, source: Source, sampling: SamplingSection) -> None:
-        """See FolderCheck."""
         discrete_steps(*source.scheduler(), sampling, source.device)
         outlines = cls.PARTS.check(source)
         network = source.config(PixArtTransformer2DModel, "transformer")
@@ -77,24 +74,11 @@ class PixArtSigmaFamily(PipelineFamily):
         cls.PARTS.check_weights(source, outlines)
 
     @classmethod
-    def load(cls, source: Source, sampling: SamplingSection) -> PixArtSigmaFamily:
-        """See FolderCheck."""
-        return cls(
-            network=source.network(PixArtTransformer2DModel, "transformer", source.network_dtype),
-            text=None if source.network_only else _text(source),
-            images=None if source.network_only else VaeDecoder.load(source),
-            scheduler=source.scheduler(),
-            device=source.device,
-            latent_shape=_latent_shape(source, sampling),
-        )
-
-    @staticmethod
-    def targets(network: nn.Module) -> tuple[str, ...]:
-        """The projections of every attention."""
-        return TARGETS
+    def load(cls, source: Source, sampling: SamplingSection) -> Self:
+        shape = _latent_shape(source, sampling)
+        return cls._loaded(source, source.scheduler(), _text, latent_shape=shape)
 
     def example(self) -> Condition:
-        """See Family."""
         states = made_up(1, TOKENS, self.network.config.caption_channels).to(self.device)
         return {"encoder_hidden_states": states, "encoder_attention_mask": torch.ones_like(states[..., 0])}
 
@@ -103,7 +87,7 @@ class PixArtSigmaFamily(PipelineFamily):
         return discrete_steps(*self.scheduler, sampling, self.device)
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Family. Of noise and variance, the noise."""
+        """Of noise and variance, the noise."""
         kind = next(network.parameters()).dtype
         rows = {name: value.to(kind) for name, value in condition.items()}
         output: Tensor = network(latents.to(kind), timestep=times, return_dict=False, **rows)[0]
@@ -118,7 +102,6 @@ class PixArtSigmaFamily(PipelineFamily):
         safetensors.torch.save_file(named, folder / "adapter_model.safetensors", {"format": "pt"})
 
     def load_adapter(self, folder: Path, network: nn.Module) -> None:
-        """See Family."""
         PeftModel.from_pretrained(network, folder, torch_device="cpu")
 
 

@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineParts, image_size, made_up
-from common.model.families.flow import FlowFamily, Layout, Settings
+from common.model.families.flow import JOINT_PROJECTIONS, FlowFamily, Layout, Settings
 from common.model.guidance import Condition, Guidance, NormPreserving, Unguided
 from common.model.language_models import hidden_states, qwen
 from common.model.parts import Source, Unscale
@@ -33,10 +33,6 @@ BEFORE = 34
 OWN_SIDE = 128
 """Of latents, of the images that the pipeline paints by itself."""
 PATCH = 2
-TARGETS = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
-)
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,6 @@ class QwenImageFamily(FlowFamily):
 
     @classmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
-        """See FlowFamily."""
         config = source.text_config(Qwen2_5_VLForConditionalGeneration, "text_encoder").get_text_config()
         if network["joint_attention_dim"] != config.hidden_size:
             raise ModelError(
@@ -71,7 +66,6 @@ class QwenImageFamily(FlowFamily):
 
     @classmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
-        """See FlowFamily."""
         network = source.config(QwenImageTransformer2DModel, "transformer")
         vae, patch = source.config(AutoencoderKLQwenImage, "vae"), network["patch_size"]
         channels = vae["z_dim"] * PATCH**2
@@ -88,7 +82,6 @@ class QwenImageFamily(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily."""
         return flow_sigmas(scheduler, steps, tokens, np.linspace(1.0, 1 / steps, steps).tolist())
 
     @classmethod
@@ -112,7 +105,6 @@ class QwenImageFamily(FlowFamily):
 
     @classmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
-        """See FlowFamily."""
         text = encoders["text_encoder"]
         text.tokenizer.padding_side = "right"
 
@@ -130,7 +122,6 @@ class QwenImageFamily(FlowFamily):
         return self.embed([" "])
 
     def example(self) -> Condition:
-        """See Family."""
         states = made_up(1, TOKENS, self.network.config.joint_attention_dim).to(self.device)
         return {
             "encoder_hidden_states": states,
@@ -145,7 +136,7 @@ class QwenImageFamily(FlowFamily):
     def targets(network: nn.Module) -> tuple[str, ...]:
         """The projections of the joint attentions, but for what the last makes of the text, which is
         dropped."""
-        found = [name for name, _ in network.named_modules() if name.endswith(TARGETS)]
+        found = [name for name, _ in network.named_modules() if name.endswith(JOINT_PROJECTIONS)]
         last = found[-1].rpartition(".attn.")[0]
         dropped = (f"{last}.attn.add_q_proj", f"{last}.attn.to_add_out")
         return tuple(name for name in found if name not in dropped)

@@ -17,7 +17,6 @@ from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineParts, image_size, made_up
 from common.model.families.flow import FlowFamily, Layout, Settings
-from common.model.families.unet import TARGETS
 from common.model.guidance import Condition
 from common.model.language_models import gemma2
 from common.model.options import check_options, option_names
@@ -61,7 +60,6 @@ class SanaFamily(FlowFamily):
 
     @classmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
-        """See FlowFamily."""
         width = source.text_config(Gemma2Model, "text_encoder").hidden_size
         if network["caption_channels"] != width:
             raise ModelError(
@@ -81,7 +79,6 @@ class SanaFamily(FlowFamily):
 
     @classmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
-        """See FlowFamily."""
         network = source.config(SanaTransformer2DModel, "transformer")
         vae = source.config(AutoencoderDC, "vae")
         path, channels, patch = source.settings.path, network["in_channels"], network["patch_size"]
@@ -98,7 +95,7 @@ class SanaFamily(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily. A solver's first is a little below 1."""
+        """A solver's first is a little below 1."""
         if "use_flow_sigmas" not in scheduler:
             return flow_sigmas(scheduler, steps, tokens)
         return [float(sigma) for sigma in _solver(scheduler, steps).sigmas]
@@ -112,7 +109,6 @@ class SanaFamily(FlowFamily):
 
     @classmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
-        """See FlowFamily."""
         text = encoders["text_encoder"]
         text.tokenizer.padding_side = "right"
         # As the pipeline counts them: of the instruction's end two tokens count as the prompt's.
@@ -135,18 +131,11 @@ class SanaFamily(FlowFamily):
         return self.embed([NEGATIVE])
 
     def example(self) -> Condition:
-        """See Family."""
         states = made_up(1, TOKENS, self.network.config.caption_channels).to(self.device)
         return {"encoder_hidden_states": states, "encoder_attention_mask": torch.ones_like(states[..., 0])}
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Family."""
         return super().forward(network, latents, times * self.network.config.timestep_scale, condition)
-
-    @staticmethod
-    def targets(network: nn.Module) -> tuple[str, ...]:
-        """The projections of every attention."""
-        return TARGETS
 
 
 def _solver(config: Settings, steps: int) -> DPMSolverMultistepScheduler:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -15,7 +15,7 @@ from common.model import options
 from common.model.families.base import made_up
 from common.model.families.unet import UnetFamily, check_width, discrete_steps, unet_parts, unet_sizes
 from common.model.guidance import Condition
-from common.model.parts import Source, VaeDecoder
+from common.model.parts import Source
 from common.model.text import PaddedText, TextStage, clip
 
 TOKENS = 77
@@ -28,37 +28,24 @@ class StableDiffusionFamily(UnetFamily):
     PIPELINE = StableDiffusionPipeline
     PARTS: ClassVar = unet_parts({"text_encoder": clip(CLIPTextModel)}, options.UNET, options.VAE)
 
-    @staticmethod
-    def check(source: Source, sampling: SamplingSection) -> None:
-        """See FolderCheck."""
+    @classmethod
+    def check(cls, source: Source, sampling: SamplingSection) -> None:
         discrete_steps(*_scheduler(source), sampling, source.device)
-        parts = StableDiffusionFamily.PARTS
-        outlines = parts.check(source)
-        check_width(source, parts.encoders)
+        outlines = cls.PARTS.check(source)
+        check_width(source, cls.PARTS.encoders)
         unet_sizes(source, sampling)
-        parts.check_weights(source, outlines)
+        cls.PARTS.check_weights(source, outlines)
 
-    @staticmethod
-    def load(source: Source, sampling: SamplingSection) -> StableDiffusionFamily:
-        """See FolderCheck."""
+    @classmethod
+    def load(cls, source: Source, sampling: SamplingSection) -> Self:
         latent_shape, size = unet_sizes(source, sampling)
-        return StableDiffusionFamily(
-            network=source.network(UNet2DConditionModel, "unet", source.network_dtype),
-            text=None if source.network_only else _text(source),
-            images=None if source.network_only else VaeDecoder.load(source),
-            scheduler=_scheduler(source),
-            device=source.device,
-            latent_shape=latent_shape,
-            size=size,
-        )
+        return cls._loaded(source, _scheduler(source), _text, latent_shape=latent_shape, size=size)
 
     def example(self) -> Condition:
-        """See Family."""
         states = made_up(1, TOKENS, self.network.config.cross_attention_dim)
         return {"encoder_hidden_states": states.to(self.device)}
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Family."""
         kind = next(network.parameters()).dtype
         rows = {name: value.to(kind) for name, value in condition.items()}
         output: Tensor = network(latents.to(kind), times, return_dict=False, **rows)[0]

@@ -15,7 +15,7 @@ from transformers import CLIPTextModelWithProjection, T5EncoderModel
 from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineParts, image_size, made_up
-from common.model.families.flow import FlowFamily, Layout, Settings
+from common.model.families.flow import JOINT_PROJECTIONS, FlowFamily, Layout, Settings
 from common.model.guidance import Condition
 from common.model.options import VAE_FLOW
 from common.model.parts import Source
@@ -26,11 +26,6 @@ CLIPS = ("text_encoder", "text_encoder_2")
 T5 = "text_encoder_3"
 TOKENS = 77
 T5_TOKENS = 256
-TARGETS = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
-)
-"""The joint attention's projections, of image and of text."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,6 @@ class StableDiffusion3Family(FlowFamily):
 
     @classmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
-        """See FlowFamily."""
         clips = [source.text_config(CLIPTextModelWithProjection, part) for part in CLIPS]
         pooled, width = sum(one.projection_dim for one in clips), sum(one.hidden_size for one in clips)
         taken, given = network["joint_attention_dim"], width
@@ -66,7 +60,6 @@ class StableDiffusion3Family(FlowFamily):
 
     @classmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
-        """See FlowFamily."""
         network = source.config(SD3Transformer2DModel, "transformer")
         vae = source.config(AutoencoderKL, "vae")
         path, channels, patch = source.settings.path, network["in_channels"], network["patch_size"]
@@ -88,12 +81,10 @@ class StableDiffusion3Family(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily."""
         return flow_sigmas(scheduler, steps, tokens)
 
     @classmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
-        """See FlowFamily."""
         width = source.config(SD3Transformer2DModel, "transformer")["joint_attention_dim"]
         zeros = source.settings.prompt_tokens or T5_TOKENS
 
@@ -112,7 +103,6 @@ class StableDiffusion3Family(FlowFamily):
         return encode
 
     def example(self) -> Condition:
-        """See Family."""
         config = self.network.config
         states = made_up(1, TOKENS + T5_TOKENS, config.joint_attention_dim)
         pooled = made_up(1, config.pooled_projection_dim)
@@ -125,6 +115,6 @@ class StableDiffusion3Family(FlowFamily):
     def targets(network: nn.Module) -> tuple[str, ...]:
         """All projections of the joint attentions, but for the text's query in the last: its result is
         dropped."""
-        found = [name for name, _ in network.named_modules() if name.endswith(TARGETS)]
+        found = [name for name, _ in network.named_modules() if name.endswith(JOINT_PROJECTIONS)]
         last = [name for name in found if name.endswith("attn.add_q_proj")][-1]
         return tuple(name for name in found if name != last)

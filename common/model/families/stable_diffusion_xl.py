@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
@@ -17,7 +17,7 @@ from common.model import options
 from common.model.families.base import made_up
 from common.model.families.unet import UnetFamily, check_width, discrete_steps, unet_parts, unet_sizes
 from common.model.guidance import Condition
-from common.model.parts import Source, VaeDecoder
+from common.model.parts import Source
 from common.model.text import TextStage, clip
 
 TOKENS = 77
@@ -44,13 +44,11 @@ class StableDiffusionXLFamily(UnetFamily):
 
     zero_negative: bool
 
-    @staticmethod
-    def check(source: Source, sampling: SamplingSection) -> None:
-        """See FolderCheck."""
+    @classmethod
+    def check(cls, source: Source, sampling: SamplingSection) -> None:
         discrete_steps(*source.scheduler(), sampling, source.device)
-        parts = StableDiffusionXLFamily.PARTS
-        outlines = parts.check(source)
-        check_width(source, parts.encoders)
+        outlines = cls.PARTS.check(source)
+        check_width(source, cls.PARTS.encoders)
         unet_sizes(source, sampling)
         unet = source.config(UNet2DConditionModel, "unet")
         pooled = source.text_config(CLIPTextModelWithProjection, "text_encoder_2").projection_dim
@@ -61,25 +59,21 @@ class StableDiffusionXLFamily(UnetFamily):
                 f"must be text_encoder_2's projection_dim, {pooled}, and {IDS} times addition_time_embed_dim "
                 f"({ids})."
             )
-        parts.check_weights(source, outlines)
+        cls.PARTS.check_weights(source, outlines)
 
-    @staticmethod
-    def load(source: Source, sampling: SamplingSection) -> StableDiffusionXLFamily:
-        """See FolderCheck."""
+    @classmethod
+    def load(cls, source: Source, sampling: SamplingSection) -> Self:
         latent_shape, size = unet_sizes(source, sampling)
-        return StableDiffusionXLFamily(
-            network=source.network(UNet2DConditionModel, "unet", source.network_dtype),
-            text=None if source.network_only else _text(source),
-            images=None if source.network_only else VaeDecoder.load(source),
-            scheduler=source.scheduler(),
-            device=source.device,
-            zero_negative=bool(source.index().get("force_zeros_for_empty_prompt", True)),
+        return cls._loaded(
+            source,
+            source.scheduler(),
+            _text,
             latent_shape=latent_shape,
             size=size,
+            zero_negative=bool(source.index().get("force_zeros_for_empty_prompt", True)),
         )
 
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """See Family."""
         return {**super().embed(prompts), "time_ids": self._time_ids(len(prompts))}
 
     def negative(self) -> Condition:
@@ -91,7 +85,6 @@ class StableDiffusionXLFamily(UnetFamily):
         return {**zeros, "time_ids": empty["time_ids"]}
 
     def example(self) -> Condition:
-        """See Family."""
         config = self.network.config
         # What is not the size ids' of the added vector is the pooled one.
         pooled = config.projection_class_embeddings_input_dim - IDS * config.addition_time_embed_dim
@@ -102,7 +95,6 @@ class StableDiffusionXLFamily(UnetFamily):
         }
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Family."""
         kind = next(network.parameters()).dtype
         rows = {name: value.to(kind) for name, value in condition.items()}
         states = rows.pop("encoder_hidden_states")

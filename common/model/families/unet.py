@@ -13,7 +13,7 @@ from torch import nn
 
 from common.config.training import AutoSampler, DdimSampler, SamplingSection
 from common.errors import ModelError
-from common.model.families.base import PipelineFamily, PipelineParts, image_size
+from common.model.families.base import Family, PipelineParts, image_size
 from common.model.options import AVERAGING, Allowed
 from common.model.parts import Source
 from common.model.scheduler_options import check_discrete
@@ -22,29 +22,21 @@ from common.model.steps import Chosen, Steps
 from common.model.text import TextKind
 from common.model.windows import windowed
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 FIRST_SIZE = 64
 """Of Stable Diffusion 1.x's latents. Its first UNets were saved with a smaller one, as diffusers knows."""
 
 
 @dataclass(frozen=True)
-class UnetFamily(PipelineFamily):
+class UnetFamily(Family):
     """A UNet of discrete-time diffusion with a KL autoencoder. size: of the images, height and width."""
 
-    latent_shape: tuple[int, ...]
     size: tuple[int, int]
-
-    @staticmethod
-    def targets(network: nn.Module) -> tuple[str, ...]:
-        """The projections of every attention."""
-        return TARGETS
 
     def steps(self, sampling: SamplingSection) -> Steps:
         """DDIM."""
         return discrete_steps(*self.scheduler, sampling, self.device)
 
     def load_adapter(self, folder: Path, network: nn.Module) -> None:
-        """See Family."""
         layers, alphas, metadata = self.PIPELINE.lora_state_dict(folder, return_lora_metadata=True)
         self.PIPELINE.load_lora_into_unet(
             layers,

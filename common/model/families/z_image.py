@@ -16,7 +16,6 @@ from common.config.training import SamplingSection
 from common.errors import ModelError
 from common.model.families.base import PipelineParts, image_size, made_up
 from common.model.families.flow import FlowFamily, Layout, Settings
-from common.model.families.unet import TARGETS
 from common.model.guidance import Condition
 from common.model.language_models import as_message, hidden_states, qwen
 from common.model.options import VAE_FLOW
@@ -53,7 +52,6 @@ class ZImageFamily(FlowFamily):
 
     @classmethod
     def check_fit(cls, source: Source, network: Settings) -> None:
-        """See FlowFamily."""
         width = source.text_config(Qwen3Model, "text_encoder").hidden_size
         if network["cap_feat_dim"] != width:
             raise ModelError(
@@ -63,7 +61,6 @@ class ZImageFamily(FlowFamily):
 
     @classmethod
     def lay_out(cls, source: Source, sampling: SamplingSection) -> Layout:
-        """See FlowFamily."""
         channels = source.config(ZImageTransformer2DModel, "transformer")["in_channels"]
         vae = source.config(AutoencoderKL, "vae")
         if channels != vae["latent_channels"]:
@@ -78,12 +75,10 @@ class ZImageFamily(FlowFamily):
 
     @classmethod
     def sigmas(cls, scheduler: Settings, steps: int, tokens: int) -> list[float]:
-        """See FlowFamily."""
         return flow_sigmas(scheduler, steps, tokens, torch.linspace(1.0, 1 / steps, steps).tolist())
 
     @classmethod
     def encode(cls, source: Source, encoders: Mapping[str, PaddedText]) -> Callable[[str], Condition]:
-        """See FlowFamily."""
         text = encoders["text_encoder"]
 
         def encode(prompt: str) -> Condition:
@@ -98,12 +93,11 @@ class ZImageFamily(FlowFamily):
         return encode
 
     def example(self) -> Condition:
-        """See Family."""
         states = made_up(1, TOKENS, self.network.config.cap_feat_dim).to(self.device)
         return {"cap_feats": states, "cap_tokens": torch.tensor([TOKENS], device=self.device)}
 
     def forward(self, network: nn.Module, latents: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See Family. Waits for the device once, for the captions' lengths."""
+        """Waits for the device once, for the captions' lengths."""
         kind = next(network.parameters()).dtype
         lengths = condition["cap_tokens"].tolist()
         captions = [
@@ -112,8 +106,3 @@ class ZImageFamily(FlowFamily):
         frames = list(latents.to(kind).unsqueeze(2))
         output = network(frames, 1 - times, captions, return_dict=False)[0]
         return -torch.stack(output).squeeze(2).to(latents.dtype)
-
-    @staticmethod
-    def targets(network: nn.Module) -> tuple[str, ...]:
-        """The projections of every attention."""
-        return TARGETS

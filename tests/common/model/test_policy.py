@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 
 from actors.sampler import denoise
 from common.errors import ModelError, WeightsError
-from common.model.families.unet import TARGETS
+from common.model.families.base import PROJECTIONS
 from common.model.loading import check_model, load_policy
 from common.model.policy import Policy
 from common.model.schedules import ddim_steps
@@ -241,4 +241,4 @@ def test_saved_adapters_are_equal_byte_for_byte(tiny_pipeline: Path, tmp_path: P
     # A set's order differs between processes.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     adapter = json.loads(header["__metadata__"]["lora_adapter_metadata"])
-    assert adapter["unet.target_modules"] == sorted(TARGETS)
+    assert adapter["unet.target_modules"] == sorted(PROJECTIONS)
