@@ -19,7 +19,7 @@ from reward_service.client.reward_client import RewardClient
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.transport import RewardTransport
 from reward_service.contract.registry import naming
-from reward_service.contract.results import NoShadow, Reply, RewardFailure
+from reward_service.contract.results import Reply, RewardFailure
 from reward_service.contract.reward import Reward
 from reward_service.contract.settings import served_settings
 from reward_service.engine.build import build_reward
@@ -47,7 +47,7 @@ class _Here:
 
     async def score(self, prompt: str, images: Any) -> Reply:
         (outcome,) = self._service.score_groups([(prompt, images.pixels)])
-        return Reply(outcome, 0.0, NoShadow())
+        return Reply(outcome, 0.0)
 
     async def absence(self) -> str | None:
         return None

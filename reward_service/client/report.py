@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.trajectory import Float64
-from reward_service.contract.results import NoShadow, Reply, RewardFailure
+from reward_service.contract.results import Reply, RewardFailure
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class RewardReport:
             latency_s=report.latency_s + latency_s,
             residual=report.residual + reply.outcome.residual,
         )
-        if isinstance(reply.shadow, NoShadow):
+        if reply.shadow is None:
             return report
         used = reply.outcome.rewards
         if isinstance(reply.shadow, RewardFailure) or reply.shadow.rewards.shape != used.shape:

@@ -23,11 +23,6 @@ class RewardFailure:
     reason: str
 
 
-@dataclass(frozen=True)
-class NoShadow:
-    """Stands where a shadow's say would: no shadow is set."""
-
-
 Outcome = RewardScores | RewardFailure
 
 
@@ -35,12 +30,13 @@ Outcome = RewardScores | RewardFailure
 class Reply:
     """The answer to one group. busy_s: its share of the seconds that the scorer worked on its batch.
 
-    shadow: what the shadow version says about it, for the log only. refused: as in Description.
+    shadow: what the shadow version says about it, for the log only; None where none is set. refused: as in
+    Description.
     """
 
     outcome: Outcome
     busy_s: float
-    shadow: Outcome | NoShadow
+    shadow: Outcome | None = None
     refused: str = ""
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from common.errors import ConfigError, RewardError
 from common.hidden import hide, hide_in_logs
-from reward_service.contract.results import BusyError, Description, NoShadow, Reply, RewardFailure
+from reward_service.contract.results import BusyError, Description, Reply, RewardFailure
 from reward_service.contract.reward import Reward
 from reward_service.contract.settings import ServedReward, read_settings
 from reward_service.engine.build import build_aside, use_threads
@@ -225,7 +225,7 @@ class Engine:
         self._meter.batch(len(groups), failed, seconds)
         self._meter.waiting(len(self._queue))
         for group, outcome in zip(groups, outcomes, strict=True):
-            group.reply.set_result(Reply(outcome, self._group_s, NoShadow(), self._refused))
+            group.reply.set_result(Reply(outcome, self._group_s, refused=self._refused))
 
     @contextmanager
     def _clock(self, running: Running) -> Iterator[None]:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from common.errors import RewardError
 from common.hidden import hide
-from reward_service.contract.results import Description, NoShadow, Reply, RewardFailure
+from reward_service.contract.results import Description, Reply, RewardFailure
 from reward_service.http.address import check_address, is_on_this_machine
 from reward_service.http.errors import LOST, ErrorBody, ErrorDetail
 from reward_service.http.replies import DESCRIPTION, decode_reply, first_problem
@@ -123,7 +123,7 @@ class AsyncHttpReward(_AtAddress):
         most_bytes = _SPARE_BYTES + count * (count + 1) * _BYTES_OF_A_NUMBER
         answer = await self._ask("POST", "/v1/score", body, most_bytes)
         if answer.status == _SCORER_FAILED:
-            return Reply(RewardFailure(answer.explanation), busy_s=0.0, shadow=NoShadow())
+            return Reply(RewardFailure(answer.explanation), busy_s=0.0)
         if answer.content_type != JSON_TYPE:
             raise self._error(f"answered {answer.content_type!r}, not {JSON_TYPE!r}.")
         try:

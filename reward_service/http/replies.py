@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from common.errors import RewardError
 from common.hidden import hide
 from common.trajectory import RewardScores, ScorerStamp
-from reward_service.contract.results import Description, NoShadow, Outcome, Reply, RewardFailure, check_scores
+from reward_service.contract.results import Description, Outcome, Reply, RewardFailure, check_scores
 
 _LONGEST_REASON = 1000
 
@@ -40,7 +40,9 @@ class ScoreReply(ScoresBody):
     refused: str = ""
 
 
-def encode_reply(scores: RewardScores, busy_s: float, shadow: Outcome | NoShadow, refused: str = "") -> bytes:
+def encode_reply(
+    scores: RewardScores, busy_s: float, shadow: Outcome | None = None, refused: str = ""
+) -> bytes:
     """One JSON object; numbers are written so that reading gives the same float64."""
     told = {"busy_s": busy_s, "shadow": _shadow_object(shadow), "refused": _sendable(refused)}
     reply = {**scores_object(scores), **told}
@@ -53,7 +55,7 @@ def decode_reply(body: bytes, images: int) -> Reply:
         reply = ScoreReply.model_validate_json(body)
     except ValidationError as error:
         raise RewardError(f"It answered what is no score: {first_problem(error)}") from error
-    shadow: Outcome | NoShadow = NoShadow()
+    shadow: Outcome | None = None
     if isinstance(reply.shadow, RewardFailure):
         shadow = RewardFailure(hide(reply.shadow.reason)[:_LONGEST_REASON])
     elif reply.shadow is not None:
@@ -78,7 +80,7 @@ def first_problem(error: ValidationError) -> str:
     return f"{where}: {first['msg'][:200]}." if where else f"{first['msg'][:200]}."
 
 
-def _shadow_object(shadow: Outcome | NoShadow) -> dict[str, Any] | None:
+def _shadow_object(shadow: Outcome | None) -> dict[str, Any] | None:
     if isinstance(shadow, RewardFailure):
         return {"reason": _sendable(shadow.reason)}
     return scores_object(shadow) if isinstance(shadow, RewardScores) else None

@@ -14,14 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from common.trajectory import RewardScores, ScorerStamp
-from reward_service.contract.results import NoShadow
 from reward_service.http.replies import encode_reply
 from reward_service.http.wire import JSON_TYPE
 
 PART = RewardScores(
     np.arange(3.0), np.subtract.outer(np.arange(3.0), np.arange(3.0)), 0.0, ScorerStamp("a", "1", "")
 )
-SCORE = encode_reply(PART, 0.5, NoShadow())
+SCORE = encode_reply(PART, 0.5)
 HttpAnswer = tuple[int, dict[str, str], bytes]
 """Status, headers and body."""
 

@@ -15,7 +15,7 @@ from common.trajectory import GroupScore, PolicyStamp, RewardScores, ScorerStamp
 from driver.observe.epoch_metrics import EpochTally
 from learner.report import Outcome, UpdateReport
 from reward_service.client.report import RewardReport
-from reward_service.contract.results import NoShadow, Reply
+from reward_service.contract.results import Reply
 from tests.scored_groups import pointwise
 from tests.tiny_config import make_config
 
@@ -70,7 +70,7 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
         )
     ] * 2
     part = RewardScores(np.ones(2), np.zeros((2, 2)), 0.25, ScorerStamp("jpeg", "1", ""))
-    answered = RewardReport().with_reply(Reply(part, 1.5, NoShadow()), latency_s=2.0)
+    answered = RewardReport().with_reply(Reply(part, 1.5), latency_s=2.0)
     rewards = {"jpeg": answered, "gold": answered}
     metrics = tally.metrics([first, second], rewards, FAULTS, seconds=4.0)
     check_metrics(metrics)

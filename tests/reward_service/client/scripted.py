@@ -10,7 +10,7 @@ import numpy as np
 
 from common.trajectory import RewardScores, ScorerStamp
 from reward_service.client.transport import RequestError
-from reward_service.contract.results import NoShadow, Outcome, Reply
+from reward_service.contract.results import Outcome, Reply
 
 BUSY_S = 0.25
 
@@ -74,7 +74,7 @@ class ScriptedTransport:
         if isinstance(say, RequestError):
             raise say
         assert not isinstance(say, Hang)
-        return Reply(say, BUSY_S, NoShadow(), self.refused)
+        return Reply(say, BUSY_S, refused=self.refused)
 
     async def absence(self) -> str | None:
         return self.away

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.cluster.metrics import check_metrics
 from common.trajectory import RewardScores, ScorerStamp
 from reward_service.client.report import RewardReport
-from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure
+from reward_service.contract.results import Outcome, Reply, RewardFailure
 
 
 def part(rewards: np.ndarray, residual: float = 0.0) -> RewardScores:
@@ -34,11 +34,11 @@ def test_the_shadow_of_groups_is_that_of_all_images(sizes: list[int], seed: int,
 
 def test_a_report_adds_up_answers_and_names_metrics_of_the_table() -> None:
     own = np.array([1.0, 2.0, 4.0])
-    shadows: list[Outcome | NoShadow] = [part(2 * own + 1), RewardFailure("slow"), part(own[:2]), NoShadow()]
+    shadows: list[Outcome | None] = [part(2 * own + 1), RewardFailure("slow"), part(own[:2]), None]
     report = RewardReport()
     for shadow in shadows:
         report = report.with_reply(Reply(part(own, residual=0.5), 0.25, shadow), latency_s=2.0)
-    report = report.with_reply(Reply(RewardFailure("out"), 1.0, NoShadow()), latency_s=9.0)
+    report = report.with_reply(Reply(RewardFailure("out"), 1.0), latency_s=9.0)
     metrics = report.metrics("clip")
     check_metrics(metrics)
     assert metrics == {
@@ -53,7 +53,7 @@ def test_a_report_adds_up_answers_and_names_metrics_of_the_table() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     assert RewardReport().metrics("clip") == {}
-    reply = Reply(part(np.ones(3)), 0.1, NoShadow())
+    reply = Reply(part(np.ones(3)), 0.1)
     assert "shadow/clip/failures" not in RewardReport().with_reply(reply, 1.0).metrics("clip")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from common.errors import RewardError
 from common.trajectory import RewardScores
-from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFailure
+from reward_service.contract.results import BusyError, Reply, RewardFailure
 from reward_service.engine import build
 from reward_service.engine import engine as engine_module
 from reward_service.engine.engine import WITHDRAWN
@@ -125,7 +125,7 @@ async def test_groups_that_come_together_are_scored_together_and_in_order() -> N
         np.testing.assert_allclose(
             scores_of(reply).rewards, PromptLength().score(["a" * count] * 3, PIXELS), rtol=1e-12
         )
-        assert isinstance(reply.shadow, NoShadow)
+        assert reply.shadow is None
         assert reply.busy_s > 0.0
     assert meter.batches == [(8, 0), (8, 0)]
     assert meter.counts["answered"] == 16

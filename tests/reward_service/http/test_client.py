@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import RewardError
 from common.trajectory import RewardScores, ScorerStamp
-from reward_service.contract.results import NoShadow, Reply, RewardFailure
+from reward_service.contract.results import Reply, RewardFailure
 from reward_service.http.client import AsyncHttpReward, HttpReward, LostGroupError, Retrying, UnansweredError
 from reward_service.http.replies import encode_reply
 from reward_service.http.token import NO_TOKEN, Token
@@ -192,11 +192,9 @@ def test_an_event_loop_asks_many_groups_at_once() -> None:
 _TWO = RewardScores(np.zeros(2), np.zeros((2, 2)), 0.0, PART.stamp)
 _SAYS = {
     "not finite": Say(body=SCORE.replace(b"2.0", b"NaN")),
-    "not antisymmetric": Say(body=encode_reply(replace(PART, differences=np.ones((3, 3))), 0.0, NoShadow())),
-    "without a version": Say(
-        body=encode_reply(replace(PART, stamp=ScorerStamp("a", "", "")), 0.0, NoShadow())
-    ),
-    "of two images": Say(body=encode_reply(_TWO, 0.0, NoShadow())),
+    "not antisymmetric": Say(body=encode_reply(replace(PART, differences=np.ones((3, 3))), 0.0)),
+    "without a version": Say(body=encode_reply(replace(PART, stamp=ScorerStamp("a", "", "")), 0.0)),
+    "of two images": Say(body=encode_reply(_TWO, 0.0)),
     "HTML": Say(body=b"<html>", content_type="text/html"),
     "empty": Say(body=b""),
     "no score": Say(body=b"{}"),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from common.errors import RewardError
 from common.trajectory import RewardScores, ScorerStamp
-from reward_service.contract.results import NoShadow, RewardFailure
+from reward_service.contract.results import RewardFailure
 from reward_service.http.client import HttpReward
 from reward_service.http.errors import Refusal
 from reward_service.http.limits import HttpLimits
@@ -129,7 +129,7 @@ def test_json_is_what_the_documentation_shows() -> None:
     image = base64.b64encode(buffer.getvalue()).decode()
     group = JSON.decode_group(json.dumps({"prompt": "a", "images": [image]}).encode(), LIMITS, _free)
     np.testing.assert_array_equal(group.images, _pixels(4)[:1])
-    reply = json.loads(encode_reply(_scores(2), 0.5, NoShadow()))
+    reply = json.loads(encode_reply(_scores(2), 0.5))
     assert sorted(reply) == ["busy_s", "differences", "refused", "residual", "rewards", "shadow", "stamp"]
     assert reply["stamp"] == {"name": "clip", "version": "1+b", "digest": "0" * 64}
     assert reply["shadow"] is None
@@ -173,7 +173,7 @@ def test_half_a_character_and_images_of_another_form_are_not_sent(wire: Wire) ->
 def test_a_reply_arrives_to_the_last_bit(seed: int, count: int, busy_s: float, shadow_kind: str) -> None:
     scores = _scores(count, seed)
     shadow = {
-        "none": NoShadow(),
+        "none": None,
         "scores": _scores(count, seed + 1),
         "failure": RewardFailure("out\nof order"),
     }
@@ -210,14 +210,14 @@ def test_what_else_is_told_does_not_harm_the_score() -> None:
 )
 def test_an_unsound_reply_is_an_error_and_an_unsound_shadow_harms_nothing(unsound: RewardScores) -> None:
     with pytest.raises(RewardError):
-        decode_reply(encode_reply(unsound, 0.0, NoShadow()), 3)
+        decode_reply(encode_reply(unsound, 0.0), 3)
     if unsound.residual >= 0.0:
         reply = decode_reply(encode_reply(_scores(3), 0.0, unsound), 3)
         assert isinstance(reply.outcome, RewardScores)
         assert isinstance(reply.shadow, RewardFailure)
 
 
-_SOUND_REPLY = json.loads(encode_reply(_scores(2), 0.0, NoShadow()))
+_SOUND_REPLY = json.loads(encode_reply(_scores(2), 0.0))
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from common.errors import RewardError
-from reward_service.contract.results import BusyError, NoShadow, Reply, RewardFailure
+from reward_service.contract.results import BusyError, Reply, RewardFailure
 from reward_service.http.errors import LOST, Refusal
 from reward_service.http.limits import HttpLimits
 from reward_service.http.token import TokenSource
 from reward_service.on_ray.gateway import HttpGateway, ReplicaBackend
 
 PIXELS = np.zeros((2, 4, 4, 3), dtype=np.uint8)
-REPLY = Reply(RewardFailure("a reply"), 0.0, NoShadow())
+REPLY = Reply(RewardFailure("a reply"), 0.0)
 
 
 class _Handle:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.trajectory import RewardScores, ScorerStamp
-from reward_service.contract.results import NoShadow, Outcome, Reply, RewardFailure
+from reward_service.contract.results import Outcome, Reply, RewardFailure
 from reward_service.on_ray import shadow as shadow_module
 from reward_service.on_ray.shadow import Shadow
 
@@ -27,7 +27,7 @@ class _Handle:
         return self
 
     async def remote(self, prompt: str, pixels: Any) -> Reply:
-        return Reply(self._outcomes.pop(0), 0.1, NoShadow())
+        return Reply(self._outcomes.pop(0), 0.1)
 
 
 def part(version: str) -> RewardScores:
