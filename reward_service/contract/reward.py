@@ -157,12 +157,17 @@ def methods_of(scorer: object) -> list[str]:
 class Reward:
     """A scorer of any kind under a name. kind: "pointwise", "pairwise" or "pairs". stamp: on every score."""
 
-    def __init__(self, stamp: ScorerStamp, scorer: AnyScorer, pairs: int = 0) -> None:
-        """pairs: see Kind. Raises RewardError where the scorer is of no kind, or of several."""
-        self.kind, how = KINDS[_one_method(stamp.name, scorer)]
+    def __init__(self, stamp: ScorerStamp, kind: str, scorer: AnyScorer, how: Kind[Any]) -> None:
         self.stamp = stamp
+        self.kind = kind
         self._scorer = scorer
-        self._how = how(stamp.name, scorer, pairs)
+        self._how = how
+
+    @staticmethod
+    def of(stamp: ScorerStamp, scorer: AnyScorer, pairs: int = 0) -> Reward:
+        """pairs: see Kind. Raises RewardError where the scorer is of no kind, or of several."""
+        kind, how = KINDS[_one_method(stamp.name, scorer)]
+        return Reward(stamp, kind, scorer, how(stamp.name, scorer, pairs))
 
     def score(self, groups: Sequence[PromptImages]) -> list[RewardScores]:
         """Score groups together. Raises RewardError naming the scorer and what it did."""

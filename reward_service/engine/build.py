@@ -26,7 +26,7 @@ def build_reward(name: str, served: ServedReward) -> Reward:
         version = f"{scorer.version}+{served.version}" if served.version else scorer.version
         stamp = ScorerStamp(name, version, stamp_digest(served, scorer.digest))
         check_stamp(stamp)
-        return Reward(stamp, scorer, served.pairs)
+        return Reward.of(stamp, scorer, served.pairs)
 
 
 def build_checked(name: str, served: ServedReward) -> Reward:

@@ -160,7 +160,7 @@ class MixPairwise(_Mixed):
         return np.sum([self._weighted(part, prompt, images) for part in self._parts], axis=0)
 
     def _weighted(self, part: _Part, prompt: str, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        reward = Reward(ScorerStamp(part.name, "", ""), part.scorer, part.spec.pairs)
+        reward = Reward.of(ScorerStamp(part.name, "", ""), part.scorer, part.spec.pairs)
         return part.spec.weight * reward.score([(prompt, images.copy())])[0].differences
 
 

@@ -29,7 +29,7 @@ KINDS: list[AnyScorer] = [PromptLength(), GreenDuel(), Duel()]
 
 def reward_of(scorer: AnyScorer) -> Reward:
     """A scorer as reward "mine"."""
-    return Reward(ScorerStamp("mine", "1", "d"), scorer)
+    return Reward.of(ScorerStamp("mine", "1", "d"), scorer)
 
 
 def parts(reward: Reward, groups: Groups) -> list[RewardScores]:

@@ -78,7 +78,7 @@ def test_only_finite_numbers_and_antisymmetric_matrices_are_scores(
     scorer: AnyScorer, complaint: str, make_images: MakeImages
 ) -> None:
     with pytest.raises(RewardError, match=complaint):
-        Reward(stamp("mine"), scorer).score([("a", make_images(0, 3))])
+        Reward.of(stamp("mine"), scorer).score([("a", make_images(0, 3))])
 
 
 class Quits(Redness):
@@ -90,7 +90,7 @@ class Quits(Redness):
 
 def test_a_scorer_that_quits_is_a_failure_like_any_other(make_images: MakeImages) -> None:
     with pytest.raises(RewardError, match="SystemExit: 0"):
-        Reward(stamp("mine"), Quits()).score([("a", make_images(0, 3))])
+        Reward.of(stamp("mine"), Quits()).score([("a", make_images(0, 3))])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_scorer_that_quits_is_a_failure_like_any_other(make_images: MakeImages
     ],
 )
 def test_any_real_numbers_become_float64(answer: object, make_images: MakeImages) -> None:
-    (part,) = Reward(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
+    (part,) = Reward.of(stamp("mine"), Returns(answer)).score([("a", make_images(0, 3))])  # type: ignore[arg-type]
     assert type(part.rewards) is np.ndarray
     assert part.rewards.dtype == np.float64
     np.testing.assert_array_equal(part.rewards, [1.0, 2.0, 3.0])
@@ -167,8 +167,8 @@ def test_a_broken_contract_fails_the_check(
 
 def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(make_images: MakeImages) -> None:
     images = make_images(7, 5)
-    (part,) = Reward(stamp("duel"), Duel()).score([("a", images)])
-    (whole,) = Reward(stamp("duel"), GreenDuel()).score([("a", images)])
+    (part,) = Reward.of(stamp("duel"), Duel()).score([("a", images)])
+    (whole,) = Reward.of(stamp("duel"), GreenDuel()).score([("a", images)])
     np.testing.assert_allclose(part.differences, whole.differences, atol=1e-12)
     np.testing.assert_allclose(part.rewards, whole.rewards, atol=1e-12)
     misses = [
@@ -182,7 +182,7 @@ def test_all_pairs_of_a_judge_are_its_matrix_with_the_misfit_as_residual(make_im
 
 def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(make_images: MakeImages) -> None:
     duel = Duel()
-    judge = Reward(stamp("duel"), duel, pairs=6)
+    judge = Reward.of(stamp("duel"), duel, pairs=6)
     first, second, again = judge.score(
         [("a", make_images(1, 5)), ("b", make_images(1, 5)), ("a", make_images(1, 5))]
     )
@@ -196,7 +196,7 @@ def test_a_budget_of_pairs_is_kept_and_depends_on_the_group_alone(make_images: M
 
 def test_a_single_image_costs_a_judge_of_pairs_nothing(make_images: MakeImages) -> None:
     duel = Duel()
-    (part,) = Reward(stamp("duel"), duel).score([("a", make_images(1, 1))])
+    (part,) = Reward.of(stamp("duel"), duel).score([("a", make_images(1, 1))])
     assert duel.asked == []
     np.testing.assert_array_equal(part.rewards, [0.0])
 
@@ -204,7 +204,7 @@ def test_a_single_image_costs_a_judge_of_pairs_nothing(make_images: MakeImages) 
 @pytest.mark.parametrize("scorer", [object(), type("Both", (Redness, GreenDuel), {})()])
 def test_a_scorer_has_exactly_one_of_the_methods(scorer: AnyScorer) -> None:
     with pytest.raises(RewardError, match="exactly one"):
-        Reward(stamp("mine"), scorer)
+        Reward.of(stamp("mine"), scorer)
 
 
 def test_a_scorer_cannot_change_the_callers_images(make_images: MakeImages) -> None:
@@ -217,7 +217,7 @@ def test_a_scorer_cannot_change_the_callers_images(make_images: MakeImages) -> N
     images = make_images(6, 2)
     before = images.copy()
     images.setflags(write=False)
-    Reward(stamp("eraser"), Eraser()).score([("a", images)])
+    Reward.of(stamp("eraser"), Eraser()).score([("a", images)])
     np.testing.assert_array_equal(images, before)
 
 
