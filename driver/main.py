@@ -50,6 +50,7 @@ from driver.run.folder import (
 )
 from driver.run.fork import begin_fork
 from driver.run.prompts import PromptSet, PromptStream, choose_prompts, open_prompts
+from driver.run.recordings import FOLDER as RECORDING
 from driver.run.recordings import Recording, TrajectoryWriter, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
 from driver.stalls import StallReporter
@@ -88,8 +89,11 @@ def check_inputs(config: Config, waits_for: Callable[[str], None] = lambda _: No
     check_model(config)
     waits_for("the rewards to be checked")
     check_entries({**config.rewards, **config.gold})
-    offline = config.data.mode == "offline"
-    return Inputs(train, unseen, open_recording(config.data.folder) if offline else None)
+    if config.data.mode != "offline":
+        return Inputs(train, unseen, None)
+    recording = open_recording(config.data.folder)
+    recording.check_rewards({name: reward.weight for name, reward in config.rewards.items()})
+    return Inputs(train, unseen, recording)
 
 
 def check_device(config: Config) -> None:
@@ -323,12 +327,12 @@ async def run_epochs(
     learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, rollouts.sample_again)
     facts = await learner.facts()
     if inputs.recording:
-        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base, config.rewards)
+        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base)
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
     objective = build_objective(config.objective, math.prod(facts.latent_shape))
     observer.explain(objective.statistics)
-    recorder = TrajectoryWriter(config.run_folder / "trajectories", base=facts.base)
+    recorder = TrajectoryWriter(config.run_folder / RECORDING, base=facts.base)
     parts = Parts(
         learner=learner,
         rollouts=rollouts,

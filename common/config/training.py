@@ -332,7 +332,9 @@ class DataSection(Section, title="Where trajectories come from."):
     mode: Literal["online", "offline"] = setting(
         "online", "", "online = sampled by actors from the current policy; offline = replayed from files."
     )
-    folder: InputPath = setting("", "", "Folder of recorded trajectories; required for offline.")
+    folder: InputPath = setting(
+        "", "", "Recorded trajectories: their folder, or that of the run; required for offline."
+    )
     record: bool = setting(False, "", "Write scored trajectories to Parquet in the run folder (online only).")
     max_staleness: int = setting(
         0,
@@ -345,7 +347,9 @@ class DataSection(Section, title="Where trajectories come from."):
     @model_validator(mode="after")
     def _offline_needs_a_folder(self) -> DataSection:
         if self.mode == "offline" and not self.folder:
-            raise ValueError("mode offline needs folder, the folder of recorded trajectories")
+            raise ValueError(
+                "mode offline needs folder, where a run with data.record=true has recorded: runs/NAME"
+            )
         if self.mode == "offline" and (self.record or self.max_staleness):
             raise ValueError("mode offline replays a recording: record must be false and max_staleness 0")
         return self

@@ -132,6 +132,9 @@ class Rollouts:
                 continue
             dropped += 1
             self.dropped += 1
+            if dropped == 1:
+                # Of an epoch or evaluation, the first; how many there are is a metric.
+                self._stalls.note(f"A prompt is left out, because it could not be scored. {outcome.reason}")
             if dropped > self._max_dropped_share * begun:
                 raise RewardError(
                     f"{dropped} of {begun} groups could not be scored, more than "

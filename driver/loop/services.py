@@ -121,6 +121,8 @@ async def services(
                 stack.callback(learner.shutdown)
                 stack.callback(pool.shutdown)
                 loading = asyncio.gather(await_learner(learner, deaths, stalls, limit_s), pool.start(limit_s))
+                # Where the start ends before it is looked at, nobody is to hear of it.
+                loading.add_done_callback(lambda done: None if done.cancelled() else done.exception())
                 # Ray begins to place the processes while the rewards are deployed.
                 await asyncio.sleep(0)
                 rewards = await started_rewards(config, loading, stop, stalls)

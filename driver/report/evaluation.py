@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from common.trajectory import Float64, GroupScore, PolicyStamp
 
+_ROUNDING = 1e-9
 TOTAL = "reward"
 """Name of the trained sum among the scores."""
 
@@ -56,6 +57,12 @@ class PromptSetEvaluation:
         """Rows here and there of the prompts that both evaluated: a reward may have failed on some."""
         rows = {key: row for row, key in enumerate(_counted(other.prompts))}
         return [(row, rows[key]) for row, key in enumerate(_counted(self.prompts)) if key in rows]
+
+    def has_level(self, score: str) -> bool:
+        """Whether a prompt's mean says anything: not of a judge that compares the prompt's images, whose
+        scores add up to 0; of one image there is nothing to compare."""
+        values = self.scores[score]
+        return bool(np.abs(values.mean(axis=1)).max() > _ROUNDING * np.abs(values).max())
 
     def why_not_like(self, other: PromptSetEvaluation, score: str) -> str:
         """Why a score of this one cannot be compared with another evaluation's; empty where it can."""

@@ -53,7 +53,8 @@ class ScoreChange:
     """One score on one prompt set, before and after; difference is after - before, paired by prompt.
 
     prompts: those that both evaluated. since: finished epochs before. Where the two cannot be compared,
-    before and difference are None and `why` says why not.
+    before and difference are None and `why` says why not. is_relative: a judge compared a prompt's images;
+    then all three are 0 and say nothing.
     """
 
     set_name: str
@@ -64,11 +65,12 @@ class ScoreChange:
     difference: Interval | None = None
     since: int = 0
     why: str = ""
+    is_relative: bool = False
 
     @property
     def is_clear(self) -> bool:
         """Whether the difference's interval excludes 0."""
-        return self.difference is not None and self.difference.excludes_zero
+        return not self.is_relative and self.difference is not None and self.difference.excludes_zero
 
 
 def mean_interval(values: Float64) -> Interval:
@@ -124,10 +126,17 @@ def _change(earlier: Sequence[Evaluation], after: PromptSetEvaluation, score: st
             before=mean_interval(first),
             difference=mean_interval(last - first),
             since=evaluation.epoch,
+            is_relative=_is_relative(after, score) and _is_relative(before, score),
         )
     alone = mean_interval(after.scores[score].mean(axis=1))
     why = reasons[0] if reasons else "there is no evaluation before"
-    return ScoreChange(after.name, score, len(after.prompts), alone, why=why)
+    return ScoreChange(
+        after.name, score, len(after.prompts), alone, why=why, is_relative=_is_relative(after, score)
+    )
+
+
+def _is_relative(evaluated: PromptSetEvaluation, score: str) -> bool:
+    return not evaluated.has_level(score) and bool(evaluated.scores[score].any())
 
 
 def history(evaluations: Sequence[Evaluation], set_name: str, score: str) -> tuple[float, ...]:
@@ -144,13 +153,18 @@ def remarks(changes: Sequence[ScoreChange]) -> list[str]:
     """What a reader has to know: which rows do not begin with the run, or cannot be compared."""
     late: dict[int, list[str]] = {}
     apart: dict[str, list[str]] = {}
+    judged: list[str] = []
     for change in _without_repeats(changes):
         row = f"{change.score} ({change.set_name})"
-        if change.why:
+        if change.is_relative:
+            judged.append(row)
+        elif change.why:
             apart.setdefault(change.why, []).append(row)
         elif change.since:
             late.setdefault(change.since, []).append(row)
+    told = "it compares a prompt's images, so their mean is 0; whether they got better, a pointwise gold says"
     return [
+        *([f"{', '.join(judged)}: {told}"] if judged else []),
         *(
             f"{', '.join(rows)}: before is after epoch {epoch}, the first evaluation there is of these "
             "prompts by this version"
@@ -183,9 +197,11 @@ def _without_repeats(changes: Sequence[ScoreChange]) -> list[ScoreChange]:
 
 def _cells(change: ScoreChange) -> tuple[str, str, str, str, str]:
     decimals = _decimals(change.difference or change.after)
+    names = (f"{change.prompts} {change.set_name}", change.score)
+    if change.is_relative:
+        return (*names, "-", "-", "-")
     return (
-        f"{change.prompts} {change.set_name}",
-        change.score,
+        *names,
         format_interval(change.before, decimals),
         format_interval(change.after, decimals),
         format_interval(change.difference, decimals, "+"),
@@ -211,9 +227,9 @@ def _markdown(rows: Iterable[Sequence[str]], columns: Sequence[str], note: str, 
 
 def headline(changes: Sequence[ScoreChange], score: str) -> str:
     """`gold on 64 unseen prompts: 0.310 → 0.348 (+0.038 ± 0.011)`, or its mean alone where nothing can be
-    compared; empty where there is no such score."""
+    compared; empty where there is no such score, or a judge's that has no level."""
     found = [change for change in changes if (change.set_name, change.score) == ("unseen", score)]
-    if not found:
+    if not found or found[0].is_relative:
         return ""
     change = found[0]
     name = f"{score} on {change.prompts} unseen prompts"

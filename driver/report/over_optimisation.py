@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from driver.report.evaluation import TOTAL, Evaluation
 from driver.report.intervals import Interval, compare, format_interval
 
@@ -38,7 +36,7 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
             f"since epoch {best.epoch} {gold} on unseen prompts has changed by "
             f"{format_interval(lost, 4, '+')}"
         )
-        if all(map(_has_no_level, evaluations)):
+        if not any(one.has_level(TOTAL) for evaluation in evaluations for one in evaluation.sets):
             return fallen
         for prompts in ("unseen", "seen"):
             gained, meanwhile = _change(evaluations, prompts, TOTAL), _change((best, last), prompts, TOTAL)
@@ -48,12 +46,6 @@ def over_optimisation(evaluations: Sequence[Evaluation], golds: Collection[str])
                     f"{format_interval(meanwhile, 4, '+')}"
                 )
     return None
-
-
-def _has_no_level(evaluation: Evaluation) -> bool:
-    """Whether the trained sum's mean over a prompt's images is 0 everywhere, but for rounding."""
-    totals = np.concatenate([one.scores[TOTAL] for one in evaluation.sets])
-    return bool(np.abs(totals.mean(axis=1)).max() <= 1e-9 * np.abs(totals).max())
 
 
 def _change(evaluations: Sequence[Evaluation], prompts: str, score: str) -> Interval | None:

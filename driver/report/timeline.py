@@ -91,9 +91,12 @@ class Timeline:
         role, process = max(pools, key=lambda pool: self.busy_share(*pool))
         share = self.busy_share(role, process)
         if share < PACE:
+            told = f"No pool sets the pace: none worked more than {share:.0%} of the epoch."
+            if not self.of(ACTORS):
+                return told
             return (
-                f"No pool sets the pace: none worked more than {share:.0%} of the epoch. More prompts an "
-                "epoch (sampling.prompts_per_epoch) or data.max_staleness=1 fill the gaps, not processes."
+                f"{told} More prompts an epoch (sampling.prompts_per_epoch) or data.max_staleness=1 fill the "
+                "gaps, not processes."
             )
         who = f"The reward {process!r}" if process else f"The {role}"
         return f"{who} worked {share:.0%} of the epoch, more than any other: {self._remedy(role)}"
@@ -103,10 +106,10 @@ class Timeline:
             return "grow it (reward_service.replicas, or its own deployment), or give its scorer a GPU."
         if role == LEARNER:
             idle = 1.0 - self.busy_share(ACTORS)
-            return (
-                "grow it (learner.workers, or a larger learner.micro_batch_size). The actors idled "
-                f"{idle:.0%}: data.max_staleness=1 lets them sample meanwhile."
-            )
+            grow = "grow it (learner.workers, or a larger learner.micro_batch_size)."
+            if not self.of(ACTORS):
+                return grow
+            return f"{grow} The actors idled {idle:.0%}: data.max_staleness=1 lets them sample meanwhile."
         prompts = len({span.group for span in self.of(ACTORS)} - {None})
         if prompts <= len(self.processes(ACTORS)):
             return "each prompt has one of its own already, so more would idle: use faster ones."

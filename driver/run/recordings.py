@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from common.errors import RecordingError
 from common.storage import check_held, flush
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, ScorerStamp, TrajectoryGroup
 
+FOLDER = "trajectories"
+"""Of a run folder: where its recording is."""
 FORMAT_VERSION = 4
 SCHEMA = pa.schema(
     {
@@ -36,8 +38,6 @@ SCHEMA = pa.schema(
         "sha256": pa.string(),
     }
 )
-PART = "part "
-"""Begins the name of the array of one reward's scores."""
 # What Arrow raises: its own, plain OSError for what the file system refuses, and for names that are no UTF-8.
 _ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 # Differences are antisymmetric to rounding: a judge may have computed the two halves apart.
@@ -155,11 +155,20 @@ class Recording:
                 total.update(batch.column("sha256")[0].as_py().encode())
         return total.hexdigest()
 
-    def check(
-        self, schedule: str, latent_shape: tuple[int, ...], base: str, rewards: Collection[str]
-    ) -> None:
-        """Refuse a recording that a learner of this step distribution, latent shape and base cannot take, or
-        that was not scored by the rewards of these names.
+    def check_rewards(self, weights: Mapping[str, float]) -> None:
+        """Refuse a recording whose scores are not the weighted sums of the rewards of these names: they are
+        what is trained on, whatever a reward would say now.
+
+        Looks at the first row of each epoch. Raises RecordingError naming the file.
+        """
+        for epoch in self.epochs:
+            for group in islice(self.read_epoch(epoch), 1):
+                reason = _other_rewards(group.score, weights)
+                if reason is not None:
+                    raise RecordingError(f"{self.folder / _file_name(epoch)}: {reason}")
+
+    def check(self, schedule: str, latent_shape: tuple[int, ...], base: str) -> None:
+        """Refuse a recording that a learner of this step distribution, latent shape and base cannot take.
 
         Looks at every row, but not at the arrays. Raises RecordingError naming the file and the row.
         """
@@ -174,7 +183,7 @@ class Recording:
                 )
             for row, batch in _rows(path, self.kind, ["header"]):
                 header = json.loads(batch.column("header")[0].as_py())
-                reason = _misfit(header, schedule, latent_shape, rewards)
+                reason = _misfit(header, schedule, latent_shape)
                 if reason is not None:
                     raise RecordingError(f"{path}, row {row}: {reason}")
 
@@ -182,10 +191,14 @@ class Recording:
 def open_recording(folder: Path | str, kind: RecordingKind = TRAINING) -> Recording:
     """Find the epochs of a recording and check that each file is whole and of this kind.
 
+    folder: of the recording, or of the run that recorded it.
+
     Raises RecordingError for a folder that is missing or has no epoch file, and for a file that is not
     Parquet, Parquet of something else, truncated, or of another format version.
     """
     folder = Path(folder)
+    if (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
     if not folder.is_dir():
         raise RecordingError(f"There is no folder of recorded trajectories {folder}")
     numbers = [path.stem.removeprefix("epoch_") for path in folder.glob("epoch_*.parquet")]
@@ -254,7 +267,7 @@ def _arrays(group: ScoredGroup) -> dict[str, NDArray[Any]]:
         "differences": score.differences,
         "advantages": group.advantages,
         **{f"condition {name}": rows for name, rows in trajectory.condition.items()},
-        **{f"{PART}{name}": values for name, values in score.parts.items()},
+        **{f"part {name}": values for name, values in score.parts.items()},
     }
     return {name: array for name, array in arrays.items() if array is not None}
 
@@ -314,13 +327,24 @@ def _group(header: dict[str, Any], contents: list[pa.Buffer]) -> ScoredGroup:
         schedule=header["schedule"],
     )
     scorers = tuple(ScorerStamp(**stamp) for stamp in header["scorers"])
-    score = GroupScore(arrays["rewards"], arrays["differences"], named(PART), scorers)
+    score = GroupScore(arrays["rewards"], arrays["differences"], named("part "), scorers)
     return ScoredGroup(trajectory, score, arrays.get("advantages"))
 
 
-def _misfit(
-    header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...], rewards: Collection[str]
-) -> str | None:
+def _other_rewards(score: GroupScore, weights: Mapping[str, float]) -> str | None:
+    if score.parts.keys() != weights.keys():
+        recorded, named = (", ".join(sorted(names)) for names in (score.parts, weights))
+        return (
+            f"scored by {recorded}, this run's rewards are {named}; name them in the section rewards as they "
+            "were recorded"
+        )
+    total = np.sum([weight * score.parts[name] for name, weight in weights.items()], axis=0)
+    if not np.allclose(total, score.rewards, rtol=1e-9, atol=1e-9 * float(np.abs(score.rewards).max())):
+        return "scored with other weights of the rewards; give each weight as it was recorded"
+    return None
+
+
+def _misfit(header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...]) -> str | None:
     if header["schedule"] != schedule:
         return (
             f"sampled from the step distribution {header['schedule']}, this run's is {schedule}; "
@@ -329,12 +353,6 @@ def _misfit(
     shape = next(shape for name, _, shape in header["arrays"] if name == "latents")
     if tuple(shape[1:]) != latent_shape:
         return f"latents are {tuple(shape[1:])}, this run's model has {latent_shape}"
-    scored_by = {name.removeprefix(PART) for name, *_ in header["arrays"] if name.startswith(PART)}
-    if scored_by != set(rewards):
-        return (
-            f"scored by {', '.join(sorted(scored_by))}, this run's rewards are {', '.join(sorted(rewards))}; "
-            "name the rewards in the section rewards as they were recorded"
-        )
     return None
 
 

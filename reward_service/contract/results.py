@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,11 +49,11 @@ class Description:
 
     name: str
     stamp: ScorerStamp
-    scorer: str
-    kind: str
-    settings: dict[str, Any]
-    refused: str
-    ready: bool
+    scorer: str = ""
+    kind: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    ready: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -282,7 +284,17 @@ def ask(name: str, call: Callable[[], object]) -> object:
     try:
         return call()
     except (Exception, SystemExit) as error:
-        raise RewardError(f"Scorer {name!r} raised {type(error).__name__}: {error}") from error
+        raise RewardError(
+            f"Scorer {name!r} raised {type(error).__name__}: {error} ({_last_line(error)})"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Where it was raised: the last line that is no installed library's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
 
 
 def numbers(name: str, answer: object, shape: tuple[int, ...], wanted: str) -> Float64:

@@ -21,13 +21,14 @@ DESCRIPTION: TypeAdapter[Description] = TypeAdapter(Description)
 
 
 class ScoresBody(BaseModel):
-    """A reward of B images: rewards (B,), differences (B, B), residual of the fit to the pairs."""
+    """A reward of B images: rewards (B,), differences (B, B), residual of the fit to the pairs. Without
+    differences they are those of the rewards, as of every pointwise reward."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
     rewards: list[float]
-    differences: list[list[float]]
-    residual: Annotated[float, Field(ge=0.0)]
+    differences: list[list[float]] | None = None
+    residual: Annotated[float, Field(ge=0.0)] = 0.0
     stamp: ScorerStamp
 
 
@@ -100,9 +101,12 @@ def _read_shadow(shadow: ScoresBody, images: int) -> Outcome:
 
 
 def _read_scores(body: ScoresBody, images: int) -> RewardScores:
-    rows = {len(row) for row in body.differences}
-    if len(rows) > 1:
-        raise RewardError(f"Its differences have rows of several lengths: {sorted(rows)[:5]}.")
-    differences = np.array(body.differences, dtype=np.float64)
-    scores = RewardScores(np.array(body.rewards, dtype=np.float64), differences, body.residual, body.stamp)
-    return check_scores(scores, images)
+    rewards = np.array(body.rewards, dtype=np.float64)
+    if body.differences is None:
+        differences = rewards[:, None] - rewards[None, :]
+    else:
+        rows = {len(row) for row in body.differences}
+        if len(rows) > 1:
+            raise RewardError(f"Its differences have rows of several lengths: {sorted(rows)[:5]}.")
+        differences = np.array(body.differences, dtype=np.float64)
+    return check_scores(RewardScores(rewards, differences, body.residual, body.stamp), images)

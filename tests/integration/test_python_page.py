@@ -25,6 +25,7 @@ def test_the_blocks_of_the_page_run(tmp_path: Path) -> None:
     assert names["table"].num_rows == 3
     assert names["images"].shape[0] == len(names["score"].rewards) == 4
     assert names["images"].dtype == np.uint8
+    assert names["picture"].size == (64, 64)
     before, after = names["evaluations"]
     assert (before.epoch, after.epoch) == (0, 2)
     assert before.sets[0].prompts == after.sets[0].prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from ray.serve.schema import ServeDeploySchema
 
-from common.config.services import RewardEntry, RewardServiceSection, RewardSpec
+from common.config.services import RewardEntry, RewardServiceSection, RewardSpec, UrlReward
+from reward_service.client.local import local_rewards
 from reward_service.contract.reward import check_scorer
 from reward_service.contract.settings import read_settings
 from reward_service.scorers import SHIPPED
@@ -43,6 +45,24 @@ def test_the_scorers_of_the_text_keep_the_contract(
         exec(source, names)
     for judge in ("Judge", "Duel"):
         check_scorer(names[judge](), ["a cat"] * 3, make_images(1, 3))
+
+
+def test_a_server_of_one_s_own_as_in_the_text_is_a_reward(
+    make_images: Callable[[int, int], NDArray[np.uint8]],
+) -> None:
+    (source,) = [block for block in blocks("python") if "http.server" in block]
+    names: dict[str, Any] = {"__name__": "judge"}
+    exec(source, names)
+    images = make_images(0, 3)
+    with names["ThreadingHTTPServer"](("127.0.0.1", 0), names["Judge"]) as server:
+        names["Judge"].log_message = lambda *_: None
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        entry = UrlReward(url=f"http://127.0.0.1:{server.server_port}")
+        score = local_rewards({"mine": entry}, {}, RewardServiceSection()).score_group("a cat", images)
+        server.shutdown()
+    means = images.reshape(3, -1).mean(axis=1)
+    np.testing.assert_allclose(score.parts["mine"], means)
+    np.testing.assert_allclose(score.differences, means[:, None] - means[None, :])
 
 
 def test_the_settings_of_the_text_are_the_defaults() -> None:

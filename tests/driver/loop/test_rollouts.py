@@ -165,6 +165,8 @@ def test_failed_scores_are_left_out_up_to_the_allowed_share(failing: tuple[int, 
         else:
             assert await bench.collect(5) == [number for number in range(5) if number not in failing]
         assert bench.rollouts.dropped == len(failing)
+        # The first of an epoch tells why.
+        assert [f"no {failing[0]}" in note for note in bench.notes] == [True] if failing else not bench.notes
 
     scenario(test, share=0.2)
 

@@ -110,6 +110,18 @@ def test_only_what_one_version_measured_on_the_same_prompts_is_compared() -> Non
     assert mixed.why
 
 
+def test_a_judge_s_scores_have_no_level_and_no_difference_is_shown() -> None:
+    """Of images that it compares with each other; of a score that is 0 everywhere, 0 is what it is."""
+    judged, nothing = np.array([[0.5, -0.5], [0.1, -0.1]]), np.zeros((2, 2))
+    scores = {"judge": judged, "gold": judged + 1.0, "never": nothing}
+    changes = compare([evaluation(scores), evaluation({**scores, "judge": judged * 3.0}, 5)])
+    assert [change.score for change in changes if change.is_relative] == ["judge"]
+    assert ["judge" in line for line in remarks(changes)] == [True]
+    assert (headline(changes, "judge"), headline(changes, "never")[:5]) == ("", "never")
+    (row,) = [line for line in change_markdown(changes).splitlines() if line.startswith("| 2 unseen | judge")]
+    assert row.split("|")[3:6] == [" - "] * 3
+
+
 def test_the_history_of_a_score_is_of_one_version() -> None:
     of = [versioned(np.full((4, 1), float(epoch)), epoch, version) for epoch, version in enumerate("AABB")]
     assert history(of, "unseen", "gold") == (2.0, 3.0)

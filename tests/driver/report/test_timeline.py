@@ -75,6 +75,13 @@ def test_the_advice_names_the_pool_to_grow(
     assert expected in worked(*seconds, groups=groups).advice()
 
 
+@pytest.mark.parametrize("seconds", [2.0, 9.0])
+def test_a_replay_is_not_told_to_sample_ahead(seconds: float) -> None:
+    told = Timeline(1, 100.0, 110.0, (gradient(100.0, 100.0 + seconds, 0),)).advice()
+    assert "max_staleness" not in told
+    assert f"{seconds:.0f}0%" in told
+
+
 def test_a_file_is_read_back_and_has_no_overlap_in_a_thread(tmp_path: Path) -> None:
     timeline = worked(9.0, 8.0, 5.0)
     write_timeline(tmp_path / "timeline.json", timeline)

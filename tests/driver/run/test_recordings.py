@@ -33,9 +33,6 @@ from common.trajectory import (
 from driver.run.recordings import TrajectoryWriter, open_recording
 from tests.scored_groups import assert_same_bits, make_group
 
-REWARDS = ["a", "b"]
-"""Those of make_group."""
-
 
 def write(folder: Path, *groups: ScoredGroup, epoch: int = 0) -> Path:
     return TrajectoryWriter(folder, base="base").write_epoch(epoch, groups)
@@ -261,20 +258,41 @@ class TestCheck:
     def test_a_fitting_recording_passes(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0), epoch=0)
         write(tmp_path, make_group(1), epoch=1)
-        open_recording(tmp_path).check("abc", (2, 4, 4), "base", REWARDS)
+        open_recording(tmp_path).check("abc", (2, 4, 4), "base")
 
     @pytest.mark.parametrize(
         ("run", "mentions"),
         [
-            (("abc", (2, 4, 4), "other", REWARDS), r"epoch_000000.*another pretrained model"),
-            (("xyz", (2, 4, 4), "base", REWARDS), r"epoch_000000\.parquet, row 1: .*abc.*xyz"),
-            (("abc", (4, 8, 8), "base", REWARDS), r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"),
-            (("abc", (2, 4, 4), "base", ["mine"]), r"row 1: scored by .*mine"),
+            (("abc", (2, 4, 4), "other"), r"epoch_000000.*another pretrained model"),
+            (("xyz", (2, 4, 4), "base"), r"epoch_000000\.parquet, row 1: .*abc.*xyz"),
+            (("abc", (4, 8, 8), "base"), r"row 1: latents .*\(2, 4, 4\).*\(4, 8, 8\)"),
         ],
     )
     def test_what_does_not_fit_the_run_is_refused_with_file_and_row(
-        self, tmp_path: Path, run: tuple[str, tuple[int, ...], str, list[str]], mentions: str
+        self, tmp_path: Path, run: tuple[str, tuple[int, ...], str], mentions: str
     ) -> None:
         write(tmp_path, make_group(0))
         with pytest.raises(RecordingError, match=mentions):
             open_recording(tmp_path).check(*run)
+
+    @pytest.mark.parametrize(
+        ("weights", "mentions"),
+        [
+            ({"a": 1.0, "b": 0.0}, ""),
+            ({"a": 3.0, "b": 2.0}, ""),
+            ({"a": 1.0, "b": 1.0}, r"epoch_000001\.parquet: .*weights"),
+            ({"a": 1.0}, r"epoch_000001\.parquet: scored by a, b.* a;"),
+            ({"a": 1.0, "mine": 0.0}, r"epoch_000001\.parquet: scored by a, b.* a, mine;"),
+        ],
+    )
+    def test_scores_are_the_weighted_sums_of_the_rewards_that_are_named(
+        self, tmp_path: Path, weights: dict[str, float], mentions: str
+    ) -> None:
+        """make_group's reward is a, and b is -a."""
+        write(tmp_path / "trajectories", make_group(1), epoch=1)
+        recording = open_recording(tmp_path)
+        if mentions:
+            with pytest.raises(RecordingError, match=mentions):
+                recording.check_rewards(weights)
+        else:
+            recording.check_rewards(weights)
