@@ -84,8 +84,8 @@ class _Check:
 
 
 def check_reward(served: ServedReward, prompts: Sequence[str], span: Span = nullcontext) -> list[Finding]:
-    """Build the scorer and make every check, in the order of CHECKS. Later checks are skipped where it does
-    not answer at all. prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones.
+    """Build the scorer and make every check, in the order of CHECKS. Those after the first two are skipped
+    where it gives no sound answers: they would fail of that. prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones.
     span: opened around each call of the scorer."""
     try:
         with span():
@@ -99,13 +99,13 @@ def check_reward(served: ServedReward, prompts: Sequence[str], span: Span = null
     subject = _Subject(scorer, served.pairs, how(name, scorer, served.pairs), groups, span)
     findings = [Finding("built", Verdict.OK, f"{kind}, version {scorer.version!r}, {_digest(scorer)}")]
     for check in CHECKS:
-        findings.append(_made(check, subject, answers=findings[1:2]))
+        findings.append(_made(check, subject, answers=findings[1:3]))
     return findings
 
 
 def _made(check: _Check, subject: _Subject, answers: Sequence[Finding]) -> Finding:
-    if answers and answers[0].verdict is Verdict.FAILED:
-        return Finding(check.name, Verdict.SKIPPED, "it does not answer")
+    if any(finding.verdict is Verdict.FAILED for finding in answers):
+        return Finding(check.name, Verdict.SKIPPED, "it gives no sound answers")
     if check.repeats and not is_deterministic(subject.scorer):
         return Finding(check.name, Verdict.SKIPPED, "declared deterministic = False")
     try:
@@ -199,7 +199,11 @@ CHECKS: tuple[_Check, ...] = (
     _Check(
         "answers", _answers, "Look at the error: the scorer, its weights or its endpoint do not work here."
     ),
-    _Check("finite, one each", _finite, "Return float64 of the stated shape; raise an error instead of NaN."),
+    _Check(
+        "finite, one each",
+        _finite,
+        "Return finite float64 of the stated shape (a judge: wins - wins.T); raise an error instead of NaN.",
+    ),
     _Check(
         "same again",
         _repeats,
