@@ -138,8 +138,8 @@ class Rollouts:
             if dropped > self._max_dropped_share * begun:
                 raise RewardError(
                     f"{dropped} of {begun} groups could not be scored, more than "
-                    f"reward_service.max_dropped_share = {self._max_dropped_share} allows. The last: "
-                    f"{outcome.reason}"
+                    f"reward_service.max_dropped_share = {self._max_dropped_share} allows. Mend the reward, "
+                    f"or allow more. The last: {outcome.reason}"
                 )
 
     async def sample_again(self, group: Group) -> Group:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from common.config.load import config_from_yaml_text, config_to_yaml
 from common.config.schema import Config
-from common.errors import CheckpointError, RunFolderError
+from common.errors import CheckpointError, DamagedError, RunFolderError
 from common.places import join_place, local_path, split_place
 from driver.run.changes import MODEL, MODEL_PLACE, input_changes, setting_changes, unfit
 from driver.run.checkpoints import FOLDER, Checkpoint, Checkpoints, RunState, read_checkpoint
@@ -42,7 +42,10 @@ def begin_fork(
         if _is_fork_of(there, place):
             return
         raise RunFolderError(f"{config.run_folder} {_described(there)} {_MEND}")
-    source = read_checkpoint(place)
+    try:
+        source = read_checkpoint(place)
+    except DamagedError as error:
+        raise CheckpointError(f"{error} Checkpoints lie in RUN_FOLDER/checkpoints/epoch_…") from error
     forked_from = f"{_as_recorded(place)}{_OF_RUN}{source.state.run_id}"
     foreign = sorted({path.name for path in config.run_folder.iterdir()} - {LOCK_FILE, FOLDER})
     if foreign:

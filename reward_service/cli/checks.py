@@ -85,8 +85,11 @@ class _Check:
 
 def check_reward(served: ServedReward, prompts: Sequence[str], span: Span = nullcontext) -> list[Finding]:
     """Build the scorer and make every check, in the order of CHECKS. Those after the first two are skipped
-    where it gives no sound answers: they would fail of that. prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones.
-    span: opened around each call of the scorer."""
+    where it gives no sound answers: they would fail of that.
+
+    prompts: to test with; where empty, the scorer's `check_prompts`, or made-up ones. span: opened around
+    each call of the scorer.
+    """
     try:
         with span():
             scorer = build_scorer(served)

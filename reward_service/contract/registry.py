@@ -92,7 +92,7 @@ def scorer_path(name: str) -> str:
         return name
     if name in SHIPPED:
         return SHIPPED[name]
-    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise RewardError(
         f"no scorer named {name!r}; shipped: {sorted(SHIPPED)}.{hint} "
