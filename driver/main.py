@@ -326,11 +326,11 @@ async def run_epochs(
     rollouts = Rollouts(started.pool, started.rewards, dropped, session.stop, stalls)
     learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, rollouts.sample_again)
     facts = await learner.facts()
+    objective = build_objective(config.objective, math.prod(facts.latent_shape))
     if inputs.recording:
-        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base)
+        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base, objective.needs)
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
-    objective = build_objective(config.objective, math.prod(facts.latent_shape))
     observer.explain(objective.statistics)
     recorder = TrajectoryWriter(config.run_folder / RECORDING, base=facts.base)
     parts = Parts(

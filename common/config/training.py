@@ -107,7 +107,9 @@ class PromptSource(Section, title="A prompt set: a file, or the id of a data set
 
     path: InputPath = setting(..., "", "File, or hub data set id such as org/name.", min_length=1)
     column: str = setting(
-        "", "", "Column holding the prompt; empty = the first there is of prompt, text, Prompt, caption."
+        "",
+        "",
+        "Column holding the prompt; empty = the first of prompt, text, Prompt, prompts, Prompts, caption.",
     )
     revision: str = setting("main", "", "Hub revision; ignored for a file.")
 

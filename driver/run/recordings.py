@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from common.errors import RecordingError
 from common.storage import check_held, flush
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, ScorerStamp, TrajectoryGroup
+from learner.objectives import Needs
 
 FOLDER = "trajectories"
 """Of a run folder: where its recording is."""
@@ -167,8 +168,9 @@ class Recording:
                 if reason is not None:
                     raise RecordingError(f"{self.folder / _file_name(epoch)}: {reason}")
 
-    def check(self, schedule: str, latent_shape: tuple[int, ...], base: str) -> None:
-        """Refuse a recording that a learner of this step distribution, latent shape and base cannot take.
+    def check(self, schedule: str, latent_shape: tuple[int, ...], base: str, needs: Needs) -> None:
+        """Refuse a recording that a learner of this step distribution, latent shape and base cannot take, or
+        that lacks what its objective needs.
 
         Looks at every row, but not at the arrays. Raises RecordingError naming the file and the row.
         """
@@ -183,7 +185,7 @@ class Recording:
                 )
             for row, batch in _rows(path, self.kind, ["header"]):
                 header = json.loads(batch.column("header")[0].as_py())
-                reason = _misfit(header, schedule, latent_shape)
+                reason = _misfit(header, schedule, latent_shape, needs)
                 if reason is not None:
                     raise RecordingError(f"{path}, row {row}: {reason}")
 
@@ -344,15 +346,19 @@ def _other_rewards(score: GroupScore, weights: Mapping[str, float]) -> str | Non
     return None
 
 
-def _misfit(header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...]) -> str | None:
+def _misfit(header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...], needs: Needs) -> str | None:
     if header["schedule"] != schedule:
         return (
             f"sampled from the step distribution {header['schedule']}, this run's is {schedule}; "
             "the sections model and sampling must be as they were recorded"
         )
-    shape = next(shape for name, _, shape in header["arrays"] if name == "latents")
-    if tuple(shape[1:]) != latent_shape:
-        return f"latents are {tuple(shape[1:])}, this run's model has {latent_shape}"
+    shapes = {name: tuple(shape) for name, _, shape in header["arrays"]}
+    if shapes["latents"][1:] != latent_shape:
+        return f"latents are {shapes['latents'][1:]}, this run's model has {latent_shape}"
+    if needs.steps and shapes["nodes"][1] == 1:
+        return "it holds clean latents alone; record with an objective that has likelihoods, such as prdp"
+    if needs.reference and "log_ratio" not in shapes:
+        return "it holds no log ratios to the reference, which this objective needs; record with prdp"
     return None
 
 

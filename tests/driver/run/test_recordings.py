@@ -31,6 +31,7 @@ from common.trajectory import (
     TrajectoryGroup,
 )
 from driver.run.recordings import TrajectoryWriter, open_recording
+from learner.objectives import Needs
 from tests.scored_groups import assert_same_bits, make_group
 
 
@@ -254,11 +255,21 @@ class TestWriting:
         assert list(tmp_path.iterdir()) == []
 
 
+CLEAN: dict[str, Any] = {
+    "latents": make_group(0).trajectory.latents[:3],
+    "nodes": np.arange(3, dtype=np.int32)[:, None],
+    "stochastic_steps": np.empty(0, np.int64),
+    "log_prob": np.empty((3, 0)),
+    "log_ratio": None,
+}
+"""Of trajectories: x_0 alone."""
+
+
 class TestCheck:
     def test_a_fitting_recording_passes(self, tmp_path: Path) -> None:
         write(tmp_path, make_group(0), epoch=0)
         write(tmp_path, make_group(1), epoch=1)
-        open_recording(tmp_path).check("abc", (2, 4, 4), "base")
+        open_recording(tmp_path).check("abc", (2, 4, 4), "base", Needs(reference=True, whole_epoch=False))
 
     @pytest.mark.parametrize(
         ("run", "mentions"),
@@ -273,7 +284,28 @@ class TestCheck:
     ) -> None:
         write(tmp_path, make_group(0))
         with pytest.raises(RecordingError, match=mentions):
-            open_recording(tmp_path).check(*run)
+            open_recording(tmp_path).check(*run, Needs(reference=False, whole_epoch=False))
+
+    @pytest.mark.parametrize(
+        ("lacks", "needs", "mentions"),
+        [
+            ({"log_ratio": None}, Needs(reference=True, whole_epoch=False), "row 1: it holds no log ratios"),
+            ({"log_ratio": None}, Needs(reference=False, whole_epoch=False), ""),
+            (CLEAN, Needs(reference=False, whole_epoch=False), "row 1: it holds clean latents alone"),
+            (CLEAN, Needs(reference=False, whole_epoch=True, steps=False), ""),
+        ],
+    )
+    def test_what_the_objective_needs_is_there(
+        self, tmp_path: Path, lacks: dict[str, Any], needs: Needs, mentions: str
+    ) -> None:
+        group = make_group(0)
+        write(tmp_path, replace(group, trajectory=replace(group.trajectory, **lacks)))
+        recording = open_recording(tmp_path)
+        if mentions:
+            with pytest.raises(RecordingError, match=mentions):
+                recording.check("abc", (2, 4, 4), "base", needs)
+        else:
+            recording.check("abc", (2, 4, 4), "base", needs)
 
     @pytest.mark.parametrize(
         ("weights", "mentions"),
