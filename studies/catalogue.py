@@ -276,6 +276,9 @@ STUDIES = {
                     )
                     for name, weight in KL_OF_DDPO.items()
                 },
+                "prdp_64x2_2e-04_kl_10": at_rate(
+                    RATES["ddpo_batch"], {**LARGE, **DIFFERENT_PROMPTS, "objective.kl_weight": 10.0}
+                ),
             },
             FIVE,
             curves={
@@ -284,6 +287,10 @@ STUDIES = {
                     *("prdp", "prdp_64x2", "prdp_64x2_2e-04"),
                     *("ddpo_group", "ddpo_group_64x2", "ddpo_group_64x2_2e-04"),
                     *("ddpo_batch_5e-05", "ddpo_batch"),
+                ],
+                "large_kl": [
+                    *("prdp_64x2_2e-04", "prdp_64x2_2e-04_kl_10", "ddpo_group_64x2_2e-04"),
+                    *(f"ddpo_group_64x2_2e-04_{name}" for name in KL_OF_DDPO),
                 ],
             },
         ),

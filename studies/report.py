@@ -41,6 +41,8 @@ from studies.statistics import (
 
 PAGE = Path("docs/study.md")
 PLOTS = Path("docs/study")
+LEGEND_LETTERS = 150
+"""That fit beside each other below a figure."""
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito (2008), grey for yellow: told apart by the colour-blind. Markers differ as well."""
 MARKERS = "osD^vPX*"
@@ -300,7 +302,11 @@ def curves_figure(name: str, rows: Sequence[Row], order: Sequence[str]) -> Figur
         axes.set(xlabel=spent_label, ylabel=f"{label}, unseen prompts")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    # As many beside each other as the longest name leaves room for.
+    columns = min(5, LEGEND_LETTERS // (max(map(len, order)) + 8))
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False
+    )
     return figure
 
 
