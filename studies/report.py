@@ -304,9 +304,7 @@ def curves_figure(name: str, rows: Sequence[Row], order: Sequence[str]) -> Figur
         axes.grid(alpha=0.3)
     # As many beside each other as the longest name leaves room for.
     columns = min(5, LEGEND_LETTERS // (max(map(len, order)) + 8))
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False
-    )
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
