@@ -59,8 +59,6 @@ def evaluate(given: Arguments) -> None:
         raise ConfigError(f"{' and '.join(only)}: belongs to --suite NAME|FILE, which is not given.")
     flags = given.flags
     checkpoint, against = flags.get("--checkpoint"), flags.get("--against")
-    if against is not None and checkpoint is None:
-        raise ConfigError("--against is compared with another checkpoint: name it by --checkpoint PLACE.")
     config = api.load(flags.get("--config"), checkpoint, given.overrides)
     table_file, grid_file = output_files(given, "table.md", "grid.png")
     evaluations = api.evaluate(checkpoint, config, flags.get("--prompts"), against)

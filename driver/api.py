@@ -160,7 +160,9 @@ def evaluate(
     _check("prompts", prompts, str, type(None))
     _check("against", against, str, type(None))
     if against is not None and checkpoint is None:
-        raise ConfigError("against is a checkpoint to compare another with: name that one too (checkpoint).")
+        raise ConfigError(
+            "against (--against) is compared with another checkpoint: name that too (checkpoint, --checkpoint)."
+        )
     need_docstrings()
     from driver.report.console import PlainConsole, plain_progress
     from driver.standalone import measure, policy_of, prompt_sets

@@ -50,8 +50,7 @@ from driver.run.folder import (
 )
 from driver.run.fork import begin_fork
 from driver.run.prompts import PromptSet, PromptStream, choose_prompts, open_prompts
-from driver.run.recordings import FOLDER as RECORDING
-from driver.run.recordings import Recording, TrajectoryWriter, open_recording
+from driver.run.recordings import RECORDING_FOLDER, Recording, TrajectoryWriter, open_recording
 from driver.run.reward_versions import VersionLog, load_versions
 from driver.stalls import StallReporter
 from driver.stop import StopFlag, StopRequested
@@ -332,7 +331,7 @@ async def run_epochs(
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
     observer.explain(objective.statistics)
-    recorder = TrajectoryWriter(config.run_folder / RECORDING, base=facts.base)
+    recorder = TrajectoryWriter(config.run_folder / RECORDING_FOLDER, base=facts.base)
     parts = Parts(
         learner=learner,
         rollouts=rollouts,

@@ -27,7 +27,7 @@ from common.storage import check_held, flush
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, ScoredGroup, ScorerStamp, TrajectoryGroup
 from learner.objectives import Needs
 
-FOLDER = "trajectories"
+RECORDING_FOLDER = "trajectories"
 """Of a run folder: where its recording is."""
 FORMAT_VERSION = 4
 SCHEMA = pa.schema(
@@ -199,8 +199,8 @@ def open_recording(folder: Path | str, kind: RecordingKind = TRAINING) -> Record
     Parquet, Parquet of something else, truncated, or of another format version.
     """
     folder = Path(folder)
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
+    if (folder / RECORDING_FOLDER).is_dir():
+        folder = folder / RECORDING_FOLDER
     if not folder.is_dir():
         raise RecordingError(f"There is no folder of recorded trajectories {folder}")
     numbers = [path.stem.removeprefix("epoch_") for path in folder.glob("epoch_*.parquet")]

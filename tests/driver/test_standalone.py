@@ -138,7 +138,8 @@ def test_evaluate_compares_two_checkpoints_whatever_is_trained_in_each(
     table = (tmp_path / "out" / "table.md").read_text()
     assert all(f"{mean:.2f}"[:-1] in table for mean in means[:2])
     assert "first evaluation" not in table
-    assert evaluate.main(["--config", "a.yaml", *flags[2:]]) == 2
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    assert evaluate.main(["--config", str(tmp_path / "config.yaml"), *flags[2:]]) == 2
     assert "--checkpoint" in capsys.readouterr().err
 
 
