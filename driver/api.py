@@ -161,7 +161,7 @@ def evaluate(
     _check("against", against, str, type(None))
     if against is not None and checkpoint is None:
         raise ConfigError(
-            "against (--against) is compared with another checkpoint: name that too (checkpoint, --checkpoint)."
+            "against (--against) is compared with another checkpoint: name it too (checkpoint, --checkpoint)."
         )
     need_docstrings()
     from driver.report.console import PlainConsole, plain_progress
