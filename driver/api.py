@@ -153,8 +153,8 @@ def evaluate(
     """The pretrained model measured, and then the checkpoint where one is given, with the same noise.
 
     prompts: a prompt set, instead of the configuration's seen and unseen prompts. against: another checkpoint
-    of that pretrained model, measured in its place; of its own configuration only `policy` counts. Raises
-    CheckpointError, RewardError.
+    of that pretrained model, measured in its place; of its own configuration only `policy` counts. Judges
+    compare the images of the two. Raises CheckpointError, RewardError.
     """
     _check_policy(checkpoint, config)
     _check("prompts", prompts, str, type(None))
@@ -165,7 +165,7 @@ def evaluate(
         )
     need_docstrings()
     from driver.report.console import PlainConsole, plain_progress
-    from driver.standalone import measure, policy_of, prompt_sets
+    from driver.standalone import measure, policy_of, prompt_sets, with_preferences
     from reward_service.client.local import local_rewards
 
     config = config or load(checkpoint=checkpoint)
@@ -175,8 +175,14 @@ def evaluate(
     with _a_loop_of_its_own(), plain_progress(PlainConsole()) as progress:
         rewards = local_rewards(config.rewards, config.gold, config.reward_service)
         sets = prompt_sets(config, prompts)
-        found = [measure(config, policy_of(*policy), rewards, sets, progress) for policy in policies]
-    return tuple(reversed(found))
+        last, *first_ones = [
+            measure(config, policy_of(*policy), rewards, sets, progress, keep_images=bool(rewards.judges))
+            for policy in policies
+        ]
+        if not first_ones:
+            return (last.evaluation,)
+        (before,) = first_ones
+        return before.evaluation, with_preferences(config, before, last, rewards, progress)
 
 
 def evaluate_suite(

@@ -22,7 +22,7 @@ from common.model.steps import Steps
 from common.model.weights import digest_tensors
 from common.terminal import say, visible
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
-from driver.report.evaluation import Evaluation, PromptSetEvaluation
+from driver.report.evaluation import TOTAL, Evaluation, PromptSetEvaluation
 from driver.run.changes import MODEL, Inputs, digest_model, input_changes
 from driver.run.checkpoints import read_checkpoint
 from driver.run.prompts import (
@@ -120,15 +120,29 @@ def prompt_sets(config: Config, prompts: str | None) -> PromptSets:
     return choose_prompts(config, stream, open_prompts(config.prompts.unseen))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A policy's evaluation, and its images of each prompt, uint8 (I, height, width, 3), by prompt set, where
+    they were to be kept."""
+
+    evaluation: Evaluation
+    images: dict[str, list[NDArray[np.uint8]]]
+
+
 def measure(
-    config: Config, loaded: LoadedPolicy, rewards: LocalRewards, sets: PromptSets, progress: Progress
-) -> Evaluation:
+    config: Config,
+    loaded: LoadedPolicy,
+    rewards: LocalRewards,
+    sets: PromptSets,
+    progress: Progress,
+    keep_images: bool = False,
+) -> Measured:
     """Sample and score every prompt set, with the noise that training's own evaluations have.
 
     Raises RewardError at the first prompt that cannot be scored, BadNumbersError where there is no picture:
     nothing is left out, so that suites of the same prompts stay comparable.
     """
-    measured = []
+    measured, kept = list[PromptSetEvaluation](), dict[str, list[NDArray[np.uint8]]]()
     title = "Pretrained" if loaded.stamp.run_id == PRETRAINED.run_id else "Checkpoint"
     for name, prompts in sets.items():
         tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
@@ -138,6 +152,8 @@ def measure(
             scores.append(rewards.score_group(task.prompt, images, with_gold=True))
             if len(shown) < config.evaluation.grid_prompts:
                 shown.append(images[0])
+            if keep_images:
+                kept.setdefault(name, []).append(images)
         measured.append(
             PromptSetEvaluation.of(
                 name,
@@ -147,4 +163,33 @@ def measure(
                 {reward: entry.weight for reward, entry in config.rewards.items()},
             )
         )
-    return Evaluation(epoch=loaded.epoch, stamp=loaded.stamp, sets=tuple(measured))
+    return Measured(Evaluation(epoch=loaded.epoch, stamp=loaded.stamp, sets=tuple(measured)), kept)
+
+
+def with_preferences(
+    config: Config, before: Measured, after: Measured, rewards: LocalRewards, progress: Progress
+) -> Evaluation:
+    """The evaluation `after`, with what each judge prefers: the images after or those before, pair by pair of
+    one prompt and noise. Where all that was trained on are judges, their weighted sum, too. Raises
+    RewardError.
+    """
+    sets = []
+    for own in after.evaluation.sets:
+        pairs = [
+            np.stack(pictures, axis=1)
+            for pictures in zip(before.images.get(own.name, ()), after.images.get(own.name, ()), strict=True)
+        ]
+        found = {}
+        for judge in rewards.judges:
+            shown = progress.track(pairs, description=visible(f"{judge}, {own.name} prompts"))
+            found[judge] = np.array(
+                [
+                    [rewards.preference(judge, prompt, pair) for pair in of_prompt]
+                    for prompt, of_prompt in zip(own.prompts, shown, strict=True)
+                ]
+            )
+        if found.keys() >= config.rewards.keys():
+            weighted = [entry.weight * found[name] for name, entry in config.rewards.items()]
+            found[TOTAL] = np.sum(weighted, axis=0)
+        sets.append(replace(own, preferences=found))
+    return replace(after.evaluation, sets=tuple(sets))

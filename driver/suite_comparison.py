@@ -221,9 +221,9 @@ def compare_on_suite(
     sets[suite.name] = [(one.index, one.prompt) for one in suite.prompts]
     own = config.sampling.guidance_scale
     configs = {guidance: at_guidance(config, guidance) for guidance in sorted({own, *guidances})}
-    trained = measure(config, load_checkpoint(config, checkpoint), rewards, sets, progress)
+    trained = measure(config, load_checkpoint(config, checkpoint), rewards, sets, progress).evaluation
     bases = {
-        guidance: measure(changed, load_pretrained(changed), rewards, sets, progress)
+        guidance: measure(changed, load_pretrained(changed), rewards, sets, progress).evaluation
         for guidance, changed in configs.items()
     }
     return SuiteComparison(config, checkpoint, suite, trained, bases)

@@ -145,4 +145,4 @@ class Cell:
     def _evaluate(self, epoch: int, weights: Weights) -> Evaluation:
         self.actor.load(weights, weights.stamp)
         loaded = replace(self.sampler, stamp=weights.stamp, epoch=epoch)
-        return measure(self.config, loaded, self.rewards, self.prompt_sets, Progress(disable=True))
+        return measure(self.config, loaded, self.rewards, self.prompt_sets, Progress(disable=True)).evaluation

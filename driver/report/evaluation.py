@@ -26,6 +26,8 @@ class PromptSetEvaluation:
     pixels: uint8 (G, height, width, 3), the first image of each of the first G prompts, for the image grid.
     versions: which versions of the rewards gave a score, in words, by score name; more than one where a
     reward was swapped meanwhile.
+    preferences: float64 (P, I) by judge, where one was asked: by how much it finds an image better than the
+    image of the same prompt and noise in the evaluation that this one is compared with.
     """
 
     name: str
@@ -33,6 +35,7 @@ class PromptSetEvaluation:
     scores: dict[str, Float64]
     pixels: NDArray[np.uint8]
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    preferences: Mapping[str, Float64] = field(default_factory=dict)
 
     @staticmethod
     def of(

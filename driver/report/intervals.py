@@ -54,7 +54,8 @@ class ScoreChange:
 
     prompts: those that both evaluated. since: finished epochs before. Where the two cannot be compared,
     before and difference are None and `why` says why not. is_relative: a judge compared a prompt's images;
-    then all three are 0 and say nothing.
+    then before and after are 0 and say nothing, and difference is its mean preference for the image after,
+    or None where it was not asked.
     """
 
     set_name: str
@@ -70,7 +71,7 @@ class ScoreChange:
     @property
     def is_clear(self) -> bool:
         """Whether the difference's interval excludes 0."""
-        return not self.is_relative and self.difference is not None and self.difference.excludes_zero
+        return self.difference is not None and self.difference.excludes_zero
 
 
 def mean_interval(values: Float64) -> Interval:
@@ -118,15 +119,18 @@ def _change(earlier: Sequence[Evaluation], after: PromptSetEvaluation, score: st
             continue
         rows, others = map(list, zip(*after.same_prompts(before), strict=True))
         last, first = after.scores[score][rows].mean(axis=1), before.scores[score][others].mean(axis=1)
+        preferred = after.preferences.get(score)
+        is_relative = preferred is not None or (_is_relative(after, score) and _is_relative(before, score))
+        gained = last - first if preferred is None else preferred[rows].mean(axis=1)
         return ScoreChange(
             set_name=after.name,
             score=score,
             prompts=len(rows),
             after=mean_interval(last),
             before=mean_interval(first),
-            difference=mean_interval(last - first),
+            difference=None if is_relative and preferred is None else mean_interval(gained),
             since=evaluation.epoch,
-            is_relative=_is_relative(after, score) and _is_relative(before, score),
+            is_relative=is_relative,
         )
     alone = mean_interval(after.scores[score].mean(axis=1))
     why = reasons[0] if reasons else "there is no evaluation before"
@@ -153,18 +157,23 @@ def remarks(changes: Sequence[ScoreChange]) -> list[str]:
     """What a reader has to know: which rows do not begin with the run, or cannot be compared."""
     late: dict[int, list[str]] = {}
     apart: dict[str, list[str]] = {}
-    judged: list[str] = []
+    judged, asked = list[str](), list[str]()
     for change in _without_repeats(changes):
         row = f"{change.score} ({change.set_name})"
         if change.is_relative:
-            judged.append(row)
+            (judged if change.difference is None else asked).append(row)
         elif change.why:
             apart.setdefault(change.why, []).append(row)
         elif change.since:
             late.setdefault(change.since, []).append(row)
-    told = "it compares a prompt's images, so their mean is 0; whether they got better, a pointwise gold says"
+    compares = (
+        "it compares a prompt's images, so their mean is 0; evaluate.py (without --suite) asks it before"
+    )
+    compares += " against after"
+    prefers = "by how much it finds the image after better than the one before, of the same noise"
     return [
-        *([f"{', '.join(judged)}: {told}"] if judged else []),
+        *([f"{', '.join(judged)}: {compares}"] if judged else []),
+        *([f"{', '.join(asked)}: {prefers}"] if asked else []),
         *(
             f"{', '.join(rows)}: before is after epoch {epoch}, the first evaluation there is of these "
             "prompts by this version"
@@ -199,7 +208,7 @@ def _cells(change: ScoreChange) -> tuple[str, str, str, str, str]:
     decimals = _decimals(change.difference or change.after)
     names = (f"{change.prompts} {change.set_name}", change.score)
     if change.is_relative:
-        return (*names, "-", "-", "-")
+        return (*names, "-", "-", format_interval(change.difference, decimals, "+"))
     return (
         *names,
         format_interval(change.before, decimals),

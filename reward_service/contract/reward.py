@@ -150,6 +150,9 @@ KINDS: Mapping[str, tuple[str, type[Kind[Any]]]] = {
 }
 """By the method that a scorer has: the kind's name, and how it is asked."""
 
+JUDGES = frozenset(kind for kind, how in KINDS.values() if how is not Pointwise)
+"""Kinds that compare images and give them no level."""
+
 
 def methods_of(scorer: object) -> list[str]:
     """Which of the three methods a scorer, or a class of scorers, has."""

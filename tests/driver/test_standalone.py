@@ -23,14 +23,16 @@ from common.errors import BadNumbersError, RewardError
 from common.storage import Content
 from common.trajectory import NoiseKey
 from driver import api
-from driver.report.intervals import Interval, compare
+from driver.report.intervals import Interval, compare, mean_interval
 from driver.run.changes import digest_model
 from driver.run.checkpoints import Checkpoints, RunState
+from driver.run.prompts import evaluation_tasks
 from driver.standalone import LoadedPolicy, load_checkpoint, load_pretrained, measure, prompt_sets
 from learner.build import build_learner
 from learner.parallel import Single
 from learner.state import export_state
 from reward_service.client.local import local_rewards
+from tests.reward_service.scorers import GreenDuel
 from tests.tiny_config import make_config
 
 
@@ -120,6 +122,25 @@ def test_evaluate_compares_with_the_pretrained_model_on_any_prompts(
     assert "5 mine" in table
     assert Image.open(output / "grid.png").size[0] > 64
     assert "other" in capsys.readouterr().out
+
+
+def test_evaluate_asks_a_judge_which_image_it_prefers(trained: tuple[Config, Path]) -> None:
+    """Of the same prompt and noise: against the judge itself, asked about the two policies' own images."""
+    config, checkpoint = trained
+    config = config.model_copy(
+        update={"gold": {"duel": RewardSpec(scorer="tests.reward_service.scorers:GreenDuel")}}
+    )
+    before, after = api.evaluate(str(checkpoint), config)
+    policies = load_pretrained(config), load_checkpoint(config, checkpoint)
+    own, prompts = after.sets[-1], prompt_sets(config, None)["unseen"]
+    for row, task in enumerate(evaluation_tasks(config, "unseen", prompts, policies[0].stamp)):
+        pictures = [policy.images(task.prompt, task.images, task.noise) for policy in policies]
+        pairs = [np.stack(pair) for pair in zip(*pictures, strict=True)]
+        expected = [GreenDuel().compare(task.prompt, pair)[1, 0] for pair in pairs]
+        np.testing.assert_allclose(own.preferences["duel"][row], expected)
+    assert own.preferences["duel"].any()
+    changes = {change.score: change for change in compare([before, after])}
+    assert changes["duel"].difference == mean_interval(own.preferences["duel"].mean(axis=1))
 
 
 def test_evaluate_compares_two_checkpoints_whatever_is_trained_in_each(

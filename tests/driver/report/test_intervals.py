@@ -122,6 +122,21 @@ def test_a_judge_s_scores_have_no_level_and_no_difference_is_shown() -> None:
     assert row.split("|")[3:6] == [" - "] * 3
 
 
+def test_a_judge_that_was_asked_before_against_after_shows_what_it_prefers() -> None:
+    scores = {"judge": np.array([[0.5, -0.5], [0.1, -0.1], [0.0, 0.0]])}
+    preferred = np.array([[1.0, 0.5], [-0.5, 1.0], [1.0, 1.0]])
+    after = evaluation(scores, 5)
+    asked = replace(after, sets=(replace(after.sets[0], preferences={"judge": preferred}),))
+    (change,) = compare([evaluation(scores), asked])
+    assert (change.is_relative, change.difference) == (True, mean_interval(preferred.mean(axis=1)))
+    (row,) = [
+        line for line in change_markdown([change]).splitlines() if line.startswith("| 3 unseen | judge")
+    ]
+    assert row.split("|")[3:5] == [" - "] * 2
+    assert "+0.67" in row
+    assert remarks([change]) != remarks(compare([evaluation(scores), after]))
+
+
 def test_the_history_of_a_score_is_of_one_version() -> None:
     of = [versioned(np.full((4, 1), float(epoch)), epoch, version) for epoch, version in enumerate("AABB")]
     assert history(of, "unseen", "gold") == (2.0, 3.0)

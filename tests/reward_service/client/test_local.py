@@ -39,6 +39,17 @@ def test_scores_are_weighted_sums_of_the_scorers_answers(make_images: MakeImages
     np.testing.assert_array_equal(gold.rewards, score.rewards)
 
 
+def test_a_judge_says_by_how_much_it_prefers_the_second_image(make_images: MakeImages) -> None:
+    mix = local_rewards({"red": spec("Redness")}, {"duel": spec("GreenDuel")}, SECTION)
+    assert mix.judges == ("duel",)
+    images = make_images(0, 2)
+    expected = GreenDuel().compare("a cat", images)[1, 0]
+    assert expected
+    assert mix.preference("duel", "a cat", images) == pytest.approx(expected)
+    with pytest.raises(RewardError, match=r"duel.*'a cat'"):
+        mix.preference("duel", "a cat", images.astype(float))
+
+
 def test_a_failure_says_which_reward_and_why(make_images: MakeImages) -> None:
     mix = local_rewards({"moody": spec("Moody"), "red": spec("Redness")}, {}, SECTION)
     with pytest.raises(RewardError, match=r"'raise now'.*moody: .*the judge is out"):
