@@ -297,7 +297,11 @@ STUDIES = {
         Study(
             "small",
             "45 prompts, seen again and again: the same question.",
-            {method: with_rate(method) for method in METHODS},
+            {
+                **{method: with_rate(method) for method in METHODS},
+                # AdamW's first steps are the sign of the first gradients.
+                "prdp_warmup": {**with_rate("prdp"), "optimizer.warmup_updates": 4},
+            },
             FIVE,
         ),
         Study(
