@@ -301,8 +301,19 @@ STUDIES = {
                 **{method: with_rate(method) for method in METHODS},
                 # AdamW's first steps are the sign of the first gradients.
                 "prdp_warmup": {**with_rate("prdp"), "optimizer.warmup_updates": 4},
+                # What `kl` found to be better than the rate that the sweep chose.
+                "prdp_2e-04_kl_10": at_rate(2e-4, {"objective.kl_weight": 10.0}),
+                "prdp_2e-04_kl_10_half": at_rate(2e-4, half({"objective.kl_weight": 10.0})),
             },
             FIVE,
+        ),
+        Study(
+            "noiseless",
+            "Many prompts, evaluated without the sampler's noise: what is left of the gain?",
+            {
+                method: {**LARGE, **with_rate(method), "evaluation.deterministic": True}
+                for method in ("prdp", "ddpo_group", "nft")
+            },
         ),
         Study(
             "ways",
