@@ -166,7 +166,7 @@ def remarks(changes: Sequence[ScoreChange]) -> list[str]:
             apart.setdefault(change.why, []).append(row)
         elif change.since:
             late.setdefault(change.since, []).append(row)
-    compares = "it compares a prompt's images, so their mean is 0; evaluate.py without --suite asks it about both"
+    compares = "it compares a prompt's images, so their mean is 0; evaluate.py (no --suite) asks about both"
     prefers = "by how much it finds the image after better than the one before, of the same noise"
     return [
         *([f"{', '.join(judged)}: {compares}"] if judged else []),
