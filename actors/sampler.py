@@ -138,7 +138,7 @@ def count_passes(task: PromptTask, trajectory: TrajectoryGroup) -> int:
 
 
 def _asks_reference(task: PromptTask) -> bool:
-    """At version 0 the policy is the reference (paper.md, identity 4)."""
+    """At version 0 nothing has been trained: the policy is the reference, and the ratio 0."""
     return task.with_reference and task.stamp.version > 0
 
 

@@ -65,9 +65,7 @@ def train(config: Config, fork: str | None = None, accept_changes: bool = False)
     """
     _check("config", config, Config)
     need_docstrings()
-    check_paths(config, os.environ, Path.cwd())
-    if config.ray.address == "local":
-        check_temporary_folder(os.environ)
+    _check_surroundings(config)
     prepare(config.ray, os.environ)
     say(f"Starting {config.run.name} in {config.run_folder}: its libraries load.")
     check_store(config.tracker.uri)
@@ -77,6 +75,30 @@ def train(config: Config, fork: str | None = None, accept_changes: bool = False)
 
     with _a_loop_of_its_own():
         return run(config, PlainConsole(), fork, accept_changes) == 0
+
+
+def check(config: Config) -> None:
+    """Check what a run checks before it starts anything: folders, the tracker's store, the prompts, the
+    model's files (no weights are loaded), and the rewards, of which addresses are asked.
+
+    Applications of a cluster (`app`) and what is there of an earlier run of that name are not looked at.
+    Raises the PrdpError that the run would end with.
+    """
+    _check("config", config, Config)
+    need_docstrings()
+    _check_surroundings(config)
+    check_store(config.tracker.uri)
+
+    from driver.main import check_inputs
+
+    with _a_loop_of_its_own():
+        check_inputs(config)
+
+
+def _check_surroundings(config: Config) -> None:
+    check_paths(config, os.environ, Path.cwd())
+    if config.ray.address == "local":
+        check_temporary_folder(os.environ)
 
 
 def history(config: Config) -> list[dict[str, float | None]]:

@@ -1,6 +1,6 @@
 """The exact gradient of a loss over whole trajectories, in memory that grows with neither T nor B.
 
-A loss L of the log-probs (paper.md, identity 7) has the gradient
+A loss L of the log-probs (docs/algorithm.md, "The exact gradient") has the gradient
 
     dL/dtheta = sum over (i, t) of c_it d log pi_theta,it / dtheta,        c = dL / d log pi   (B, T_s)
 
@@ -218,7 +218,7 @@ class GradientEngine:
 
         coefficients: of the wave's transitions, float64 (E,), see Wave.sums; chosen: int64 (K,), increasing,
         items to pass through. Returns log pi_theta of the transitions, float64 (E,) on the host, 0 for those
-        of other items: the same pass gives both (identity 7).
+        of other items: the same pass gives both.
         """
         values = self.backward(self._batches(wave, coefficients, chosen))
         result = torch.zeros_like(coefficients)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import train
 from common.config.load import config_to_yaml
-from common.errors import CheckpointError, ConfigError, RewardError, RunFolderError
+from common.errors import CheckpointError, ConfigError, PromptSetError, RewardError, RunFolderError
 from driver import api
 from tests.tiny_config import make_config
 
@@ -50,6 +51,23 @@ def test_wrong_arguments_are_told_as_such(tiny_pipeline: Path, tmp_path: Path) -
     for images in unfit:
         with pytest.raises(RewardError, match="uint8"):
             api.score("a cat", images, config)
+
+
+def test_a_configuration_is_checked_and_nothing_is_begun(
+    tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tiny_pipeline, tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text(config_to_yaml(config))
+    assert train.main([str(file), "--check"]) == 0
+    assert config.run.name in capsys.readouterr().out
+    assert not config.run_folder.exists()
+    with pytest.raises(ConfigError, match=r"prompts\.unseen has 4 prompts"):
+        api.check(
+            make_config(tiny_pipeline, tmp_path, {"evaluation.prompts": 5, "evaluation.grid_prompts": 1})
+        )
+    with pytest.raises(PromptSetError, match="nowhere"):
+        api.check(make_config(tiny_pipeline, tmp_path, {"prompts.train": "nowhere.txt"}))
 
 
 def test_images_are_scored_in_a_cell_of_a_notebook(tiny_pipeline: Path, tmp_path: Path) -> None:
