@@ -33,9 +33,9 @@ def denoise(
     """Run the sampler over all T steps (Algorithm 1 of the paper, the trajectories of pi_old), each distinct
     latent once.
 
-    noise: (B, T_s+1, C, H, W), draw 0 is x_T. A latent that several images share takes the noise of the first
+    noise: (B, T_s+1, ...), draw 0 is x_T. A latent that several images share takes the noise of the first
     of them, so the first image is that of independent trajectories. condition: the prompt's. branch_at: see
-    tree_nodes. Returns the latents x_T..x_0, T+1 of (W, C, H, W), W the distinct ones of a position, B at the
+    tree_nodes. Returns the latents x_T..x_0, T+1 of (W, ...), W the distinct ones of a position, B at the
     end; and T step means, one for each latent that follows.
     """
     images, steps = len(noise), distribution.num_steps
@@ -60,7 +60,7 @@ def _for_each(values: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def log_probs(distribution: Steps, latents: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
-    """log pi_old of the stochastic steps, MEAN over C H W, float64 (B, T_s). See denoise."""
+    """log pi_old of the stochastic steps, MEAN over a latent's elements, float64 (B, T_s). See denoise."""
     images, device = latents[-1].shape[0], latents[-1].device
     result = torch.zeros(images, len(distribution.stochastic_steps), dtype=torch.float64, device=device)
     for column, step in enumerate(distribution.stochastic_steps):
@@ -77,7 +77,8 @@ def reference_log_ratios(
     means: Sequence[Tensor],
     condition: Condition,
 ) -> Tensor:
-    """log pi_old - log pi_ref of the stochastic steps (eq. 19 at theta = old), MEAN over C H W.
+    """log pi_old - log pi_ref of the stochastic steps (eq. 19 at theta = old), MEAN over a latent's
+    elements.
 
     Returns float32 (B, T_s). The reference predicts at the sampler's own batch shape, so equal weights give
     exactly 0 on any device. For the arguments see denoise.

@@ -46,7 +46,7 @@ class NoiseKey:
     """What a group's noise is a function of, together with the image index and the step; and, with its
     number, what an update draws.
 
-    stream separates uses that must never share noise: "train" or "evaluation".
+    stream separates uses that must never share noise: training, the evaluation of each prompt set, sample.py.
     prompt_index is the position in the run's prompt stream.
     """
 

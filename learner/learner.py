@@ -32,11 +32,12 @@ from learner.subsampling import thin
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Plain numbers.
+    """Plain values.
 
-    max_gradient_norm: L2. ema_decay: 0 = off. updates_per_epoch: K. step_norms_every: epochs between those
-    whose gradient is also measured step by step; 0 = never. base: digest of the pretrained model, see
-    digest_base. term_share: see learner.subsampling; 1 = the exact gradient.
+    run_id: the run that the weights are of. max_gradient_norm: L2. ema_decay: 0 = off. updates_per_epoch: K.
+    step_norms_every: epochs between those whose gradient is also measured step by step; 0 = never. base:
+    digest of the pretrained model, see digest_base. term_share: see learner.subsampling; 1 = the exact
+    gradient.
     """
 
     run_id: str
@@ -76,7 +77,8 @@ LEFT_OUT = "left out since an earlier update"
 
 
 class Learner:
-    """Updates the policy (Algorithm 1, lines of the inner loop) by any objective.
+    """Updates the policy (Algorithm 1, lines of the inner loop) by any objective on log-probs; by others see
+    DenoisingLearner.
 
     All ranks call the same methods in the same order, each `accumulate` with its own part of a wave.
     """

@@ -1,4 +1,4 @@
-"""A group's life: sampled, scored, and handed to the learner in prompt order. One coroutine a group.
+"""A group's life until it is learned: sampled, scored, and given out in prompt order. One coroutine a group.
 
 consumes: tasks with the reference of their weights. produces: each epoch's groups, scored, in prompt order.
 waits for: actors and rewards, group by group, so that groups move on while the run awaits anything else.
