@@ -33,7 +33,7 @@ class SampleReport:
     """
 
     stamp: PolicyStamp
-    images: int
+    num_images: int
     process: str
     busy: Busy
     nbytes: int
@@ -76,7 +76,7 @@ class Actor:
         trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)
         report = SampleReport(
             stamp=task.stamp,
-            images=task.images,
+            num_images=task.num_images,
             process=process_name(),
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(images.nbytes),

@@ -60,7 +60,7 @@ class ActorProcess:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
         sampled = self._actor.sample(task, weights)
         report = sampled[2]
-        self._meter.worked(report.busy_s, report.images, report.nbytes)
+        self._meter.worked(report.busy_s, report.num_images, report.nbytes)
         return sampled
 
 

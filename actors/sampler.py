@@ -110,7 +110,7 @@ def sample_group(
     else:
         distribution = distribution.during(task.noise.run_seed, task.noise.epoch)
     draws = len(distribution.stochastic_steps) + 1
-    noise = torch.from_numpy(task.noise.normal(task.images, draws, family.latent_shape)).to(family.device)
+    noise = torch.from_numpy(task.noise.normal(task.num_images, draws, family.latent_shape)).to(family.device)
     condition = policy.embed(task.prompt)
     latents, means = denoise(policy, distribution, noise, condition, task.branch_at)
     kept, positions, learned = latents, (distribution.num_steps, task.branch_at), distribution
@@ -121,7 +121,7 @@ def sample_group(
         noise=task.noise,
         stamp=task.stamp,
         latents=torch.cat(kept).cpu().numpy(),
-        nodes=tree_nodes(task.images, *positions),
+        nodes=tree_nodes(task.num_images, *positions),
         times=np.array(distribution.times),
         stochastic_steps=np.array(learned.stochastic_steps, dtype=np.int64),
         log_prob=log_probs(learned, latents, means).cpu().numpy(),
@@ -135,7 +135,7 @@ def sample_group(
 def count_passes(task: PromptTask, trajectory: TrajectoryGroup) -> int:
     """Predictions that sample_group made, of one latent each."""
     reference_steps = trajectory.stochastic_steps.tolist() if _asks_reference(task) else []
-    return sampling_passes(task.images, len(trajectory.times), task.branch_at, reference_steps)
+    return sampling_passes(task.num_images, len(trajectory.times), task.branch_at, reference_steps)
 
 
 def _asks_reference(task: PromptTask) -> bool:
@@ -154,7 +154,7 @@ def _log_ratio(
     if not (task.with_reference and task.with_steps):
         return None
     if not _asks_reference(task):
-        return np.zeros((task.images, len(distribution.stochastic_steps)), dtype=np.float32)
+        return np.zeros((task.num_images, len(distribution.stochastic_steps)), dtype=np.float32)
     if reference is None:
         raise WeightsError("A task asks for log ratios, but this process has no reference.")
     return reference_log_ratios(reference, distribution, latents, means, condition).cpu().numpy()

@@ -78,7 +78,7 @@ class ActorHost:
                 self._seconds * (1.0 + self._jitter * spread(task)) if task.noise.stream == "train" else 0.0
             )
             await asyncio.sleep(seconds)
-        images, steps = task.images, self._sizes.steps
+        images, steps = task.num_images, self._sizes.steps
         latents, pixels = self._latents[:images], self._pixels[:images]
         trajectory = TrajectoryGroup(
             prompt=task.prompt,
@@ -95,7 +95,7 @@ class ActorHost:
         )
         report = SampleReport(
             stamp=task.stamp,
-            images=images,
+            num_images=images,
             process=f"simulated:{seat}",
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(pixels.nbytes),

@@ -83,6 +83,7 @@ class NoiseKey:
 class PromptTask:
     """One unit of an actor's work: sample B trajectories of one prompt with exactly the stamped weights.
 
+    num_images: B. noise: what their noise is a function of. stamp: of the weights, which come beside it.
     with_reference: also give the log ratios to the reference. False where nobody trains on the trajectories
     (evaluation), or where the objective has no use for them. with_steps: give whole trajectories with their
     log-probs; False: x_0 alone, see TrajectoryGroup.
@@ -91,7 +92,7 @@ class PromptTask:
     """
 
     prompt: str
-    images: int
+    num_images: int
     noise: NoiseKey
     stamp: PolicyStamp
     with_reference: bool

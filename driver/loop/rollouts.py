@@ -107,12 +107,12 @@ class Rollouts:
             self._stalls.moved()
             if task.noise.stream != TRAINING and not sampled.report.is_finite:
                 return RewardFailure(no_picture(task.prompt))
-            score = await self._rewards.score(task.prompt, sampled.images, task.images, with_gold)
+            score = await self._rewards.score(task.prompt, sampled.images, task.num_images, with_gold)
             self._stalls.moved()
             is_scored = not isinstance(score, RewardFailure)
             self._history.add(sampled.images.hex(), task, sampled.report, is_scored)
             if not isinstance(score, RewardFailure):
-                self._scored_images += task.images
+                self._scored_images += task.num_images
                 return Group(task, weights, sampled.trajectory, sampled.images, score, sampled.report)
             if lost == LOST_TRIES or not await _is_lost(sampled.images):
                 return score

@@ -138,7 +138,7 @@ def training_tasks(
     return [
         PromptTask(
             prompt=prompt,
-            images=config.sampling.images_per_prompt,
+            num_images=config.sampling.images_per_prompt,
             noise=NoiseKey(config.run.seed, "train", epoch, index),
             stamp=stamp,
             with_reference=with_reference,
@@ -163,7 +163,7 @@ def evaluation_tasks(
     return [
         PromptTask(
             prompt=prompt,
-            images=section.images_per_prompt,
+            num_images=section.images_per_prompt,
             noise=NoiseKey(section.seed, f"evaluation of {name} prompts", EVALUATION_EPOCH, index),
             stamp=stamp,
             with_reference=False,

@@ -87,7 +87,7 @@ def test_a_report_counts_images_bytes_and_seconds(
     group, images, report = _actor(tiny_pipeline, tmp_path).sample(
         _task(published[0].stamp, images=3), published[0]
     )
-    assert report.images == 3
+    assert report.num_images == 3
     assert report.nbytes == group.nbytes + images.nbytes
     states = group.condition["encoder_hidden_states"].nbytes
     assert group.nbytes == 4 * 3 * 5 * (256 + 1) + 3 * 3 * (8 + 4) + states
