@@ -24,7 +24,7 @@ from actors.slots import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, tree_nodes
-from learner.group import Scores
+from learner.ranks import Scores
 from learner.report import LearnerFacts, Outcome, UpdateReport
 from learner.state import Files, Snapshot
 
@@ -114,7 +114,7 @@ class LearnerHost:
         self._latencies: list[float] = []
 
     async def ready(self, rank: int) -> LearnerFacts:
-        """See learner.group.LearnerRank, as for the other methods."""
+        """See learner.ranks.LearnerRank, as for the other methods."""
         shape, nbytes = (4, self._sizes.latent, self._sizes.latent), self._sizes.weight_bytes
         return LearnerFacts(SCHEDULE, shape, True, base="", process="", nbytes=nbytes)
 

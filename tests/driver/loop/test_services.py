@@ -21,7 +21,7 @@ from driver.loop.services import (
 )
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
-from learner.group import DEATH_LIMIT_S, LearnerGroup
+from learner.ranks import DEATH_LIMIT_S, LearnerRanks
 from learner.report import LearnerFacts
 from tests.actors.processes import HERE
 from tests.driver.ranks import Reference
@@ -44,7 +44,7 @@ def facts(name: str) -> LearnerFacts:
     return LearnerFacts("s", (4, 8, 8), True, "base", name, 8)
 
 
-class Ranks(LearnerGroup):
+class Ranks(LearnerRanks):
     """Ranks of a learner without Ray. starts: what they say at the first start, at the second, and so on."""
 
     def __init__(self, *starts: list[Any]) -> None:
@@ -53,16 +53,16 @@ class Ranks(LearnerGroup):
         self.restarts = 0
 
     def ready(self) -> Any:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         return [Reference(answer) for answer in self.answers]
 
     def restart(self) -> None:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         self.answers = next(self.starts)
         self.restarts += 1
 
     def nodes(self) -> frozenset[str]:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         return frozenset({HERE})
 
 
