@@ -74,7 +74,6 @@ def start_process(config: Config) -> Any:
 class Sampled:
     """A finished task: references to its TrajectoryGroup and images, and the report itself."""
 
-    task: PromptTask
     trajectory: ray.ObjectRef
     images: ray.ObjectRef
     report: SampleReport
@@ -254,7 +253,7 @@ class ActorPool:
         try:
             async with asyncio.timeout(limit_s):
                 # Where nobody wants the answer any more, the actor is still at work on it.
-                return Sampled(task, trajectory, images, await asyncio.shield(answer))
+                return Sampled(trajectory, images, await asyncio.shield(answer))
         except TimeoutError:
             raise StuckError(
                 f"Prompt {task.prompt!r} has been with actor {actor.slot} (node {actor.place.node[:8]}) for "

@@ -90,8 +90,8 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
 
     done = asyncio.run(run())
     alone = Actor.of(policy, distribution)
-    for one in done:
-        expected, _, _ = alone.sample(one.task, weights)
+    for task, one in zip(tasks(weights.stamp, 0, 10), done, strict=True):
+        expected, _, _ = alone.sample(task, weights)
         got = ray.get(one.trajectory)
         np.testing.assert_array_equal(got.latents, expected.latents)
         np.testing.assert_array_equal(got.log_prob, expected.log_prob)

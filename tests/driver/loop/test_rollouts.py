@@ -61,7 +61,7 @@ class Pool:
         trajectory: Any = Reference()
         images: Any = Reference()
         report = SampleReport(task.stamp, 2, "host:1", Busy(0.0, 1.0), 10, is_finite=number not in self.black)
-        return Sampled(task, trajectory, images, report)
+        return Sampled(trajectory, images, report)
 
     def shutdown(self) -> None:
         """See ActorPool."""
