@@ -95,7 +95,7 @@ class ActorPool:
 
     def __init__(self, config: Config, start_one: Callable[[Config], Any] = start_process) -> None:
         self._section = config.actors
-        self._slots = ActorSlots(config, self, start_one)
+        self._slots = ActorSlots(config, start_one, self._join, self._leave, self._fail)
         self._held: dict[ReadyActor, int] = {}
         self._waiting: deque[asyncio.Future[ReadyActor]] = deque()
         self._running: dict[ray.ObjectRef, _Running] = {}
@@ -191,26 +191,24 @@ class ActorPool:
                 continue
         raise StuckError(f"The task of prompt {task.prompt!r} was lost {LOST_TRIES} times. Are nodes stable?")
 
-    def join(self, actor: ReadyActor) -> None:
-        """See Members."""
-        self._held[actor] = 0
-        self._feed()
-
-    def leave(self, actor: ReadyActor) -> None:
-        """See Members."""
-        del self._held[actor]
-
-    def fail(self, error: BaseException) -> None:
-        """See Members: tasks that wait raise it; those in work come to their end."""
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_exception(error)
-
     def shutdown(self) -> None:
         """End the processes. Tasks that wait or run are given up, and no more are taken."""
         self._held.clear()
         self._slots.close(StuckError("The actors have been ended."))
+
+    def _join(self, actor: ReadyActor) -> None:
+        self._held[actor] = 0
+        self._feed()
+
+    def _leave(self, actor: ReadyActor) -> None:
+        del self._held[actor]
+
+    def _fail(self, error: BaseException) -> None:
+        """Tasks that wait raise it; those in work come to their end."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(error)
 
     async def _actor_with_room(self, task: PromptTask, first: bool) -> ReadyActor:
         """A ready actor, in which one more task counts from here on. first: go before all others."""
