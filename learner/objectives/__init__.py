@@ -108,6 +108,16 @@ class Objective(Target, Protocol):
         ...
 
 
+class WithoutAdvantages:
+    """Part of an objective whose loss takes the rewards as they are."""
+
+    def advantages(
+        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
+    ) -> tuple[Advantages, RewardHistory]:
+        """None for every group."""
+        return [None for _ in scores], history
+
+
 def statistic(name: str, unit: str, description: str) -> MetricDefinition:
     """A statistic of an objective: the metric objective/<name>."""
     return MetricDefinition(f"objective/{name}", unit, description)
