@@ -32,11 +32,11 @@ from common.cluster.references import value_of
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.errors import PrdpError, StuckError
-from common.model.loading import digest_base, digest_ends, load_policy
+from common.model.loading import digest_base, digest_encoders_and_vae, load_policy
 from common.model.weights import Weights
 from common.trajectory import PromptTask
 
-LOST_TRIES = 20
+TASK_TRIES = 20
 """How often a task may be begun again because whole nodes died."""
 
 
@@ -47,14 +47,14 @@ class ActorProcess:
         end_with_parent()
         torch.set_num_threads(config.actors.threads)
         policy, distribution = load_policy(config)
-        self._base, self._ends = digest_base(policy), digest_ends(policy)
+        self._base, self._encoders_and_vae = digest_base(policy), digest_encoders_and_vae(policy)
         self._actor = Actor.of(policy, distribution)
         self._meter = WorkMeter.start(config.run.name, "actors")
 
     def ready(self) -> Arrival:
         """Where this process runs and what it has loaded, once the constructor is through."""
         place = Place(os.getpid(), ray.get_runtime_context().get_node_id())
-        return Arrival(place, self._base, self._ends)
+        return Arrival(place, self._base, self._encoders_and_vae)
 
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
@@ -173,7 +173,7 @@ class ActorPool:
         die too often or are too few for too long, and after `shutdown`.
         """
         deaths = 0
-        for attempt in range(LOST_TRIES):
+        for attempt in range(TASK_TRIES):
             self._redone += bool(attempt)
             actor = await self._actor_with_room(task, first=bool(attempt))
             try:
@@ -189,7 +189,7 @@ class ActorPool:
             except _ReportLost:
                 # It went with its node; the actor's next task tells of the actor's death.
                 continue
-        raise StuckError(f"The task of prompt {task.prompt!r} was lost {LOST_TRIES} times. Are nodes stable?")
+        raise StuckError(f"The task of prompt {task.prompt!r} was lost {TASK_TRIES} times. Are nodes stable?")
 
     def shutdown(self) -> None:
         """End the processes. Tasks that wait or run are given up, and no more are taken."""

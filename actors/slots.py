@@ -46,12 +46,12 @@ class Place:
 class Arrival:
     """What a process says once it is ready.
 
-    base, ends: digests of its pretrained network, and of its text encoders and VAE (common.model.loading).
+    base: digest of its pretrained network. encoders_and_vae: of the other parts. See common.model.loading.
     """
 
     place: Place
     base: str
-    ends: str
+    encoders_and_vae: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class ActorSlots:
         self._deaths = DeathCounter("Actors", "actors.restarts", config.actors.restarts)
         self._base: str | None = None
         # Of the first actor that was ready: the learner has neither text encoders nor VAE.
-        self._ends: str | None = None
+        self._encoders_and_vae: str | None = None
         self.failure: BaseException | None = None
         self._enough = asyncio.Event()
         self._has_begun = False
@@ -191,8 +191,8 @@ class ActorSlots:
         who = f"Actor {slot} (pid {place.pid}, node {place.node[:8]})"
         if self._base is not None:
             check_base(arrival.base, self._base, who)
-        self._ends = self._ends or arrival.ends
-        check_base(arrival.ends, self._ends, who)
+        self._encoders_and_vae = self._encoders_and_vae or arrival.encoders_and_vae
+        check_base(arrival.encoders_and_vae, self._encoders_and_vae, who)
         actor = ReadyActor(slot, process, place, asyncio.get_running_loop().create_future())
         self._count_time()
         self._ready[actor] = None

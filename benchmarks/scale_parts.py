@@ -67,7 +67,8 @@ class ActorHost:
 
     async def ready(self, seat: int) -> Arrival:
         """Where the host runs."""
-        return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), base="", ends="")
+        place = Place(os.getpid(), ray.get_runtime_context().get_node_id())
+        return Arrival(place, base="", encoders_and_vae="")
 
     async def sample(self, seat: int, task: PromptTask, weights: Weights) -> Sample:
         """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""

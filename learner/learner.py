@@ -62,7 +62,7 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Anchored(Member):
+class _WithOldAndRef(Member):
     """old, ref: log-probs (B, T_s), see LogProbs."""
 
     old: Tensor
@@ -107,7 +107,7 @@ class Learner:
         self._schedule = self._policy.schedule(engine.steps)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
-        self._kept: list[list[_Anchored]] = []
+        self._kept: list[list[_WithOldAndRef]] = []
         self._nothing = Tally(Totals.zero(statistic_names(objective), engine.steps.num_steps))
         self._tally = self._nothing
 
@@ -204,7 +204,7 @@ class Learner:
         for group, current, theirs, is_on in zip(groups, now, sampled, on_policy, strict=True):
             old = current if is_on else self._old_policy.log_prob(theirs, current)
             ref = _reference(group, current if is_on else theirs)
-            members.append(_Anchored(group=group, old=old, ref=ref))
+            members.append(_WithOldAndRef(group=group, old=old, ref=ref))
         due = self._step_norms_are_due()
         members, found = self._learn(wave, members, now, due)
         ours = evaluated or found
@@ -334,8 +334,8 @@ class Learner:
         return self._version // settings.updates_per_epoch % settings.step_norms_every == 0
 
     def _learn(
-        self, wave: Wave | None, members: list[_Anchored], now: list[Tensor], by_step: bool
-    ) -> tuple[list[_Anchored], list[Tensor]]:
+        self, wave: Wave | None, members: list[_WithOldAndRef], now: list[Tensor], by_step: bool
+    ) -> tuple[list[_WithOldAndRef], list[Tensor]]:
         """Add a wave's gradient. Returns its members, bad ones marked, and log pi_theta of each, (B, T_s).
 
         now: log-probs that the loss is taken at, and that are given back where nothing passes. by_step:
@@ -444,7 +444,7 @@ class Learner:
             return self._engine.accumulate_by_step(wave, sums, chosen, list(self._parameters.values()))
         return self._engine.accumulate(wave, sums, chosen), torch.zeros(0)
 
-    def _differentiate(self, member: _Anchored, now: Tensor) -> _Term:
+    def _differentiate(self, member: _WithOldAndRef, now: Tensor) -> _Term:
         """The loss and c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
         leaf = now.detach().clone().requires_grad_(True)
         log_probs = LogProbs(leaf, member.old, member.ref)

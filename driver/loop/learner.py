@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 Reports = list[list[UpdateReport]]
 SampleAgain = Callable[[Group], Awaitable[Group]]
 
-LOST_TRIES = 5
+EPOCH_TRIES = 5
 """How often the groups of one epoch may be lost with their nodes while the learner takes them in."""
 
 
@@ -258,7 +258,7 @@ class FaultTolerantLearner:
 
         Then all of them are handed over again, because the order of addition decides the bits.
         """
-        for _ in range(LOST_TRIES):
+        for _ in range(EPOCH_TRIES):
             lost = [
                 position
                 for positions, answers in self._pending
@@ -275,7 +275,7 @@ class FaultTolerantLearner:
             await self._calls.wait(self._ranks.reset_epoch(), "the learner to begin the epoch's sum again")
             self._feed(entry, is_complete=True)
         raise StuckError(
-            f"Groups of one epoch were lost with their nodes {LOST_TRIES} times. Are nodes stable?"
+            f"Groups of one epoch were lost with their nodes {EPOCH_TRIES} times. Are nodes stable?"
         )
 
     async def _is_accepted(self, answers: Answers) -> bool:

@@ -30,7 +30,7 @@ from reward_service.client.report import RewardReport
 from reward_service.client.reward_sum import RewardSum
 from reward_service.contract.results import RewardFailure
 
-LOST_TRIES = 5
+IMAGE_TRIES = 5
 """How often one group's images may be lost with their node before that counts as a failed score."""
 FETCH_TRIES = 10
 BEAT_S = 1.0
@@ -114,7 +114,7 @@ class Rollouts:
             if not isinstance(score, RewardFailure):
                 self._scored_images += task.num_images
                 return Group(task, weights, sampled.trajectory, sampled.images, score, sampled.report)
-            if lost == LOST_TRIES or not await _is_lost(sampled.images):
+            if lost == IMAGE_TRIES or not await _is_lost(sampled.images):
                 return score
             lost += 1
 

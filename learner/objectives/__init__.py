@@ -78,7 +78,7 @@ class Loss:
         )
 
 
-class Target(Protocol):
+class AnyObjective(Protocol):
     """What the driver knows of an objective: of one on log-probs, Objective, and of one on denoising losses,
     learner.objectives.denoising.WeightedDenoising."""
 
@@ -100,7 +100,7 @@ class Target(Protocol):
         ...
 
 
-class Objective(Target, Protocol):
+class Objective(AnyObjective, Protocol):
     """Anything the learner can minimise over the log-probs of one prompt's trajectories."""
 
     def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
@@ -123,6 +123,6 @@ def statistic(name: str, unit: str, description: str) -> MetricDefinition:
     return MetricDefinition(f"objective/{name}", unit, description)
 
 
-def statistic_names(objective: Target) -> tuple[str, ...]:
+def statistic_names(objective: AnyObjective) -> tuple[str, ...]:
     """The keys of Loss.stats, in the order of Objective.statistics."""
     return tuple(metric.name.removeprefix("objective/") for metric in objective.statistics)

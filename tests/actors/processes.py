@@ -74,7 +74,7 @@ class Process:
 
     def arrive(self, pid: int = 1, base: str = "base") -> None:
         """It has loaded its model."""
-        self.arrival.answer(Arrival(Place(pid, HERE), base, ends=""))
+        self.arrival.answer(Arrival(Place(pid, HERE), base, encoders_and_vae=""))
 
 
 class Cluster:
