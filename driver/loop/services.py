@@ -211,7 +211,8 @@ async def await_learner(
 async def _await_ranks(learner: LearnerRanks, stalls: StallReporter, limit_s: float) -> LearnerFacts:
     """Raises LearnerLost where a rank died, StuckError or the ranks' own error where they cannot start."""
     ranks = [asyncio.ensure_future(value_of(reference)) for reference in learner.ready()]
-    what = f"{len(ranks)} learner ranks to find room in the cluster and load the model"
+    who = "1 learner rank" if len(ranks) == 1 else f"{len(ranks)} learner ranks"
+    what = f"{who} to find room in the cluster and load the model"
     with stalls.waiting_for(what, lambda: f" ({sum(one.done() for one in ranks)} are ready)"):
         done, missing = await asyncio.wait(ranks, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
         if missing and any(one.exception() for one in done):

@@ -196,5 +196,5 @@ def _digest(chunks: Iterable[pa.StringArray]) -> str:
 def _near_files(path: Path) -> str:
     near = near_paths(path, lambda item: item.suffix.lower() in READERS)
     if not near:
-        return f"; there is no prompt file in {path.parent} either ({known_formats()})"
+        return f"; no prompt file in {path.parent} has a name like it ({known_formats()})"
     return f"; did you mean {' or '.join(near)}?"

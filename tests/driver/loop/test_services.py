@@ -84,7 +84,8 @@ def start(learner: Ranks, limit: int = 5) -> tuple[str, DeathCounter, list[str],
     return process, deaths, notes, seconds
 
 
-def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit() -> None:
+@pytest.mark.parametrize(("count", "words"), [(1, "1 learner rank to"), (2, "2 learner ranks to")])
+def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit(count: int, words: str) -> None:
     notes: list[str] = []
 
     async def wait() -> None:
@@ -92,11 +93,11 @@ def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit() -> None:
         watching = asyncio.ensure_future(stalls.watch(list))
         deaths = DeathCounter("The learner", "learner.restarts", 5)
         with pytest.raises(StuckError, match="Waited 60 s for the learner"):
-            await await_learner(Ranks([None, None]), deaths, stalls, 60.0)
+            await await_learner(Ranks([None] * count), deaths, stalls, 60.0)
         watching.cancel()
 
     run(wait())
-    assert "2 learner ranks to find room" in notes[0]
+    assert words in notes[0]
 
 
 @pytest.mark.parametrize(
