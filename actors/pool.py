@@ -46,9 +46,9 @@ class ActorProcess:
     def __init__(self, config: Config) -> None:
         end_with_parent()
         torch.set_num_threads(config.actors.threads)
-        policy, distribution = load_policy(config)
+        policy, steps = load_policy(config)
         self._base, self._encoders_and_vae = digest_base(policy), digest_encoders_and_vae(policy)
-        self._actor = Actor.of(policy, distribution)
+        self._actor = Actor.of(policy, steps)
         self._meter = WorkMeter.start(config.run.name, "actors")
 
     def ready(self) -> Arrival:

@@ -29,7 +29,7 @@ from learner.report import LearnerFacts, Outcome, UpdateReport
 from learner.state import Files, Snapshot
 
 RUN_ID = "simulated"
-SCHEDULE = "simulated"
+STEPS_FINGERPRINT = "simulated"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ActorHost:
             log_prob=np.full((images, steps - 1), time.time()),
             log_ratio=np.zeros((images, steps - 1), dtype=np.float32),
             condition={},
-            schedule=SCHEDULE,
+            steps_fingerprint=STEPS_FINGERPRINT,
         )
         report = SampleReport(
             stamp=task.stamp,
@@ -117,7 +117,7 @@ class LearnerHost:
     async def ready(self, rank: int) -> LearnerFacts:
         """See learner.ranks.LearnerRank, as for the other methods."""
         shape, nbytes = (4, self._sizes.latent, self._sizes.latent), self._sizes.weight_bytes
-        return LearnerFacts(SCHEDULE, shape, True, base="", process="", nbytes=nbytes)
+        return LearnerFacts(STEPS_FINGERPRINT, shape, True, base="", process="", nbytes=nbytes)
 
     async def accumulate(self, rank: int, scores: Sequence[Scores], *trajectories: TrajectoryGroup) -> None:
         """Sleep for each group; note how long ago they were sampled."""

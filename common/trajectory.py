@@ -117,7 +117,7 @@ class TrajectoryGroup:
         form. None where no reference was asked for.
     condition: what the network is conditioned on, by the name of its argument. Row 0 is the prompt's, row 1,
         where guidance has one, that of the prompt it moves away from.
-    schedule: fingerprint of steps and guidance: equal where log-probs can be compared.
+    steps_fingerprint: of steps and guidance: equal where log-probs can be compared.
     x_0 alone: latents and nodes have one position, nodes (B, 1), and T_s is 0.
     """
 
@@ -131,7 +131,7 @@ class TrajectoryGroup:
     log_prob: Float64
     log_ratio: Float32 | None
     condition: Mapping[str, NDArray[Any]]
-    schedule: str
+    steps_fingerprint: str
 
     @property
     def num_images(self) -> int:

@@ -95,7 +95,7 @@ class Learner:
         self._engine = engine
         self._parallel = engine.parallel
         self._objective = objective
-        self._step = optimizer
+        self._optimizer = optimizer
         self._old_policy = old_policy
         self._settings = settings
         self._parameters = self._policy.trainable.parameters()
@@ -104,7 +104,7 @@ class Learner:
             if settings.ema_decay
             else {}
         )
-        self._schedule = self._policy.schedule(engine.steps)
+        self._steps_fingerprint = self._policy.steps_fingerprint(engine.steps)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
         self._kept: list[list[_WithOldAndRef]] = []
@@ -116,7 +116,7 @@ class Learner:
         """What it is, and what trajectories must fit."""
         family = self._policy.family
         return LearnerFacts(
-            schedule=self._schedule,
+            steps_fingerprint=self._steps_fingerprint,
             latent_shape=family.latent_shape,
             is_exact=family.device.type == "cpu",
             base=self._settings.base,
@@ -162,7 +162,7 @@ class Learner:
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the trained tensors, in the order of `parameters`."""
-        return self._step.optimizer
+        return self._optimizer.optimizer
 
     def publish(self) -> Weights:
         """The current weights, stamped; trajectories sampled with them are accepted from now on.
@@ -245,10 +245,10 @@ class Learner:
         norm = float(self._parallel.clip(parameters, self._settings.max_gradient_norm))
         outcome = _outcome(totals, norm)
         if outcome is Outcome.APPLIED:
-            self._step.step(self._version, norm)
+            self._optimizer.step(self._version, norm)
             self._version += 1
             self._average()
-        self._step.forget_gradients()
+        self._optimizer.forget_gradients()
         tally, self._tally = self._tally.with_work(started.until_now()), self._nothing
         return UpdateReport(
             version=self._version,
@@ -274,7 +274,7 @@ class Learner:
 
     def reset_epoch(self) -> None:
         """Forget what was accumulated since the last update: the epoch's groups come again from the first."""
-        self._step.forget_gradients()
+        self._optimizer.forget_gradients()
         self._kept = []
         self._tally = self._nothing
 
@@ -295,7 +295,7 @@ class Learner:
     def _check(self, group: ScoredGroup) -> None:
         trajectory = group.trajectory
         self._old_policy.check(trajectory.stamp)
-        if trajectory.schedule != self._schedule:
+        if trajectory.steps_fingerprint != self._steps_fingerprint:
             raise WeightsError(
                 f"A trajectory of prompt {trajectory.prompt!r} was sampled from another step distribution or "
                 "guidance than the learner's: steps, eta, stochastic steps, guidance scale and scheduler "
@@ -389,7 +389,7 @@ class Learner:
         if any(now_bad.is_bad and not member.is_bad for now_bad, member in zip(after, members, strict=True)):
             # The update is skipped, so what has accumulated is of no use; without it, later waves are judged
             # by themselves.
-            self._step.forget_gradients()
+            self._optimizer.forget_gradients()
         return after
 
     def _add_gradient(

@@ -22,12 +22,12 @@ from learner.objectives import LogProbs, Loss
 class LearnerFacts:
     """What a learner is, and what trajectories must fit.
 
-    schedule: fingerprint of the step distribution. latent_shape: of one image's latent.
+    steps_fingerprint: see TrajectoryGroup. latent_shape: of one image's latent.
     is_exact: whether the same groups give the same bits each time. CPUs do; backward passes on GPUs add up in
     an order that changes. base: digest of its pretrained model; process: host:pid. nbytes: of its weights.
     """
 
-    schedule: str
+    steps_fingerprint: str
     latent_shape: tuple[int, ...]
     is_exact: bool
     base: str

@@ -100,8 +100,8 @@ def test_two_bad_groups_are_both_named_and_good_ones_among_them_are_not(setup: S
 
 
 def test_a_policy_that_breaks_between_updates_is_noticed(setup: Setup) -> None:
-    policy, _, distribution = setup
-    learner = make_learner(policy, distribution, updates=2)
+    policy, _, steps = setup
+    learner = make_learner(policy, steps, updates=2)
     learner.accumulate([group(setup, learner.publish().stamp, 0)])
     assert learner.finish_update().outcome is Outcome.APPLIED
     with torch.no_grad():

@@ -83,7 +83,7 @@ def test_a_learner_loads_the_network_alone(tiny_pipeline: Path, tmp_path: Path) 
     assert set(alone.family.parts()) == {"unet"}
     assert digest_base(alone) == digest_base(whole)
     assert same_steps == steps
-    assert alone.schedule(steps) == whole.schedule(steps)
+    assert alone.steps_fingerprint(steps) == whole.steps_fingerprint(steps)
     condition = whole.embed("a cat")
     example = alone.example()
     assert {name: rows[0].shape[-1] for name, rows in example.items()} == {
