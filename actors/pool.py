@@ -80,7 +80,7 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class _Running:
+class _RunningTask:
     task: PromptTask
     actor: ReadyActor
     began: float
@@ -98,7 +98,7 @@ class ActorPool:
         self._slots = ActorSlots(config, start_one, self._join, self._leave, self._fail)
         self._held: dict[ReadyActor, int] = {}
         self._waiting: deque[asyncio.Future[ReadyActor]] = deque()
-        self._running: dict[ray.ObjectRef, _Running] = {}
+        self._running: dict[ray.ObjectRef, _RunningTask] = {}
         self._redone = 0
 
     async def start(self, limit_s: float) -> None:
@@ -243,7 +243,7 @@ class ActorPool:
     async def _sample_with(self, actor: ReadyActor, task: PromptTask, weights: ray.ObjectRef) -> Sampled:
         section, call = self._section, actor.process.sample.options(num_returns=3)
         trajectory, images, report = call.remote(task, weights)
-        self._running[report] = _Running(task, actor, time.monotonic())
+        self._running[report] = _RunningTask(task, actor, time.monotonic())
         answer = asyncio.ensure_future(value_of(report))
         answer.add_done_callback(partial(self._finished, report))
         # Tasks wait their turn in the actor's own queue: each may take the limit once per place in it.

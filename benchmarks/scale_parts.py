@@ -25,7 +25,7 @@ from common.model.weights import Weights
 from common.stopwatch import Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, tree_nodes
 from learner.ranks import Scores
-from learner.report import LearnerFacts, Outcome, UpdateReport
+from learner.report import LearnerFacts, UpdateOutcome, UpdateReport
 from learner.state import Files, Snapshot
 
 RUN_ID = "simulated"
@@ -132,7 +132,7 @@ class LearnerHost:
         self._versions[rank] += 1
         return UpdateReport(
             version=self._versions[rank],
-            outcome=Outcome.APPLIED,
+            outcome=UpdateOutcome.APPLIED,
             bad_groups=(),
             loss=0.0,
             stats={},

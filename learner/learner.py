@@ -26,7 +26,7 @@ from learner.gradient import GradientEngine, Wave
 from learner.objectives import LogProbs, Loss, Objective, statistic_names
 from learner.old_policy import OldPolicy
 from learner.optimizer import CheckedOptimizer, find_nonfinite_loss
-from learner.report import BadGroup, LearnerFacts, Outcome, Tally, Totals, UpdateReport
+from learner.report import BadGroup, LearnerFacts, Tally, Totals, UpdateOutcome, UpdateReport
 from learner.subsampling import thin
 
 
@@ -244,7 +244,7 @@ class Learner:
             value.grad.div_(max(totals.weight, 1.0))  # type: ignore[union-attr]
         norm = float(self._parallel.clip(parameters, self._settings.max_gradient_norm))
         outcome = _outcome(totals, norm)
-        if outcome is Outcome.APPLIED:
+        if outcome is UpdateOutcome.APPLIED:
             self._optimizer.step(self._version, norm)
             self._version += 1
             self._average()
@@ -472,10 +472,10 @@ def _reference(group: ScoredGroup, log_prob: Tensor) -> Tensor | None:
     return None if ratio is None else log_prob - torch.tensor(ratio).double()
 
 
-def _outcome(totals: Totals, norm: float) -> Outcome:
+def _outcome(totals: Totals, norm: float) -> UpdateOutcome:
     """totals, norm: of all ranks, so that every rank decides alike."""
     if totals.bad_groups or not math.isfinite(totals.loss):
-        return Outcome.BAD_GROUP
+        return UpdateOutcome.BAD_GROUP
     if not totals.weight > 0:
-        return Outcome.NOTHING_TO_LEARN
-    return Outcome.APPLIED if math.isfinite(norm) else Outcome.BAD_GRADIENT
+        return UpdateOutcome.NOTHING_TO_LEARN
+    return UpdateOutcome.APPLIED if math.isfinite(norm) else UpdateOutcome.BAD_GRADIENT

@@ -24,6 +24,9 @@ _STREAM, _SAMPLE = 0, 1
 # policy alone.
 EVALUATION_EPOCH = 0
 
+TRAINING_STREAM = "train"
+"""The stream of noise that training draws from; evaluations have others."""
+
 PromptSets = dict[str, list[tuple[int, str]]]
 """Indices and prompts by the name of the set."""
 
@@ -139,7 +142,7 @@ def training_tasks(
         PromptTask(
             prompt=prompt,
             num_images=config.sampling.images_per_prompt,
-            noise=NoiseKey(config.run.seed, "train", epoch, index),
+            noise=NoiseKey(config.run.seed, TRAINING_STREAM, epoch, index),
             stamp=stamp,
             with_reference=with_reference,
             with_steps=with_steps,

@@ -17,7 +17,8 @@ from common.cluster.metrics import MetricDefinition
 from common.trajectory import Float64, GroupScore
 from learner.objectives.history import RewardHistory
 
-Advantages = list[Float64 | None]
+GroupAdvantages = list[Float64 | None]
+"""Of groups in prompt order, (B,) each; None where the loss takes none."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class AnyObjective(Protocol):
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """Of groups in prompt order, each (prompt, rewards (B,)): advantages (B,), or None where the loss
         takes none; and the history that knows these groups too."""
         ...
@@ -113,7 +114,7 @@ class WithoutAdvantages:
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """None for every group."""
         return [None for _ in scores], history
 

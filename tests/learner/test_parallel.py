@@ -25,7 +25,7 @@ from driver.run.recordings import TrajectoryWriter, open_recording
 from learner.learner import Learner
 from learner.old_policy import Offline
 from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
-from learner.report import Outcome, UpdateReport
+from learner.report import UpdateOutcome, UpdateReport
 from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored, weights_of
 
@@ -136,7 +136,7 @@ def _bad_group_on_one_rank(parallel: Parallel, pipeline: Path, folder: Path) -> 
         group = replace(group, latents=np.full_like(group.latents, np.nan))
     learner.accumulate([scored(group, [0.1, 0.3])])
     first, second = learner.finish_update(), learner.repeat_update()
-    assert (first.outcome, second.outcome) == (Outcome.BAD_GROUP, Outcome.APPLIED)
+    assert (first.outcome, second.outcome) == (UpdateOutcome.BAD_GROUP, UpdateOutcome.APPLIED)
     assert len(first.bad_groups) == parallel.rank
     assert (first.groups, second.groups) == (1 - parallel.rank,) * 2
     assert second.gradient_norm > 0
