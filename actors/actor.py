@@ -33,7 +33,7 @@ class SampleReport:
     """
 
     stamp: PolicyStamp
-    images: int
+    num_images: int
     process: str
     busy: Busy
     nbytes: int
@@ -55,28 +55,28 @@ class Actor:
     Holds one version of the weights at a time; a task of another version loads it first.
     """
 
-    def __init__(self, policy: Policy, reference: Reference, distribution: Steps, probe: Probe) -> None:
+    def __init__(self, policy: Policy, reference: Reference, steps: Steps, probe: Probe) -> None:
         self._policy = policy
         self._reference = reference
-        self._distribution = distribution
+        self._steps = steps
         self._probe = probe
         self._loaded: PolicyStamp | None = None
         # Of the weights that the probe saw last.
         self._probed = digest_tensors(policy.trainable.parameters())
 
     @staticmethod
-    def of(policy: Policy, distribution: Steps) -> Actor:
+    def of(policy: Policy, steps: Steps) -> Actor:
         """An actor of a policy just loaded, which is its own reference as long as nothing trains it."""
-        return Actor(policy, policy.reference(), distribution, Probe.of(policy, distribution))
+        return Actor(policy, policy.reference(), steps, Probe.of(policy, steps))
 
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """Do one task. Images are uint8 (B, height, width, 3). Raises WeightsError, see `load`."""
         started = Stopwatch.now()
         self.load(weights, task.stamp)
-        trajectory, images = sample_group(task, self._policy, self._reference, self._distribution)
+        trajectory, images = sample_group(task, self._policy, self._reference, self._steps)
         report = SampleReport(
             stamp=task.stamp,
-            images=task.images,
+            num_images=task.num_images,
             process=process_name(),
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(images.nbytes),

@@ -32,11 +32,11 @@ from common.cluster.references import value_of
 from common.cluster.work_meter import WorkMeter
 from common.config.schema import Config
 from common.errors import PrdpError, StuckError
-from common.model.loading import digest_base, digest_ends, load_policy
+from common.model.loading import digest_base, digest_encoders_and_vae, load_policy
 from common.model.weights import Weights
 from common.trajectory import PromptTask
 
-LOST_TRIES = 20
+TASK_TRIES = 20
 """How often a task may be begun again because whole nodes died."""
 
 
@@ -46,21 +46,21 @@ class ActorProcess:
     def __init__(self, config: Config) -> None:
         end_with_parent()
         torch.set_num_threads(config.actors.threads)
-        policy, distribution = load_policy(config)
-        self._base, self._ends = digest_base(policy), digest_ends(policy)
-        self._actor = Actor.of(policy, distribution)
+        policy, steps = load_policy(config)
+        self._base, self._encoders_and_vae = digest_base(policy), digest_encoders_and_vae(policy)
+        self._actor = Actor.of(policy, steps)
         self._meter = WorkMeter.start(config.run.name, "actors")
 
     def ready(self) -> Arrival:
         """Where this process runs and what it has loaded, once the constructor is through."""
         place = Place(os.getpid(), ray.get_runtime_context().get_node_id())
-        return Arrival(place, self._base, self._ends)
+        return Arrival(place, self._base, self._encoders_and_vae)
 
     def sample(self, task: PromptTask, weights: Weights) -> Sample:
         """See Actor.sample. Returns three objects, so that each can be moved alone."""
         sampled = self._actor.sample(task, weights)
         report = sampled[2]
-        self._meter.worked(report.busy_s, report.images, report.nbytes)
+        self._meter.worked(report.busy_s, report.num_images, report.nbytes)
         return sampled
 
 
@@ -74,14 +74,13 @@ def start_process(config: Config) -> Any:
 class Sampled:
     """A finished task: references to its TrajectoryGroup and images, and the report itself."""
 
-    task: PromptTask
     trajectory: ray.ObjectRef
     images: ray.ObjectRef
     report: SampleReport
 
 
 @dataclass(frozen=True)
-class _Running:
+class _RunningTask:
     task: PromptTask
     actor: ReadyActor
     began: float
@@ -96,10 +95,10 @@ class ActorPool:
 
     def __init__(self, config: Config, start_one: Callable[[Config], Any] = start_process) -> None:
         self._section = config.actors
-        self._slots = ActorSlots(config, self, start_one)
+        self._slots = ActorSlots(config, start_one, self._join, self._leave, self._fail)
         self._held: dict[ReadyActor, int] = {}
         self._waiting: deque[asyncio.Future[ReadyActor]] = deque()
-        self._running: dict[ray.ObjectRef, _Running] = {}
+        self._running: dict[ray.ObjectRef, _RunningTask] = {}
         self._redone = 0
 
     async def start(self, limit_s: float) -> None:
@@ -174,7 +173,7 @@ class ActorPool:
         die too often or are too few for too long, and after `shutdown`.
         """
         deaths = 0
-        for attempt in range(LOST_TRIES):
+        for attempt in range(TASK_TRIES):
             self._redone += bool(attempt)
             actor = await self._actor_with_room(task, first=bool(attempt))
             try:
@@ -190,28 +189,26 @@ class ActorPool:
             except _ReportLost:
                 # It went with its node; the actor's next task tells of the actor's death.
                 continue
-        raise StuckError(f"The task of prompt {task.prompt!r} was lost {LOST_TRIES} times. Are nodes stable?")
-
-    def join(self, actor: ReadyActor) -> None:
-        """See Members."""
-        self._held[actor] = 0
-        self._feed()
-
-    def leave(self, actor: ReadyActor) -> None:
-        """See Members."""
-        del self._held[actor]
-
-    def fail(self, error: BaseException) -> None:
-        """See Members: tasks that wait raise it; those in work come to their end."""
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_exception(error)
+        raise StuckError(f"The task of prompt {task.prompt!r} was lost {TASK_TRIES} times. Are nodes stable?")
 
     def shutdown(self) -> None:
         """End the processes. Tasks that wait or run are given up, and no more are taken."""
         self._held.clear()
         self._slots.close(StuckError("The actors have been ended."))
+
+    def _join(self, actor: ReadyActor) -> None:
+        self._held[actor] = 0
+        self._feed()
+
+    def _leave(self, actor: ReadyActor) -> None:
+        del self._held[actor]
+
+    def _fail(self, error: BaseException) -> None:
+        """Tasks that wait raise it; those in work come to their end."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(error)
 
     async def _actor_with_room(self, task: PromptTask, first: bool) -> ReadyActor:
         """A ready actor, in which one more task counts from here on. first: go before all others."""
@@ -246,7 +243,7 @@ class ActorPool:
     async def _sample_with(self, actor: ReadyActor, task: PromptTask, weights: ray.ObjectRef) -> Sampled:
         section, call = self._section, actor.process.sample.options(num_returns=3)
         trajectory, images, report = call.remote(task, weights)
-        self._running[report] = _Running(task, actor, time.monotonic())
+        self._running[report] = _RunningTask(task, actor, time.monotonic())
         answer = asyncio.ensure_future(value_of(report))
         answer.add_done_callback(partial(self._finished, report))
         # Tasks wait their turn in the actor's own queue: each may take the limit once per place in it.
@@ -254,7 +251,7 @@ class ActorPool:
         try:
             async with asyncio.timeout(limit_s):
                 # Where nobody wants the answer any more, the actor is still at work on it.
-                return Sampled(task, trajectory, images, await asyncio.shield(answer))
+                return Sampled(trajectory, images, await asyncio.shield(answer))
         except TimeoutError:
             raise StuckError(
                 f"Prompt {task.prompt!r} has been with actor {actor.slot} (node {actor.place.node[:8]}) for "

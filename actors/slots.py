@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
@@ -46,12 +46,12 @@ class Place:
 class Arrival:
     """What a process says once it is ready.
 
-    base, ends: digests of its pretrained network, and of its text encoders and VAE (common.model.loading).
+    base: digest of its pretrained network. encoders_and_vae: of the other parts. See common.model.loading.
     """
 
     place: Place
     base: str
-    ends: str
+    encoders_and_vae: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,37 +65,34 @@ class ReadyActor:
     died: asyncio.Future[Gone] = field(repr=False)
 
 
-class Members(Protocol):
-    """Whoever hands out the tasks."""
-
-    def join(self, actor: ReadyActor) -> None:
-        """It takes tasks from here on."""
-        ...
-
-    def leave(self, actor: ReadyActor) -> None:
-        """It takes none any more."""
-        ...
-
-    def fail(self, error: BaseException) -> None:
-        """The pool cannot go on."""
-        ...
-
-
 class ActorSlots:
-    """All slots of a pool. Lives in one event loop. start: asks Ray for one more process."""
+    """All slots of a pool. Lives in one event loop.
 
-    def __init__(self, config: Config, members: Members, start: Callable[[Config], Any]) -> None:
+    start: asks Ray for one more process. join, leave: told of an actor that takes tasks from here on, and of
+    one that takes none any more. fail: told why the pool cannot go on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        start: Callable[[Config], Any],
+        join: Callable[[ReadyActor], None],
+        leave: Callable[[ReadyActor], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
         self._config = config
         self._section = config.actors
-        self._members = members
         self._start = start
+        self._join = join
+        self._leave = leave
+        self._fail_pool = fail
         self._keepers: list[asyncio.Task[None]] = []
         self._processes: dict[int, Any] = {}
         self._ready: dict[ReadyActor, None] = {}
         self._deaths = DeathCounter("Actors", "actors.restarts", config.actors.restarts)
         self._base: str | None = None
         # Of the first actor that was ready: the learner has neither text encoders nor VAE.
-        self._ends: str | None = None
+        self._encoders_and_vae: str | None = None
         self.failure: BaseException | None = None
         self._enough = asyncio.Event()
         self._has_begun = False
@@ -150,7 +147,7 @@ class ActorSlots:
         if actor in self._ready:
             self._count_time()
             del self._ready[actor]
-            self._members.leave(actor)
+            self._leave(actor)
             self._watch_minimum()
             actor.died.set_result(error)
 
@@ -194,13 +191,13 @@ class ActorSlots:
         who = f"Actor {slot} (pid {place.pid}, node {place.node[:8]})"
         if self._base is not None:
             check_base(arrival.base, self._base, who)
-        self._ends = self._ends or arrival.ends
-        check_base(arrival.ends, self._ends, who)
+        self._encoders_and_vae = self._encoders_and_vae or arrival.encoders_and_vae
+        check_base(arrival.encoders_and_vae, self._encoders_and_vae, who)
         actor = ReadyActor(slot, process, place, asyncio.get_running_loop().create_future())
         self._count_time()
         self._ready[actor] = None
         self._watch_minimum()
-        self._members.join(actor)
+        self._join(actor)
         return frozenset({place.node}), await actor.died
 
     def _tell_failure(self, keeper: asyncio.Task[None]) -> None:
@@ -213,7 +210,7 @@ class ActorSlots:
         self.failure = self.failure or error
         # Whoever waits for actors hears of it.
         self._enough.set()
-        self._members.fail(error)
+        self._fail_pool(error)
 
     def _watch_minimum(self) -> None:
         """Begin or end the wait for enough actors, once the run has begun."""

@@ -44,23 +44,23 @@ class Learning:
     by_step_cost: float
 
 
-def sampled_wave(config: Config, policy: Policy, distribution: Steps) -> Wave:
+def sampled_wave(config: Config, policy: Policy, steps: Steps) -> Wave:
     """One prompt's trajectories as the learner holds them."""
     prompt = PromptStream(open_prompts(config.prompts.train), config.run.seed).at(0)
     stamp = PolicyStamp(version=0, digest="", run_id="benchmark")
     noise = NoiseKey(config.run.seed, "train", 0, 0)
     task = PromptTask(prompt, config.sampling.images_per_prompt, noise, stamp, with_reference=False)
-    group, _ = sample_group(task, policy, None, distribution)
+    group, _ = sample_group(task, policy, None, steps)
     return Wave.of([group], policy.family.device)
 
 
-def bare_gradient(config: Config, policy: Policy, distribution: Steps, wave: Wave) -> BareGradient:
+def bare_gradient(config: Config, policy: Policy, steps: Steps, wave: Wave) -> BareGradient:
     """The same pairs, step by step, as plain tensors."""
-    rows, _, steps = wave.items
+    rows, _, at = wave.items
     return BareGradient(
         unet=policy.guided.network,
         latents=wave.latents[rows],
-        timesteps=distribution.time(steps, len(steps)),
+        timesteps=steps.time(at, len(at)),
         condition=wave.condition["encoder_hidden_states"][0],
         micro_batch=config.learner.micro_batch_size,
         autocast=config.model.precision == "bfloat16",
@@ -69,10 +69,10 @@ def bare_gradient(config: Config, policy: Policy, distribution: Steps, wave: Wav
 
 def measure_policy(config: Config, repeats: int, warm_ups: int) -> Learning:
     """Compare for the configuration's kind of policy."""
-    policy, distribution = load_policy(config)
-    wave = sampled_wave(config, policy, distribution)
-    bare = bare_gradient(config, policy, distribution, wave)
-    engine = build_engine(policy, distribution, Single(), config.learner.micro_batch_size)
+    policy, steps = load_policy(config)
+    wave = sampled_wave(config, policy, steps)
+    bare = bare_gradient(config, policy, steps, wave)
+    engine = build_engine(policy, steps, Single(), config.learner.micro_batch_size)
     everything = torch.arange(wave.size)
     generator = torch.Generator().manual_seed(0)
     coefficients = torch.randn(wave.transitions.shape[1], dtype=torch.float64, generator=generator)

@@ -93,7 +93,7 @@ class Distributed:
         self._source = OnlineSource(config, stream, rollouts, with_reference=True)
         again = rollouts.sample_again
         self._learner = FaultTolerantLearner(config, started.learner, stalls, started.deaths, again)
-        self._group = started.learner
+        self._ranks = started.learner
         self._runner = runner
         self._weights = runner.run(self._learner.begin(0, {}))
 
@@ -103,8 +103,8 @@ class Distributed:
 
     def snapshot(self, number: int) -> None:
         """Have a snapshot made, as after each epoch, and wait until every rank is free."""
-        snapshot = self._group.export_snapshot()
-        ray.get(self._group.ready())
+        snapshot = self._ranks.export_snapshot()
+        ray.get(self._ranks.ready())
         del snapshot
 
     async def _epoch(self, number: int) -> None:

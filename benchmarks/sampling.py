@@ -75,8 +75,8 @@ def bare_sampler(config: Config, policy: Policy) -> BareSampler:
 
 def measure_guidance(config: Config, repeats: int, warm_ups: int) -> Sampling:
     """Compare at the configuration's guidance scale."""
-    policy, distribution = load_policy(config)
-    actor = Actor.of(policy, distribution)
+    policy, steps = load_policy(config)
+    actor = Actor.of(policy, steps)
     prompts = PromptStream(open_prompts(config.prompts.train), config.run.seed)
     bare = bare_sampler(config, policy)
     without, with_reference = actor_calls(config, policy, actor, prompts)

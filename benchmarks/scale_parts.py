@@ -24,12 +24,12 @@ from actors.slots import Arrival, Place
 from common.model.weights import Weights
 from common.stopwatch import Stopwatch
 from common.trajectory import PolicyStamp, PromptTask, TrajectoryGroup, tree_nodes
-from learner.group import Scores
-from learner.report import LearnerFacts, Outcome, UpdateReport
+from learner.ranks import Scores
+from learner.report import LearnerFacts, UpdateOutcome, UpdateReport
 from learner.state import Files, Snapshot
 
 RUN_ID = "simulated"
-SCHEDULE = "simulated"
+STEPS_FINGERPRINT = "simulated"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class ActorHost:
 
     async def ready(self, seat: int) -> Arrival:
         """Where the host runs."""
-        return Arrival(Place(os.getpid(), ray.get_runtime_context().get_node_id()), base="", ends="")
+        place = Place(os.getpid(), ray.get_runtime_context().get_node_id())
+        return Arrival(place, base="", encoders_and_vae="")
 
     async def sample(self, seat: int, task: PromptTask, weights: Weights) -> Sample:
         """Sleep, then answer as actors.pool.ActorProcess does. log_prob holds the moment of the answer."""
@@ -78,7 +79,7 @@ class ActorHost:
                 self._seconds * (1.0 + self._jitter * spread(task)) if task.noise.stream == "train" else 0.0
             )
             await asyncio.sleep(seconds)
-        images, steps = task.images, self._sizes.steps
+        images, steps = task.num_images, self._sizes.steps
         latents, pixels = self._latents[:images], self._pixels[:images]
         trajectory = TrajectoryGroup(
             prompt=task.prompt,
@@ -91,11 +92,11 @@ class ActorHost:
             log_prob=np.full((images, steps - 1), time.time()),
             log_ratio=np.zeros((images, steps - 1), dtype=np.float32),
             condition={},
-            schedule=SCHEDULE,
+            steps_fingerprint=STEPS_FINGERPRINT,
         )
         report = SampleReport(
             stamp=task.stamp,
-            images=images,
+            num_images=images,
             process=f"simulated:{seat}",
             busy=started.until_now(),
             nbytes=trajectory.nbytes + int(pixels.nbytes),
@@ -114,9 +115,9 @@ class LearnerHost:
         self._latencies: list[float] = []
 
     async def ready(self, rank: int) -> LearnerFacts:
-        """See learner.group.LearnerRank, as for the other methods."""
+        """See learner.ranks.LearnerRank, as for the other methods."""
         shape, nbytes = (4, self._sizes.latent, self._sizes.latent), self._sizes.weight_bytes
-        return LearnerFacts(SCHEDULE, shape, True, base="", process="", nbytes=nbytes)
+        return LearnerFacts(STEPS_FINGERPRINT, shape, True, base="", process="", nbytes=nbytes)
 
     async def accumulate(self, rank: int, scores: Sequence[Scores], *trajectories: TrajectoryGroup) -> None:
         """Sleep for each group; note how long ago they were sampled."""
@@ -131,7 +132,7 @@ class LearnerHost:
         self._versions[rank] += 1
         return UpdateReport(
             version=self._versions[rank],
-            outcome=Outcome.APPLIED,
+            outcome=UpdateOutcome.APPLIED,
             bad_groups=(),
             loss=0.0,
             stats={},

@@ -36,7 +36,7 @@ from driver.run.prompts import open_prompts
 from driver.run.reward_versions import VersionLog
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
-from learner.group import LearnerGroup
+from learner.ranks import LearnerRanks
 from reward_service.client.start import start_rewards
 
 PROMPTS = 997
@@ -173,15 +173,15 @@ async def run_simulated(session: Session, row: Row, stalls: StallReporter, keepe
     )
     shares = (Share(hosts[number % row.hosts], ActorHost, number) for number in itertools.count())
     pool = ActorPool(config, lambda _: next(shares))
-    group = LearnerGroup(config, RUN_ID, [Share(learner, LearnerHost, rank) for rank in range(row.ranks)])
+    ranks = LearnerRanks(config, RUN_ID, [Share(learner, LearnerHost, rank) for rank in range(row.ranks)])
     limit_s = config.ray.start_limit_s
     rewards = start_rewards(
         config.rewards, {}, config.reward_service, "scale", str(os.getpid()), limit_s, stop_serve=False
     )
     deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
-    await asyncio.gather(pool.start(limit_s), await_learner(group, deaths, stalls, limit_s))
+    await asyncio.gather(pool.start(limit_s), await_learner(ranks, deaths, stalls, limit_s))
     instruments = Instruments({"run": config.run.name})
-    await run_epochs(session, Services(pool, group, rewards, deaths), stalls, keeper, instruments)
+    await run_epochs(session, Services(pool, ranks, rewards, deaths), stalls, keeper, instruments)
     return await learner.take_latencies.remote()
 
 

@@ -92,10 +92,10 @@ class Work:
     learn_bare: Callable[[int], object]
 
 
-def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
+def make_work(setting: Setting, policy: Policy, steps: Steps) -> Work:
     """Build both sides of both jobs on one policy."""
     family: Any = policy.family
-    actor = Actor.of(policy, distribution)
+    actor = Actor.of(policy, steps)
     weights = Weights.of(policy.trainable.parameters(), version=0, run_id="benchmark")
 
     def task(turn: int) -> PromptTask:
@@ -116,8 +116,8 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
     wave = Wave.of([group], setting.device)
     coefficients = torch.randn(wave.transitions.shape[1], dtype=torch.float64)
     everything = torch.arange(wave.size)
-    engine = build_engine(policy, distribution, Single(), setting.micro_batch)
-    least = _bare_gradient(setting, policy, distribution, wave)
+    engine = build_engine(policy, steps, Single(), setting.micro_batch)
+    least = _bare_gradient(setting, policy, steps, wave)
     return Work(
         sample=lambda turn: actor.sample(task(turn), weights),
         sample_bare=lambda turn: bare.images(PROMPT, turn),
@@ -126,14 +126,14 @@ def make_work(setting: Setting, policy: Policy, distribution: Steps) -> Work:
     )
 
 
-def _bare_gradient(setting: Setting, policy: Policy, distribution: Steps, wave: Wave) -> BareGradient:
+def _bare_gradient(setting: Setting, policy: Policy, steps: Steps, wave: Wave) -> BareGradient:
     """Guidance predicts twice for each pair: the bare side has twice as many, in passes of twice the size."""
     passes = 1 if setting.guidance_scale == 1.0 else 2
-    rows, _, steps = wave.items
+    rows, _, at = wave.items
     return BareGradient(
         unet=policy.guided.network,
         latents=wave.latents[rows].repeat_interleave(passes, 0),
-        timesteps=distribution.time(steps, len(steps)).repeat_interleave(passes),
+        timesteps=steps.time(at, len(at)).repeat_interleave(passes),
         condition=wave.condition["encoder_hidden_states"][0],
         micro_batch=setting.micro_batch * passes,
         autocast=True,
@@ -148,8 +148,7 @@ def measure(setting: Setting, repeats: int, warm_ups: int, command: str) -> Resu
     policy = Policy.build(family, LoraPolicy(), setting.guidance_scale, model)
     chosen = Chosen(range(setting.steps - 1), math.inf)
     steps = ddim_steps(family.scheduler[1], setting.steps, 1.0, chosen)
-    distribution = replace(steps, device=family.device)
-    work = make_work(setting, policy, distribution)
+    work = make_work(setting, policy, replace(steps, device=family.device))
     sample, bare = alternate([work.sample, work.sample_bare], repeats, warm_ups, setting.device)
     learn, least = alternate([work.learn, work.learn_bare], repeats, warm_ups, setting.device)
     clock = UnetClock(setting.device)

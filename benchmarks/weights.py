@@ -29,7 +29,7 @@ from common.model.steps import Steps
 from common.model.weights import Weights, digest_tensors
 from common.terminal import run_command
 from common.trajectory import PolicyStamp
-from learner.group import LearnerGroup, LearnerRank
+from learner.ranks import LearnerRank, LearnerRanks
 
 LIMIT = 5.0
 NUMBERS = 250_000_000
@@ -46,7 +46,7 @@ SHAPES = (
 FLIPS = 10
 ABOUT = (
     "Seconds from a learner's publish to an actor that holds the weights, for 1 GB of random float32 "
-    "weights: the real Learner, LearnerGroup, object store and Actor. The processes work one after the "
+    "weights: the real Learner, LearnerRanks, object store and Actor. The processes work one after the "
     "other, so each may use all cores. A plain copy of the same bytes takes turns with it."
 )
 
@@ -130,8 +130,8 @@ class Turn:
 
 
 @contextmanager
-def processes(config: Config) -> Iterator[tuple[LearnerGroup, Any, Any]]:
-    """A learner group, its only rank, and a process that loads."""
+def processes(config: Config) -> Iterator[tuple[LearnerRanks, Any, Any]]:
+    """The ranks of a learner, the only one of them, and a process that loads."""
     # Ray runs its workers at niceness 15, which on a busy machine would compare priorities.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
     ray.init(
@@ -144,7 +144,7 @@ def processes(config: Config) -> Iterator[tuple[LearnerGroup, Any, Any]]:
     try:
         rank = ray.remote(LargeRank).remote(config, "benchmark")
         loader = ray.remote(LoadingProcess).remote(config)
-        yield LearnerGroup(config, "benchmark", [rank]), rank, loader
+        yield LearnerRanks(config, "benchmark", [rank]), rank, loader
     finally:
         ray.shutdown()
 

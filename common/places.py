@@ -153,10 +153,9 @@ def why_no_folder(path: str) -> str | None:
 
 
 def near_paths(path: Path, wanted: Callable[[Path], bool]) -> list[str]:
-    """What lies beside a path that is not there, most alike first; some of it where nothing is alike."""
+    """What lies beside a path that is not there and has a name like it, most alike first; nothing hidden."""
     try:
-        names = sorted(item.name for item in path.parent.iterdir() if wanted(item))
+        names = sorted(item.name for item in path.parent.iterdir() if wanted(item) and item.name[0] != ".")
     except OSError:
         return []
-    near = get_close_matches(path.name, names, n=3, cutoff=0.4) or names[:8]
-    return [str(path.parent / name) for name in near]
+    return [str(path.parent / name) for name in get_close_matches(path.name, names, n=3, cutoff=0.4)]

@@ -46,7 +46,7 @@ class NoiseKey:
     """What a group's noise is a function of, together with the image index and the step; and, with its
     number, what an update draws.
 
-    stream separates uses that must never share noise: "train" or "evaluation".
+    stream separates uses that must never share noise: training, the evaluation of each prompt set, sample.py.
     prompt_index is the position in the run's prompt stream.
     """
 
@@ -83,6 +83,7 @@ class NoiseKey:
 class PromptTask:
     """One unit of an actor's work: sample B trajectories of one prompt with exactly the stamped weights.
 
+    num_images: B. noise: what their noise is a function of. stamp: of the weights, which come beside it.
     with_reference: also give the log ratios to the reference. False where nobody trains on the trajectories
     (evaluation), or where the objective has no use for them. with_steps: give whole trajectories with their
     log-probs; False: x_0 alone, see TrajectoryGroup.
@@ -91,7 +92,7 @@ class PromptTask:
     """
 
     prompt: str
-    images: int
+    num_images: int
     noise: NoiseKey
     stamp: PolicyStamp
     with_reference: bool
@@ -116,7 +117,7 @@ class TrajectoryGroup:
         form. None where no reference was asked for.
     condition: what the network is conditioned on, by the name of its argument. Row 0 is the prompt's, row 1,
         where guidance has one, that of the prompt it moves away from.
-    schedule: fingerprint of steps and guidance: equal where log-probs can be compared.
+    steps_fingerprint: of steps and guidance: equal where log-probs can be compared.
     x_0 alone: latents and nodes have one position, nodes (B, 1), and T_s is 0.
     """
 
@@ -130,7 +131,7 @@ class TrajectoryGroup:
     log_prob: Float64
     log_ratio: Float32 | None
     condition: Mapping[str, NDArray[Any]]
-    schedule: str
+    steps_fingerprint: str
 
     @property
     def num_images(self) -> int:

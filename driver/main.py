@@ -327,7 +327,7 @@ async def run_epochs(
     facts = await learner.facts()
     objective = build_objective(config.objective, math.prod(facts.latent_shape))
     if inputs.recording:
-        inputs.recording.check(facts.schedule, facts.latent_shape, facts.base, objective.needs)
+        inputs.recording.check(facts.steps_fingerprint, facts.latent_shape, facts.base, objective.needs)
     for note in (*beginning.notes, *going_on(config, beginning, session.reached)):
         observer.note(note)
     observer.explain(objective.statistics)

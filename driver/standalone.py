@@ -148,7 +148,7 @@ def measure(
         tasks = evaluation_tasks(config, name, prompts, loaded.stamp)
         scores, shown = list[GroupScore](), list[NDArray[np.uint8]]()
         for task in progress.track(tasks, description=visible(f"{title}, {name} prompts")):
-            images = loaded.images(task.prompt, task.images, task.noise, deterministic=task.deterministic)
+            images = loaded.images(task.prompt, task.num_images, task.noise, deterministic=task.deterministic)
             scores.append(rewards.score_group(task.prompt, images, with_gold=True))
             if len(shown) < config.evaluation.grid_prompts:
                 shown.append(images[0])

@@ -49,14 +49,14 @@ def build_old_policy(config: Config) -> OldPolicy:
 
 def build_engine(
     policy: Policy,
-    distribution: Steps,
+    steps: Steps,
     parallel: Parallel,
     micro_batch: int,
     reference: Reference | None = None,
 ) -> GradientEngine:
     """What passes trajectories through the policy. reference: for a loss that has a KL to it."""
-    idle = idle_wave(policy, distribution)
-    return GradientEngine(policy, distribution, parallel, micro_batch, idle, reference=reference)
+    idle = idle_wave(policy, steps)
+    return GradientEngine(policy, steps, parallel, micro_batch, idle, reference=reference)
 
 
 def groups_in_a_wave(config: Config) -> int:
@@ -64,10 +64,10 @@ def groups_in_a_wave(config: Config) -> int:
     return max(1, config.learner.micro_batch_size // math.ceil(learned_items(config)))
 
 
-def idle_wave(policy: Policy, distribution: Steps) -> Wave:
+def idle_wave(policy: Policy, steps: Steps) -> Wave:
     """One item of finite numbers, for passes that only keep ranks in step."""
     family = policy.family
-    step = distribution.stochastic_steps[0]
+    step = steps.stochastic_steps[0]
     condition = {name: rows[:, None] for name, rows in policy.example().items()}
     kind = torch.promote_types(next(policy.guided.network.parameters()).dtype, torch.float32)
     latents = torch.zeros(1, *family.latent_shape, device=family.device, dtype=kind)
@@ -102,7 +102,7 @@ def build_denoising(
 
 def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
     """Load the model and make it ready to learn. Raises ModelError."""
-    policy, distribution = load_policy(config, network_only=True)
+    policy, steps = load_policy(config, network_only=True)
     policy.trainable.check_saved()
     network = policy.guided.network
     if config.learner.gradient_checkpointing:
@@ -120,8 +120,8 @@ def build_learner(config: Config, run_id: str, parallel: Parallel) -> Learner:
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
     )
-    probe, rate = Probe.of(policy, distribution), build_rate(settings)
-    engine = build_engine(policy, distribution, parallel, config.learner.micro_batch_size, reference)
+    probe, rate = Probe.of(policy, steps), build_rate(settings)
+    engine = build_engine(policy, steps, parallel, config.learner.micro_batch_size, reference)
     checked = CheckedOptimizer(policy, optimizer, probe, rate, parallel)
     numbers = LearnerSettings(
         run_id=run_id,

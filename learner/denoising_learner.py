@@ -115,12 +115,12 @@ class DenoisingLearner(Learner):
         (chosen,) = torch.nonzero(table.any(1), as_tuple=True)
         # The old policy takes no pass where it is the policy as it is.
         is_current = self._held is None or self._held.is_current()
-        self._engine = engine = self._plain if is_current else self._with_old
+        engine = self._plain if is_current else self._with_old
         others = sum(one is not None for one in (engine.old, engine.reference))
-        self._count_passes(forward=others * len(chosen))
+        self._count_passes(forward=others * len(chosen), gradient=len(chosen))
         wave = None
         if groups:
             trajectories, device = [group.trajectory for group in groups], self._policy.family.device
             wave = noised_wave(trajectories, self._version, self._pairs, engine.levels.count, device)
-        values, _ = self._pass(wave, table, chosen, by_step=False)
+        values = engine.accumulate(wave, table, chosen)
         return wave.by_group(values) if wave else []

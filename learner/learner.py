@@ -26,17 +26,18 @@ from learner.gradient import GradientEngine, Wave
 from learner.objectives import LogProbs, Loss, Objective, statistic_names
 from learner.old_policy import OldPolicy
 from learner.optimizer import CheckedOptimizer, find_nonfinite_loss
-from learner.report import BadGroup, LearnerFacts, Outcome, Tally, Totals, UpdateReport
+from learner.report import BadGroup, LearnerFacts, Tally, Totals, UpdateOutcome, UpdateReport
 from learner.subsampling import thin
 
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Plain numbers.
+    """Plain values.
 
-    max_gradient_norm: L2. ema_decay: 0 = off. updates_per_epoch: K. step_norms_every: epochs between those
-    whose gradient is also measured step by step; 0 = never. base: digest of the pretrained model, see
-    digest_base. term_share: see learner.subsampling; 1 = the exact gradient.
+    run_id: the run that the weights are of. max_gradient_norm: L2. ema_decay: 0 = off. updates_per_epoch: K.
+    step_norms_every: epochs between those whose gradient is also measured step by step; 0 = never. base:
+    digest of the pretrained model, see digest_base. term_share: see learner.subsampling; 1 = the exact
+    gradient.
     """
 
     run_id: str
@@ -61,7 +62,7 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Anchored(Member):
+class _WithOldAndRef(Member):
     """old, ref: log-probs (B, T_s), see LogProbs."""
 
     old: Tensor
@@ -76,7 +77,8 @@ LEFT_OUT = "left out since an earlier update"
 
 
 class Learner:
-    """Updates the policy (Algorithm 1, lines of the inner loop) by any objective.
+    """Updates the policy (Algorithm 1, lines of the inner loop) by any objective on log-probs; by others see
+    DenoisingLearner.
 
     All ranks call the same methods in the same order, each `accumulate` with its own part of a wave.
     """
@@ -93,7 +95,7 @@ class Learner:
         self._engine = engine
         self._parallel = engine.parallel
         self._objective = objective
-        self._step = optimizer
+        self._optimizer = optimizer
         self._old_policy = old_policy
         self._settings = settings
         self._parameters = self._policy.trainable.parameters()
@@ -102,10 +104,10 @@ class Learner:
             if settings.ema_decay
             else {}
         )
-        self._schedule = self._policy.schedule(engine.steps)
+        self._steps_fingerprint = self._policy.steps_fingerprint(engine.steps)
         self._version = 0
         self._stamp = PolicyStamp(version=-1, digest="", run_id=settings.run_id)
-        self._kept: list[list[_Anchored]] = []
+        self._kept: list[list[_WithOldAndRef]] = []
         self._nothing = Tally(Totals.zero(statistic_names(objective), engine.steps.num_steps))
         self._tally = self._nothing
 
@@ -114,7 +116,7 @@ class Learner:
         """What it is, and what trajectories must fit."""
         family = self._policy.family
         return LearnerFacts(
-            schedule=self._schedule,
+            steps_fingerprint=self._steps_fingerprint,
             latent_shape=family.latent_shape,
             is_exact=family.device.type == "cpu",
             base=self._settings.base,
@@ -160,7 +162,7 @@ class Learner:
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW over the trained tensors, in the order of `parameters`."""
-        return self._step.optimizer
+        return self._optimizer.optimizer
 
     def publish(self) -> Weights:
         """The current weights, stamped; trajectories sampled with them are accepted from now on.
@@ -202,7 +204,7 @@ class Learner:
         for group, current, theirs, is_on in zip(groups, now, sampled, on_policy, strict=True):
             old = current if is_on else self._old_policy.log_prob(theirs, current)
             ref = _reference(group, current if is_on else theirs)
-            members.append(_Anchored(group=group, old=old, ref=ref))
+            members.append(_WithOldAndRef(group=group, old=old, ref=ref))
         due = self._step_norms_are_due()
         members, found = self._learn(wave, members, now, due)
         ours = evaluated or found
@@ -242,11 +244,11 @@ class Learner:
             value.grad.div_(max(totals.weight, 1.0))  # type: ignore[union-attr]
         norm = float(self._parallel.clip(parameters, self._settings.max_gradient_norm))
         outcome = _outcome(totals, norm)
-        if outcome is Outcome.APPLIED:
-            self._step.step(self._version, norm)
+        if outcome is UpdateOutcome.APPLIED:
+            self._optimizer.step(self._version, norm)
             self._version += 1
             self._average()
-        self._step.forget_gradients()
+        self._optimizer.forget_gradients()
         tally, self._tally = self._tally.with_work(started.until_now()), self._nothing
         return UpdateReport(
             version=self._version,
@@ -272,7 +274,7 @@ class Learner:
 
     def reset_epoch(self) -> None:
         """Forget what was accumulated since the last update: the epoch's groups come again from the first."""
-        self._step.forget_gradients()
+        self._optimizer.forget_gradients()
         self._kept = []
         self._tally = self._nothing
 
@@ -293,7 +295,7 @@ class Learner:
     def _check(self, group: ScoredGroup) -> None:
         trajectory = group.trajectory
         self._old_policy.check(trajectory.stamp)
-        if trajectory.schedule != self._schedule:
+        if trajectory.steps_fingerprint != self._steps_fingerprint:
             raise WeightsError(
                 f"A trajectory of prompt {trajectory.prompt!r} was sampled from another step distribution or "
                 "guidance than the learner's: steps, eta, stochastic steps, guidance scale and scheduler "
@@ -332,8 +334,8 @@ class Learner:
         return self._version // settings.updates_per_epoch % settings.step_norms_every == 0
 
     def _learn(
-        self, wave: Wave | None, members: list[_Anchored], now: list[Tensor], by_step: bool
-    ) -> tuple[list[_Anchored], list[Tensor]]:
+        self, wave: Wave | None, members: list[_WithOldAndRef], now: list[Tensor], by_step: bool
+    ) -> tuple[list[_WithOldAndRef], list[Tensor]]:
         """Add a wave's gradient. Returns its members, bad ones marked, and log pi_theta of each, (B, T_s).
 
         now: log-probs that the loss is taken at, and that are given back where nothing passes. by_step:
@@ -387,7 +389,7 @@ class Learner:
         if any(now_bad.is_bad and not member.is_bad for now_bad, member in zip(after, members, strict=True)):
             # The update is skipped, so what has accumulated is of no use; without it, later waves are judged
             # by themselves.
-            self._step.forget_gradients()
+            self._optimizer.forget_gradients()
         return after
 
     def _add_gradient(
@@ -442,7 +444,7 @@ class Learner:
             return self._engine.accumulate_by_step(wave, sums, chosen, list(self._parameters.values()))
         return self._engine.accumulate(wave, sums, chosen), torch.zeros(0)
 
-    def _differentiate(self, member: _Anchored, now: Tensor) -> _Term:
+    def _differentiate(self, member: _WithOldAndRef, now: Tensor) -> _Term:
         """The loss and c = d loss_sum / d log pi_theta, float64 (B, T_s)."""
         leaf = now.detach().clone().requires_grad_(True)
         log_probs = LogProbs(leaf, member.old, member.ref)
@@ -470,10 +472,10 @@ def _reference(group: ScoredGroup, log_prob: Tensor) -> Tensor | None:
     return None if ratio is None else log_prob - torch.tensor(ratio).double()
 
 
-def _outcome(totals: Totals, norm: float) -> Outcome:
+def _outcome(totals: Totals, norm: float) -> UpdateOutcome:
     """totals, norm: of all ranks, so that every rank decides alike."""
     if totals.bad_groups or not math.isfinite(totals.loss):
-        return Outcome.BAD_GROUP
+        return UpdateOutcome.BAD_GROUP
     if not totals.weight > 0:
-        return Outcome.NOTHING_TO_LEARN
-    return Outcome.APPLIED if math.isfinite(norm) else Outcome.BAD_GRADIENT
+        return UpdateOutcome.NOTHING_TO_LEARN
+    return UpdateOutcome.APPLIED if math.isfinite(norm) else UpdateOutcome.BAD_GRADIENT

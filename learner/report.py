@@ -22,12 +22,12 @@ from learner.objectives import LogProbs, Loss
 class LearnerFacts:
     """What a learner is, and what trajectories must fit.
 
-    schedule: fingerprint of the step distribution. latent_shape: of one image's latent.
+    steps_fingerprint: see TrajectoryGroup. latent_shape: of one image's latent.
     is_exact: whether the same groups give the same bits each time. CPUs do; backward passes on GPUs add up in
     an order that changes. base: digest of its pretrained model; process: host:pid. nbytes: of its weights.
     """
 
-    schedule: str
+    steps_fingerprint: str
     latent_shape: tuple[int, ...]
     is_exact: bool
     base: str
@@ -35,7 +35,7 @@ class LearnerFacts:
     nbytes: int
 
 
-class Outcome(Enum):
+class UpdateOutcome(Enum):
     """What became of an update. The weights changed by APPLIED alone."""
 
     APPLIED = "made"
@@ -46,7 +46,7 @@ class Outcome(Enum):
     @property
     def is_bad(self) -> bool:
         """Whether a number was not finite."""
-        return self in (Outcome.BAD_GROUP, Outcome.BAD_GRADIENT)
+        return self in (UpdateOutcome.BAD_GROUP, UpdateOutcome.BAD_GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class UpdateReport:
     """
 
     version: int
-    outcome: Outcome
+    outcome: UpdateOutcome
     bad_groups: tuple[BadGroup, ...]
     loss: float
     stats: Mapping[str, float]
@@ -105,7 +105,7 @@ class UpdateReport:
     @property
     def applied(self) -> bool:
         """Whether the weights changed."""
-        return self.outcome is Outcome.APPLIED
+        return self.outcome is UpdateOutcome.APPLIED
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from driver.run.prompts import PromptSets, PromptStream, choose_prompts, open_pr
 from driver.standalone import LoadedPolicy, measure
 from learner.build import build_learner, groups_in_a_wave
 from learner.learner import Learner
-from learner.objectives import Target
+from learner.objectives import AnyObjective
 from learner.objectives.history import RewardHistory
 from learner.objectives.registry import build_objective
 from learner.parallel import Single
@@ -59,7 +59,7 @@ class Cell:
     sampler: LoadedPolicy
     actor: Actor
     learner: Learner
-    objective: Target
+    objective: AnyObjective
     rewards: LocalRewards
     stream: PromptStream
     prompt_sets: PromptSets

@@ -16,7 +16,7 @@ from common.trajectory import (
 )
 
 
-def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int = 4) -> ScoredGroup:
+def make_group(seed: int = 0, images: int = 3, fingerprint: str = "abc", size: int = 4) -> ScoredGroup:
     generator = np.random.default_rng(seed)
     steps = 5
     trajectory = TrajectoryGroup(
@@ -30,7 +30,7 @@ def make_group(seed: int = 0, images: int = 3, schedule: str = "abc", size: int 
         log_prob=generator.standard_normal((images, steps - 1)),
         log_ratio=generator.standard_normal((images, steps - 1), dtype=np.float32),
         condition={"states": generator.standard_normal((2, 3, 4), dtype=np.float32)},
-        schedule=schedule,
+        steps_fingerprint=fingerprint,
     )
     rewards = generator.standard_normal(images)
     stamps = (ScorerStamp("a", "1", "d" * 64), ScorerStamp("b", "2.0", ""))

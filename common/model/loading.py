@@ -60,7 +60,7 @@ def digest_base(policy: Policy) -> str:
     return _digest({"network": policy.family.network})
 
 
-def digest_ends(policy: Policy) -> str:
+def digest_encoders_and_vae(policy: Policy) -> str:
     """Digest (hex) of text encoders and VAE: what turns prompts into conditions and latents into images."""
     network = policy.family.network
     return _digest({part: one for part, one in policy.family.parts().items() if one is not network})

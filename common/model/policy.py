@@ -51,8 +51,8 @@ class Policy:
         plain = replace(self.guided, guidance=self.family.guidance(1.0), autocast=False)
         return plain.predict(latents, times, first)
 
-    def schedule(self, steps: Steps) -> str:
-        """Fingerprint of the steps and of what decides the prediction: equal where log-probs compare."""
+    def steps_fingerprint(self, steps: Steps) -> str:
+        """Of the steps and of what decides the prediction: equal where log-probs compare."""
         guided, shape = self.guided, self.family.latent_shape
         weights = next(guided.network.parameters()).dtype
         return steps.fingerprint(

@@ -30,7 +30,7 @@ class Probe:
         self._seen = self.output(policy)
 
     @staticmethod
-    def of(policy: Policy, distribution: Steps) -> Probe:
+    def of(policy: Policy, steps: Steps) -> Probe:
         """The same numbers in every process, at the first step that enters the objective."""
         family = policy.family
         # Double where the network is: tests train such.
@@ -39,7 +39,7 @@ class Probe:
         return Probe(
             policy,
             latents=draw.to(family.device, kind),
-            times=distribution.time(distribution.stochastic_steps[0], 1),
+            times=steps.time(steps.stochastic_steps[0], 1),
             condition=policy.example(),
         )
 

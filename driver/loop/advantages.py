@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from driver.loop.rollouts import Group
-from learner.objectives import Target
+from learner.objectives import AnyObjective
 from learner.objectives.history import RewardHistory
 
 
 class Advantages:
     """Owned by the loop. finished: what is remembered after the last finished epoch."""
 
-    def __init__(self, objective: Target) -> None:
+    def __init__(self, objective: AnyObjective) -> None:
         self._objective = objective
         self._next = self.finished = RewardHistory()
 

@@ -14,7 +14,7 @@ from common.config.schema import Config
 from common.errors import StuckError
 from common.trajectory import ScorerStamp
 from driver.loop.ranks import Published
-from driver.loop.rollouts import LOST_TRIES, Group, Rollouts
+from driver.loop.rollouts import IMAGE_TRIES, Group, Rollouts
 from driver.report.evaluation import Evaluation, PromptSetEvaluation
 from driver.run.prompts import PromptSets, evaluation_tasks
 
@@ -69,7 +69,7 @@ class Evaluator:
 
     async def _images(self, group: Group) -> NDArray[np.uint8]:
         """A group's images; sampled again where they were lost with the node that held them."""
-        for _ in range(LOST_TRIES):
+        for _ in range(IMAGE_TRIES):
             if group.images is not None:
                 with suppress(ObjectLostError):
                     found: NDArray[np.uint8] = await self._rollouts.fetch(
@@ -77,4 +77,6 @@ class Evaluator:
                     )
                     return found
             group = await self._rollouts.sample_again(group)
-        raise StuckError(f"The images of {group.task.prompt!r} were lost with their node {LOST_TRIES} times.")
+        raise StuckError(
+            f"The images of {group.task.prompt!r} were lost with their node {IMAGE_TRIES} times."
+        )

@@ -34,7 +34,7 @@ from driver.loop.ranks import (
 )
 from driver.loop.rollouts import Group
 from driver.stalls import StallReporter
-from learner.group import LearnerGroup
+from learner.ranks import LearnerRanks
 from learner.report import LearnerFacts, UpdateReport
 from learner.state import Files
 
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 Reports = list[list[UpdateReport]]
 SampleAgain = Callable[[Group], Awaitable[Group]]
 
-LOST_TRIES = 5
+EPOCH_TRIES = 5
 """How often the groups of one epoch may be lost with their nodes while the learner takes them in."""
 
 
@@ -58,11 +58,11 @@ class _Base:
     files: ray.ObjectRef | None = None
     snapshot: tuple[ray.ObjectRef, ray.ObjectRef] | None = None
 
-    def restore(self, group: LearnerGroup) -> list[ray.ObjectRef]:
+    def restore(self, ranks: LearnerRanks) -> list[ray.ObjectRef]:
         """Have ranks that have just been started stand there."""
         if self.snapshot is not None:
-            return group.restore_snapshot(*self.snapshot)
-        return [] if self.files is None else group.restore_state(self.files)
+            return ranks.restore_snapshot(*self.snapshot)
+        return [] if self.files is None else ranks.restore_state(self.files)
 
 
 @dataclass
@@ -82,14 +82,14 @@ class FaultTolerantLearner:
     def __init__(
         self,
         config: Config,
-        group: LearnerGroup,
+        ranks: LearnerRanks,
         stalls: StallReporter,
         deaths: DeathCounter,
         sample_again: SampleAgain,
     ) -> None:
         self._config = config
-        self._group = group
-        self._calls = RankCalls(group, stalls, config.learner.timeout_s)
+        self._ranks = ranks
+        self._calls = RankCalls(ranks, stalls, config.learner.timeout_s)
         self._note = stalls.note
         self._deaths = deaths
         self._sample_again = sample_again
@@ -117,7 +117,7 @@ class FaultTolerantLearner:
     async def facts(self) -> LearnerFacts:
         """What trajectories must fit; waits until the model is loaded."""
         found: list[LearnerFacts] = await self._with_recovery(
-            lambda: self._calls.wait(self._group.ready(), "the learner")
+            lambda: self._calls.wait(self._ranks.ready(), "the learner")
         )
         return found[0]
 
@@ -140,7 +140,7 @@ class FaultTolerantLearner:
 
     def restart(self) -> None:
         """End the ranks and start new ones, to `begin` with."""
-        self._group.restart()
+        self._ranks.restart()
 
     def begin_epoch(self) -> None:
         """Groups from now on are of the next epoch."""
@@ -170,7 +170,7 @@ class FaultTolerantLearner:
     async def export(self) -> Files:
         """The files of a checkpoint after the epochs finished so far. Only between updates."""
         found: list[Files] = await self._with_recovery(
-            lambda: self._calls.wait([self._group.export_state()], "the learner's state for a checkpoint")
+            lambda: self._calls.wait([self._ranks.export_state()], "the learner's state for a checkpoint")
         )
         return found[0]
 
@@ -182,7 +182,7 @@ class FaultTolerantLearner:
         self._log = [entry for entry in self._log if entry.learned]
         self._updating = False
         self._check_kept("something is stuck")
-        self._group.restart()
+        self._ranks.restart()
         await self._with_recovery(self._rebuild)
         return await self.export()
 
@@ -197,19 +197,19 @@ class FaultTolerantLearner:
     async def _update(self, entry: _KeptEpoch, progress: Callable[[int], None]) -> Reports:
         """The epoch's K updates, once the ranks have its groups."""
         calls, waves = self._calls, len(entry.groups)
-        reports = [await calls.wait(self._group.finish_update(), "the learner's update 1")]
+        reports = [await calls.wait(self._ranks.finish_update(), "the learner's update 1")]
         for update in range(2, self._config.objective.updates_per_epoch + 1):
             progress(update - 1)
             reports.append(
-                await calls.wait(self._group.repeat_update(), f"the learner's update {update}", waves)
+                await calls.wait(self._ranks.repeat_update(), f"the learner's update {update}", waves)
             )
         progress(len(reports))
-        await calls.wait(self._group.end_epoch(), "the learner to end the epoch")
+        await calls.wait(self._ranks.end_epoch(), "the learner to end the epoch")
         return reports
 
     async def _publish(self, epoch: int) -> Published:
         """The ranks' weights, which must be those on record for that number of finished epochs."""
-        references = self._group.publish()
+        references = self._ranks.publish()
         stamps = await self._calls.wait(references.stamps, "the learner to publish its weights")
         if not self._record.agrees(epoch, stamps):
             self._refuse(epoch, stamps[0])
@@ -230,12 +230,12 @@ class FaultTolerantLearner:
     def _hand_over(self, entry: _KeptEpoch, is_complete: bool) -> None:
         """Those of the epoch's groups that have not been, in waves. is_complete: no more of them come, so
         the last wave may be small."""
-        size, count = self._group.wave_size, len(entry.groups)
+        size, count = self._ranks.wave_size, len(entry.groups)
         end = count if is_complete else count - count % size
         for start in range(self._handed_over, end, size):
             wave = entry.groups[start : min(start + size, end)]
             parts = [(group.trajectory, (group.score, group.advantages)) for group in wave]
-            answers = self._calls.begin(self._group.accumulate(parts))
+            answers = self._calls.begin(self._ranks.accumulate(parts))
             self._pending.append((range(start, start + len(wave)), answers))
         self._handed_over = end
 
@@ -258,7 +258,7 @@ class FaultTolerantLearner:
 
         Then all of them are handed over again, because the order of addition decides the bits.
         """
-        for _ in range(LOST_TRIES):
+        for _ in range(EPOCH_TRIES):
             lost = [
                 position
                 for positions, answers in self._pending
@@ -272,10 +272,10 @@ class FaultTolerantLearner:
             again = await asyncio.gather(*(self._sample_again(entry.groups[position]) for position in lost))
             for position, group in zip(lost, again, strict=True):
                 entry.groups[position] = group
-            await self._calls.wait(self._group.reset_epoch(), "the learner to begin the epoch's sum again")
+            await self._calls.wait(self._ranks.reset_epoch(), "the learner to begin the epoch's sum again")
             self._feed(entry, is_complete=True)
         raise StuckError(
-            f"Groups of one epoch were lost with their nodes {LOST_TRIES} times. Are nodes stable?"
+            f"Groups of one epoch were lost with their nodes {EPOCH_TRIES} times. Are nodes stable?"
         )
 
     async def _is_accepted(self, answers: Answers) -> bool:
@@ -300,10 +300,10 @@ class FaultTolerantLearner:
 
     async def _recover(self, loss: LearnerLost) -> None:
         while True:
-            self._deaths.add(loss.error, self._group.nodes())
+            self._deaths.add(loss.error, self._ranks.nodes())
             self._check_kept(f"the learner died ({loss})")
             self._note(f"The learner is started again: {loss}")
-            self._group.restart()
+            self._ranks.restart()
             try:
                 await self._rebuild()
                 return
@@ -320,14 +320,14 @@ class FaultTolerantLearner:
 
     async def _rebuild(self) -> Published:
         """Bring newly started ranks to where the learner was: the snapshot, then the epochs since."""
-        facts = await self._calls.wait(self._group.ready(), "the learner to load its model")
+        facts = await self._calls.wait(self._ranks.ready(), "the learner to load its model")
         self._record.check_model(facts)
         self._is_exact = all(rank.is_exact for rank in facts)
         self._nbytes = facts[0].nbytes
         await self._store_snapshot(wait=False)
         learned = self._learned()
         try:
-            restored = self._base.restore(self._group)
+            restored = self._base.restore(self._ranks)
             await self._calls.wait(restored, "the learner to take over its earlier state")
         except GroupLost as loss:
             raise RewindNeeded("the snapshot was lost with its node") from loss
@@ -346,9 +346,9 @@ class FaultTolerantLearner:
         if not self._config.learner.snapshots:
             self._log = []
             return
-        base = _Base(self._finished, snapshot=(self._group.export_snapshot(), published.reference))
+        base = _Base(self._finished, snapshot=(self._ranks.export_snapshot(), published.reference))
         # A rank does one thing after the other, so it is through with the snapshot when it answers this.
-        self._snapshot = base, self._calls.begin(self._group.ready())
+        self._snapshot = base, self._calls.begin(self._ranks.ready())
 
     async def _store_snapshot(self, wait: bool) -> None:
         """Make the snapshot that was asked for the base, if it is there. wait: until it is."""

@@ -1,7 +1,7 @@
 """The learner's ranks as the driver waits for them: what their failures mean, and which weights they must
 have.
 
-consumes: references from LearnerGroup. produces: their small values, or an event that the run mends. waits
+consumes: references from LearnerRanks. produces: their small values, or an event that the run mends. waits
 for: the ranks, with a limit of its own for each call. unblocked by: the ranks, or their death.
 """
 
@@ -21,7 +21,7 @@ from common.errors import PrdpError, StuckError, WeightsError
 from common.model.loading import check_base
 from common.trajectory import PolicyStamp
 from driver.stalls import StallReporter
-from learner.group import DEATH_LIMIT_S, LearnerGroup
+from learner.ranks import DEATH_LIMIT_S, LearnerRanks
 from learner.report import LearnerFacts
 
 Answers = asyncio.Future[list[Any]]
@@ -59,8 +59,8 @@ class Published:
 class RankCalls:
     """Waits for the ranks. limit_s: of a call that works on one wave of groups, or on none."""
 
-    def __init__(self, group: LearnerGroup, stalls: StallReporter, limit_s: float) -> None:
-        self._group = group
+    def __init__(self, ranks: LearnerRanks, stalls: StallReporter, limit_s: float) -> None:
+        self._ranks = ranks
         self._stalls = stalls
         self._limit_s = limit_s
         self._asked: dict[Answers, tuple[list[asyncio.Task[Any]], float]] = {}
@@ -81,7 +81,7 @@ class RankCalls:
                 if not answer.done():
                     since[number] = min(began, since.get(number, began))
         return [
-            f"{self._group.describe(number)}: no answer for {now - began:.0f} s"
+            f"{self._ranks.describe(number)}: no answer for {now - began:.0f} s"
             for number, began in sorted(since.items())
         ]
 
@@ -107,7 +107,7 @@ class RankCalls:
                 async with asyncio.timeout(limit_s):
                     return await answers
         except TimeoutError:
-            silent = [self._group.describe(number) for number, one in enumerate(ranks) if one.cancelled()]
+            silent = [self._ranks.describe(number) for number, one in enumerate(ranks) if one.cancelled()]
             raise StuckError(
                 f"Waited {limit_s:.0f} s for {what}, in vain: no answer from {', '.join(silent)}. Raise "
                 "learner.timeout_s, or look at its node and its logs."
@@ -128,7 +128,7 @@ class RankCalls:
 
     async def _lost_a_rank(self) -> bool:
         """Whether one of several ranks has died, as far as is known within DEATH_LIMIT_S."""
-        asked = [asyncio.ensure_future(value_of(reference)) for reference in self._group.ready()]
+        asked = [asyncio.ensure_future(value_of(reference)) for reference in self._ranks.ready()]
         if len(asked) > 1:
             await asyncio.wait(asked, timeout=DEATH_LIMIT_S, return_when=asyncio.FIRST_EXCEPTION)
         answers = [one for one in asked if one.done()]

@@ -1,4 +1,4 @@
-"""A group's life: sampled, scored, and handed to the learner in prompt order. One coroutine a group.
+"""A group's life until it is learned: sampled, scored, and given out in prompt order. One coroutine a group.
 
 consumes: tasks with the reference of their weights. produces: each epoch's groups, scored, in prompt order.
 waits for: actors and rewards, group by group, so that groups move on while the run awaits anything else.
@@ -23,14 +23,15 @@ from common.errors import RewardError, StuckError, no_picture
 from common.trajectory import Float64, GroupScore, PromptTask
 from driver.loop.ranks import RewindNeeded
 from driver.observe.gauges import InFlight
-from driver.observe.timeline_log import TRAINING, GroupHistory, HistoryLog
+from driver.observe.timeline_log import GroupHistory, HistoryLog
+from driver.run.prompts import TRAINING_STREAM
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
 from reward_service.client.report import RewardReport
 from reward_service.client.reward_sum import RewardSum
 from reward_service.contract.results import RewardFailure
 
-LOST_TRIES = 5
+IMAGE_TRIES = 5
 """How often one group's images may be lost with their node before that counts as a failed score."""
 FETCH_TRIES = 10
 BEAT_S = 1.0
@@ -52,8 +53,8 @@ class Group:
     advantages: Float64 | None = None
 
 
-Outcome = Group | RewardFailure
-Running = deque[asyncio.Task[Outcome]]
+GroupOrFailure = Group | RewardFailure
+BegunRollouts = deque[asyncio.Task[GroupOrFailure]]
 """The rollouts of an epoch or an evaluation, in prompt order."""
 
 
@@ -74,20 +75,20 @@ class Rollouts:
         self._max_dropped_share = max_dropped_share
         self._stop = stop
         self._stalls = stalls
-        self._begun: set[asyncio.Task[Outcome]] = set()
-        self._failed: asyncio.Future[Outcome] | None = None
+        self._begun: set[asyncio.Task[GroupOrFailure]] = set()
+        self._failed: asyncio.Future[GroupOrFailure] | None = None
         self._scored_images = 0
         self._history = HistoryLog()
         self.dropped = 0
         """Groups left out since the start, because they could not be scored."""
 
-    def begin(self, tasks: Sequence[PromptTask], weights: ray.ObjectRef, with_gold: bool) -> Running:
+    def begin(self, tasks: Sequence[PromptTask], weights: ray.ObjectRef, with_gold: bool) -> BegunRollouts:
         """Start the rollouts of an epoch or an evaluation. with_gold: score by the gold rewards too."""
         loop = asyncio.get_running_loop()
         if self._failed is None:
             self._failed = loop.create_future()
             self._failed.add_done_callback(lambda done: None if done.cancelled() else done.exception())
-        running: Running = deque()
+        running: BegunRollouts = deque()
         for task in tasks:
             one = loop.create_task(self.rollout(task, weights, with_gold))
             one.add_done_callback(self._ended)
@@ -95,7 +96,7 @@ class Rollouts:
         self._begun.update(running)
         return running
 
-    async def rollout(self, task: PromptTask, weights: ray.ObjectRef, with_gold: bool) -> Outcome:
+    async def rollout(self, task: PromptTask, weights: ray.ObjectRef, with_gold: bool) -> GroupOrFailure:
         """Sample a task and score its images; sampled again, to the same bits, where the images were lost.
 
         A failure in an evaluation where latents are not finite: its black images would be scored. In training
@@ -105,20 +106,20 @@ class Rollouts:
         while True:
             sampled = await self._sample(task, weights)
             self._stalls.moved()
-            if task.noise.stream != TRAINING and not sampled.report.is_finite:
+            if task.noise.stream != TRAINING_STREAM and not sampled.report.is_finite:
                 return RewardFailure(no_picture(task.prompt))
-            score = await self._rewards.score(task.prompt, sampled.images, task.images, with_gold)
+            score = await self._rewards.score(task.prompt, sampled.images, task.num_images, with_gold)
             self._stalls.moved()
             is_scored = not isinstance(score, RewardFailure)
             self._history.add(sampled.images.hex(), task, sampled.report, is_scored)
             if not isinstance(score, RewardFailure):
-                self._scored_images += task.images
+                self._scored_images += task.num_images
                 return Group(task, weights, sampled.trajectory, sampled.images, score, sampled.report)
-            if lost == LOST_TRIES or not await _is_lost(sampled.images):
+            if lost == IMAGE_TRIES or not await _is_lost(sampled.images):
                 return score
             lost += 1
 
-    async def collect(self, running: Running) -> AsyncIterator[Group]:
+    async def collect(self, running: BegunRollouts) -> AsyncIterator[Group]:
         """The groups in prompt order, each as soon as it and those before it are scored.
 
         Groups whose score failed are left out. Raises RewardError once more than max_dropped_share were,
@@ -220,13 +221,13 @@ class Rollouts:
         except WeightsLost as loss:
             raise RewindNeeded(f"the weights {task.stamp} were lost with the nodes that held them") from loss
 
-    async def _next(self, running: asyncio.Task[Outcome]) -> Outcome:
+    async def _next(self, running: asyncio.Task[GroupOrFailure]) -> GroupOrFailure:
         failed = self._failed or asyncio.get_running_loop().create_future()
         await self._stop.first_of(running, failed)
         self._begun.discard(running)
         return (failed if failed.done() else running).result()
 
-    def _ended(self, task: asyncio.Task[Outcome]) -> None:
+    def _ended(self, task: asyncio.Task[GroupOrFailure]) -> None:
         error = None if task.cancelled() else task.exception()
         if error and self._failed and not self._failed.done():
             self._failed.set_exception(error)

@@ -29,7 +29,7 @@ from driver.loop.cluster import missing_room
 from driver.loop.ranks import LearnerLost
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
-from learner.group import DEATH_LIMIT_S, LearnerGroup
+from learner.ranks import DEATH_LIMIT_S, LearnerRanks
 from learner.report import LearnerFacts
 from reward_service.client.reward_sum import RewardSum
 from reward_service.client.start import start_rewards
@@ -48,7 +48,7 @@ class Services:
     """
 
     pool: ActorPool
-    learner: LearnerGroup
+    learner: LearnerRanks
     rewards: RewardSum
     deaths: DeathCounter
 
@@ -117,7 +117,7 @@ async def services(
             async with turn:
                 for line in missing_room(config, ray.available_resources()):
                     stalls.note(line)
-                learner = LearnerGroup.start(config, run_id)
+                learner = LearnerRanks.start(config, run_id)
                 stack.callback(learner.shutdown)
                 stack.callback(pool.shutdown)
                 loading = asyncio.gather(await_learner(learner, deaths, stalls, limit_s), pool.start(limit_s))
@@ -192,7 +192,7 @@ async def _tell(waits_for: Callable[[str], None], stalls: StallReporter, pool: A
 
 
 async def await_learner(
-    learner: LearnerGroup, deaths: DeathCounter, stalls: StallReporter, limit_s: float
+    learner: LearnerRanks, deaths: DeathCounter, stalls: StallReporter, limit_s: float
 ) -> LearnerFacts:
     """Wait until every rank has loaded its model. Where one dies meanwhile, all are started anew.
 
@@ -208,10 +208,11 @@ async def await_learner(
             learner.restart()
 
 
-async def _await_ranks(learner: LearnerGroup, stalls: StallReporter, limit_s: float) -> LearnerFacts:
+async def _await_ranks(learner: LearnerRanks, stalls: StallReporter, limit_s: float) -> LearnerFacts:
     """Raises LearnerLost where a rank died, StuckError or the ranks' own error where they cannot start."""
     ranks = [asyncio.ensure_future(value_of(reference)) for reference in learner.ready()]
-    what = f"{len(ranks)} learner ranks to find room in the cluster and load the model"
+    who = "1 learner rank" if len(ranks) == 1 else f"{len(ranks)} learner ranks"
+    what = f"{who} to find room in the cluster and load the model"
     with stalls.waiting_for(what, lambda: f" ({sum(one.done() for one in ranks)} are ready)"):
         done, missing = await asyncio.wait(ranks, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
         if missing and any(one.exception() for one in done):

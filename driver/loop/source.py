@@ -12,7 +12,7 @@ from common.config.schema import Config
 from common.stopwatch import Busy
 from common.trajectory import PromptTask, ScoredGroup
 from driver.loop.ranks import Published
-from driver.loop.rollouts import Group, Rollouts, Running
+from driver.loop.rollouts import BegunRollouts, Group, Rollouts
 from driver.run.prompts import PromptStream, training_tasks
 from driver.run.recordings import Recording
 
@@ -52,7 +52,7 @@ class OnlineSource:
         self._rollouts = rollouts
         self._with_reference = with_reference
         self._with_steps = with_steps
-        self._in_flight: dict[int, Running] = {}
+        self._in_flight: dict[int, BegunRollouts] = {}
 
     def prepare(self, epoch: int, weights: Published) -> None:
         """Begin this epoch, and those that may run ahead of it, if they have not begun."""

@@ -23,7 +23,7 @@ from common.trajectory import ScoredGroup
 from driver.observe.epoch_metrics import Reports
 from driver.observe.observer import Observer
 from driver.run.recordings import INSPECTION, TrajectoryWriter
-from learner.report import BadGroup, Outcome
+from learner.report import BadGroup, UpdateOutcome
 
 FOLDER = "inspection"
 HISTORY_FILE = "guards.json"
@@ -70,7 +70,7 @@ def why_idle(reports: Reports, tied: bool, weights_changed: bool) -> str:
     first = [update[0] for update in reports]
     if any(report.outcome.is_bad for report in first):
         return ""
-    if tied or all(report.outcome is Outcome.NOTHING_TO_LEARN for report in first):
+    if tied or all(report.outcome is UpdateOutcome.NOTHING_TO_LEARN for report in first):
         return "no image got another reward than those it is compared with, beyond rounding"
     if all(report.gradient_norm == 0.0 for report in first):
         return "the gradient was exactly 0: no loss reaches the trained weights, or all of it is clipped"
@@ -151,14 +151,14 @@ def bad_groups(reports: Reports) -> list[BadGroup]:
     return [group for update in reports for report in update for group in report.bad_groups]
 
 
-def longest_row(before: int, outcomes: Iterable[Outcome]) -> tuple[int, int]:
+def longest_row(before: int, outcomes: Iterable[UpdateOutcome]) -> tuple[int, int]:
     """Updates in a row that were skipped for a bad number: at the end, and at most in rows that grew here.
 
     before: those that came right before. An update with nothing to learn neither counts nor ends a row.
     """
     row, longest = before, 0
     for outcome in outcomes:
-        row = 0 if outcome is Outcome.APPLIED else row + outcome.is_bad
+        row = 0 if outcome is UpdateOutcome.APPLIED else row + outcome.is_bad
         longest = max(longest, row) if outcome.is_bad else longest
     return row, longest
 

@@ -23,11 +23,10 @@ from driver.report.timeline import (
     timeline_files,
     write_timeline,
 )
+from driver.run.prompts import TRAINING_STREAM
 from learner.report import UpdateReport
 from reward_service.client.reward_client import Ask
 
-TRAINING = "train"
-"""The stream of noise that training draws from; evaluations have others."""
 KEPT_GROUPS = 20_000
 LOGGER = logging.getLogger(__name__)
 
@@ -147,7 +146,7 @@ def _span(role: str, process: str, what: str, busy: Busy, group: int | None) -> 
 def group_spans(histories: Sequence[GroupHistory]) -> Iterator[Span]:
     """What actors and rewards did for each group."""
     for history in histories:
-        training = history.noise.stream == TRAINING
+        training = history.noise.stream == TRAINING_STREAM
         group = history.noise.prompt_index if training else None
         what = "sample" if training else f"sample, {history.noise.stream}"
         yield _span(ACTORS, history.report.process, what, history.report.busy, group)
@@ -160,7 +159,7 @@ def learned_groups(histories: Sequence[GroupHistory], epoch: int) -> list[int]:
     return sorted(
         history.noise.prompt_index
         for history in histories
-        if history.noise.stream == TRAINING and history.noise.epoch == epoch - 1 and history.scored
+        if history.noise.stream == TRAINING_STREAM and history.noise.epoch == epoch - 1 and history.scored
     )
 
 

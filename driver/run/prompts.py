@@ -24,6 +24,9 @@ _STREAM, _SAMPLE = 0, 1
 # policy alone.
 EVALUATION_EPOCH = 0
 
+TRAINING_STREAM = "train"
+"""The stream of noise that training draws from; evaluations have others."""
+
 PromptSets = dict[str, list[tuple[int, str]]]
 """Indices and prompts by the name of the set."""
 
@@ -138,8 +141,8 @@ def training_tasks(
     return [
         PromptTask(
             prompt=prompt,
-            images=config.sampling.images_per_prompt,
-            noise=NoiseKey(config.run.seed, "train", epoch, index),
+            num_images=config.sampling.images_per_prompt,
+            noise=NoiseKey(config.run.seed, TRAINING_STREAM, epoch, index),
             stamp=stamp,
             with_reference=with_reference,
             with_steps=with_steps,
@@ -163,7 +166,7 @@ def evaluation_tasks(
     return [
         PromptTask(
             prompt=prompt,
-            images=section.images_per_prompt,
+            num_images=section.images_per_prompt,
             noise=NoiseKey(section.seed, f"evaluation of {name} prompts", EVALUATION_EPOCH, index),
             stamp=stamp,
             with_reference=False,
@@ -196,5 +199,5 @@ def _digest(chunks: Iterable[pa.StringArray]) -> str:
 def _near_files(path: Path) -> str:
     near = near_paths(path, lambda item: item.suffix.lower() in READERS)
     if not near:
-        return f"; there is no prompt file in {path.parent} either ({known_formats()})"
+        return f"; no prompt file in {path.parent} has a name like it ({known_formats()})"
     return f"; did you mean {' or '.join(near)}?"

@@ -168,7 +168,7 @@ class Recording:
                 if reason is not None:
                     raise RecordingError(f"{self.folder / _file_name(epoch)}: {reason}")
 
-    def check(self, schedule: str, latent_shape: tuple[int, ...], base: str, needs: Needs) -> None:
+    def check(self, fingerprint: str, latent_shape: tuple[int, ...], base: str, needs: Needs) -> None:
         """Refuse a recording that a learner of this step distribution, latent shape and base cannot take, or
         that lacks what its objective needs.
 
@@ -185,7 +185,7 @@ class Recording:
                 )
             for row, batch in _rows(path, self.kind, ["header"]):
                 header = json.loads(batch.column("header")[0].as_py())
-                reason = _misfit(header, schedule, latent_shape, needs)
+                reason = _misfit(header, fingerprint, latent_shape, needs)
                 if reason is not None:
                     raise RecordingError(f"{path}, row {row}: {reason}")
 
@@ -282,7 +282,7 @@ def _to_row(group: ScoredGroup, row: int) -> pa.RecordBatch:
             "prompt": trajectory.prompt,
             "noise": vars(trajectory.noise),
             "stamp": vars(trajectory.stamp),
-            "schedule": trajectory.schedule,
+            "schedule": trajectory.steps_fingerprint,
             "scorers": [vars(stamp) for stamp in group.score.scorers],
             "arrays": [[name, array.dtype.str, array.shape] for name, array in arrays.items()],
         }
@@ -326,7 +326,7 @@ def _group(header: dict[str, Any], contents: list[pa.Buffer]) -> ScoredGroup:
         log_prob=arrays["log_prob"],
         log_ratio=arrays.get("log_ratio"),
         condition=named("condition "),
-        schedule=header["schedule"],
+        steps_fingerprint=header["schedule"],
     )
     scorers = tuple(ScorerStamp(**stamp) for stamp in header["scorers"])
     score = GroupScore(arrays["rewards"], arrays["differences"], named("part "), scorers)
@@ -346,10 +346,12 @@ def _other_rewards(score: GroupScore, weights: Mapping[str, float]) -> str | Non
     return None
 
 
-def _misfit(header: dict[str, Any], schedule: str, latent_shape: tuple[int, ...], needs: Needs) -> str | None:
-    if header["schedule"] != schedule:
+def _misfit(
+    header: dict[str, Any], fingerprint: str, latent_shape: tuple[int, ...], needs: Needs
+) -> str | None:
+    if header["schedule"] != fingerprint:
         return (
-            f"sampled from the step distribution {header['schedule']}, this run's is {schedule}; "
+            f"sampled from the step distribution {header['schedule']}, this run's is {fingerprint}; "
             "the sections model and sampling must be as they were recorded"
         )
     shapes = {name: tuple(shape) for name, _, shape in header["arrays"]}

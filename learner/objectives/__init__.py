@@ -17,7 +17,8 @@ from common.cluster.metrics import MetricDefinition
 from common.trajectory import Float64, GroupScore
 from learner.objectives.history import RewardHistory
 
-Advantages = list[Float64 | None]
+GroupAdvantages = list[Float64 | None]
+"""Of groups in prompt order, (B,) each; None where the loss takes none."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Loss:
         )
 
 
-class Target(Protocol):
+class AnyObjective(Protocol):
     """What the driver knows of an objective: of one on log-probs, Objective, and of one on denoising losses,
     learner.objectives.denoising.WeightedDenoising."""
 
@@ -94,13 +95,13 @@ class Target(Protocol):
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """Of groups in prompt order, each (prompt, rewards (B,)): advantages (B,), or None where the loss
         takes none; and the history that knows these groups too."""
         ...
 
 
-class Objective(Target, Protocol):
+class Objective(AnyObjective, Protocol):
     """Anything the learner can minimise over the log-probs of one prompt's trajectories."""
 
     def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
@@ -108,11 +109,21 @@ class Objective(Target, Protocol):
         ...
 
 
+class WithoutAdvantages:
+    """Part of an objective whose loss takes the rewards as they are."""
+
+    def advantages(
+        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
+    ) -> tuple[GroupAdvantages, RewardHistory]:
+        """None for every group."""
+        return [None for _ in scores], history
+
+
 def statistic(name: str, unit: str, description: str) -> MetricDefinition:
     """A statistic of an objective: the metric objective/<name>."""
     return MetricDefinition(f"objective/{name}", unit, description)
 
 
-def statistic_names(objective: Target) -> tuple[str, ...]:
+def statistic_names(objective: AnyObjective) -> tuple[str, ...]:
     """The keys of Loss.stats, in the order of Objective.statistics."""
     return tuple(metric.name.removeprefix("objective/") for metric in objective.statistics)

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.config.objectives import DdpoSection
 from common.trajectory import Float64
-from learner.objectives import Advantages, Needs
+from learner.objectives import GroupAdvantages, Needs
 from learner.objectives.history import RewardHistory
 from learner.objectives.ratio import LimitedPolicyGradient, centred, prompt_rewards
 
@@ -34,7 +34,7 @@ class Ddpo(LimitedPolicyGradient):
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """Rewards less a baseline, over a standard deviation, within +- advantage_limit.
 
         batch: mean and deviation of all rewards of the epoch. prompt: of the prompt's remembered rewards,

@@ -16,7 +16,7 @@ a latent's elements. It is linear in the items' losses, so its coefficients are 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,8 +27,7 @@ from torch import Tensor
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import DenoisingSection
 from common.trajectory import Float64, GroupScore
-from learner.objectives import Advantages, Loss, Needs, statistic
-from learner.objectives.history import RewardHistory
+from learner.objectives import Loss, Needs, WithoutAdvantages, statistic
 
 TOWARDS, AWAY, REFERENCE, OLD = range(4)
 """Columns of an item's values: the two losses l, |f - f_ref|^2 and |f - f_old|^2, means over elements."""
@@ -108,7 +107,7 @@ class ImageWeights:
 
 
 @dataclass(frozen=True)
-class WeightedDenoising(ABC):
+class WeightedDenoising(WithoutAdvantages, ABC):
     """An objective of this loss, but for its weights. One that imitates: no old policy, no reference."""
 
     section: DenoisingSection
@@ -136,12 +135,6 @@ class WeightedDenoising(ABC):
         """How much of the old policy stays when an epoch ends after so many updates of the run; None where
         there is none: the policy that samples is the one that is trained."""
         return None
-
-    def advantages(
-        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
-        """None: the rewards of a group decide its weights."""
-        return [None for _ in scores], history
 
     @abstractmethod
     def image_weights(self, score: GroupScore, advantages: Float64 | None) -> ImageWeights:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.config.objectives import DpokSection
 from common.trajectory import Float64
-from learner.objectives import Advantages, Needs
+from learner.objectives import GroupAdvantages, Needs
 from learner.objectives.history import RewardHistory
 from learner.objectives.ratio import PolicyGradient, prompt_rewards
 
@@ -43,7 +43,7 @@ class Dpok(PolicyGradient):
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """w_r (r - V): V is the mean of the prompt's remembered rewards, these included; of the epoch's where
         they are fewer than history_minimum."""
         section = self.section

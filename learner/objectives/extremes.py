@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.trajectory import Float64, GroupScore
-from learner.objectives import Advantages, LogProbs, Loss, Needs, Objective
+from learner.objectives import GroupAdvantages, LogProbs, Loss, Needs, Objective
 from learner.objectives.history import RewardHistory
 
 
@@ -49,7 +49,7 @@ class Extremes:
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """The objective's, of all images."""
         return self.objective.advantages(scores, history)
 

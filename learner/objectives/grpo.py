@@ -12,7 +12,7 @@ import numpy as np
 
 from common.config.objectives import GrpoSection
 from common.trajectory import Float64
-from learner.objectives import Advantages, Needs
+from learner.objectives import GroupAdvantages, Needs
 from learner.objectives.history import RewardHistory
 from learner.objectives.ratio import LimitedPolicyGradient, centred
 
@@ -35,7 +35,7 @@ class Grpo(LimitedPolicyGradient):
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """Rewards less the mean of the prompt's images, over their standard deviation, within the limit."""
         limit = self.section.advantage_limit
         return [

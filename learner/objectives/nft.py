@@ -29,7 +29,7 @@ from torch import Tensor
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import NftSection
 from common.trajectory import Float64, GroupScore
-from learner.objectives import Advantages, Loss, Needs, statistic, statistic_names
+from learner.objectives import GroupAdvantages, Loss, Needs, statistic, statistic_names
 from learner.objectives.denoising import AWAY, OLD, REFERENCE, ImageWeights, Mirror, WeightedDenoising
 from learner.objectives.history import RewardHistory
 
@@ -74,7 +74,7 @@ class Nft(WeightedDenoising):
 
     def advantages(
         self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
+    ) -> tuple[GroupAdvantages, RewardHistory]:
         """Rewards less the mean of the prompt's images, over a deviation (ddof 0), within the limit.
 
         deviation: of all rewards of the epoch (batch), or of the prompt's images (group).
@@ -83,7 +83,7 @@ class Nft(WeightedDenoising):
             return [], history
         everything = np.concatenate([rewards for _, rewards in scores])
         limit = self.section.advantage_limit
-        found: Advantages = []
+        found: GroupAdvantages = []
         for _, rewards in scores:
             spread = (everything if self.section.normaliser == "batch" else rewards).std()
             found.append(np.clip((rewards - rewards.mean()) / (spread + OFFSET), -limit, limit))

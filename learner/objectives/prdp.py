@@ -8,7 +8,7 @@ is the paper's RDP.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import PrdpSection
-from common.trajectory import Float64, GroupScore
-from learner.objectives import Advantages, LogProbs, Loss, Needs, statistic
-from learner.objectives.history import RewardHistory
+from common.trajectory import GroupScore
+from learner.objectives import LogProbs, Loss, Needs, WithoutAdvantages, statistic
 
 STEP_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda log_ratio: log_ratio.sum(1),
@@ -34,10 +33,6 @@ def pair_losses(predicted: Tensor, differences: Tensor, kl_weight: float) -> Ten
 def clipped_log_ratio(log_ratio: Tensor, log_ratio_old: Tensor, clip_range: float) -> Tensor:
     """Each step's log ratio held within clip_range of the old policy's (eq. 20). (B, T_s) -> (B, T_s)."""
     return torch.clamp(log_ratio, log_ratio_old - clip_range, log_ratio_old + clip_range)
-
-
-LATENT_SCALES: dict[str, Callable[[int], float]] = {"mean": lambda elements: 1.0, "sum": float}
-"""What a mean over a latent's elements is multiplied by, from their number."""
 
 
 def untied_pairs(differences: Tensor) -> Tensor:
@@ -66,7 +61,7 @@ PAIR_WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"untied": untied_pairs
 
 
 @dataclass(frozen=True)
-class Prdp:
+class Prdp(WithoutAdvantages):
     """The PRDP loss of one prompt's group.
 
     kl_weight: beta. clip_range: eps, math.inf = no clipping. latent_scale: 1 for the mean over a latent's
@@ -97,16 +92,10 @@ class Prdp:
         return Prdp(
             kl_weight=section.kl_weight,
             clip_range=section.clip_range if section.clip else math.inf,
-            latent_scale=LATENT_SCALES[section.latent_reduction](latent_elements),
+            latent_scale=float(latent_elements) if section.latent_reduction == "sum" else 1.0,
             step_reduction=STEP_REDUCTIONS[section.step_reduction],
             counted=PAIR_WEIGHTINGS[section.pair_weighting],
         )
-
-    def advantages(
-        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
-        """None: the differences of rewards enter the loss as they are."""
-        return [None for _ in scores], history
 
     def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
         """Sum over unordered pairs of max(l, l_clipped), eq. 18: chosen per pair, after the steps."""

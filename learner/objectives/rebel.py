@@ -10,7 +10,7 @@ by beta^2, which moves no optimum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,9 @@ from torch import Tensor
 
 from common.cluster.metrics import MetricDefinition
 from common.config.objectives import RebelSection
-from common.trajectory import Float64, GroupScore
-from learner.objectives import Advantages, LogProbs, Loss, Needs, statistic
-from learner.objectives.history import RewardHistory
+from common.trajectory import GroupScore
+from learner.objectives import LogProbs, Loss, Needs, WithoutAdvantages, statistic
 from learner.objectives.prdp import (
-    LATENT_SCALES,
     PAIR_WEIGHTINGS,
     STEP_REDUCTIONS,
     TIES,
@@ -32,7 +30,7 @@ from learner.objectives.prdp import (
 
 
 @dataclass(frozen=True)
-class Rebel:
+class Rebel(WithoutAdvantages):
     """The REBEL loss of one prompt's group. kl_weight: 1/eta. The other fields are Prdp's."""
 
     kl_weight: float
@@ -55,16 +53,10 @@ class Rebel:
         """From its settings. latent_elements: of one image's latent."""
         return Rebel(
             kl_weight=section.kl_weight,
-            latent_scale=LATENT_SCALES[section.latent_reduction](latent_elements),
+            latent_scale=float(latent_elements) if section.latent_reduction == "sum" else 1.0,
             step_reduction=STEP_REDUCTIONS[section.step_reduction],
             counted=PAIR_WEIGHTINGS[section.pair_weighting],
         )
-
-    def advantages(
-        self, scores: Sequence[tuple[str, Float64]], history: RewardHistory
-    ) -> tuple[Advantages, RewardHistory]:
-        """None: the differences of rewards enter the loss as they are."""
-        return [None for _ in scores], history
 
     def loss(self, log_probs: LogProbs, score: GroupScore, advantages: Tensor | None) -> Loss:
         """Sum over unordered pairs."""

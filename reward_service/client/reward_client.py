@@ -1,4 +1,4 @@
-"""One reward as a driver asks it: a window, tries, limits and pauses, over any RewardTransport.
+"""One reward as a driver asks it: a gate, tries, limits and pauses, over any RewardTransport.
 
 A group that failed or was lost is sent again up to `retries` times, then it has a RewardFailure. What nobody
 takes (a full queue, a restart, a redeploy) is sent again after a pause, with jitter and a cap, and is held
@@ -53,7 +53,7 @@ class Ask:
     busy_s: float
 
 
-class Window:
+class Gate:
     """Lets at most `size` in at once, in the order in which they came, or one suspect alone.
 
     While a suspect waits nobody else is let in; so what it does to the scorer is done to no other group.
@@ -110,7 +110,7 @@ class RewardClient:
         self._name = name
         self._transport = transport
         self._section = section
-        self._window = Window(min(transport.window, section.queue_groups))
+        self._gate = Gate(min(transport.window, section.queue_groups))
         self._asked: dict[object, str] = {}
         self._report = RewardReport()
         self._asks: deque[Ask] = deque(maxlen=KEPT_ASKS)
@@ -161,7 +161,7 @@ class RewardClient:
         reason, is_suspect = "", False
         for tried in range(1, tries + 1):
             try:
-                async with self._window.place(alone=is_suspect):
+                async with self._gate.place(alone=is_suspect):
                     return await self._until_taken(prompt, images, count)
             except FinalError as error:
                 return RewardFailure(f"Dropped: {error} (prompt {prompt!r})")

@@ -39,7 +39,7 @@ EndProcess = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningReward:
     """The scorer that answers and the settings it was built from."""
 
     reward: Reward
@@ -54,7 +54,7 @@ class Engine:
     by one scorer, so a group has one version always.
     """
 
-    def __init__(self, name: str, running: Running, end_process: EndProcess, meter: Meter) -> None:
+    def __init__(self, name: str, running: RunningReward, end_process: EndProcess, meter: Meter) -> None:
         self._name = name
         self._running = running
         self._end_process = end_process
@@ -74,7 +74,7 @@ class Engine:
         Raises RewardError where it cannot be built, breaks its contract, or is not ready in time.
         """
         hide_in_logs()
-        engine = cls(name, Running(await build_aside(name, settings), settings), end_process, meter)
+        engine = cls(name, RunningReward(await build_aside(name, settings), settings), end_process, meter)
         engine._thread.start()
         return engine
 
@@ -177,7 +177,7 @@ class Engine:
             return self._refused
         self._queue.change(settings)
         # The scoring thread reads this once a batch.
-        self._running = Running(reward, settings)
+        self._running = RunningReward(reward, settings)
         self._meter.swapped()
         self._refused = ""
         return ""
@@ -197,7 +197,7 @@ class Engine:
             self._queue.close()
             self._end_process(f"The scoring thread of reward {self._name!r} ended; the process ends.")
 
-    def _make_pass(self, check: Check, running: Running) -> None:
+    def _make_pass(self, check: Check, running: RunningReward) -> None:
         try:
             # A group that was scored meanwhile is proof enough.
             if self._worked_at < check.asked_at:
@@ -209,7 +209,7 @@ class Engine:
         else:
             check.done.set_result(None)
 
-    def _score_batch(self, batch: list[WaitingGroup], running: Running) -> None:
+    def _score_batch(self, batch: list[WaitingGroup], running: RunningReward) -> None:
         groups = [group for group in batch if group.reply.set_running_or_notify_cancel()]
         if not groups:
             return
@@ -228,7 +228,7 @@ class Engine:
             group.reply.set_result(Reply(outcome, self._group_s, refused=self._refused))
 
     @contextmanager
-    def _clock(self, running: Running) -> Iterator[None]:
+    def _clock(self, running: RunningReward) -> Iterator[None]:
         # A clock beside the thread, not a timeout of the caller: a cancelled request leaves its call running.
         limit_s = running.settings.timeout_s
         reason = f"Reward {self._name!r} has worked for more than {limit_s:g} s on a batch; the process ends."

@@ -66,15 +66,15 @@ class Process:
         self.asked.append((task, Reference()))
         return Reference(), Reference(), self.asked[-1][1]
 
-    def answer(self, value: Any = "a report") -> PromptTask:
-        """To the oldest task."""
+    def answer(self, value: Any = None) -> PromptTask:
+        """To the oldest task: this, or where nothing is given a report that names it."""
         task, reference = self.asked.pop(0)
-        reference.answer(value)
+        reference.answer(value or f"report of {task.prompt}")
         return task
 
     def arrive(self, pid: int = 1, base: str = "base") -> None:
         """It has loaded its model."""
-        self.arrival.answer(Arrival(Place(pid, HERE), base, ends=""))
+        self.arrival.answer(Arrival(Place(pid, HERE), base, encoders_and_vae=""))
 
 
 class Cluster:

@@ -19,10 +19,10 @@ from common.trajectory import NoiseKey, PolicyStamp, PromptTask, TrajectoryGroup
 from tests.tiny_config import make_config
 
 
-def _actor(pipeline: Path, tmp_path: Path, steps: int = 4) -> Actor:
-    config = make_config(pipeline, tmp_path, {"sampling.steps": steps, "sampling.guidance_scale": 2.0})
-    policy, distribution = load_policy(config)
-    return Actor.of(policy, distribution)
+def _actor(pipeline: Path, tmp_path: Path, num_steps: int = 4) -> Actor:
+    config = make_config(pipeline, tmp_path, {"sampling.steps": num_steps, "sampling.guidance_scale": 2.0})
+    policy, steps = load_policy(config)
+    return Actor.of(policy, steps)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_report_counts_images_bytes_and_seconds(
     group, images, report = _actor(tiny_pipeline, tmp_path).sample(
         _task(published[0].stamp, images=3), published[0]
     )
-    assert report.images == 3
+    assert report.num_images == 3
     assert report.nbytes == group.nbytes + images.nbytes
     states = group.condition["encoder_hidden_states"].nbytes
     assert group.nbytes == 4 * 3 * 5 * (256 + 1) + 3 * 3 * (8 + 4) + states
@@ -116,14 +116,14 @@ def test_a_policy_that_does_not_hold_what_was_loaded_is_refused(
     tiny_pipeline: Path, tmp_path: Path, published: list[Weights]
 ) -> None:
     """Weights that bind to nothing, or to something else, must not look healthy."""
-    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path))
+    policy, steps = load_policy(make_config(tiny_pipeline, tmp_path))
 
     class Deaf(type(policy)):  # type: ignore[misc]
         def load(self, tensors: object) -> None:
             """Takes nothing over."""
 
     deaf = Deaf(policy.family, policy.trainable, policy.guided)
-    actor = Actor.of(deaf, distribution)
+    actor = Actor.of(deaf, steps)
     with pytest.raises(WeightsError, match=r"After loading version 1 .* weights have digest"):
         actor.sample(_task(published[1].stamp), published[1])
 
@@ -147,8 +147,8 @@ def test_weights_that_act_on_nothing_are_refused(
     tiny_pipeline: Path, tmp_path: Path, published: list[Weights]
 ) -> None:
     """Every digest is right, but the adapter is off: the actor would sample with the pretrained policy."""
-    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path))
-    actor = Actor.of(policy, distribution)
+    policy, steps = load_policy(make_config(tiny_pipeline, tmp_path))
+    actor = Actor.of(policy, steps)
     actor.sample(_task(published[0].stamp), published[0])
     unet: Any = policy.guided.network
     unet.disable_adapters()

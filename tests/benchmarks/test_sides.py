@@ -61,10 +61,10 @@ def test_sampling_sides_take_as_many_unet_items(config: Config) -> None:
     from driver.run.prompts import PromptStream, open_prompts
 
     guided = at_guidance(config, 3.0)
-    policy, distribution = load_policy(guided)
+    policy, steps = load_policy(guided)
     counted = _CountedCalls(policy.guided.network)
     prompts = PromptStream(open_prompts(config.prompts.train), 0)
-    actor = Actor.of(policy, distribution)
+    actor = Actor.of(policy, steps)
     without, _ = actor_calls(guided, policy, actor, prompts)
     without(0)
     counted.sizes.clear()  # of the weights' first loading
@@ -76,11 +76,11 @@ def test_sampling_sides_take_as_many_unet_items(config: Config) -> None:
 
 
 def test_bare_gradient_takes_the_same_pairs_in_the_same_micro_batches(config: Config) -> None:
-    policy, distribution = load_policy(config)
-    wave = sampled_wave(config, policy, distribution)
-    bare = bare_gradient(config, policy, distribution, wave)
+    policy, steps = load_policy(config)
+    wave = sampled_wave(config, policy, steps)
+    bare = bare_gradient(config, policy, steps, wave)
     assert torch.equal(bare.latents[4 * 2 + 1], wave.latents[2 * 4 + 1])  # image 1 at step 2
-    assert bare.timesteps[4 * 2 + 1] == distribution.times[2]
+    assert bare.timesteps[4 * 2 + 1] == steps.times[2]
     counted = _CountedCalls(policy.guided.network)
     bare.accumulate()
     assert counted.sizes == [5, 5, 2]

@@ -86,12 +86,12 @@ def test_what_is_encoded_stays_so_and_what_must_be_is() -> None:
     assert quoted("s3://b/a b#c/%20?k=h:1&l=m") == "s3://b/a%20b%23c/%20?k=h:1&l=m"
 
 
-def test_near_names_come_first_and_else_some(tmp_path: Path) -> None:
-    for name in ("tiny-sd", "other"):
+def test_near_names_are_those_alike_and_not_hidden(tmp_path: Path) -> None:
+    for name in ("tiny-sd", ".tiny-sdd", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "tiny-sdd.txt").touch()
     assert near_paths(tmp_path / "tiny-sdd", Path.is_dir) == [str(tmp_path / "tiny-sd")]
-    assert len(near_paths(tmp_path / "zzz", Path.is_dir)) == 2
+    assert near_paths(tmp_path / "zzz", Path.is_dir) == []
     assert near_paths(tmp_path / "no" / "x", Path.is_dir) == []
 
 

@@ -1,4 +1,4 @@
-"""Learner ranks without Ray, as a LearnerGroup has them."""
+"""Learner ranks without Ray, as LearnerRanks has them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from common.trajectory import PolicyStamp
-from learner.group import PublishedReferences
+from learner.ranks import PublishedReferences
 from learner.report import LearnerFacts
 
 
@@ -40,7 +40,7 @@ class Reference:
 
 
 class Ranks:
-    """Two ranks as a LearnerGroup. Weights are a number, which updates make of it and of the groups' values.
+    """Two ranks, as LearnerRanks. Weights are a number, which updates make of it and of the groups' values.
 
     exact: whether the same groups give the same weights; what ranks say of it is `says_exact`. dies: errors
     by the name of the call at which they come, each once. apart: how far the second rank's weights are off.
@@ -73,11 +73,11 @@ class Ranks:
         return frozenset({"node"})
 
     def describe(self, rank: int) -> str:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         return f"learner rank {rank} (pid {rank}, node host)"
 
     def ready(self) -> list[Reference]:
-        """See LearnerGroup, as for the others."""
+        """See LearnerRanks, as for the others."""
         if self._is_late:
             return [Reference(), Reference()]
         return [self._call("ready", partial(self._facts, rank)) for rank in range(2)]

@@ -134,7 +134,7 @@ def test_evaluate_asks_a_judge_which_image_it_prefers(trained: tuple[Config, Pat
     policies = load_pretrained(config), load_checkpoint(config, checkpoint)
     own, prompts = after.sets[-1], prompt_sets(config, None)["unseen"]
     for row, task in enumerate(evaluation_tasks(config, "unseen", prompts, policies[0].stamp)):
-        pictures = [policy.images(task.prompt, task.images, task.noise) for policy in policies]
+        pictures = [policy.images(task.prompt, task.num_images, task.noise) for policy in policies]
         pairs = [np.stack(pair) for pair in zip(*pictures, strict=True)]
         expected = [GreenDuel().compare(task.prompt, pair)[1, 0] for pair in pairs]
         np.testing.assert_allclose(own.preferences["duel"][row], expected)

@@ -56,7 +56,7 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
 ) -> None:
     actors = {"count": 3, "minimum": 1, "cpus": 1.0, "restarts": 0, "task_retries": 0, "timeout_s": 60.0}
     config = make_config(tiny_pipeline, tmp_path, {"actors": actors, "sampling.steps": 20})
-    policy, distribution = load_policy(config)
+    policy, steps = load_policy(config)
     weights = Weights.of(policy.trainable.parameters(), version=1, run_id="run")
     reference = ray.put(weights)
 
@@ -89,9 +89,9 @@ def test_the_pool_grows_and_shrinks_with_the_cluster(
         return list(done)
 
     done = asyncio.run(run())
-    alone = Actor.of(policy, distribution)
-    for one in done:
-        expected, _, _ = alone.sample(one.task, weights)
+    alone = Actor.of(policy, steps)
+    for task, one in zip(tasks(weights.stamp, 0, 10), done, strict=True):
+        expected, _, _ = alone.sample(task, weights)
         got = ray.get(one.trajectory)
         np.testing.assert_array_equal(got.latents, expected.latents)
         np.testing.assert_array_equal(got.log_prob, expected.log_prob)

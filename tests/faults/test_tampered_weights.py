@@ -18,7 +18,7 @@ from driver.main import train
 from driver.observe.status import read_status
 from driver.report.console import PlainConsole
 from driver.run.checkpoints import list_checkpoints, read_checkpoint
-from learner.group import LearnerGroup, PublishedReferences
+from learner.ranks import LearnerRanks, PublishedReferences
 from tests.faults.conftest import MakeFaulty
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,12 +27,12 @@ VERSION = 6
 """After three epochs of two updates; the newest checkpoint is that of two."""
 
 
-def swapping(publish: Callable[[LearnerGroup], PublishedReferences]) -> Callable[..., PublishedReferences]:
+def swapping(publish: Callable[[LearnerRanks], PublishedReferences]) -> Callable[..., PublishedReferences]:
     """Publishes the weights of one version under the stamp of the next."""
     published: list[Weights] = []
 
-    def swapped(group: LearnerGroup) -> PublishedReferences:
-        references = publish(group)
+    def swapped(ranks: LearnerRanks) -> PublishedReferences:
+        references = publish(ranks)
         weights: Weights = ray.get(references.weights)
         published.append(weights)
         if weights.stamp.version != VERSION:
@@ -54,7 +54,7 @@ def test_the_weights_of_another_version_are_found_out(
 ) -> None:
     config, text = faulty(), io.StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(LearnerGroup, "publish", swapping(LearnerGroup.publish))
+        patch.setattr(LearnerRanks, "publish", swapping(LearnerRanks.publish))
         with pytest.raises(WeightsError, match=f"weights object of version {VERSION} .* has been altered"):
             train(config, PlainConsole(file=io.StringIO()))
     assert read_status(config.run_folder).phase == "failed"

@@ -39,12 +39,12 @@ ETA = 1.0
 def double_policy(
     pipeline: Path, folder: Path, overrides: Mapping[str, Any]
 ) -> tuple[Policy, Reference, Steps]:
-    """Policy, reference and step distribution of the configuration, all weights float64."""
-    policy, distribution = load_policy(make_config(pipeline, folder, overrides))
+    """Policy, reference and steps of the configuration, all weights float64."""
+    policy, steps = load_policy(make_config(pipeline, folder, overrides))
     family: Any = policy.family
     family.network.double()
     family.text.encoders["text_encoder"].encoder.double()
-    return policy, policy.reference(), distribution
+    return policy, policy.reference(), steps
 
 
 def perturb(policy: Policy, size: float, seed: int = 0) -> None:
@@ -65,16 +65,14 @@ def has_weights(policy: Policy, weights: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(value, weights[name]) for name, value in policy.trainable.parameters().items())
 
 
-def slow_log_prob(
-    policy: Denoiser, family: Any, distribution: Steps, latents: Tensor, condition: Any
-) -> Tensor:
+def slow_log_prob(policy: Denoiser, family: Any, steps: Steps, latents: Tensor, condition: Any) -> Tensor:
     """log p of every image and stochastic step with its graph, (B, T_s), from diffusers' own step."""
     scheduler: Any = DDIMScheduler.from_config(family.scheduler[1])
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
-    scheduler.set_timesteps(distribution.num_steps)
+    scheduler.set_timesteps(steps.num_steps)
     columns = []
-    for step in distribution.stochastic_steps:
+    for step in steps.stochastic_steps:
         now, following = latents[:, step], latents[:, step + 1]
         timestep = scheduler.timesteps[step : step + 1]
         output = policy.predict(now, timestep.expand(len(now)), condition)
@@ -89,7 +87,7 @@ def slow_log_prob(
 def sample_double(
     policy: Policy,
     reference: Reference,
-    distribution: Steps,
+    steps: Steps,
     stamp: PolicyStamp,
     prompt: str,
     images: int = 3,
@@ -99,38 +97,38 @@ def sample_double(
 ) -> TrajectoryGroup:
     """Whole trajectories in the policy's type, with float64 log ratios of the behaviour to the reference."""
     generator = torch.Generator().manual_seed(seed)
-    draws = len(distribution.stochastic_steps) + 1
+    draws = len(steps.stochastic_steps) + 1
     noise = torch.randn(images, draws, *policy.family.latent_shape, dtype=dtype, generator=generator)
     condition = policy.embed(prompt)
-    latents, means = denoise(policy, distribution, noise, condition, branch_at)
-    own = log_probs(distribution, latents, means)
-    stacked, nodes = torch.cat(latents), tree_nodes(images, distribution.num_steps, branch_at)
-    other = reference_log_probs(reference, distribution, [stacked[rows] for rows in nodes.T], condition)
+    latents, means = denoise(policy, steps, noise, condition, branch_at)
+    own = log_probs(steps, latents, means)
+    stacked, nodes = torch.cat(latents), tree_nodes(images, steps.num_steps, branch_at)
+    other = reference_log_probs(reference, steps, [stacked[rows] for rows in nodes.T], condition)
     arrays: dict[str, Any] = {"latents": stacked.numpy(), "log_ratio": (own - other).numpy()}
     return TrajectoryGroup(
         prompt=prompt,
         noise=NoiseKey(0, "train", 0, seed),
         stamp=stamp,
         nodes=nodes,
-        times=np.array(distribution.times),
-        stochastic_steps=np.array(distribution.stochastic_steps),
+        times=np.array(steps.times),
+        stochastic_steps=np.array(steps.stochastic_steps),
         log_prob=own.numpy(),
         condition={name: rows.numpy() for name, rows in condition.items()},
-        schedule=policy.schedule(distribution),
+        steps_fingerprint=policy.steps_fingerprint(steps),
         **arrays,
     )
 
 
 @torch.no_grad()
 def reference_log_probs(
-    reference: Denoiser, distribution: Steps, latents: Sequence[Tensor], condition: Any
+    reference: Denoiser, steps: Steps, latents: Sequence[Tensor], condition: Any
 ) -> Tensor:
     """log pi_ref of the stochastic steps, float64 (B, T_s)."""
     columns = []
-    for step in distribution.stochastic_steps:
-        output = reference.predict(latents[step], distribution.time(step, len(latents[step])), condition)
-        mean = distribution.mean(latents[step], output, step)
-        columns.append(distribution.log_prob(latents[step + 1], mean, step))
+    for step in steps.stochastic_steps:
+        output = reference.predict(latents[step], steps.time(step, len(latents[step])), condition)
+        mean = steps.mean(latents[step], output, step)
+        columns.append(steps.log_prob(latents[step + 1], mean, step))
     return torch.stack(columns, dim=1)
 
 
@@ -153,7 +151,7 @@ def scored(group: TrajectoryGroup, rewards: Sequence[float]) -> ScoredGroup:
 def slow_loss(
     policy: Policy,
     reference: Denoiser,
-    distribution: Steps,
+    steps: Steps,
     groups: Sequence[ScoredGroup],
     old: Sequence[Tensor],
     beta: float,
@@ -167,9 +165,9 @@ def slow_loss(
     for group, before in zip(groups, old, strict=True):
         latents = torch.from_numpy(group.trajectory.latents[group.trajectory.nodes])
         condition = policy.embed(group.trajectory.prompt)
-        now = slow_log_prob(policy, policy.family, distribution, latents, condition)
+        now = slow_log_prob(policy, policy.family, steps, latents, condition)
         with torch.no_grad():
-            base = slow_log_prob(reference, policy.family, distribution, latents, condition)
+            base = slow_log_prob(reference, policy.family, steps, latents, condition)
         free = now - base
         held = torch.minimum(torch.maximum(free, before - base - clip_range), before - base + clip_range)
         rewards = group.score.rewards
@@ -206,15 +204,15 @@ def prdp(beta: float = 0.01, clip_range: float = math.inf) -> Prdp:
 
 
 def make_engine(
-    policy: Policy, distribution: Steps, micro_batch: int = 5, parallel: Parallel | None = None
+    policy: Policy, steps: Steps, micro_batch: int = 5, parallel: Parallel | None = None
 ) -> GradientEngine:
     """With a micro-batch that divides nothing."""
-    return build_engine(policy, distribution, parallel or Single(), micro_batch)
+    return build_engine(policy, steps, parallel or Single(), micro_batch)
 
 
 def make_learner(
     policy: Policy,
-    distribution: Steps,
+    steps: Steps,
     *,
     objective: Objective | None = None,
     beta: float = 0.01,
@@ -233,9 +231,9 @@ def make_learner(
     """A learner of PRDP, unless another objective is given."""
     parallel = parallel or Single()
     optimizer = make_optimizer(policy)
-    probe = Probe.of(policy, distribution)
+    probe = Probe.of(policy, steps)
     return Learner(
-        engine=engine or make_engine(policy, distribution, parallel=parallel),
+        engine=engine or make_engine(policy, steps, parallel=parallel),
         objective=objective or prdp(beta, clip_range),
         optimizer=CheckedOptimizer(policy, optimizer, probe, LearningRate(rate, 0, 0, 1.0), parallel),
         old_policy=old_policy or Online(remembered=2),

@@ -19,7 +19,7 @@ from common.model.trainable import Reference
 from common.trajectory import PolicyStamp, ScoredGroup
 from learner.learner import Learner
 from learner.parallel import Single
-from learner.report import Outcome
+from learner.report import UpdateOutcome
 from tests.learner.support import double_policy, make_learner, sample_double, scored
 
 Setup = tuple[Policy, Reference, Steps]
@@ -76,7 +76,7 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
             for one in bad:
                 learner.accumulate([one])
             report = learner.finish_update()
-            assert (report.outcome, report.version, report.groups) == (Outcome.BAD_GROUP, 1, 1)
+            assert (report.outcome, report.version, report.groups) == (UpdateOutcome.BAD_GROUP, 1, 1)
             (named,) = report.bad_groups
             assert (named.prompt, named.noise) == (f"a cat {position}", good[position].trajectory.noise)
             assert "not finite" in str(named)
@@ -84,7 +84,7 @@ def test_the_group_is_named_and_the_next_update_is_as_if_it_had_never_been(
             learner.end_epoch()
         for one in good:
             learner.accumulate([one])
-        assert learner.finish_update().outcome is Outcome.APPLIED
+        assert learner.finish_update().outcome is UpdateOutcome.APPLIED
         ends.append(state(learner))
     assert same(*ends)
 
@@ -100,14 +100,14 @@ def test_two_bad_groups_are_both_named_and_good_ones_among_them_are_not(setup: S
 
 
 def test_a_policy_that_breaks_between_updates_is_noticed(setup: Setup) -> None:
-    policy, _, distribution = setup
-    learner = make_learner(policy, distribution, updates=2)
+    policy, _, steps = setup
+    learner = make_learner(policy, steps, updates=2)
     learner.accumulate([group(setup, learner.publish().stamp, 0)])
-    assert learner.finish_update().outcome is Outcome.APPLIED
+    assert learner.finish_update().outcome is UpdateOutcome.APPLIED
     with torch.no_grad():
         next(iter(learner.parameters.values())).fill_(math.nan)
     report = learner.repeat_update()
-    assert report.outcome is Outcome.BAD_GROUP
+    assert report.outcome is UpdateOutcome.BAD_GROUP
     assert report.bad_groups[0].prompt == "a cat 0"
 
 
@@ -132,13 +132,15 @@ class TwoRanks(Single):
 @pytest.mark.parametrize(
     ("bad_groups", "gradient", "outcome"),
     [
-        (0.0, 0.0, Outcome.APPLIED),
-        (1.0, 0.0, Outcome.BAD_GROUP),
-        (0.0, math.inf, Outcome.BAD_GRADIENT),
-        (0.0, math.nan, Outcome.BAD_GRADIENT),
+        (0.0, 0.0, UpdateOutcome.APPLIED),
+        (1.0, 0.0, UpdateOutcome.BAD_GROUP),
+        (0.0, math.inf, UpdateOutcome.BAD_GRADIENT),
+        (0.0, math.nan, UpdateOutcome.BAD_GRADIENT),
     ],
 )
-def test_every_rank_decides_alike(setup: Setup, bad_groups: float, gradient: float, outcome: Outcome) -> None:
+def test_every_rank_decides_alike(
+    setup: Setup, bad_groups: float, gradient: float, outcome: UpdateOutcome
+) -> None:
     learner = make_learner(setup[0], setup[2], parallel=TwoRanks(bad_groups, gradient))
     before = state(learner)
     learner.accumulate([group(setup, learner.publish().stamp, 0)])
@@ -161,10 +163,10 @@ def test_in_a_wave_the_others_stay_what_they_are(tiny_pipeline: Path, tmp_path: 
         learner.accumulate(groups if disturbed else groups[::2])
         report = learner.finish_update() if disturbed else None
         if report:
-            assert (report.outcome, report.groups) == (Outcome.BAD_GROUP, 2)
+            assert (report.outcome, report.groups) == (UpdateOutcome.BAD_GROUP, 2)
             assert [named.prompt for named in report.bad_groups] == ["a cat 1"]
             report = learner.repeat_update()
-            assert (report.outcome, report.groups, report.bad_groups) == (Outcome.APPLIED, 2, ())
+            assert (report.outcome, report.groups, report.bad_groups) == (UpdateOutcome.APPLIED, 2, ())
         else:
             assert learner.finish_update().applied
         ends.append(state(learner)[: len(learner.parameters)])

@@ -77,9 +77,9 @@ def test_gradient_checkpointing_changes_memory_and_not_the_update(
         config = make_config(tiny_pipeline, tmp_path, {"learner.gradient_checkpointing": checkpointing})
         learner = build_learner(config, "run", Single())
         # A learner has no text encoder: its twin, an actor's, samples.
-        policy, distribution = load_policy(config)
+        policy, steps = load_policy(config)
         group = sample_double(
-            policy, policy.reference(), distribution, learner.publish().stamp, "a cat", dtype=torch.float32
+            policy, policy.reference(), steps, learner.publish().stamp, "a cat", dtype=torch.float32
         )
         saved = [0]
 

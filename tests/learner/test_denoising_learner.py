@@ -30,7 +30,7 @@ from learner.objectives.registry import build_objective
 from learner.old_policy import Online
 from learner.optimizer import CheckedOptimizer, LearningRate
 from learner.parallel import Parallel, Single
-from learner.report import Outcome
+from learner.report import UpdateOutcome
 from learner.state import export_snapshot, restore_snapshot
 from tests.learner.support import (
     double_policy,
@@ -230,7 +230,7 @@ def test_two_updates_are_the_slow_implementations(
         norm = slow_update(loss, pair.slow.trainable.parameters(), pair.optimizer, 1.0)
         assert report.loss == pytest.approx(float(loss.detach()), rel=1e-7)
         assert report.gradient_norm == pytest.approx(norm, rel=1e-6)
-        assert (report.outcome, report.groups, report.log_ratio_mean) == (Outcome.APPLIED, 2, None)
+        assert (report.outcome, report.groups, report.log_ratio_mean) == (UpdateOutcome.APPLIED, 2, None)
     pair.assert_equal()
 
 
@@ -363,7 +363,7 @@ def test_a_bad_group_is_named_and_left_out(request: pytest.FixtureRequest, tmp_p
     for group in (replace(groups[0], trajectory=bad), worse, groups[1]):
         learner.accumulate([group])
     first, second = learner.finish_update(), learner.repeat_update()
-    assert (first.outcome, second.outcome) == (Outcome.BAD_GROUP, Outcome.APPLIED)
+    assert (first.outcome, second.outcome) == (UpdateOutcome.BAD_GROUP, UpdateOutcome.APPLIED)
     assert [one.prompt for one in first.bad_groups] == ["a cat", "two red birds"]
     assert "denoising losses" in first.bad_groups[0].reason
     assert "weights" in first.bad_groups[1].reason

@@ -143,23 +143,23 @@ def test_it_converges_to_the_known_optimum(updates: int, clip_range: float) -> N
     family = LinearFamily(unet)
     guided = GuidedNetwork(family.forward, unet, Unguided(), autocast=False)
     policy = Policy(family, FullTrainable(unet), guided)
-    distribution = Steps((3.0, 2.0, 1.0, 0.0), A, B, STD, stochastic_steps=(0, 1, 2))
+    steps = Steps((3.0, 2.0, 1.0, 0.0), A, B, STD, stochastic_steps=(0, 1, 2))
     reference = policy.reference()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, betas=(0.9, 0.95), weight_decay=0.0)
     elements = math.prod(SHAPE)
     rate = LearningRate(0.1, warmup=0, decay=epochs * updates, final_share=1e-3)
     parallel = Single()
     learner = Learner(
-        build_engine(policy, distribution, parallel, 32),
+        build_engine(policy, steps, parallel, 32),
         Prdp(BETA, clip_range, elements, STEP_REDUCTIONS["sum"], PAIR_WEIGHTINGS["untied"]),
-        CheckedOptimizer(policy, optimizer, Probe.of(policy, distribution), rate, parallel),
+        CheckedOptimizer(policy, optimizer, Probe.of(policy, steps), rate, parallel),
         Online(2),
         LearnerSettings("run", 1e9, 0.0, updates, step_norms_every=0, base=""),
     )
     losses, clipped = [], [0.0]
     for epoch in range(epochs):
         task = PromptTask("", 32, NoiseKey(0, "train", epoch, 0), learner.publish().stamp, True)
-        group, _ = sample_group(task, policy, reference, distribution)
+        group, _ = sample_group(task, policy, reference, steps)
         rewards = (group.at(-1) * WEIGHT.numpy()).sum((1, 2, 3))
         learner.accumulate([ScoredGroup(group, pointwise(rewards, {}, ()))])
         losses.append(learner.finish_update().loss)

@@ -32,11 +32,11 @@ STAMP = PolicyStamp(0, "", "run")
 class Case:
     """A double policy away from its reference, a wave of unequal groups, coefficients of both signs."""
 
-    def __init__(self, policy: Policy, distribution: Steps) -> None:
-        self.policy, self.distribution = policy, distribution
+    def __init__(self, policy: Policy, steps: Steps) -> None:
+        self.policy, self.steps = policy, steps
         perturb(policy, 0.05)
         self.groups = [
-            sample_double(policy, policy, distribution, STAMP, prompt, images, seed=seed)
+            sample_double(policy, policy, steps, STAMP, prompt, images, seed=seed)
             for seed, (prompt, images) in enumerate((("a red cat", 3), ("the sea", 2)))
         ]
         perturb(policy, 0.02, seed=3)
@@ -55,7 +55,7 @@ class Case:
         return list(self.policy.trainable.parameters().values())
 
     def engine(self, micro_batch: int) -> GradientEngine:
-        return make_engine(self.policy, self.distribution, micro_batch)
+        return make_engine(self.policy, self.steps, micro_batch)
 
     def whole_graph(self, coefficients: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Gradient of sum c log p over all groups as one vector, and log p by group."""
@@ -66,7 +66,7 @@ class Case:
 
     def _slow(self, group: TrajectoryGroup) -> Tensor:
         condition = self.policy.embed(group.prompt)
-        return slow_log_prob(self.policy, self.policy.family, self.distribution, whole(group), condition)
+        return slow_log_prob(self.policy, self.policy.family, self.steps, whole(group), condition)
 
     def masked(self, chosen: Tensor) -> list[Tensor]:
         """The coefficients of the chosen items, 0 elsewhere."""
@@ -83,8 +83,8 @@ class Case:
 
 
 def _case(request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]) -> Case:
-    policy, _, distribution = double_policy(request.getfixturevalue(model), tmp_path, overrides)
-    return Case(policy, distribution)
+    policy, _, steps = double_policy(request.getfixturevalue(model), tmp_path, overrides)
+    return Case(policy, steps)
 
 
 def _assert_equal(result: Tensor, expected: Tensor) -> None:
@@ -177,8 +177,8 @@ def _tree(group: TrajectoryGroup) -> TrajectoryGroup:
 
 
 def test_shared_steps_pass_once_with_the_sum_of_their_leaves(tiny_pipeline: Path, tmp_path: Path) -> None:
-    policy, _, distribution = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 4})
-    case = Case(policy, distribution)
+    policy, _, steps = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 4})
+    case = Case(policy, steps)
     case.groups = [_tree(case.groups[0]), case.groups[1]]
     wave = Wave.of(case.groups, torch.device("cpu"))
     # Two of three stochastic steps are shared by two images, and the latent that the third begins with.
@@ -193,8 +193,8 @@ def test_shared_steps_pass_once_with_the_sum_of_their_leaves(tiny_pipeline: Path
 
 
 def test_what_cancels_but_for_rounding_is_no_coefficient(tiny_pipeline: Path, tmp_path: Path) -> None:
-    policy, _, distribution = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 4})
-    case = Case(policy, distribution)
+    policy, _, steps = double_policy(tiny_pipeline, tmp_path, {"sampling.steps": 4})
+    case = Case(policy, steps)
     case.groups = [_tree(case.groups[0]), case.groups[1]]
     wave = Wave.of(case.groups, torch.device("cpu"))
     third = torch.tensor([0.1, 0.2, 0.3]).double()
@@ -227,14 +227,14 @@ class Lockstep(Single):
 
 def test_passes_for_other_ranks_add_nothing(tiny_pipeline_v: Path, tmp_path: Path) -> None:
     overrides = {"policy": LORA, "sampling.guidance_scale": 3.0}
-    policy, _, distribution = double_policy(tiny_pipeline_v, tmp_path, overrides)
-    case = Case(policy, distribution)
+    policy, _, steps = double_policy(tiny_pipeline_v, tmp_path, overrides)
+    case = Case(policy, steps)
     expected, _ = case.whole_graph(case.coefficients)
     seen: list[int] = []
     network: Any = policy.family.network
     network.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
     lockstep = Lockstep(2)
-    engine = make_engine(policy, distribution, 4, lockstep)
+    engine = make_engine(policy, steps, 4, lockstep)
     engine.accumulate(case.wave, case.sums, case.everything)
     _assert_equal(case.accumulated(), expected)
     own = -(-case.wave.size // 4)

@@ -54,7 +54,7 @@ class Twins:
     """Two equal policies away from their reference: one for the learner, one for the slow implementation."""
 
     def __init__(self, pipeline: Path, folder: Path, overrides: dict[str, Any]) -> None:
-        self.policy, self.reference, self.distribution = double_policy(pipeline, folder, overrides)
+        self.policy, self.reference, self.steps = double_policy(pipeline, folder, overrides)
         self.slow, self.slow_reference, _ = double_policy(pipeline, folder, overrides)
         perturb(self.policy, 0.02)
         perturb(self.slow, 0.02)
@@ -69,7 +69,7 @@ class Twins:
 
     def sample(self, stamp: PolicyStamp, prompt: str, seed: int) -> Any:
         """A group of three images."""
-        return sample_double(self.policy, self.reference, self.distribution, stamp, prompt, 3, seed)
+        return sample_double(self.policy, self.reference, self.steps, stamp, prompt, 3, seed)
 
     def log_probs(self, groups: list[ScoredGroup]) -> list[Tensor]:
         """log pi of the slow policy as it is now."""
@@ -79,14 +79,14 @@ class Twins:
     def _log_prob(self, group: ScoredGroup) -> Tensor:
         latents = whole(group.trajectory)
         condition = self.slow.embed(group.trajectory.prompt)
-        return slow_log_prob(self.slow, self.slow.family, self.distribution, latents, condition)
+        return slow_log_prob(self.slow, self.slow.family, self.steps, latents, condition)
 
     def slow_step(
         self, groups: list[ScoredGroup], old: list[Tensor], clip_range: float
     ) -> tuple[float, float]:
         """One update of the slow policy. Returns loss and gradient norm."""
         parameters = self.slow.trainable.parameters()
-        loss = slow_loss(self.slow, self.slow_reference, self.distribution, groups, old, BETA, clip_range)
+        loss = slow_loss(self.slow, self.slow_reference, self.steps, groups, old, BETA, clip_range)
         norm = slow_update(loss, parameters, self.optimizer, 1.0)
         return float(loss.detach()), norm
 
@@ -101,7 +101,7 @@ def test_one_update_is_algorithm_1(
     request: pytest.FixtureRequest, tmp_path: Path, model: str, overrides: dict[str, Any]
 ) -> None:
     twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
-    learner = make_learner(twins.policy, twins.distribution, beta=BETA)
+    learner = make_learner(twins.policy, twins.steps, beta=BETA)
     groups = twins.groups(learner.publish().stamp)
     start = weights_of(twins.policy)
     learner.accumulate(groups)
@@ -126,7 +126,7 @@ def test_several_updates_with_the_clip_are_algorithm_1(
 ) -> None:
     twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
     clip_range = 0.01
-    learner = make_learner(twins.policy, twins.distribution, beta=BETA, clip_range=clip_range, updates=3)
+    learner = make_learner(twins.policy, twins.steps, beta=BETA, clip_range=clip_range, updates=3)
     groups = twins.groups(learner.publish().stamp)
     old = twins.log_probs(groups)
     learner.accumulate(groups)
@@ -149,7 +149,7 @@ def test_an_only_update_takes_no_extra_forward_pass(
     """Identity 7: each image and step passes the network once, forward and backward. With more updates, each
     takes a pass without a graph besides."""
     twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
-    learner = make_learner(twins.policy, twins.distribution, updates=updates, step_norms_every=0)
+    learner = make_learner(twins.policy, twins.steps, updates=updates, step_norms_every=0)
     groups = twins.groups(learner.publish().stamp)
     seen: list[int] = []
     network = twins.policy.family.network
@@ -170,14 +170,14 @@ def test_an_only_update_takes_no_extra_forward_pass(
 def test_at_no_movement_no_pair_is_clipped(tiny_pipeline: Path, tmp_path: Path, precision: str) -> None:
     """The clip holds on to log-probs of the same passes, so rounding alone never looks like movement."""
     overrides = {"sampling.steps": 3, "model.precision": precision, "sampling.guidance_scale": 3.0}
-    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path, overrides))
+    policy, steps = load_policy(make_config(tiny_pipeline, tmp_path, overrides))
     reference = policy.reference()
     perturb(policy, 0.05)
-    learner = make_learner(policy, distribution, clip_range=1e-12, updates=3, rate=0.0)
+    learner = make_learner(policy, steps, clip_range=1e-12, updates=3, rate=0.0)
     stamp = learner.publish().stamp
     groups = [
         scored(
-            sample_double(policy, reference, distribution, stamp, prompt, 3, seed, dtype=torch.float32),
+            sample_double(policy, reference, steps, stamp, prompt, 3, seed, dtype=torch.float32),
             rewards,
         )
         for seed, (prompt, rewards) in enumerate(zip(PROMPTS, REWARDS, strict=True))
@@ -196,7 +196,7 @@ def test_stale_trajectories_are_clipped_around_the_policy_that_sampled(
 ) -> None:
     twins = Twins(request.getfixturevalue(model), tmp_path, overrides)
     clip_range = 0.01
-    learner = make_learner(twins.policy, twins.distribution, beta=BETA, clip_range=clip_range, updates=2)
+    learner = make_learner(twins.policy, twins.steps, beta=BETA, clip_range=clip_range, updates=2)
     groups = twins.groups(learner.publish().stamp)
     old = twins.log_probs(groups)
     for policy in (twins.policy, twins.slow):
@@ -229,13 +229,11 @@ def test_a_tree_is_learned_as_its_leaves_alone_would_be(
     policies = twins.policy, twins.slow
     objective = build_objective(section, 1)
     learners = [
-        make_learner(policy, twins.distribution, objective=objective, updates=updates) for policy in policies
+        make_learner(policy, twins.steps, objective=objective, updates=updates) for policy in policies
     ]
     stamps = [learner.publish().stamp for learner in learners]
     assert stamps[0] == stamps[1]
-    tree = sample_double(
-        twins.policy, twins.reference, twins.distribution, stamps[0], "a cat", 4, branch_at=(1, 2)
-    )
+    tree = sample_double(twins.policy, twins.reference, twins.steps, stamps[0], "a cat", 4, branch_at=(1, 2))
     advantages = np.array([0.5, -0.2, 0.1, 0.9])
     for learner, group in zip(learners, (tree, separated(tree)), strict=True):
         learner.accumulate([replace(scored(group, [0.1, 0.4, 0.2, 0.9]), advantages=advantages)])
@@ -266,7 +264,7 @@ def test_offline_the_clip_holds_on_to_the_policy_as_the_epoch_starts(
     twins = Twins(tiny_pipeline, tmp_path, {"sampling.steps": 3})
     clip_range = 0.01
     learner = make_learner(
-        twins.policy, twins.distribution, beta=BETA, clip_range=clip_range, updates=2, old_policy=Offline()
+        twins.policy, twins.steps, beta=BETA, clip_range=clip_range, updates=2, old_policy=Offline()
     )
     groups = twins.groups(PolicyStamp(7, "recorded", "another run"))
     for policy in (twins.policy, twins.slow):

@@ -41,13 +41,13 @@ def setup(tiny_pipeline: Path, tmp_path: Path) -> Setup:
 
 
 def test_the_mismatch_shows_an_actor_with_other_weights(setup: Setup) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution)
+    policy, reference, steps = setup
+    learner = make_learner(policy, steps)
     stamp = learner.publish().stamp
-    honest = sample_double(policy, reference, distribution, stamp, "a cat")
+    honest = sample_double(policy, reference, steps, stamp, "a cat")
     weights = weights_of(policy)
     perturb(policy, 0.05)
-    liar = sample_double(policy, reference, distribution, stamp, "a cat")
+    liar = sample_double(policy, reference, steps, stamp, "a cat")
     policy.load(weights)
     learner.accumulate([scored(honest, [0.1, 0.2, 0.3])])
     assert learner.finish_update().log_ratio_mismatch < 1e-12
@@ -59,10 +59,10 @@ def test_the_mismatch_shows_an_actor_with_other_weights(setup: Setup) -> None:
 
 def test_later_updates_measure_movement_in_the_learners_own_numerics(setup: Setup) -> None:
     """An actor that rounds otherwise must not look like a policy that has moved."""
-    policy, reference, distribution = setup
+    policy, reference, steps = setup
     perturb(policy, 0.05)
-    learner = make_learner(policy, distribution, clip_range=1e-4, updates=2)
-    group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
+    learner = make_learner(policy, steps, clip_range=1e-4, updates=2)
+    group = sample_double(policy, reference, steps, learner.publish().stamp, "a cat")
     rounding = 1e-3 * torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     otherwise = replace(group, log_prob=group.log_prob + rounding.numpy())
     weights = weights_of(policy)
@@ -76,10 +76,10 @@ def test_later_updates_measure_movement_in_the_learners_own_numerics(setup: Setu
 
 
 def test_step_norms_are_of_the_first_groups_own_gradient(setup: Setup) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution, updates=2, max_norm=1e9)
+    policy, reference, steps = setup
+    learner = make_learner(policy, steps, updates=2, max_norm=1e9)
     stamp = learner.publish().stamp
-    group = sample_double(policy, reference, distribution, stamp, "a cat")
+    group = sample_double(policy, reference, steps, stamp, "a cat")
     learner.accumulate([scored(group, [0.1, 0.5, 0.3])])
     alone = learner.finish_update()
     assert set(alone.step_gradient_norms) == {0, 1}
@@ -91,29 +91,29 @@ def test_step_norms_are_of_the_first_groups_own_gradient(setup: Setup) -> None:
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"digest": "0" * 64}, {"run_id": "another run"}])
 def test_foreign_stamps_are_refused(setup: Setup, change: dict[str, Any]) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution)
+    policy, reference, steps = setup
+    learner = make_learner(policy, steps)
     stamp = replace(learner.publish().stamp, **change)
-    group = sample_double(policy, reference, distribution, stamp, "a cat")
+    group = sample_double(policy, reference, steps, stamp, "a cat")
     with pytest.raises(WeightsError, match="did not publish"):
         learner.accumulate([scored(group, [0.1, 0.2, 0.3])])
     assert learner.finish_update().applied is False
 
 
 def test_another_step_distribution_is_refused(setup: Setup) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution)
-    group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
-    other = replace(group, schedule=distribution.fingerprint("another guidance"))
+    policy, reference, steps = setup
+    learner = make_learner(policy, steps)
+    group = sample_double(policy, reference, steps, learner.publish().stamp, "a cat")
+    other = replace(group, steps_fingerprint=steps.fingerprint("another guidance"))
     with pytest.raises(WeightsError, match="another step distribution"):
         learner.accumulate([scored(other, [0.1, 0.2, 0.3])])
 
 
 def test_an_update_without_an_untied_pair_is_skipped(setup: Setup) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution, ema_decay=0.5)
+    policy, reference, steps = setup
+    learner = make_learner(policy, steps, ema_decay=0.5)
     stamp = learner.publish().stamp
-    group = sample_double(policy, reference, distribution, stamp, "a cat")
+    group = sample_double(policy, reference, steps, stamp, "a cat")
     before = weights_of(policy)
     tied = scored(group, [0.2, 0.2, 0.2])
     for groups in ([], [tied], [tied, tied]):
@@ -126,7 +126,7 @@ def test_an_update_without_an_untied_pair_is_skipped(setup: Setup) -> None:
     alone = _update(learner, [scored(group, [0.1, 0.5, 0.3])])
     after = weights_of(policy)
     policy.load(before)
-    fresh = make_learner(policy, distribution)
+    fresh = make_learner(policy, steps)
     fresh.publish()
     beside = _update(fresh, [tied, scored(group, [0.1, 0.5, 0.3])])
     assert (alone.applied, beside.applied, beside.stats["tied_groups"]) == (True, True, 0.5)
@@ -136,14 +136,14 @@ def test_an_update_without_an_untied_pair_is_skipped(setup: Setup) -> None:
 
 
 def test_moving_averages_follow_the_weights(setup: Setup) -> None:
-    policy, reference, distribution = setup
-    learner = make_learner(policy, distribution, ema_decay=0.75)
+    policy, reference, steps = setup
+    learner = make_learner(policy, steps, ema_decay=0.75)
     expected = weights_of(policy)
     for _ in range(2):
-        group = sample_double(policy, reference, distribution, learner.publish().stamp, "a cat")
+        group = sample_double(policy, reference, steps, learner.publish().stamp, "a cat")
         _update(learner, [scored(group, [0.1, 0.5, 0.3])])
         for name, value in policy.trainable.parameters().items():
             expected[name] = 0.75 * expected[name] + 0.25 * value.detach()
     for name, average in learner.averages.items():
         torch.testing.assert_close(average, expected[name], rtol=1e-12, atol=1e-14)
-    assert not make_learner(policy, distribution).averages
+    assert not make_learner(policy, steps).averages

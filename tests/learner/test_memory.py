@@ -77,7 +77,7 @@ def learned(config: Config) -> int:
         log_prob=np.zeros((images, len(stochastic))),
         log_ratio=np.zeros((images, len(stochastic)), dtype=np.float32),
         condition={name: rows.cpu().numpy() for name, rows in policy.embed("a prompt").items()},
-        schedule=policy.schedule(steps),
+        steps_fingerprint=policy.steps_fingerprint(steps),
     )
     group = ScoredGroup(trajectory, pointwise(generator.standard_normal(images), {}, ()))
     meter = ActivationMeter(list(learner.parameters.values()))

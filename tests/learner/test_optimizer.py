@@ -29,8 +29,8 @@ def checked(policy: Policy, probe: Probe, tensors: Any, rate: float = 1e-3) -> C
 
 @pytest.fixture
 def optimizer(tiny_pipeline: Path, tmp_path: Path) -> CheckedOptimizer:
-    policy, distribution = load_policy(make_config(tiny_pipeline, tmp_path))
-    probe = Probe.of(policy, distribution)
+    policy, steps = load_policy(make_config(tiny_pipeline, tmp_path))
+    probe = Probe.of(policy, steps)
     return checked(policy, probe, policy.trainable.parameters().values())
 
 

@@ -25,7 +25,7 @@ from driver.run.recordings import TrajectoryWriter, open_recording
 from learner.learner import Learner
 from learner.old_policy import Offline
 from learner.parallel import Parallel, Replicated, Single, connect, listen, listen_only_at
-from learner.report import Outcome, UpdateReport
+from learner.report import UpdateOutcome, UpdateReport
 from learner.state import export_state, restore_state
 from tests.learner.support import double_policy, make_learner, sample_double, scored, weights_of
 
@@ -43,8 +43,8 @@ def _train(parallel: Parallel, count: int, pipeline: Path, folder: Path) -> None
     """Two epochs of two updates of a part of the terms, the first of two trees a prompt, the second with a
     group for one rank only; writes weights and reports. The first epoch is recorded, and learned from the
     recording."""
-    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
-    learner = make_learner(policy, distribution, parallel=parallel, **SETTINGS)
+    policy, reference, steps = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, steps, parallel=parallel, **SETTINGS)
     reports: list[UpdateReport] = []
     for epoch, (branch_at, prompts) in enumerate(EPOCHS):
         stamp, groups = learner.publish().stamp, []
@@ -52,7 +52,7 @@ def _train(parallel: Parallel, count: int, pipeline: Path, folder: Path) -> None
             group = sample_double(
                 policy,
                 reference,
-                distribution,
+                steps,
                 stamp,
                 prompt,
                 4,
@@ -101,9 +101,9 @@ def _replay(
 ) -> None:
     """Another run learns from the recording what the one that made it has learned: the same drawn terms of
     the same trees, once more on all ranks."""
-    policy, _, distribution = double_policy(pipeline, recorded, OVERRIDES)
+    policy, _, steps = double_policy(pipeline, recorded, OVERRIDES)
     offline = {"old_policy": Offline(), "run_id": "another"}
-    learner = make_learner(policy, distribution, parallel=parallel, **SETTINGS, **offline)
+    learner = make_learner(policy, steps, parallel=parallel, **SETTINGS, **offline)
     learner.publish()
     groups = list(open_recording(recorded).read_epoch(0))
     for found, expected in zip(_epoch(learner, groups, count, parallel.rank), reports, strict=True):
@@ -128,15 +128,15 @@ def _sum_gradients(parallel: Parallel) -> None:
 
 def _bad_group_on_one_rank(parallel: Parallel, pipeline: Path, folder: Path) -> None:
     """Both ranks skip the first update; the second is made of the good rank's group alone."""
-    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
-    learner = make_learner(policy, distribution, updates=2, parallel=parallel, step_norms_every=0)
+    policy, reference, steps = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, steps, updates=2, parallel=parallel, step_norms_every=0)
     stamp = learner.publish().stamp
-    group = sample_double(policy, reference, distribution, stamp, "a cat", 2, parallel.rank)
+    group = sample_double(policy, reference, steps, stamp, "a cat", 2, parallel.rank)
     if parallel.rank == 1:
         group = replace(group, latents=np.full_like(group.latents, np.nan))
     learner.accumulate([scored(group, [0.1, 0.3])])
     first, second = learner.finish_update(), learner.repeat_update()
-    assert (first.outcome, second.outcome) == (Outcome.BAD_GROUP, Outcome.APPLIED)
+    assert (first.outcome, second.outcome) == (UpdateOutcome.BAD_GROUP, UpdateOutcome.APPLIED)
     assert len(first.bad_groups) == parallel.rank
     assert (first.groups, second.groups) == (1 - parallel.rank,) * 2
     assert second.gradient_norm > 0
@@ -165,14 +165,14 @@ def listening() -> set[str]:
 
 def _goes_on(pipeline: Path, folder: Path, rank: int) -> Tensors:
     """One rank takes over what rank `rank` saved, and trains another epoch: its weights."""
-    policy, reference, distribution = double_policy(pipeline, folder, OVERRIDES)
-    learner = make_learner(policy, distribution, clip_range=0.02)
+    policy, reference, steps = double_policy(pipeline, folder, OVERRIDES)
+    learner = make_learner(policy, steps, clip_range=0.02)
     state = folder / f"state{rank}"
     files = {str(path.relative_to(state)): path for path in state.rglob("*") if path.is_file()}
     restore_state(learner, {name: path.read_bytes() for name, path in files.items()})
     stamp = learner.publish().stamp
     for position, prompt in enumerate(EPOCHS[0][1]):
-        group = sample_double(policy, reference, distribution, stamp, prompt, 2, 50 + position)
+        group = sample_double(policy, reference, steps, stamp, prompt, 2, 50 + position)
         learner.accumulate([scored(group, [0.1, 0.3 + 0.1 * position])])
     assert learner.finish_update().version == 5
     return {name: value.detach() for name, value in learner.parameters.items()}

@@ -27,12 +27,12 @@ from tests.scored_groups import pointwise
 WEIGHT = 3.0
 
 
-def _means(policy: Denoiser, distribution: Any, latents: Tensor, condition: Any) -> Tensor:
+def _means(policy: Denoiser, steps: Any, latents: Tensor, condition: Any) -> Tensor:
     """Of the stochastic steps, (B, T_s, ...)."""
     columns = []
-    for step in distribution.stochastic_steps:
-        output = policy.predict(latents[:, step], distribution.time(step, len(latents)), condition)
-        columns.append(distribution.mean(latents[:, step], output, step))
+    for step in steps.stochastic_steps:
+        output = policy.predict(latents[:, step], steps.time(step, len(latents)), condition)
+        columns.append(steps.mean(latents[:, step], output, step))
     return torch.stack(columns, dim=1)
 
 
@@ -43,12 +43,12 @@ class Case:
         self, pipeline: Path, folder: Path, section: Any, policy: dict[str, Any], is_tree: bool
     ) -> None:
         overrides = {"policy": policy, "sampling.steps": 4}
-        self.policy, self.reference, self.distribution = double_policy(pipeline, folder, overrides)
+        self.policy, self.reference, self.steps = double_policy(pipeline, folder, overrides)
         self.objective = build_objective(section, 256)
         perturb(self.policy, 0.05)
-        engine = build_engine(self.policy, self.distribution, Single(), 5, self.reference)
+        engine = build_engine(self.policy, self.steps, Single(), 5, self.reference)
         self.learner: Learner = make_learner(
-            self.policy, self.distribution, objective=self.objective, engine=engine, max_norm=1e9
+            self.policy, self.steps, objective=self.objective, engine=engine, max_norm=1e9
         )
         stamp = self.learner.publish().stamp
         draw = np.random.default_rng(0)
@@ -56,7 +56,7 @@ class Case:
         for seed, prompt in enumerate(("a red cat", "the sea")):
             branches = (1,) if is_tree and not seed else ()
             group = sample_double(
-                self.policy, self.reference, self.distribution, stamp, prompt, 4, seed, branch_at=branches
+                self.policy, self.reference, self.steps, stamp, prompt, 4, seed, branch_at=branches
             )
             groups.append((group, draw.normal(size=4)))
         scores = [(group.prompt, rewards) for group, rewards in groups]
@@ -69,14 +69,14 @@ class Case:
     def slow(self) -> tuple[Tensor, list[Tensor]]:
         """The mean loss with its graph, at theta = old, and the KLs by group."""
         losses, kls = [], []
-        chosen = self.distribution.stochastic_steps
-        std = torch.tensor([self.distribution.std[at] for at in chosen], dtype=torch.float64)
+        chosen = self.steps.stochastic_steps
+        std = torch.tensor([self.steps.std[at] for at in chosen], dtype=torch.float64)
         for group in self.groups:
             latents, condition = whole(group.trajectory), self.policy.embed(group.trajectory.prompt)
-            now = slow_log_prob(self.policy, self.policy.family, self.distribution, latents, condition)
-            means = _means(self.policy, self.distribution, latents, condition)
+            now = slow_log_prob(self.policy, self.policy.family, self.steps, latents, condition)
+            means = _means(self.policy, self.steps, latents, condition)
             with torch.no_grad():
-                base = _means(self.reference, self.distribution, latents, condition)
+                base = _means(self.reference, self.steps, latents, condition)
             scale = std.view(1, -1, 1, 1, 1)
             kl = kl_divergence(Normal(means, scale), Normal(base, scale)).flatten(2).mean(2)
             assert group.advantages is not None
@@ -120,11 +120,11 @@ def test_the_gradient_is_that_of_the_closed_form(
 
 
 def test_the_reference_itself_has_a_kl_of_exactly_0(tiny_pipeline: Path, tmp_path: Path) -> None:
-    policy, reference, distribution = double_policy(tiny_pipeline, tmp_path, {"policy": {"kind": "full"}})
-    engine = build_engine(policy, distribution, Single(), 5, reference)
+    policy, reference, steps = double_policy(tiny_pipeline, tmp_path, {"policy": {"kind": "full"}})
+    engine = build_engine(policy, steps, Single(), 5, reference)
     objective = build_objective(DpokSection(), 256)
-    learner = make_learner(policy, distribution, objective=objective, engine=engine)
-    group = sample_double(policy, reference, distribution, learner.publish().stamp, "the sea")
+    learner = make_learner(policy, steps, objective=objective, engine=engine)
+    group = sample_double(policy, reference, steps, learner.publish().stamp, "the sea")
     score = pointwise(np.array([0.1, 0.2, 0.4]), {}, ())
     learner.accumulate([ScoredGroup(group, score, score.rewards)])
     assert learner.finish_update().stats["kl"] == 0.0
@@ -134,14 +134,14 @@ def test_drawn_terms_keep_the_kl_of_steps_without_any_other_coefficient(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:
     case = Case(tiny_pipeline, tmp_path, SECTIONS[0], {"kind": "full"}, True)
-    engine = build_engine(case.policy, case.distribution, Single(), 5, case.reference)
+    engine = build_engine(case.policy, case.steps, Single(), 5, case.reference)
     wave = engine.with_reference(Wave.of([group.trajectory for group in case.groups], torch.device("cpu")))
     assert wave is not None
     tables = [torch.ones(4, 3, dtype=torch.float64) for _ in case.groups]
     for table in tables:
         table[:, 1] = 0.0
     sums = wave.sums(tables) + wave.kl_sums([torch.full((4, 3), 0.5, dtype=torch.float64)] * 2)
-    gains = torch.tensor(case.distribution.gains, dtype=torch.float64)[wave.items[2][wave.transitions[0]]]
+    gains = torch.tensor(case.steps.gains, dtype=torch.float64)[wave.items[2][wave.transitions[0]]]
     starts = (torch.arange(500, dtype=torch.float64) + 0.5) / 500
     drawn = [thin(wave, sums, gains, 0.4, [float(start)] * 2) for start in starts]
     torch.testing.assert_close(torch.stack(drawn).mean(0), sums, rtol=0.03, atol=0)

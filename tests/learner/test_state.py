@@ -36,9 +36,9 @@ class Run:
 
     def __init__(self, pipeline: Path, folder: Path, kind: str, ema_decay: float = 0.5) -> None:
         config = make_config(pipeline, folder, {**KINDS[kind], "sampling.steps": 3})
-        self.policy, self.distribution = load_policy(config)
+        self.policy, self.steps = load_policy(config)
         self.reference = self.policy.reference()
-        self.learner: Learner = make_learner(self.policy, self.distribution, ema_decay=ema_decay)
+        self.learner: Learner = make_learner(self.policy, self.steps, ema_decay=ema_decay)
 
     def epoch(self, number: int) -> None:
         """Two prompts, one update."""
@@ -52,7 +52,7 @@ class Run:
         found = []
         for index, prompt in enumerate(("a cat", "two red birds")):
             task = PromptTask(prompt, 3, NoiseKey(0, "train", number, index), stamp, with_reference=True)
-            group, _ = sample_group(task, self.policy, self.reference, self.distribution)
+            group, _ = sample_group(task, self.policy, self.reference, self.steps)
             found.append(scored(group, [0.1 * number, 0.3, 0.2]))
         return found
 

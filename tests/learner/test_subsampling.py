@@ -145,28 +145,28 @@ def test_draws_belong_to_group_and_update_and_are_no_images_noise() -> None:
 
 
 def test_the_learner_passes_what_is_drawn_and_weighs_it(tiny_pipeline_v: Path, tmp_path: Path) -> None:
-    policy, reference, distribution = double_policy(
+    policy, reference, steps = double_policy(
         tiny_pipeline_v, tmp_path, {"sampling.steps": 4, "sampling.guidance_scale": 3.0}
     )
     perturb(policy, 0.02)
-    learner = make_learner(policy, distribution, term_share=0.4, updates=2, step_norms_every=0)
+    learner = make_learner(policy, steps, term_share=0.4, updates=2, step_norms_every=0)
     stamp = learner.publish().stamp
     expected, passing = [torch.zeros_like(value) for value in learner.parameters.values()], 0
     groups = []
     for seed, rewards in enumerate(([0.1, 0.4, 0.2], [0.3, 0.5, -0.2])):
-        group = sample_double(policy, reference, distribution, stamp, "a cat", 3, seed)
+        group = sample_double(policy, reference, steps, stamp, "a cat", 3, seed)
         groups.append(scored(group, rewards))
         now = torch.from_numpy(group.log_prob).requires_grad_(True)
         log_probs = LogProbs(now, now.detach(), now.detach() - torch.from_numpy(group.log_ratio))
         (c,) = torch.autograd.grad(prdp().loss(log_probs, groups[-1].score, None).sum, now)
         # Items of a group are ordered by step, then by image.
-        gains = torch.tensor(distribution.gains, dtype=torch.float64)[list(distribution.stochastic_steps)]
+        gains = torch.tensor(steps.gains, dtype=torch.float64)[list(steps.stochastic_steps)]
         sizes = (c.abs() * gains).T.flatten().tolist()
         probabilities = slow_probabilities(sizes, 0.4)
         drawn = slow_draw(probabilities, group.noise.uniform(0))
         factors = [is_drawn / p for is_drawn, p in zip(drawn, probabilities, strict=True)]
         passing += sum(drawn)
-        values = slow_log_prob(policy, policy.family, distribution, whole(group), policy.embed("a cat"))
+        values = slow_log_prob(policy, policy.family, steps, whole(group), policy.embed("a cat"))
         total = (c * torch.tensor(factors, dtype=torch.float64).view(3, 3).T * values).sum()
         gradients = torch.autograd.grad(total, list(learner.parameters.values()))
         expected = [before + now for before, now in zip(expected, gradients, strict=True)]

@@ -266,11 +266,11 @@ class Family(ABC):
         **own: Any,
     ) -> Self:
         """With the parts that the process needs. own: its further fields."""
-        ends = not source.network_only
+        whole = not source.network_only
         return cls(
             network=source.network(cls.PARTS.network, cls.PARTS.denoiser, source.network_dtype),
-            text=text(source) if ends else None,
-            images=VaeDecoder.load(source, cls.PARTS.vae, unscaling) if ends else None,
+            text=text(source) if whole else None,
+            images=VaeDecoder.load(source, cls.PARTS.vae, unscaling) if whole else None,
             scheduler=scheduler,
             device=source.device,
             **own,

@@ -9,7 +9,7 @@ import torch
 
 from common.errors import ModelError, WeightsError
 from common.model.guidance import ClassifierFree
-from common.model.loading import check_base, choose_device, digest_base, digest_ends, load_policy
+from common.model.loading import check_base, choose_device, digest_base, digest_encoders_and_vae, load_policy
 from tests.tiny_config import make_config
 
 
@@ -67,7 +67,8 @@ def test_the_digest_of_the_pretrained_network_is_of_all_that_no_adapter_adds(
             value.add_(1.0)
     assert digest_base(lora) == base
     check_base(base, base, "An actor")
-    for part, digest in {"unet": digest_base, "vae": digest_ends, "text_encoder": digest_ends}.items():
+    rest = digest_encoders_and_vae
+    for part, digest in {"unet": digest_base, "vae": rest, "text_encoder": rest}.items():
         before = digest(full)
         with torch.no_grad():
             next(iter(full.family.parts()[part].state_dict().values())).add_(1.0)
@@ -82,7 +83,7 @@ def test_a_learner_loads_the_network_alone(tiny_pipeline: Path, tmp_path: Path) 
     assert set(alone.family.parts()) == {"unet"}
     assert digest_base(alone) == digest_base(whole)
     assert same_steps == steps
-    assert alone.schedule(steps) == whole.schedule(steps)
+    assert alone.steps_fingerprint(steps) == whole.steps_fingerprint(steps)
     condition = whole.embed("a cat")
     example = alone.example()
     assert {name: rows[0].shape[-1] for name, rows in example.items()} == {

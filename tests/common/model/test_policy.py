@@ -205,11 +205,11 @@ def test_plain_diffusers_loads_what_is_saved_and_paints_the_same(
 ) -> None:
     pipeline: Path = request.getfixturevalue(model)
     policy = _policy(pipeline, tmp_path, kind, sampling__guidance_scale=scale)
-    distribution = ddim_steps(policy.family.scheduler[1], 7, 1.0, Chosen((), 1.0))
+    steps = ddim_steps(policy.family.scheduler[1], 7, 1.0, Chosen((), 1.0))
     noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    untrained = denoise(policy, distribution, noise, policy.embed("a red cat"))[0][-1]
+    untrained = denoise(policy, steps, noise, policy.embed("a red cat"))[0][-1]
     _update(policy)
-    latents = denoise(policy, distribution, noise, policy.embed("a red cat"))[0][-1]
+    latents = denoise(policy, steps, noise, policy.embed("a red cat"))[0][-1]
     policy.trainable.save(tmp_path / "trained")
     pipe = _with_plain_diffusers(kind, pipeline, tmp_path / "trained")
 

@@ -40,11 +40,11 @@ def move(policy: Policy, size: float) -> None:
 def test_every_process_sees_the_same_and_a_change_shows(
     tiny_pipeline: Path, tmp_path: Path, kind: str
 ) -> None:
-    policy, distribution = loaded(tiny_pipeline, tmp_path, kind)
+    policy, steps = loaded(tiny_pipeline, tmp_path, kind)
     other, _ = loaded(tiny_pipeline, tmp_path, kind)
-    probe = Probe.of(policy, distribution)
+    probe = Probe.of(policy, steps)
     before = probe.output(policy)
-    assert torch.equal(before, Probe.of(other, distribution).output(other))
+    assert torch.equal(before, Probe.of(other, steps).output(other))
     assert not before.requires_grad
     move(policy, 1e-3)
     assert not torch.equal(before, probe.output(policy))
@@ -53,8 +53,8 @@ def test_every_process_sees_the_same_and_a_change_shows(
 
 @both_kinds
 def test_guidance_and_autocast_stay_out_of_it(tiny_pipeline: Path, tmp_path: Path, kind: str) -> None:
-    policy, distribution = loaded(tiny_pipeline, tmp_path, kind)
-    probe = Probe.of(policy, distribution)
+    policy, steps = loaded(tiny_pipeline, tmp_path, kind)
+    probe = Probe.of(policy, steps)
     guided = replace(policy, guided=replace(policy.guided, guidance=ClassifierFree(7.0), autocast=True))
     assert torch.equal(probe.output(policy), probe.output(guided))
 
@@ -63,8 +63,8 @@ def test_guidance_and_autocast_stay_out_of_it(tiny_pipeline: Path, tmp_path: Pat
 def test_a_change_too_small_to_show_is_no_error_and_leaves_no_trace(
     tiny_pipeline: Path, tmp_path: Path, kind: str
 ) -> None:
-    policy, distribution = loaded(tiny_pipeline, tmp_path, kind)
-    probe = Probe.of(policy, distribution)
+    policy, steps = loaded(tiny_pipeline, tmp_path, kind)
+    probe = Probe.of(policy, steps)
     own, output = weights(policy), probe.output(policy)
     probe.check_influence(policy, "An update was made")
     assert all(torch.equal(value, own[name]) for name, value in policy.trainable.parameters().items())
@@ -72,10 +72,10 @@ def test_a_change_too_small_to_show_is_no_error_and_leaves_no_trace(
 
 
 def test_an_adapter_that_is_switched_off_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
-    policy, distribution = loaded(tiny_pipeline, tmp_path, "lora")
+    policy, steps = loaded(tiny_pipeline, tmp_path, "lora")
     unet: Any = policy.guided.network
     unet.disable_adapters()
-    probe = Probe.of(policy, distribution)
+    probe = Probe.of(policy, steps)
     move(policy, 1.0)
     own = weights(policy)
     with pytest.raises(WeightsError, match=r"An update was made, .* they act on nothing"):

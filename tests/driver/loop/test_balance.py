@@ -110,7 +110,7 @@ def counted(config: Config) -> tuple[int, int]:
         needs, groups, sampled = objective.needs, list[ScoredGroup](), 0
         for task in training_tasks(config, stream, epoch, given.stamp, needs.reference, needs.steps):
             trajectory, _, report = actor.sample(task, given)
-            rewards = random.normal(size=task.images)
+            rewards = random.normal(size=task.num_images)
             groups.append(ScoredGroup(trajectory, pointwise(rewards, {}, ())))
             sampled += report.passes
         scores = [(group.trajectory.prompt, group.score.rewards) for group in groups]

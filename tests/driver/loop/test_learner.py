@@ -41,9 +41,9 @@ class Bench:
         self.again: list[int] = []
         config = make_config(Path("no/model"), folder, {"learner": learner, "objective.updates_per_epoch": 2})
         self.deaths = DeathCounter("The learner", "learner.restarts", config.learner.restarts)
-        group: Any = ranks
+        given: Any = ranks
         stalls = StallReporter(self.notes.append)
-        self.learner = FaultTolerantLearner(config, group, stalls, self.deaths, self.sample_again)
+        self.learner = FaultTolerantLearner(config, given, stalls, self.deaths, self.sample_again)
 
     async def sample_again(self, group: Group) -> Group:
         """The same value once more."""

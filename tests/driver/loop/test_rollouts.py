@@ -19,7 +19,7 @@ from common.errors import RewardError, StuckError
 from common.stopwatch import Busy
 from common.trajectory import GroupScore, NoiseKey, PolicyStamp, PromptTask
 from driver.loop.ranks import Published, RewindNeeded
-from driver.loop.rollouts import FETCH_TRIES, LOST_TRIES, Group, Rollouts
+from driver.loop.rollouts import FETCH_TRIES, IMAGE_TRIES, Group, Rollouts
 from driver.loop.source import OnlineSource
 from driver.run.prompts import PromptStream, open_prompts
 from driver.stalls import StallReporter
@@ -61,7 +61,7 @@ class Pool:
         trajectory: Any = Reference()
         images: Any = Reference()
         report = SampleReport(task.stamp, 2, "host:1", Busy(0.0, 1.0), 10, is_finite=number not in self.black)
-        return Sampled(task, trajectory, images, report)
+        return Sampled(trajectory, images, report)
 
     def shutdown(self) -> None:
         """See ActorPool."""
@@ -194,7 +194,7 @@ def test_lost_images_are_sampled_again_and_after_five_times_count_as_a_failed_sc
     async def test(bench: Bench) -> None:
         bench.rewards.says = {task(0).prompt: RewardFailure("its images are lost")}
         assert await bench.collect(2) == [1]
-        assert bench.pool.sampled.count(task(0)) == 1 + LOST_TRIES
+        assert bench.pool.sampled.count(task(0)) == 1 + IMAGE_TRIES
         assert bench.rollouts.dropped == 1
 
     scenario(test, share=0.5)

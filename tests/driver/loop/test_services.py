@@ -21,7 +21,7 @@ from driver.loop.services import (
 )
 from driver.stalls import StallReporter
 from driver.stop import StopFlag
-from learner.group import DEATH_LIMIT_S, LearnerGroup
+from learner.ranks import DEATH_LIMIT_S, LearnerRanks
 from learner.report import LearnerFacts
 from tests.actors.processes import HERE
 from tests.driver.ranks import Reference
@@ -44,7 +44,7 @@ def facts(name: str) -> LearnerFacts:
     return LearnerFacts("s", (4, 8, 8), True, "base", name, 8)
 
 
-class Ranks(LearnerGroup):
+class Ranks(LearnerRanks):
     """Ranks of a learner without Ray. starts: what they say at the first start, at the second, and so on."""
 
     def __init__(self, *starts: list[Any]) -> None:
@@ -53,16 +53,16 @@ class Ranks(LearnerGroup):
         self.restarts = 0
 
     def ready(self) -> Any:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         return [Reference(answer) for answer in self.answers]
 
     def restart(self) -> None:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         self.answers = next(self.starts)
         self.restarts += 1
 
     def nodes(self) -> frozenset[str]:
-        """See LearnerGroup."""
+        """See LearnerRanks."""
         return frozenset({HERE})
 
 
@@ -84,7 +84,8 @@ def start(learner: Ranks, limit: int = 5) -> tuple[str, DeathCounter, list[str],
     return process, deaths, notes, seconds
 
 
-def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit() -> None:
+@pytest.mark.parametrize(("count", "words"), [(1, "1 learner rank to"), (2, "2 learner ranks to")])
+def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit(count: int, words: str) -> None:
     notes: list[str] = []
 
     async def wait() -> None:
@@ -92,11 +93,11 @@ def test_the_ranks_that_are_waited_for_are_counted_and_have_a_limit() -> None:
         watching = asyncio.ensure_future(stalls.watch(list))
         deaths = DeathCounter("The learner", "learner.restarts", 5)
         with pytest.raises(StuckError, match="Waited 60 s for the learner"):
-            await await_learner(Ranks([None, None]), deaths, stalls, 60.0)
+            await await_learner(Ranks([None] * count), deaths, stalls, 60.0)
         watching.cancel()
 
     run(wait())
-    assert "2 learner ranks to find room" in notes[0]
+    assert words in notes[0]
 
 
 @pytest.mark.parametrize(

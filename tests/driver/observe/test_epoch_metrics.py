@@ -13,7 +13,7 @@ from common.cluster.metrics import check_metrics
 from common.stopwatch import Busy
 from common.trajectory import GroupScore, PolicyStamp, RewardScores, ScorerStamp
 from driver.observe.epoch_metrics import EpochTally
-from learner.report import Outcome, UpdateReport
+from learner.report import UpdateOutcome, UpdateReport
 from reward_service.client.report import RewardReport
 from reward_service.contract.results import Reply
 from tests.scored_groups import pointwise
@@ -26,7 +26,7 @@ FAULTS["throughput/actors_ready"] = 2.0
 def report(**changes: Any) -> UpdateReport:
     values: dict[str, Any] = {
         "version": 3,
-        "outcome": Outcome.APPLIED,
+        "outcome": UpdateOutcome.APPLIED,
         "bad_groups": (),
         "loss": 2.0,
         "gradient_norm": 0.5,
@@ -64,7 +64,7 @@ def test_metrics_are_what_their_names_say(tally: EpochTally) -> None:
         report(
             gradient_norm=1.5,
             stats={"clip_share": 0.75, "tie_share": 0.1},
-            outcome=Outcome.BAD_GRADIENT,
+            outcome=UpdateOutcome.BAD_GRADIENT,
             version=4,
             step_gradient_norms={},
         )

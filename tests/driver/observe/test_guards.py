@@ -32,7 +32,7 @@ from driver.observe.guards import (
     why_idle,
 )
 from driver.run.recordings import INSPECTION, TrajectoryWriter, open_recording
-from learner.report import BadGroup, Outcome, UpdateReport
+from learner.report import BadGroup, UpdateOutcome, UpdateReport
 from tests.driver.observe.test_epoch_metrics import report
 from tests.scored_groups import assert_same_bits, make_group
 from tests.tiny_config import make_config
@@ -78,7 +78,7 @@ def groups(count: int = 4) -> list[ScoredGroup]:
     return made
 
 
-def bad(*found: ScoredGroup, outcome: Outcome = Outcome.BAD_GROUP) -> list[UpdateReport]:
+def bad(*found: ScoredGroup, outcome: UpdateOutcome = UpdateOutcome.BAD_GROUP) -> list[UpdateReport]:
     """A skipped update of two ranks, the second of which had the bad groups."""
     reason = "log ratios not finite"
     named = tuple(BadGroup(one.trajectory.prompt, one.trajectory.noise, reason) for one in found)
@@ -92,10 +92,10 @@ METRICS = {
 }
 
 
-@given(st.integers(0, 3), st.lists(st.sampled_from(list(Outcome)), max_size=12))
-def test_a_row_is_what_a_slow_count_says(before: int, outcomes: list[Outcome]) -> None:
+@given(st.integers(0, 3), st.lists(st.sampled_from(list(UpdateOutcome)), max_size=12))
+def test_a_row_is_what_a_slow_count_says(before: int, outcomes: list[UpdateOutcome]) -> None:
     first, *rows = "".join(
-        "a" if one is Outcome.APPLIED else "b" if one.is_bad else "" for one in outcomes
+        "a" if one is UpdateOutcome.APPLIED else "b" if one.is_bad else "" for one in outcomes
     ).split("a")
     grown = [before + len(first) if first else 0, *map(len, rows)]
     assert longest_row(before, outcomes) == (len(rows[-1]) if rows else before + len(first), max(grown))
@@ -118,7 +118,7 @@ def test_the_group_to_blame_is_saved_to_the_bit_and_nothing_trains_on_it(config:
 def test_where_no_group_is_to_blame_the_first_are_saved(config: Config) -> None:
     guards, _ = guards_of(config)
     many = [make_group(seed) for seed in range(SAVED_GROUPS + 3)]
-    guards.check_updates(1, [bad(outcome=Outcome.BAD_GRADIENT)], many)
+    guards.check_updates(1, [bad(outcome=UpdateOutcome.BAD_GRADIENT)], many)
     saved = list(open_recording(config.run_folder / "inspection", INSPECTION).read_epoch(1))
     assert [one.trajectory.prompt for one in saved] == [one.trajectory.prompt for one in many[:SAVED_GROUPS]]
 
@@ -132,14 +132,14 @@ def test_three_in_a_row_stop_the_run_also_over_a_continuation(config: Config) ->
     guards, _ = guards_of(config)
     one = groups()[1]
     through(guards, 1, [bad(one), bad(one), [report()]])
-    through(guards, 2, [bad(one), [report(outcome=Outcome.NOTHING_TO_LEARN)]])
+    through(guards, 2, [bad(one), [report(outcome=UpdateOutcome.NOTHING_TO_LEARN)]])
     through(guards, 3, [bad(one)])
     for goes_on in (guards, guards_of(config, finished=3)[0]):
         with pytest.raises(BadNumbersError) as caught:
             goes_on.check_updates(4, [bad(one)], groups())
         text = str(caught.value)
         assert "3 updates in a row were skipped" in text
-        assert Outcome.BAD_GROUP.value in text
+        assert UpdateOutcome.BAD_GROUP.value in text
         assert "The last checkpoint from before them: THAT OF 0." in text
         assert "epoch_000004.parquet" in text
     # An epoch that is done again counts once.
@@ -165,7 +165,7 @@ def test_a_row_that_an_update_has_broken_stops_nothing(config: Config) -> None:
 def test_sound_epochs_come_before_those_with_skipped_updates(config: Config) -> None:
     guards, _ = guards_of(config)
     one = groups()[1]
-    nothing = [report(outcome=Outcome.NOTHING_TO_LEARN)]
+    nothing = [report(outcome=UpdateOutcome.NOTHING_TO_LEARN)]
     for epoch, update in enumerate([[report()], bad(one), nothing, bad(one), [report()]], start=1):
         guards.after_epoch(epoch, [update], METRICS)
     assert [guards.sound_epochs(epoch) for epoch in range(7)] == [0, 1, 1, 1, 1, 5, 6]
@@ -275,7 +275,7 @@ def test_a_mismatch_beyond_the_clip_range_is_an_alarm(config: Config) -> None:
     assert [new for _, _, new in notebook.alarms] == [[], ["log_prob_mismatch"]]
 
 
-APPLIED, TIED = report(), report(outcome=Outcome.NOTHING_TO_LEARN, gradient_norm=0.0)
+APPLIED, TIED = report(), report(outcome=UpdateOutcome.NOTHING_TO_LEARN, gradient_norm=0.0)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def scored_groups(draw: st.DrawFn) -> ScoredGroup:
         log_prob=draw(_floats(np.float64, (images, len(chosen)))),
         log_ratio=draw(st.none() | _floats(np.float32, (images, len(chosen)))),
         condition=draw(st.dictionaries(_texts, _conditions, max_size=2)),
-        schedule=draw(_texts),
+        steps_fingerprint=draw(_texts),
     )
     drawn = draw(hnp.arrays(np.float64, (images, images), elements=st.floats(-1e9, 1e9)))
     upper = np.triu(drawn, 1)

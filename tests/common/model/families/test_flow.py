@@ -388,7 +388,7 @@ def test_a_learner_loads_the_network_alone_and_its_example_has_the_shapes(case: 
     alone, own_steps = case.policy(tmp_path, network_only=True)
     assert set(whole.family.parts()) == set(case.row.parts)
     assert set(alone.family.parts()) == {case.row.parts[0]}
-    assert alone.schedule(own_steps) == whole.schedule(steps)
+    assert alone.steps_fingerprint(own_steps) == whole.steps_fingerprint(steps)
     condition, example = whole.embed(PROMPTS[0]), alone.example()
     rows = alone.guided.guidance.rows
     assert {name: len(value) for name, value in condition.items()} == dict.fromkeys(example, rows)

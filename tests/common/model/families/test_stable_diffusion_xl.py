@@ -109,7 +109,7 @@ def test_plain_diffusers_loads_the_adapter_and_paints_the_same(
 def test_a_learner_loads_the_network_alone(folders: dict[bool, Path], tmp_path: Path) -> None:
     config = make_config(folders[True], tmp_path, {"sampling.guidance_scale": 3.0})
     (whole, steps), (alone, _) = load_policy(config), load_policy(config, network_only=True)
-    assert alone.schedule(steps) == whole.schedule(steps)
+    assert alone.steps_fingerprint(steps) == whole.steps_fingerprint(steps)
     assert set(whole.family.parts()) == {"unet", "vae", "text_encoder", "text_encoder_2"}
     condition, example = whole.embed("a cat"), alone.example()
     assert {name: rows.shape[-1] for name, rows in example.items()} == {

@@ -160,7 +160,7 @@ class PublishedReferences:
     weights: ray.ObjectRef
 
 
-class LearnerGroup:
+class LearnerRanks:
     """All ranks as one."""
 
     def __init__(self, config: Config, run_id: str, ranks: Sequence[Any]) -> None:
@@ -169,9 +169,9 @@ class LearnerGroup:
         self._ranks = list(ranks)
 
     @staticmethod
-    def start(config: Config, run_id: str) -> LearnerGroup:
+    def start(config: Config, run_id: str) -> LearnerRanks:
         """Create the ranks' processes. They are usable at once; `ready` says when their models are loaded."""
-        return LearnerGroup(config, run_id, _start_ranks(config, run_id))
+        return LearnerRanks(config, run_id, _start_ranks(config, run_id))
 
     def restart(self) -> None:
         """End all ranks, whichever still live, and start new ones with the pretrained weights."""

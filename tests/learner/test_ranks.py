@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from learner.group import LearnerGroup
+from learner.ranks import LearnerRanks
 from tests.tiny_config import make_config
 
 
@@ -43,7 +43,7 @@ def test_a_wave_fills_a_micro_batch_on_each_rank(
         "sampling.stochastic_steps": "all",
     }
     ranks = [Handle(number) for number in range(workers)]
-    assert LearnerGroup(make_config(tmp_path, tmp_path, changes), "run", ranks).wave_size == expected
+    assert LearnerRanks(make_config(tmp_path, tmp_path, changes), "run", ranks).wave_size == expected
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_what_does_not_pass_leaves_room_for_other_groups(
     """4 images of 4 steps are 16 items. Of the tree, 7 pass: the first step is all images', 1 + 2 + 4."""
     whole = {"learner.micro_batch_size": 16, "sampling.stochastic_steps": "all"}
     config = make_config(tmp_path, tmp_path, {**whole, **changes})
-    assert LearnerGroup(config, "run", [Handle(0)]).wave_size == expected
+    assert LearnerRanks(config, "run", [Handle(0)]).wave_size == expected
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 7])
 def test_every_rank_gets_its_part_of_a_wave_in_order_and_maybe_none(tmp_path: Path, count: int) -> None:
     ranks = [Handle(number) for number in range(3)]
-    group = LearnerGroup(make_config(tmp_path, tmp_path), "run", ranks)
+    learner = LearnerRanks(make_config(tmp_path, tmp_path), "run", ranks)
     wave: Any = [(f"trajectory {n}", (f"score {n}", None)) for n in range(count)]
-    assert group.accumulate(wave) == [f"accumulate {rank.number}" for rank in ranks]
+    assert learner.accumulate(wave) == [f"accumulate {rank.number}" for rank in ranks]
     for rank in ranks:
         numbers = range(rank.number, count, 3)
         expected = [(f"score {n}", None) for n in numbers], *(f"trajectory {n}" for n in numbers)
@@ -80,7 +80,7 @@ def test_every_rank_gets_its_part_of_a_wave_in_order_and_maybe_none(tmp_path: Pa
 
 def test_only_the_first_rank_hands_out_weights(tmp_path: Path) -> None:
     ranks = [Handle(number) for number in range(3)]
-    published = LearnerGroup(make_config(tmp_path, tmp_path), "run", ranks).publish()
+    published = LearnerRanks(make_config(tmp_path, tmp_path), "run", ranks).publish()
     assert published.stamps == ["stamp 0", "agree 1", "agree 2"]
     assert published.weights == "weights"
     assert [rank.calls for rank in ranks[1:]] == [[("agree",)], [("agree",)]]
