@@ -45,11 +45,13 @@ class Arguments:
         return load_config(Path(self.words[0]), self.overrides)
 
     def not_understood(self, words: Sequence[str]) -> str:
-        """A line for each of the words that was meant as a setting, as far as can be told."""
+        """A line for each of the words that was meant as a setting or an option, as far as can be told."""
         lines = []
         for word in words:
             key, equals, _ = word.partition("=")
-            if meant := meant_setting(key):
+            if word.startswith("--"):
+                lines.append(f"\n{word}: options come before the -- after which everything is a word.")
+            elif meant := meant_setting(key):
                 lines.append(f"\n{word}: a setting is given as {meant}=VALUE, without spaces around '='.")
             elif equals:
                 lines.append(f"\n{word}: no setting is called {key!r}.")

@@ -127,7 +127,8 @@ class RebelSection(
     kl_weight: float = setting(
         1.0,
         "reward per nat",
-        "1 / eta: weight of the KL to the old policy, on the reductions chosen below.",
+        "1 / eta: weight of the KL to the old policy, on the reductions chosen below. With several updates "
+        "an epoch at most a prompt's spread of rewards over the nats that these may move a trajectory.",
         gt=0.0,
     )
     latent_reduction: Literal["mean", "sum"] = setting("sum", "", "Reduction of log-probs over C H W.")

@@ -290,7 +290,7 @@ class SamplingSection(Section, title="How actors sample, over the model's own no
 
 
 class OptimizerSection(Section, title="AdamW on the trainable weights."):
-    learning_rate: float = setting(1e-5, "", "AdamW's step size.", gt=0.0)
+    learning_rate: float = setting(1e-5, "", "AdamW's step size.", gt=0.0, le=1e38)
     warmup_updates: int = setting(
         0, "updates", "The step size rises in a line over so many updates; 0 = it begins at its peak.", ge=0
     )

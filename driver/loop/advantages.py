@@ -24,7 +24,7 @@ class Advantages:
     @property
     def across_prompts(self) -> bool:
         """Whether rewards of different prompts are compared with each other."""
-        return self._objective.needs.whole_epoch
+        return self._objective.needs.across_prompts
 
     def begin(self, history: Mapping[str, tuple[float, ...]]) -> None:
         """Stand where a checkpoint's history is; an empty one is that of a new run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -69,7 +70,10 @@ def grid(rows: Sequence[Sequence[Cell]], labels: Sequence[str], title: str) -> I
             if index % columns == 0:
                 axes.set_ylabel(label, fontsize=9, fontweight="bold", color=INK)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        # A sign that the font lacks is drawn as a box; a warning would break into the display.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 

@@ -13,7 +13,7 @@ from common.config.objectives import DdpoSection
 from common.trajectory import Float64
 from learner.objectives import GroupAdvantages, Needs
 from learner.objectives.history import RewardHistory
-from learner.objectives.ratio import LimitedPolicyGradient, centred, prompt_rewards
+from learner.objectives.ratio import LimitedPolicyGradient, centred, less_mean, prompt_rewards
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,12 @@ class Ddpo(LimitedPolicyGradient):
     @property
     def needs(self) -> Needs:
         """See Objective."""
-        return Needs(reference=False, whole_epoch=True, kl=self.section.kl_weight > 0)
+        return Needs(
+            reference=False,
+            whole_epoch=True,
+            across_prompts=self.section.baseline != "group",
+            kl=self.section.kl_weight > 0,
+        )
 
     @staticmethod
     def build(section: DdpoSection, latent_elements: int) -> Ddpo:
@@ -63,6 +68,6 @@ class Ddpo(LimitedPolicyGradient):
         ]
 
     def _of_group(self, scores: Sequence[tuple[str, Float64]], _known: RewardHistory) -> list[Float64]:
-        less = [rewards - rewards.mean() for _, rewards in scores]
+        less = [less_mean(rewards, rewards) for _, rewards in scores]
         everything = np.concatenate(less)
         return [centred(values, everything, self.section.divide_by_std) for values in less]

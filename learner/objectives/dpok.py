@@ -22,7 +22,7 @@ from common.config.objectives import DpokSection
 from common.trajectory import Float64
 from learner.objectives import GroupAdvantages, Needs
 from learner.objectives.history import RewardHistory
-from learner.objectives.ratio import PolicyGradient, prompt_rewards
+from learner.objectives.ratio import PolicyGradient, less_mean, prompt_rewards
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Dpok(PolicyGradient):
     @property
     def needs(self) -> Needs:
         """See Objective."""
-        return Needs(reference=False, whole_epoch=True, kl=self.section.kl_weight > 0)
+        return Needs(reference=False, whole_epoch=True, across_prompts=True, kl=self.section.kl_weight > 0)
 
     @staticmethod
     def build(section: DpokSection, latent_elements: int) -> Dpok:
@@ -52,7 +52,7 @@ class Dpok(PolicyGradient):
         after = history.with_rewards(scores, section.history, section.history_prompts)
         bases = prompt_rewards(scores, after, section.history_minimum)
         return [
-            section.reward_weight * (rewards - basis.mean())
+            section.reward_weight * less_mean(rewards, basis)
             for (_, rewards), basis in zip(scores, bases, strict=True)
         ], after
 

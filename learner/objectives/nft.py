@@ -32,6 +32,7 @@ from common.trajectory import Float64, GroupScore
 from learner.objectives import GroupAdvantages, Loss, Needs, statistic, statistic_names
 from learner.objectives.denoising import AWAY, OLD, REFERENCE, ImageWeights, Mirror, WeightedDenoising
 from learner.objectives.history import RewardHistory
+from learner.objectives.ratio import less_mean
 
 OFFSET = 1e-4
 """Added to a standard deviation that is divided by, as in the authors' code."""
@@ -86,7 +87,7 @@ class Nft(WeightedDenoising):
         found: GroupAdvantages = []
         for _, rewards in scores:
             spread = (everything if self.section.normaliser == "batch" else rewards).std()
-            found.append(np.clip((rewards - rewards.mean()) / (spread + OFFSET), -limit, limit))
+            found.append(np.clip(less_mean(rewards, rewards) / (spread + OFFSET), -limit, limit))
         return found, history
 
     def image_weights(self, score: GroupScore, advantages: Float64 | None) -> ImageWeights:

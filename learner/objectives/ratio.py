@@ -42,9 +42,15 @@ KL = statistic(
 )
 
 
+def less_mean(rewards: Float64, known: Float64) -> Float64:
+    """Rewards (B,) less the mean of `known`, which holds them too: exactly 0 where all of these are equal,
+    because AdamW would make whole steps of a mean's rounding."""
+    return rewards - known.mean() if np.ptp(known) else np.zeros_like(rewards)
+
+
 def centred(rewards: Float64, known: Float64, divide_by_std: bool) -> Float64:
     """Rewards (B,) less the mean of `known`, and divided by its standard deviation (ddof 0) if asked for."""
-    return (rewards - known.mean()) / ((known.std() + OFFSET) if divide_by_std else 1.0)
+    return less_mean(rewards, known) / ((known.std() + OFFSET) if divide_by_std else 1.0)
 
 
 def prompt_rewards(

@@ -256,8 +256,17 @@ def _token(arguments: Namespace) -> TokenSource:
     return TokenSource(arguments.token_env, arguments.token_file)
 
 
+def _is_address(arguments: Namespace) -> bool:
+    return bool(arguments.scorer.startswith(("http://", "https://")))
+
+
 def _served(arguments: Namespace) -> ServedReward:
     """The settings that SCORER, --option and --set describe. Raises ConfigError or RewardError."""
+    if _is_address(arguments):
+        raise ConfigError(
+            f"{arguments.scorer} is the address of a reward that runs already: name a scorer, or ask the "
+            "address with try or bench."
+        )
     settings: dict[str, Any] = dict(read_pairs(arguments.set, "--set"))
     taken = sorted({"scorer", "options"} & set(settings))
     if taken:
@@ -267,7 +276,7 @@ def _served(arguments: Namespace) -> ServedReward:
 
 
 def _target(arguments: Namespace) -> Target:
-    is_address = arguments.scorer.startswith(("http://", "https://"))
+    is_address = _is_address(arguments)
     own = ("option", "set") if is_address else ("token_env", "token_file")
     if given := [f"--{name.replace('_', '-')}" for name in own if vars(arguments)[name]]:
         what = "an address has its own" if is_address else "a scorer that runs here needs none"

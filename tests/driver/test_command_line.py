@@ -58,6 +58,7 @@ def test_a_word_is_an_override_where_its_left_side_is_nearly_a_key(word: str, is
     [
         (["a.yaml", "run.epochs", "3"], "run.epochs=VALUE"),
         (["a.yaml", "run.epocs"], "run.epochs=VALUE"),
+        (["--", "a.yaml", "--seed"], "--seed: options come before"),
         (["a.yaml", "E=mc2"], "no setting is called 'E'"),
         (["a.yaml", "--run.epochs=3"], "run.epochs=VALUE"),
     ],

@@ -212,7 +212,7 @@ _value = _text | st.integers() | st.floats(allow_nan=False, allow_infinity=False
 @given(
     options=st.dictionaries(_text, _value, max_size=4),
     labels=st.dictionaries(_text, _text, max_size=3),
-    rate=st.floats(min_value=1e-300, max_value=1e300),
+    rate=st.floats(min_value=1e-300, max_value=1e38),
     experiment=st.sampled_from(["no", "1e-4", "null", "~", "on", "1:30", "2024-01-01", "0x1f", "1_0", "<<"]),
 )
 def test_round_trip(options: dict, labels: dict, rate: float, experiment: str) -> None:

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from common.config.objectives import DdpoSection, DpokSection, GrpoSection, PrdpSection, RebelSection
+from common.config.objectives import (
+    DdpoSection,
+    DpokSection,
+    GrpoSection,
+    NftSection,
+    PrdpSection,
+    RebelSection,
+)
 from common.trajectory import GroupScore
 from learner.objectives import LogProbs, Objective, statistic_names
 from learner.objectives.ddpo import Ddpo
@@ -93,6 +100,27 @@ def test_every_objective_reports_what_it_declares(section: Any) -> None:
     assert tuple(loss.stats) == statistic_names(objective)
     assert all(metric.description for metric in objective.statistics)
     assert set(OBJECTIVES) == {one.kind for one in SECTIONS}
+
+
+@pytest.mark.parametrize(
+    ("section", "across_prompts"),
+    [
+        (DdpoSection(baseline="batch"), True),
+        (DdpoSection(), True),
+        (DdpoSection(baseline="group"), False),
+        (GrpoSection(), False),
+        (DpokSection(), True),
+        (NftSection(), False),
+    ],
+)
+def test_equal_rewards_say_exactly_nothing(section: Any, across_prompts: bool) -> None:
+    objective = build_objective(section, 4)
+    # Six times .1 has a mean that is not .1. Prompts may differ where they are not compared.
+    scores = [("a cat", np.full(6, 0.1)), ("a dog", np.full(6, 0.1 if across_prompts else 0.7))]
+    assert np.full(6, 0.1).mean() != 0.1
+    found, _ = objective.advantages(scores, RewardHistory())
+    assert not np.any(found)
+    assert objective.needs.across_prompts == across_prompts
 
 
 def _slow_ddpo(epochs: list[Scores], section: DdpoSection) -> list[list[list[float]]]:
