@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on_ray = any(item.get_closest_marker(mark) for mark in ON_RAY)
         if is_quick and on_ray and item.path.relative_to(Path(__file__).parent).parts[0] not in ON_RAY:
             raise pytest.UsageError(f"{item.nodeid} starts Ray: it belongs in a folder of {ON_RAY}.")
+
+
+STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep what the process is to end with, see pytest_unconfigure."""
+    session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End a process in which Ray was started many times without destroying what is static in its libraries.
+
+    A thread of Ray's metrics now and then outlives them, and what has passed would end with a segmentation
+    fault (github.com/ray-project/ray/issues/31145). Its own clean-up is done here instead.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or hasattr(config, "workerinput") or STATUS not in config.stash:
+        return
+    ray.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(config.stash[STATUS])
 
 
 @pytest.fixture(scope="session", autouse=True)
