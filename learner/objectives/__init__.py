@@ -27,8 +27,8 @@ class Needs:
 
     reference: LogProbs.ref, so that actors make reference passes. whole_epoch: `advantages` of all groups of
     an epoch at once, before any of them is learned. across_prompts: rewards of different prompts are compared
-    with each other. steps: whole trajectories with log-probs, where x_0 alone
-    would not do. kl: Loss.kl_weights, so that the learner makes reference passes.
+    with each other. steps: whole trajectories with log-probs, where x_0 alone would not do. kl:
+    Loss.kl_weights, so that the learner makes reference passes.
     """
 
     reference: bool
