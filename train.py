@@ -19,7 +19,7 @@ FLAGS = {
 }
 SWITCHES = {
     "--accept-changes": "go on with a run whose model, prompts or settings have changed; that is recorded",
-    "--check": "check settings, prompts, the model's files and rewards, and start nothing; --fork is not looked at",
+    "--check": "check settings, prompts, the model's files and rewards (not --fork), and start nothing",
 }
 
 
